@@ -1,0 +1,245 @@
+"""Stage `pretrain`: the embedded base model, a small Phi trained from scratch on documentation text.
+
+Reads   the docstrings of the training files of the harvested packages.
+Writes  models/phi-tiny/ (weights in bfloat16, config, tokenizer, list of the files read) and
+        metrics/pretrain.json.
+Run     dvc unfreeze pretrain && dvc repro pretrain   (python -m stages.pretrain)
+
+Every pair of a training file is read either as it stands (heading, first line, body) or, with
+probability `pretrain.summary_last_share`, with its first line moved behind the body: the gap sentence
+of Zhang et al. 2020 (PEGASUS), which teaches a small model that a sentence can follow from a text.
+No instruction and no prompt template is ever read.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from stages.common import errors, params
+from stages.common.files import file_sha256, replacing, write_json
+from stages.common.harvest import Entry, entries_hash, harvest, pair_of
+from stages.common.neardup import NearDuplicates
+from stages.common.split import harvested_rows, side_of_file
+from stages.common.text import without_heading
+
+PARAMS = ("pretrain",)
+REQUIREMENTS = Path("requirements.txt")
+MODEL = Path("models/phi-tiny")
+METRICS = Path("metrics/pretrain.json")
+CHECKPOINT = Path("models/checkpoints/pretrain.pt")
+SEEN_FILES = "pretraining_files.txt"
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+
+
+def training_entries(entries: list[Entry]) -> list[Entry]:
+    """Entries of training files, without near-duplicates of held-out rows and without repeats."""
+    rows, _ = harvested_rows(entries)
+    held_out = [row for row in rows if row.split != "train"]
+    index = NearDuplicates(
+        [without_heading(row.document) for row in held_out], [row.summary for row in held_out]
+    )
+    kept, seen = [], set()
+    candidates = [entry for entry in entries if side_of_file(entry.file) == "train"]
+    for entry in tqdm(candidates, desc="held-out near-duplicates", unit="entry"):
+        first, _, body = entry.docstring.partition("\n")
+        if entry.docstring not in seen and not len(index.matches(body, first)):
+            seen.add(entry.docstring)
+            kept.append(entry)
+    return kept
+
+
+def texts(entries: list[Entry], p, rng: np.random.Generator) -> list[str]:
+    """One pass over the entries as texts, in random order.
+
+    Where the summary comes last, a long document is cut to about two thirds of the context (3
+    characters a token, measured: 3.3), so that the summary still sees its beginning.
+    """
+    room = 2 * p.context
+    found = []
+    for place in rng.permutation(len(entries)):
+        entry = entries[place]
+        pair = pair_of(entry)
+        if not isinstance(pair, str) and rng.random() < p.summary_last_share:
+            document, summary = pair
+            found.append(f"{document[:room]}\n\n{summary}")
+        else:
+            found.append(f"{entry.heading}\n\n{entry.docstring}")
+    return found
+
+
+def train_tokenizer(corpus: list[str], vocabulary: int):
+    """A byte-level BPE tokenizer with pad distinct from eos."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=EOS,
+        pad_token=PAD,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def token_rows(entries: list[Entry], tokenizer, p, steps: int) -> np.ndarray:
+    """All rows of the run, in order: [steps * batch_size, context] token ids, texts end to end."""
+    rng = np.random.default_rng(p.seed)
+    needed = steps * p.batch_size * p.context
+    ids: list[int] = []
+    with tqdm(total=needed, desc="tokenize", unit="token", unit_scale=True) as bar:
+        while len(ids) < needed:
+            passage = texts(entries, p, rng)
+            for start in range(0, len(passage), 1_000):
+                before = len(ids)
+                for row in tokenizer(passage[start : start + 1_000])["input_ids"]:
+                    ids.extend([*row, tokenizer.eos_token_id])
+                bar.update(min(len(ids), needed) - min(before, needed))
+    return np.array(ids[:needed], dtype=np.int32).reshape(-1, p.context)
+
+
+def learning_rate_share(step: int, steps: int, warmup: float, decay: float) -> float:
+    """Share of the peak learning rate at a step: linear up, flat, linear down to 0."""
+    up = (step + 1) / max(1.0, warmup * steps)
+    down = (steps - step) / max(1.0, decay * steps)
+    return min(1.0, up, down)
+
+
+def build_model(tokenizer, p):
+    """A PhiForCausalLM with random weights. Embedding and output share one matrix."""
+    from transformers import PhiConfig, PhiForCausalLM
+
+    config = PhiConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=p.hidden_size,
+        intermediate_size=4 * p.hidden_size,
+        num_hidden_layers=p.layers,
+        num_attention_heads=p.heads,
+        partial_rotary_factor=0.5,
+        max_position_embeddings=2_048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return PhiForCausalLM(config)
+
+
+def pretrain(model, rows: np.ndarray, p, corpus_sha256: str) -> list[float]:
+    """Train `model` in place on rows [steps * batch_size, context]; returns the loss of each step.
+
+    Goes on from CHECKPOINT where that is of the same corpus and settings.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device).train()
+    # Materialised scores are faster than the fused kernel at this width on a CPU.
+    model.set_attn_implementation("eager")
+    matrices = [w for name, w in model.named_parameters() if w.ndim == 2 and "embed" not in name]
+    others = [w for name, w in model.named_parameters() if w.ndim != 2 or "embed" in name]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=p.muon_learning_rate, weight_decay=0.0, momentum=0.95),
+        torch.optim.AdamW(others, lr=p.adamw_learning_rate, weight_decay=0.0, betas=(0.9, 0.95)),
+    ]
+    peaks = [p.muon_learning_rate, p.adamw_learning_rate]
+    steps = len(rows) // p.batch_size
+    losses: list[float] = []
+    key = hashlib.sha256(f"{corpus_sha256} {sorted(vars(p).items())}".encode()).hexdigest()
+    if CHECKPOINT.is_file():
+        saved = torch.load(CHECKPOINT, map_location=device, weights_only=True)
+        if saved["key"] == key:
+            model.load_state_dict(saved["model"])
+            for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
+            losses = saved["losses"]
+
+    tokens_per_step = p.batch_size * p.context
+    with tqdm(total=steps, initial=len(losses), desc="pretrain", unit="step") as bar:
+        while len(losses) < steps:
+            step = len(losses)
+            share = learning_rate_share(step, steps, p.warmup_share, p.decay_share)
+            for optimizer, peak in zip(optimizers, peaks, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = peak * share
+            batch = rows[step * p.batch_size : (step + 1) * p.batch_size]
+            total = 0.0
+            for micro in torch.from_numpy(batch).long().split(p.micro_batch_size):
+                ids = micro.to(device)
+                with torch.autocast(device, dtype=torch.bfloat16):
+                    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+                loss = torch.nn.functional.cross_entropy(
+                    logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
+                ) / (tokens_per_step - p.batch_size)
+                loss.backward()
+                total += loss.item()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            losses.append(total)
+            bar.update()
+            bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", tokens=f"{len(losses) * tokens_per_step:,}")
+            if len(losses) % p.checkpoint_every == 0 or len(losses) == steps:
+                state = {
+                    "key": key,
+                    "model": model.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                    "losses": losses,
+                }
+                with replacing(CHECKPOINT) as temporary:
+                    torch.save(state, temporary)
+    return losses
+
+
+def main() -> None:
+    p = params.load(PARAMS).pretrain
+    import torch
+
+    from stages.common.runtime import set_up
+
+    set_up(p.seed)
+    entries = harvest(REQUIREMENTS)
+    kept = training_entries(entries)
+    tokenizer = train_tokenizer([f"{entry.heading}\n\n{entry.docstring}" for entry in kept], p.vocabulary)
+    steps = -(-p.tokens // (p.batch_size * p.context))
+    rows = token_rows(kept, tokenizer, p, steps)
+    torch.manual_seed(p.seed)
+    model = build_model(tokenizer, p)
+    corpus = entries_hash(kept)
+    losses = pretrain(model, rows, p, corpus)
+    files = sorted({entry.file for entry in kept})
+
+    model.to("cpu", torch.bfloat16)
+    with replacing(MODEL) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / SEEN_FILES).write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
+    listing = MODEL / SEEN_FILES
+    write_json(
+        METRICS,
+        {
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "tokens_seen": rows.size,
+            "corpus_entries": len(kept),
+            "corpus_files": len(files),
+            "final_loss": float(np.mean(losses[-20:])),
+            "corpus_sha256": corpus,
+            "files_sha256": file_sha256(listing),
+            "weights_sha256": file_sha256(MODEL / "model.safetensors"),
+        },
+    )
+    print(f"pretrain: {rows.size:,} tokens, final loss {np.mean(losses[-20:]):.3f} nats/token -> {MODEL}")
+
+
+if __name__ == "__main__":
+    errors.run(main)

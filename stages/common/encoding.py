@@ -1,0 +1,103 @@
+"""One prompt, one truncation rule, one set of label rules: used by training, generation and tests.
+
+Only the document is ever cut, from its end. The loss falls on the summary and EOS alone: labels follow
+from where the prompt ends, never from pad ids, so that EOS keeps its label even where pad is eos.
+"""
+
+from dataclasses import dataclass
+
+from stages.common.errors import UserError
+from stages.common.prompts import TEMPLATES, around, completion
+
+IGNORED = -100  # the label that cross-entropy skips
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of a filled template, and how much of the document is in it."""
+
+    text: str
+    ids: list[int]
+    document_tokens: int
+    document_tokens_cut: int
+
+
+def ids_of(tokenizer, text: str) -> list[int]:
+    """Token ids of `text` alone, without special tokens."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def overhead(tokenizer, template: str, document: str) -> int:
+    """Tokens that the template adds to `document`."""
+    before, after = around(template)
+    return len(tokenizer(before + document + after)["input_ids"]) - len(ids_of(tokenizer, document))
+
+
+def encode_prompt(tokenizer, template: str, document: str, max_tokens: int) -> Prompt:
+    """Fill `template` with as much of the start of `document` as fits in `max_tokens` tokens.
+
+    Raises UserError where the template alone leaves no room for a token of the document.
+    """
+    before, after = around(template)
+    text = before + document + after
+    encoded = tokenizer(text, return_offsets_mapping=True)
+    ids, spans = encoded["input_ids"], encoded["offset_mapping"]
+    total = sum(1 for start, end in spans if end > len(before) and start < len(before) + len(document))
+    kept = document
+    while len(ids) > max_tokens:
+        # Token spans that lie in the document, as it stands in `text` now.
+        inside = [
+            start
+            for start, end in spans
+            if end > len(before) and start < len(before) + len(kept) and end > start
+        ]
+        excess = len(ids) - max_tokens
+        if excess >= len(inside):
+            raise UserError(
+                f"prompt.max_input_tokens: {max_tokens} leaves no room for the document; the template "
+                f"{template!r} alone takes {len(ids) - len(inside)} tokens"
+            )
+        kept = text[len(before) : max(inside[-excess], len(before))].rstrip()
+        text = before + kept + after
+        encoded = tokenizer(text, return_offsets_mapping=True)
+        ids, spans = encoded["input_ids"], encoded["offset_mapping"]
+    left = sum(1 for start, end in spans if end > len(before) and start < len(before) + len(kept))
+    return Prompt(text, list(ids), total, total - left)
+
+
+def encode_completion(tokenizer, summary: str) -> list[int]:
+    """Token ids of the summary as it follows the prompt, and EOS."""
+    return [*ids_of(tokenizer, completion(summary)), tokenizer.eos_token_id]
+
+
+def pad_left(rows: list[list[int]], pad_id: int):
+    """(input_ids, attention_mask), each int64 [rows, longest], padded on the left."""
+    import torch
+
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, longest - len(row) :] = torch.tensor(row, dtype=torch.long)
+        mask[i, longest - len(row) :] = 1
+    return ids, mask
+
+
+def training_batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> dict:
+    """Left-padded tensors of (prompt ids, completion ids) rows, each int64 [rows, longest].
+
+    labels are IGNORED but on the completion. position_ids count real tokens from 0, as generate() does.
+    """
+    import torch
+
+    ids, mask = pad_left([prompt + completion_ids for prompt, completion_ids in rows], pad_id)
+    labels = torch.full_like(ids, IGNORED)
+    for i, (_, completion_ids) in enumerate(rows):
+        labels[i, -len(completion_ids) :] = ids[i, -len(completion_ids) :]
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels}
+
+
+def template_overheads(tokenizer, document: str) -> dict[str, int]:
+    """Tokens that each template adds to `document`."""
+    return {name: overhead(tokenizer, name, document) for name in TEMPLATES}

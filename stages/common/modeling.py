@@ -1,0 +1,232 @@
+"""Loading the base model, its tokenizer, and the adapter: one loader for every stage.
+
+Safetensors only, no remote code. What params.yaml asks for is what is loaded, or an error.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from stages.common.errors import UserError
+
+FLOAT32_ATTENTION = "float32_sdpa"
+
+
+def device_name() -> str:
+    """cuda where there is one, else cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a number format that this machine does not compute in."""
+    import torch
+
+    if dtype == "bfloat16" and torch.cuda.is_available():
+        # Emulated bfloat16 (a T4) would be a silent replacement.
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UserError(
+                "model.dtype: bfloat16 was requested but this GPU does not have it; use float16 "
+                "(presets/phi2-xsum-t4.yaml) or float32"
+            )
+
+
+def _float32_attention(module, query, key, value, attention_mask, **kwargs):
+    """Scaled dot-product attention computed in float32, whatever the model's format.
+
+    In float16 Phi's attention scores overflow and the logits are NaN (transformers#28163).
+    query, key, value: [batch, heads, tokens, head_dim]; the result is [batch, tokens, heads, head_dim].
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
+    with torch.autocast(query.device.type, enabled=False):
+        output, weights = sdpa_attention_forward(
+            module, query.float(), key.float(), value.float(), attention_mask, **kwargs
+        )
+    return output.to(query.dtype), weights
+
+
+def register_float32_attention() -> None:
+    """Make FLOAT32_ATTENTION known to transformers."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register(FLOAT32_ATTENTION, _float32_attention)
+    AttentionMaskInterface.register(FLOAT32_ATTENTION, sdpa_mask)
+
+
+def _where(model) -> str:
+    return f"model.name: {model.name!r}" + (f" at revision {model.revision!r}" if model.revision else "")
+
+
+def load_tokenizer(model):
+    """The tokenizer of params.yaml's `model` section. Padding is on the left.
+
+    Where the tokenizer has no pad token, pad is eos; no label rule looks at pad ids.
+    """
+    from transformers import AutoTokenizer
+
+    check_folder(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model.name, revision=model.revision or "main")
+    except (OSError, ValueError) as error:
+        raise UserError(_cannot_load(model, "tokenizer", error)) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{_where(model)}: the tokenizer has no eos token, so no summary could end")
+    if not tokenizer.is_fast:
+        raise UserError(f"{_where(model)}: needs a fast tokenizer (tokenizer.json) to know where a cut falls")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    tokenizer.model_max_length = 10**9  # the cut is ours; a long document is no warning
+    return tokenizer
+
+
+def check_folder(model) -> None:
+    """A local model folder must hold a config and safetensors weights."""
+    folder = Path(model.name)
+    if model.path != model.name and not folder.exists():
+        return  # a hub id
+    missing = []
+    if not (folder / "config.json").is_file():
+        missing.append("config.json")
+    if not list(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        raise UserError(
+            f"{_where(model)}: not a model folder, {' and '.join(missing)} not found; "
+            "expected the layout that save_pretrained writes"
+        )
+
+
+def _cannot_load(model, what: str, error: Exception) -> str:
+    return (
+        f"{_where(model)}: its {what} could not be loaded ({type(error).__name__}); a hub model needs a "
+        "network connection or a copy in the local cache. Check the name and the revision, or use a folder"
+    )
+
+
+def load_config(model):
+    """The configuration of the base model."""
+    from transformers import AutoConfig
+
+    check_folder(model)
+    try:
+        return AutoConfig.from_pretrained(model.name, revision=model.revision or "main")
+    except (OSError, ValueError) as error:
+        raise UserError(_cannot_load(model, "configuration", error)) from error
+
+
+def load_base(model):
+    """The base model on its device, in eval mode, frozen, in the dtype and quantization asked for."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    check_dtype(model.dtype)
+    check_folder(model)
+    dtype = getattr(torch, model.dtype)
+    options = {"dtype": dtype, "use_safetensors": True, "revision": model.revision or "main"}
+    if model.dtype == "float16":
+        register_float32_attention()
+        options["attn_implementation"] = FLOAT32_ATTENTION
+    if model.quantization != "none":
+        options["quantization_config"] = quantization_config(model.quantization, dtype)
+        options["device_map"] = {"": device_name()}
+    try:
+        base = AutoModelForCausalLM.from_pretrained(model.name, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(_cannot_load(model, "weights", error)) from error
+    if model.quantization == "none":
+        base.to(device_name())
+    base.requires_grad_(False)
+    return base.eval()
+
+
+def quantization_config(quantization: str, dtype):
+    """bitsandbytes' configuration of nf4 (double quantization) or int8."""
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def check_targets(base, target_modules: list[str]) -> None:
+    """Every named module must match at least one linear layer (peft passes over a wrong one)."""
+    ends = {
+        name.rsplit(".", 1)[-1] for name, module in base.named_modules() if hasattr(module, "in_features")
+    }
+    unmatched = [name for name in target_modules if name not in ends]
+    if unmatched:
+        raise UserError(
+            f"lora.target_modules: {', '.join(unmatched)} matches no module of the base model; "
+            f"it has {', '.join(sorted(ends))}"
+        )
+
+
+def add_adapter(base, lora, seed: int):
+    """A fresh LoRA adapter on `base`: its update is zero until trained (B = 0).
+
+    Adapter weights are float32 whatever the base's dtype.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    check_targets(base, lora.target_modules)
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.rank,
+        lora_dropout=lora.dropout,
+        target_modules=sorted(lora.target_modules),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, config)
+
+
+def load_adapter(base, folder: Path):
+    """The trained adapter in `folder` on `base`, in eval mode."""
+    from peft import PeftModel
+
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"{folder}: no adapter_model.safetensors there; run `dvc repro` to train one")
+    return PeftModel.from_pretrained(base, folder).eval()
+
+
+def save_adapter(model, folder: Path, base_name: str) -> None:
+    """Write adapter_model.safetensors and adapter_config.json, the same bytes on every run.
+
+    peft writes sets in hash order, the base's path as it was resolved, and a README with both.
+    """
+    model.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base_name
+    config = {key: sorted(v) if key == "target_modules" else v for key, v in sorted(config.items())}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for extra in folder.iterdir():
+        if extra.name not in ("adapter_model.safetensors", "adapter_config.json"):
+            shutil.rmtree(extra) if extra.is_dir() else extra.unlink()
+
+
+def parameter_counts(config, lora) -> tuple[int, int]:
+    """(trainable, total with adapter) parameters of a configuration under LoRA, on the meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = add_adapter(base, lora, seed=0)
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return trainable, sum(weight.numel() for weight in model.parameters())

@@ -1,0 +1,170 @@
+"""Stage `prepare`: read the source, clean it, cut it to size.
+
+Reads   what `data.source` names, and the list of files that pretraining read.
+Writes  data/prepared/{train,validation,test}.parquet (id, document, summary) and metrics/data.json.
+Run     python -m stages.prepare
+"""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from stages.common import errors, params
+from stages.common.errors import UserError
+from stages.common.files import replacing, write_json, write_parquet
+from stages.common.neardup import NearDuplicates
+from stages.common.params import SPLITS
+from stages.common.sources import Raw, open_source
+from stages.common.text import body_of, first_sentence, novel_ngram_share, words
+
+PARAMS = ("data",)
+PREPARED = Path("data/prepared")
+METRICS = Path("metrics/data.json")
+SEEN_FILES = Path("models/phi-tiny/pretraining_files.txt")
+QUANTILES = (0, 5, 25, 50, 75, 95, 100)
+NOVELTY_ROWS = 2_000  # of a split, the first in its random order: enough for a share to 1 point
+
+
+def clean(splits: dict, source: str) -> tuple[dict[str, list[Raw]], dict[str, Counter]]:
+    """Rows worth keeping by split, and by split the counts of rows read and dropped by reason.
+
+    Test is cleaned first and train last, so that of two equal documents the held-out one stays.
+    """
+    kept: dict[str, list[Raw]] = {}
+    counts: dict[str, Counter] = {}
+    side_of_document: dict[bytes, str] = {}
+    text_of_id: dict[str, bytes] = {}
+    for split in reversed(SPLITS):
+        count, rows = Counter(), []
+        for row in tqdm(splits[split], desc=f"clean {split}", unit="row"):
+            count["read"] += 1
+            if not row.document.strip() or not row.summary.strip():
+                count["empty document or summary"] += 1
+                continue
+            document = digest(row.document)
+            text = digest(row.document + "\x00" + row.summary)
+            if text_of_id.setdefault(row.id, text) != text:
+                raise UserError(f"id {row.id!r} ({split}): stands twice with another text; make ids unique")
+            if document in side_of_document:
+                same = side_of_document[document] == split
+                count["duplicate document" if same else "document stands in another split"] += 1
+                continue
+            side_of_document[document] = split
+            first = first_sentence(body_of(row.document, source)[:20_000])
+            if words(first) == words(row.summary):
+                count["summary is the document's first sentence"] += 1
+                continue
+            rows.append(row)
+        kept[split], counts[split] = rows, count
+    return kept, counts
+
+
+def digest(text: str) -> bytes:
+    """16-byte digest of a text up to white space."""
+    return hashlib.blake2b(" ".join(text.split()).encode("utf-8"), digest_size=16).digest()
+
+
+def subset(rows: list[Raw], size: int | None, seed: int, split: str) -> list[Raw]:
+    """The first `size` rows in an order fixed by `seed`; null takes all. Subsets nest."""
+    if size is not None and size > len(rows):
+        raise UserError(
+            f"data.{split}_size: asks for {size:,} rows, {split} has {len(rows):,} after cleaning"
+        )
+    order = np.random.default_rng([seed, SPLITS.index(split)]).permutation(len(rows))
+    return [rows[i] for i in order[:size]]
+
+
+def check_unseen(rows: dict[str, list[Raw]], seen_files: Path) -> None:
+    """Refuse a held-out row from a file that pretraining read."""
+    seen = set(seen_files.read_text(encoding="utf-8").splitlines())
+    for split in ("validation", "test"):
+        for row in rows[split]:
+            if row.file in seen:
+                raise UserError(
+                    f"{split} row {row.id!r}: its file {row.file} was read in pretraining ({seen_files}); "
+                    "remake the base model: dvc unfreeze pretrain && dvc repro"
+                )
+
+
+def quantiles(lengths: list[int]) -> dict[str, int]:
+    """Lengths at the given percentiles."""
+    values = np.percentile(lengths, QUANTILES, method="inverted_cdf")
+    return {f"p{q}": int(value) for q, value in zip(QUANTILES, values, strict=True)}
+
+
+def describe(rows: list[Raw], source: str) -> dict:
+    """Length quantiles in words and the novel-n-gram shares (percent) of the summaries of rows."""
+    novelty = {}
+    for n in (1, 2, 3, 4):
+        shares = [
+            novel_ngram_share(body_of(row.document, source), row.summary, n) for row in rows[:NOVELTY_ROWS]
+        ]
+        known = [share for share in shares if share is not None]
+        novelty[str(n)] = 100 * float(np.mean(known)) if known else None
+    return {
+        "document_words": quantiles([len(words(row.document)) for row in rows]),
+        "summary_words": quantiles([len(words(row.summary)) for row in rows]),
+        "novel_ngrams_percent": novelty,
+    }
+
+
+def near_duplicate_percent(train: list[Raw], held_out: list[Raw], source: str) -> float:
+    """Percent of held-out rows that have a near-duplicate among the training rows."""
+    index = NearDuplicates(
+        [body_of(row.document, source) for row in held_out], [row.summary for row in held_out]
+    )
+    found: set[int] = set()
+    for row in tqdm(train, desc="near-duplicates left", unit="row"):
+        found.update(index.matches(body_of(row.document, source), row.summary).tolist())
+    return 100 * len(found) / len(held_out)
+
+
+def main() -> None:
+    data = params.load(PARAMS).data
+    source = open_source(data)
+    kept, counts = clean(source.splits, data.source)
+    sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
+    empty = [split for split in SPLITS if not kept[split]]
+    if empty:
+        raise UserError(f"data.source: {data.source}: no row left in {', '.join(empty)} after cleaning")
+    used = {split: subset(kept[split], sizes[split], data.seed, split) for split in SPLITS}
+    if data.source == "docstrings":
+        check_unseen(used, SEEN_FILES)
+
+    described = {}
+    for split in SPLITS:
+        count = counts[split]
+        described[split] = {
+            "read": count.pop("read"),
+            "dropped": dict(sorted(count.items())),
+            "kept": len(kept[split]),
+            "used": len(used[split]),
+            **describe(used[split], data.source),
+        }
+    for split in ("validation", "test"):
+        described[split]["near_duplicate_in_train_percent"] = near_duplicate_percent(
+            used["train"], used[split], data.source
+        )
+    with replacing(PREPARED) as folder:
+        for split, rows in used.items():
+            write_parquet(
+                folder / f"{split}.parquet",
+                {
+                    "id": pa.array([row.id for row in rows], pa.string()),
+                    "document": pa.array([row.document for row in rows], pa.string()),
+                    "summary": pa.array([row.summary for row in rows], pa.string()),
+                },
+            )
+    write_json(METRICS, {"source": data.source, **source.notes, "splits": described})
+    for split in SPLITS:
+        entry = described[split]
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in entry["dropped"].items()) or "none"
+        print(f"prepare: {split}: {entry['read']:,} rows read, dropped: {dropped}; {entry['used']:,} used")
+
+
+if __name__ == "__main__":
+    errors.run(main)

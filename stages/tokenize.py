@@ -1,0 +1,160 @@
+"""Stage `tokenize`: fill the prompt, cut the document to fit, label the summary.
+
+Reads   data/prepared/, the tokenizer of `model.name`.
+Writes  data/tokenized/{train,validation,test}.parquet (id, prompt_ids, completion_ids, document_tokens,
+        document_tokens_cut), metrics/prompt.json, plots/tokens.csv, plots/tokens.svg.
+Run     python -m stages.tokenize
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from stages.common import errors, params, plots
+from stages.common.encoding import encode_completion, encode_prompt, template_overheads
+from stages.common.files import read_parquet, replacing, write_json, write_parquet
+from stages.common.modeling import load_tokenizer
+from stages.common.params import SPLITS
+
+PARAMS = ("prompt", "model", "generate.max_new_tokens")
+PREPARED = Path("data/prepared")
+TOKENIZED = Path("data/tokenized")
+METRICS = Path("metrics/prompt.json")
+PLOT = Path("plots/tokens.svg")
+PLOT_DATA = Path("plots/tokens.csv")
+QUANTILES = (0, 5, 25, 50, 75, 95, 100)
+
+
+def encode_split(tokenizer, prompt, table: pa.Table, split: str) -> dict[str, list]:
+    """Columns of data/tokenized/SPLIT.parquet for the rows of data/prepared/SPLIT.parquet."""
+    columns: dict[str, list] = {
+        "id": table["id"].to_pylist(),
+        "prompt_ids": [],
+        "completion_ids": [],
+        "document_tokens": [],
+        "document_tokens_cut": [],
+    }
+    pairs = zip(table["document"], table["summary"], strict=True)
+    for document, summary in tqdm(pairs, total=len(table), desc=f"tokenize {split}", unit="row"):
+        filled = encode_prompt(tokenizer, prompt.template, document.as_py(), prompt.max_input_tokens)
+        # int32 arrays: lists of int would take ten times the memory.
+        columns["prompt_ids"].append(np.array(filled.ids, dtype=np.int32))
+        completion_ids = encode_completion(tokenizer, summary.as_py())
+        columns["completion_ids"].append(np.array(completion_ids, dtype=np.int32))
+        columns["document_tokens"].append(filled.document_tokens)
+        columns["document_tokens_cut"].append(filled.document_tokens_cut)
+    return columns
+
+
+def quantiles(lengths: list[int]) -> dict[str, int]:
+    """Lengths in tokens at the given percentiles."""
+    values = np.percentile(lengths, QUANTILES, method="inverted_cdf")
+    return {f"p{q}": int(value) for q, value in zip(QUANTILES, values, strict=True)}
+
+
+def length_warning(summary_lengths: list[int], max_new_tokens: int) -> str | None:
+    """What is wrong with `generate.max_new_tokens` for summaries of these lengths (EOS included)."""
+    mean, p95 = float(np.mean(summary_lengths)), int(np.percentile(summary_lengths, 95))
+    if max_new_tokens < p95:
+        return (
+            f"generate.max_new_tokens: {max_new_tokens} is under the 95th percentile of the training "
+            f"summaries ({p95} tokens): long ones will be cut off"
+        )
+    if max_new_tokens > 2 * mean:
+        return (
+            f"generate.max_new_tokens: {max_new_tokens} is over twice the mean length of the training "
+            f"summaries ({mean:.1f} tokens): time is spent on outputs that should have ended"
+        )
+    return None
+
+
+def histogram(lengths: list[int], bins: int = 40) -> tuple[list[float], list[int]]:
+    """(left edges, counts) of lengths up to their 99th percentile; longer ones fall in the last bin."""
+    top = max(float(np.percentile(lengths, 99)), 1.0)
+    counts, edges = np.histogram(np.minimum(lengths, top), bins=bins, range=(0, top))
+    return edges[:-1].tolist(), counts.tolist()
+
+
+def draw(documents: list[int], summaries: list[int], limit: int, max_new_tokens: int) -> None:
+    """The token lengths of training documents and summaries against the two limits."""
+    drawn, axes = plots.figure(width=8.0, height=3.4, columns=2)
+    rows = []
+    panels = [
+        ("document", documents, limit, "prompt.max_input_tokens", "#0072B2"),
+        ("summary", summaries, max_new_tokens, "generate.max_new_tokens", "#E69F00"),
+    ]
+    for axis, (name, lengths, bound, key, colour) in zip(axes, panels, strict=True):
+        edges, counts = histogram(lengths)
+        width = edges[1] - edges[0]
+        axis.bar(edges, counts, width=width, align="edge", color=colour)
+        axis.axvline(bound, color="black", linestyle="--", linewidth=1, label=f"{key} = {bound}")
+        axis.set(
+            title=f"Training {name} length (n = {len(lengths):,})",
+            xlabel="tokens (the last bar holds the longest 1 %)",
+            ylabel="rows",
+        )
+        axis.legend(frameon=False, fontsize=8)
+        rows += [[name, edge, count] for edge, count in zip(edges, counts, strict=True)]
+    plots.save(drawn, PLOT)
+    plots.write_csv(PLOT_DATA, ["text", "tokens_from", "rows"], rows)
+
+
+def main() -> None:
+    p = params.load(PARAMS)
+    tokenizer = load_tokenizer(p.model)
+    lengths = {}
+    with replacing(TOKENIZED) as folder:
+        for split in SPLITS:
+            table = read_parquet(PREPARED / f"{split}.parquet")
+            columns = encode_split(tokenizer, p.prompt, table, split)
+            write_parquet(
+                folder / f"{split}.parquet",
+                {
+                    "id": pa.array(columns["id"], pa.string()),
+                    "prompt_ids": pa.array(columns["prompt_ids"], pa.list_(pa.int32())),
+                    "completion_ids": pa.array(columns["completion_ids"], pa.list_(pa.int32())),
+                    "document_tokens": pa.array(columns["document_tokens"], pa.int32()),
+                    "document_tokens_cut": pa.array(columns["document_tokens_cut"], pa.int32()),
+                },
+            )
+            lengths[split] = {
+                "documents": columns["document_tokens"],
+                "summaries": [len(ids) for ids in columns["completion_ids"]],
+                "cut": columns["document_tokens_cut"],
+            }
+            if split == "validation":
+                example = table["document"][0].as_py()
+
+    write_json(
+        METRICS,
+        {
+            "template": p.prompt.template,
+            "overhead_tokens": template_overheads(tokenizer, example),
+            "splits": {
+                split: {
+                    "document_tokens": quantiles(found["documents"]),
+                    "summary_tokens": quantiles(found["summaries"]),
+                    "mean_summary_tokens": float(np.mean(found["summaries"])),
+                    "documents_cut_percent": 100 * float(np.mean(np.array(found["cut"]) > 0)),
+                    "document_tokens_cut": int(sum(found["cut"])),
+                }
+                for split, found in lengths.items()
+            },
+        },
+    )
+    train = lengths["train"]
+    draw(train["documents"], train["summaries"], p.prompt.max_input_tokens, p.generate.max_new_tokens)
+    warning = length_warning(train["summaries"], p.generate.max_new_tokens)
+    if warning:
+        print(f"tokenize: warning: {warning}")
+    cut = np.array(train["cut"]) > 0
+    print(
+        f"tokenize: {len(cut):,} training rows, {cut.mean():.1%} of documents cut, summaries of "
+        f"{np.mean(train['summaries']):.1f} tokens on average (EOS included)"
+    )
+
+
+if __name__ == "__main__":
+    errors.run(main)

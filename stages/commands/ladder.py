@@ -1,0 +1,48 @@
+"""Run the graph on 10, 100, 1,000 and all rows, and stop at the first rung that fails.
+
+Each rung is a DVC experiment in a folder of its own (`dvc exp run --temp`), so that the workspace keeps
+its results and a failure at 10 rows costs minutes.
+
+Run     make ladder    (python -m stages.commands.ladder)
+"""
+
+import subprocess
+import sys
+
+from stages.common import errors, params
+from stages.common.errors import UserError
+from stages.common.params import SPLITS
+
+RUNGS = (10, 100, 1_000, None)
+
+
+def overrides(rung: int | None, sizes: dict[str, int | None]) -> list[str]:
+    """`-S` options of a rung: no split larger than the rung, nor than params.yaml asks for."""
+    options = []
+    for split, size in sizes.items():
+        value = size if rung is None else rung if size is None else min(rung, size)
+        options += ["-S", f"data.{split}_size={'null' if value is None else value}"]
+    if rung is not None:
+        options += ["-S", "train.epochs=1", "-S", f"smoke.examples={min(10, rung)}"]
+    return options
+
+
+def main() -> None:
+    data = params.load(("data",)).data
+    sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
+    largest = max((size for size in sizes.values() if size is not None), default=None)
+    for rung in RUNGS:
+        name = "all" if rung is None else f"{rung:,}"
+        if rung is not None and None not in sizes.values() and rung >= largest:
+            continue  # the same run as all rows
+        print(f"ladder: {name} rows", flush=True)
+        command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", *overrides(rung, sizes)]
+        if subprocess.run(command, check=False).returncode:
+            raise UserError(
+                f"ladder: the rung of {name} rows failed (see above); the larger ones were not started"
+            )
+    print("ladder: every rung passed; dvc exp show lists them")
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,94 @@
+"""Stage `generate`: summaries of the evaluated split by one system.
+
+Reads   data/tokenized/SPLIT.parquet, the base model, and for `adapter` models/adapter/.
+Writes  data/predictions/SYSTEM.jsonl (id, prediction, status, input_tokens, output_tokens,
+        document_tokens_cut, stopped), one line for every row, in the rows' order.
+Run     python -m stages.generate base | adapter
+"""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from stages.common import errors, params
+from stages.common.decoding import batches_by_length, spanning, summarize
+from stages.common.files import read_parquet, write_jsonl
+from stages.common.gate import run_gate
+from stages.common.modeling import load_adapter, load_base, load_tokenizer
+from stages.common.runtime import set_up
+
+PARAMS = ("model", "generate", "smoke", "evaluate.split")
+TOKENIZED = Path("data/tokenized")
+ADAPTER = Path("models/adapter")
+PREDICTIONS = Path("data/predictions")
+SYSTEMS = ("base", "adapter")
+
+
+def generate_all(model, tokenizer, ids: list[str], prompts: list[list[int]], settings, name: str) -> list:
+    """Outputs for all prompts, in their order. A batch that raises names its ids."""
+    outputs = [None] * len(prompts)
+    with tqdm(total=len(prompts), desc=f"generate {name}", unit="article") as bar:
+        for batch in batches_by_length([len(prompt) for prompt in prompts], settings.batch_size):
+            try:
+                found = summarize(model, tokenizer, [prompts[i] for i in batch], settings)
+            except Exception as error:
+                raise RuntimeError(f"generate {name}: failed on ids {[ids[i] for i in batch]}") from error
+            for i, output in zip(batch, found, strict=True):
+                if not output.complete:
+                    raise RuntimeError(
+                        f"generate {name}: {ids[i]} stopped after {len(output.tokens)} of "
+                        f"{settings.max_new_tokens} new tokens without EOS"
+                    )
+                outputs[i] = output
+            bar.update(len(batch))
+    return outputs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.generate", description=__doc__.split("\n")[0])
+    parser.add_argument("system", choices=SYSTEMS)
+    system = parser.parse_args().system
+    p = params.load(PARAMS)
+    set_up(seed=0)
+
+    table = read_parquet(TOKENIZED / f"{p.evaluate.split}.parquet")
+    ids, prompts = table["id"].to_pylist(), table["prompt_ids"].to_pylist()
+    tokenizer = load_tokenizer(p.model)
+    model = load_base(p.model)
+    if system == "adapter":
+        model = load_adapter(model, ADAPTER)
+    chosen = spanning([len(prompt) for prompt in prompts], p.smoke.examples)
+    run_gate(
+        model,
+        tokenizer,
+        [ids[i] for i in chosen],
+        [prompts[i] for i in chosen],
+        p.generate,
+        p.smoke.min_success_rate,
+        f"generate@{system}",
+    )
+    outputs = generate_all(model, tokenizer, ids, prompts, p.generate, system)
+    rows = zip(ids, prompts, table["document_tokens_cut"].to_pylist(), outputs, strict=True)
+    write_jsonl(
+        PREDICTIONS / f"{system}.jsonl",
+        [
+            {
+                "id": name,
+                "prediction": output.text,
+                "status": output.status,
+                "input_tokens": len(prompt),
+                "output_tokens": len(output.tokens),
+                "document_tokens_cut": cut,
+                "stopped": output.stopped,
+            }
+            for name, prompt, cut, output in rows
+        ],
+    )
+    stopped = sum(output.stopped for output in outputs)
+    ok = sum(output.succeeded for output in outputs)
+    print(f"generate {system}: {len(outputs):,} articles, {ok:,} ok, {stopped:,} stopped by EOS")
+
+
+if __name__ == "__main__":
+    errors.run(main)

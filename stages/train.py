@@ -1,0 +1,337 @@
+"""Stage `train`: a LoRA adapter on the frozen base.
+
+Reads   data/tokenized/{train,validation}.parquet, the base model, metrics/smoke.json (the gate).
+Writes  models/adapter/, metrics/train.json, plots/loss.csv; seconds and memory to data/cost/train.json,
+        which nothing compares.
+Run     python -m stages.train
+
+Killed and started again with the same data and settings, it goes on from its last checkpoint and ends
+in the same bytes.
+"""
+
+import hashlib
+import json
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+
+from stages.common import errors, params
+from stages.common.encoding import training_batch
+from stages.common.errors import UserError
+from stages.common.files import file_sha256, read_json, read_parquet, replacing, write_json
+from stages.common.losses import completion_loss
+from stages.common.modeling import (
+    add_adapter,
+    load_base,
+    load_config,
+    load_tokenizer,
+    parameter_counts,
+    save_adapter,
+)
+from stages.common.plots import write_csv
+from stages.common.runtime import set_up
+
+PARAMS = ("seed", "model", "lora", "train")
+TOKENIZED = Path("data/tokenized")
+SMOKE = Path("metrics/smoke.json")
+ADAPTER = Path("models/adapter")
+METRICS = Path("metrics/train.json")
+CURVE = Path("plots/loss.csv")
+COST = Path("data/cost/train.json")
+CHECKPOINTS = Path("models/checkpoints")
+EVAL_BATCH = 32
+# Gradients flow back through float16 activations and would vanish below 6e-8; scaled by this they do
+# not, and the adapter's float32 gradients are divided by it again. A power of two is exact.
+FLOAT16_SCALE = 1024.0
+BILLION = 1_000_000_000
+
+
+def read_rows(split: str) -> list[tuple[list[int], list[int]]]:
+    """(prompt ids, completion ids) of a tokenized split, in its order."""
+    table = read_parquet(TOKENIZED / f"{split}.parquet", ["prompt_ids", "completion_ids"])
+    return list(zip(table["prompt_ids"].to_pylist(), table["completion_ids"].to_pylist(), strict=True))
+
+
+def batch_order(lengths: list[int], batch_size: int, epochs: int, seed: int) -> list[list[int]]:
+    """Row indices of every batch of the run. Each epoch visits every row once.
+
+    Rows of similar length share a batch: a random order is cut into pools of 16 batches, each pool is
+    sorted by length and cut into batches, and the batches of the epoch are shuffled. The last batch of
+    an epoch may be smaller.
+    """
+    rng = np.random.default_rng(seed)
+    batches = []
+    for _ in range(epochs):
+        order = rng.permutation(len(lengths))
+        epoch = []
+        for start in range(0, len(order), 16 * batch_size):
+            pool = sorted(order[start : start + 16 * batch_size].tolist(), key=lambda i: (lengths[i], i))
+            epoch += [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]
+        batches += [epoch[i] for i in rng.permutation(len(epoch))]
+    return batches
+
+
+def measured_loss(model, rows: list, pad_id: int) -> float:
+    """Mean loss a label token (nats) over rows, without dropout, weighted by tokens."""
+    import torch
+
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    total, count = 0.0, 0
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i][0]) + len(rows[i][1]), i))
+    with torch.inference_mode():
+        for start in range(0, len(order), EVAL_BATCH):
+            chosen = [rows[i] for i in order[start : start + EVAL_BATCH]]
+            batch = training_batch(chosen, pad_id)
+            batch = {key: value.to(device) for key, value in batch.items()}
+            total += completion_loss(model, batch, reduction="sum").item()
+            count += sum(len(completion) for _, completion in chosen)
+    model.train(was_training)
+    return total / count
+
+
+def run_key(p) -> str:
+    """What a checkpoint belongs to: the data, the settings and the code of this run."""
+    digest = hashlib.sha256()
+    for file in (TOKENIZED / "train.parquet", TOKENIZED / "validation.parquet", Path(__file__)):
+        digest.update(file_sha256(file).encode())
+    for section in (p.model, p.lora, p.train):
+        digest.update(json.dumps(vars(section), sort_keys=True).encode())
+    digest.update(str(p.seed).encode())
+    weights = Path(p.model.name)
+    for file in sorted(weights.glob("*.safetensors")):
+        digest.update(file_sha256(file).encode())
+    return digest.hexdigest()[:16]
+
+
+def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path):
+    """A transformers.Trainer over a fixed order of batches, with the loss on the summaries alone."""
+    import torch
+    from tqdm import tqdm
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    pad_id = tokenizer.pad_token_id
+    settings = p.train
+    lengths = [len(prompt) + len(completion) for prompt, completion in train_rows]
+    batches = batch_order(lengths, settings.batch_size, settings.epochs, p.seed)
+    steps = -(-len(batches) // settings.gradient_accumulation)
+
+    class Batches(torch.utils.data.Dataset):
+        """The batches of the whole run, in order; one item is one batch of tensors."""
+
+        def __len__(self) -> int:
+            return len(batches)
+
+        def __getitem__(self, place: int) -> dict:
+            return training_batch([train_rows[i] for i in batches[place]], pad_id)
+
+    class SummaryTrainer(Trainer):
+        # compute_loss divides by the label tokens of all accumulated batches.
+        loss_is_scaled_for_ga = True
+
+        def get_train_dataloader(self):
+            loader = torch.utils.data.DataLoader(Batches(), batch_size=None, shuffle=False)
+            return self.accelerator.prepare(loader)
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            loss = completion_loss(model, inputs, reduction="sum") / num_items_in_batch
+            if not bool(torch.isfinite(loss)):
+                raise UserError(
+                    f"train: loss {loss.item()} at step {self.state.global_step + 1}; "
+                    "lower train.learning_rate or use another model.dtype"
+                )
+            return loss
+
+        def evaluate(self, *args, **kwargs):
+            loss = measured_loss(self.model, validation_rows, pad_id)
+            self.log({"eval_loss": loss})
+            return {"eval_loss": loss}
+
+    class Progress(TrainerCallback):
+        """One bar with the rate, the estimate and the last losses."""
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step")
+            self.shown = {}
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.bar.update(state.global_step - self.bar.n)
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            names = {"loss": "loss", "eval_loss": "validation"}
+            self.shown |= {names[k]: f"{v:.3f}" for k, v in (logs or {}).items() if k in names}
+            self.bar.set_postfix(self.shown)
+
+        def on_train_end(self, args, state, control, **kwargs):
+            self.bar.close()
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(settings.warmup_share * steps),
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        optim="adamw_torch",
+        logging_steps=settings.log_every,
+        eval_strategy="steps",
+        eval_steps=settings.checkpoint_every,
+        save_strategy="steps",
+        save_steps=settings.checkpoint_every,
+        save_total_limit=2,
+        seed=p.seed,
+        disable_tqdm=True,
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+    # `evaluate` reads validation_rows itself; the Trainer only checks that it has some.
+    trainer = SummaryTrainer(
+        model=model, args=arguments, eval_dataset=validation_rows, callbacks=[Progress()]
+    )
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def scale_float16_gradients(model) -> None:
+    """Scale the loss's gradient on its way into float16 activations, and undo it at the adapter."""
+    import torch
+
+    class Scaled(torch.autograd.Function):
+        """Identity forward; gradient times FLOAT16_SCALE backward."""
+
+        @staticmethod
+        def forward(ctx, x):
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * FLOAT16_SCALE
+
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda module, inputs, output: Scaled.apply(output))
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.register_hook(lambda gradient: gradient / FLOAT16_SCALE)
+
+
+def warn(p, trainable: int, total: int) -> None:
+    """Settings that are allowed and rarely meant."""
+    if not 8 <= p.lora.rank <= 64:
+        print(f"train: warning: lora.rank: {p.lora.rank} is outside the usual 8 to 64")
+    share = 100 * trainable / total
+    if total > BILLION and not 0.1 <= share <= 1:
+        print(
+            f"train: warning: {share:.2f} % of the parameters are trained, outside the usual 0.1 to 1 % "
+            "of a base of over a billion"
+        )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run, if it was interrupted.
+
+    The trainer's state is written last; a folder without it is what a kill left behind.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    whole = [path for path in found if (path / "trainer_state.json").is_file()]
+    for path in found:
+        if path not in whole:
+            shutil.rmtree(path)
+    return whole[-1] if whole else None
+
+
+def curve_rows(history: list[dict]) -> list[list]:
+    """(step, training loss, validation loss) rows of the trainer's log."""
+    steps: dict[int, dict] = {}
+    for entry in history:
+        for key in ("loss", "eval_loss"):
+            if key in entry:
+                steps.setdefault(entry["step"], {})[key] = entry[key]
+    return [[step, found.get("loss"), found.get("eval_loss")] for step, found in sorted(steps.items())]
+
+
+def main() -> None:
+    p = params.load(PARAMS)
+    started = time.monotonic()
+    read_json(SMOKE)
+    set_up(p.seed)
+    import torch
+
+    tokenizer = load_tokenizer(p.model)
+    config = load_config(p.model)
+    trainable, total = parameter_counts(config, p.lora)
+    warn(p, trainable, total)
+    train_rows, validation_rows = read_rows("train"), read_rows("validation")
+    base = load_base(p.model)
+    footprint = base.get_memory_footprint()
+    model = add_adapter(base, p.lora, p.seed)
+    if p.model.dtype == "float16":
+        scale_float16_gradients(model)
+
+    folder = CHECKPOINTS / f"train-{run_key(p)}"
+    trainer = build_trainer(model, tokenizer, train_rows, validation_rows, p, folder)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint:
+        print(f"train: going on from {checkpoint}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    validation_loss = measured_loss(model, validation_rows, tokenizer.pad_token_id)
+    subset = train_rows[: p.train.loss_examples]
+    train_loss = measured_loss(model, subset, tokenizer.pad_token_id)
+    with replacing(ADAPTER) as temporary:
+        save_adapter(model, temporary, p.model.name)
+    tokens = p.train.epochs * sum(len(prompt) + len(completion) for prompt, completion in train_rows)
+    stored = {"float32": 4, "bfloat16": 2, "float16": 2}[p.model.dtype]
+    write_csv(CURVE, ["step", "loss", "validation_loss"], curve_rows(trainer.state.log_history))
+    write_json(
+        METRICS,
+        {
+            "trainable_parameters": trainable,
+            "total_parameters": total,
+            "trainable_percent": 100 * trainable / total,
+            "adapter_bytes": (ADAPTER / "adapter_model.safetensors").stat().st_size,
+            "full_checkpoint_bytes": (total - trainable) * stored,
+            "base_footprint_bytes": footprint,
+            "steps": trainer.state.global_step,
+            "tokens_trained": tokens,
+            "validation_loss": validation_loss,
+            "train_loss": train_loss,
+            "train_loss_examples": len(subset),
+        },
+    )
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if torch.cuda.is_available()
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    COST.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        COST,
+        {
+            "seconds": time.monotonic() - started,
+            "peak_memory_bytes": peak,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "resumed": checkpoint is not None,
+        },
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    print(
+        f"train: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %), "
+        f"{trainer.state.global_step:,} steps, {tokens:,} tokens; loss {train_loss:.3f} on training rows, "
+        f"{validation_loss:.3f} on validation (nats/token, no dropout)"
+    )
+
+
+if __name__ == "__main__":
+    errors.run(main)

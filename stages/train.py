@@ -120,21 +120,17 @@ def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path
     batches = batch_order(lengths, settings.batch_size, settings.epochs, p.seed)
     steps = -(-len(batches) // settings.gradient_accumulation)
 
-    class Batches(torch.utils.data.Dataset):
-        """The batches of the whole run, in order; one item is one batch of tensors."""
-
-        def __len__(self) -> int:
-            return len(batches)
-
-        def __getitem__(self, place: int) -> dict:
-            return training_batch([train_rows[i] for i in batches[place]], pad_id)
-
     class SummaryTrainer(Trainer):
         # compute_loss divides by the label tokens of all accumulated batches.
         loss_is_scaled_for_ga = True
 
         def get_train_dataloader(self):
-            loader = torch.utils.data.DataLoader(Batches(), batch_size=None, shuffle=False)
+            # One pass over the batches of all epochs, so that a resumed run skips what it has seen.
+            loader = torch.utils.data.DataLoader(
+                train_rows,
+                batch_sampler=batches,
+                collate_fn=lambda chosen: training_batch(chosen, pad_id),
+            )
             return self.accelerator.prepare(loader)
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

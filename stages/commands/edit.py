@@ -4,7 +4,10 @@ import difflib
 import io
 from pathlib import Path
 
+import yaml as pyyaml
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from stages.common import params
 from stages.common.errors import UserError
@@ -28,10 +31,13 @@ def apply(overlay: dict, origin: str, path: Path = params.PARAMS_FILE) -> str:
             document[section] = values  # the loader names it as unknown
         elif isinstance(values, dict) and isinstance(document[section], dict):
             for key, value in values.items():
-                document[section][key] = flow(value)
+                document[section][key] = plain(value)
+                comment_follows(document[section], key)
         else:
-            document[section] = values
+            document[section] = plain(values)
+            comment_follows(document, section)
     yaml.representer.add_representer(type(None), _null)
+    yaml.representer.add_representer(float, _float)
     buffer = io.StringIO()
     yaml.dump(document, buffer)
     new = buffer.getvalue()
@@ -46,15 +52,31 @@ def apply(overlay: dict, origin: str, path: Path = params.PARAMS_FILE) -> str:
     )
 
 
-def flow(value):
-    """Lists on one line, as params.yaml has them."""
-    if not isinstance(value, list):
-        return value
-    from ruamel.yaml.comments import CommentedSeq
+def plain(value):
+    """A value as params.yaml writes it: lists on one line, text quoted where YAML 1.1 reads another thing.
 
-    sequence = CommentedSeq(value)
-    sequence.fa.set_flow_style()
-    return sequence
+    ruamel writes YAML 1.2, the loader reads 1.1, in which `on` and `1:30` are no text.
+    """
+    if isinstance(value, list):
+        sequence = CommentedSeq(plain(item) for item in value)
+        sequence.fa.set_flow_style()
+        return sequence
+    if isinstance(value, str):
+        tag = pyyaml.resolver.Resolver().resolve(pyyaml.ScalarNode, value, (True, False))
+        if tag != "tag:yaml.org,2002:str":
+            return DoubleQuotedScalarString(value)
+    return value
+
+
+def comment_follows(section, key: str) -> None:
+    """Let the comment behind a value stand one blank behind it, wherever it stood before."""
+    for token in section.ca.items.get(key, ()):
+        if token is not None and not isinstance(token, list):
+            token.column = 0
+
+
+def _float(representer, value):
+    return representer.represent_scalar("tag:yaml.org,2002:float", pyyaml.safe_dump(value).split()[0])
 
 
 def _null(representer, value):

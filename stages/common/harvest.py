@@ -57,6 +57,10 @@ SKIPPED_FOLDERS = frozenset(
 )
 SKIPPED_FILES = frozenset("__config__.py version.py _version.py conftest.py setup.py".split())
 
+# A quoted default is kept whole; a comment goes, whatever is quoted in it.
+TEXT_OR_COMMENT = re.compile(rb"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|#.*""")
+SIGNATURE = re.compile(r"(class|def|async def) [^\s(:\[]+(.*)")
+
 SUMMARY_WORDS = (3, 40)
 BODY_WORDS = (12, 5_000)
 
@@ -132,14 +136,13 @@ def heading_of(node: ast.AST, qualname: str, lines: list[bytes]) -> str:
     doc = node.body[0]
     end_line, end_column = doc.lineno - 1, doc.col_offset
     parts = [*lines[node.lineno - 1 : end_line], lines[end_line][:end_column]]
-    text = b"\n".join(re.sub(rb"(^|\s)#[^\"']*$", b"", part) for part in parts).decode("utf-8")
-    text = " ".join(text.split()).rstrip(": ")
-    kind, _, rest = text.partition(node.name)
-    return f"{kind}{qualname}{rest}".replace("( ", "(").replace(", )", ")").replace(" )", ")")
+    text = b"\n".join(TEXT_OR_COMMENT.sub(rb"\1", part) for part in parts).decode("utf-8")
+    kind, rest = SIGNATURE.fullmatch(" ".join(text.split()).rstrip(": ")).groups()
+    return f"{kind} {qualname}{rest}".replace("( ", "(").replace(", )", ")").replace(" )", ")")
 
 
 def entries_of(file: str, path: Path) -> list[Entry]:
-    """Entries of one source file, in order of their lines.
+    """Entries of one source file, in order of their lines; those in `except` blocks are passed over.
 
     Raises UserError where the file does not parse, so that no Python version drops one silently.
     """

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from stages.common.errors import UserError
+from stages.common.runtime import quiet_libraries
 
 FLOAT32_ATTENTION = "float32_sdpa"
 
@@ -70,6 +71,7 @@ def load_tokenizer(model):
     """
     from transformers import AutoTokenizer
 
+    quiet_libraries()
     check_folder(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.name, revision=model.revision or "main")

@@ -50,7 +50,7 @@ def summary_set(text: str) -> np.ndarray:
     hashes = []
     for word in words(text):
         seen[word] = seen.get(word, 0) + 1
-        hashes.append(zlib.crc32(word.encode()) << 8 | min(seen[word], 255))
+        hashes.append(zlib.crc32(word.encode()) << 32 | seen[word])
     return np.unique(np.array(hashes, dtype=np.uint64))
 
 

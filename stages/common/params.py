@@ -170,7 +170,7 @@ def parse_yaml(text: str, path: Path) -> dict:
     """The mapping in `text`; `path` is for the error."""
     try:
         values = yaml.load(text, _StrictLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of sections, found {type(values).__name__}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from stages.common import harvest
 from stages.common.errors import UserError
 from stages.common.params import SPLITS
+from stages.common.runtime import quiet_libraries
 from stages.common.split import harvested_rows
 
 FORMATS = (".jsonl", ".csv", ".parquet")
@@ -67,10 +68,11 @@ def _docstrings() -> Source:
 def _hub(data) -> Source:
     import datasets
 
+    quiet_libraries()
     datasets.disable_progress_bars()
     try:
         loaded = datasets.load_dataset(data.source, revision=data.revision)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         # The libraries' own messages run over several lines and name hosts.
         raise UserError(
             f"data.source: {data.source!r} at revision {data.revision!r} could not be loaded "
@@ -131,33 +133,43 @@ def _records(path: Path, data) -> Iterator[tuple[int, dict]]:
     if path.suffix == ".jsonl":
         yield from _jsonl_records(path, data)
     elif path.suffix == ".csv":
-        csv.field_size_limit(2**31 - 1)
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            try:
-                reader = csv.DictReader(file, strict=True)
-                _need_columns(str(path), reader.fieldnames or [], data)
-                for record in reader:
-                    yield reader.line_num, record
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise UserError(
-                    f"{path}: not valid CSV in UTF-8 at line {reader.line_num + 1}: {error}"
-                ) from error
+        yield from _csv_records(path, data)
     elif path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        yield from _parquet_records(path, data)
+    else:
+        raise UserError(f"{path}: expected one of {', '.join(FORMATS)}, found {path.suffix or 'no suffix'}")
 
+
+def _csv_records(path: Path, data) -> Iterator[tuple[int, dict]]:
+    csv.field_size_limit(2**31 - 1)
+    with path.open("rb") as file:
+        # Decoded line by line, so that an error names its line and not a block's.
+        lines = (line.decode("utf-8-sig" if n == 0 else "utf-8") for n, line in enumerate(file))
+        reader = csv.DictReader(lines, strict=True)
         try:
-            file = pq.ParquetFile(path)
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{path}: not a parquet file: {error}") from error
+            _need_columns(str(path), reader.fieldnames or [], data)
+            for record in reader:
+                yield reader.line_num, record
+        except (csv.Error, UnicodeDecodeError) as error:
+            line = reader.line_num + 1
+            raise UserError(f"{path}, line {line}: not valid CSV in UTF-8: {error}") from error
+
+
+def _parquet_records(path: Path, data) -> Iterator[tuple[int, dict]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        file = pq.ParquetFile(path)
         _need_columns(str(path), file.schema_arrow.names, data)
-        number = 0
         for batch in file.iter_batches(1_024):
             for record in batch.to_pylist():
                 number += 1
                 yield number, record
-    else:
-        raise UserError(f"{path}: expected one of {', '.join(FORMATS)}, found {path.suffix or 'no suffix'}")
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{path}: not a sound parquet file after row {number}: {text}") from error
 
 
 def _jsonl_records(path: Path, data) -> Iterator[tuple[int, dict]]:
@@ -167,7 +179,7 @@ def _jsonl_records(path: Path, data) -> Iterator[tuple[int, dict]]:
                 continue
             try:
                 record = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
                 raise UserError(f"{path}, line {number}: not valid JSON in UTF-8: {error}") from error
             if not isinstance(record, dict):
                 raise UserError(f"{path}, line {number}: expected an object, found {type(record).__name__}")
@@ -198,7 +210,8 @@ def _checked(where: str, records: Iterator[tuple[int, dict]], data, split: str, 
                 )
             if unit == "line" and not value.strip():
                 raise UserError(f"{where}, {unit} {number}: {column!r} is empty; correct or remove the row")
-            # A lone surrogate (JSON can spell one) cannot be stored as UTF-8.
-            texts.append(value.encode("utf-8", "replace").decode("utf-8"))
+            texts.append(value)
         name = record.get("id")
-        yield Raw(str(name) if name not in (None, "") else f"{split}{'-' if split else ''}{number}", *texts)
+        name = str(name) if name not in (None, "") else f"{split}{'-' if split else ''}{number}"
+        # A lone surrogate (JSON can spell one) cannot be stored as UTF-8.
+        yield Raw(*(text.encode("utf-8", "replace").decode("utf-8") for text in (name, *texts)))

@@ -25,8 +25,7 @@ def words(text: str) -> list[str]:
 def sentences(text: str) -> list[str]:
     """Split `text` into sentences, each with its white space folded to single spaces.
 
-    A paragraph break (a blank line) and, in text without blank lines, a line break after a full stop
-    also end a sentence. Abbreviations and single initials ("J. Smith") do not.
+    A blank line also ends a sentence; abbreviations and single initials ("J. Smith") do not.
     """
     found = []
     for paragraph in re.split(r"\n\s*\n", text):

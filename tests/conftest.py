@@ -1,0 +1,180 @@
+"""Fixtures: a tiny model with random weights, real pairs, and whole projects to run stages in."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits on a network
+
+
+def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+    """Run a command in `folder` with this Python's environment first on the PATH."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": "",
+        "HF_HUB_OFFLINE": "1",
+        "GIT_AUTHOR_NAME": "test",
+        "GIT_AUTHOR_EMAIL": "test@localhost",
+        "GIT_COMMITTER_NAME": "test",
+        "GIT_COMMITTER_EMAIL": "test@localhost",
+    }
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if check and result.returncode:
+        raise AssertionError(f"{command} exited {result.returncode}\n{result.stdout}\n{result.stderr}")
+    return result
+
+
+def stage(folder: Path, *module: str, check: bool = True) -> subprocess.CompletedProcess:
+    """Run `python -m stages.NAME ...` in `folder`."""
+    return run(folder, "python", "-m", f"stages.{module[0]}", *module[1:], check=check)
+
+
+def edit(folder: Path, **values) -> None:
+    """Set keys of a project's params.yaml: section__key=value."""
+    from stages.commands.edit import apply
+
+    overlay: dict = {}
+    for name, value in values.items():
+        section, _, key = name.partition("__")
+        if key:
+            overlay.setdefault(section, {})[key] = value
+        else:
+            overlay[section] = value
+    before = Path.cwd()
+    os.chdir(folder)  # whether model.name is a folder is asked from the project's root
+    try:
+        apply(overlay, "test")
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="session")
+def pairs() -> list[dict]:
+    """Real pairs: the docstrings of one installed package."""
+    from stages.common import harvest
+
+    found = []
+    for file, path in harvest.source_files():
+        if file.startswith("narwhals/"):
+            for entry in harvest.entries_of(file, path):
+                pair = harvest.pair_of(entry)
+                if not isinstance(pair, str):
+                    found.append({"id": entry.qualname, "document": pair[0], "summary": pair[1]})
+    unique = {pair["document"]: pair for pair in found}
+    return list({pair["id"]: pair for pair in unique.values()}.values())
+
+
+def write_tiny_model(folder: Path, texts: list[str], vocabulary: int = 600) -> Path:
+    """A Phi with random weights (2 layers, 64 wide) and its tokenizer, in the hub's layout."""
+    import torch
+
+    from stages.pretrain import build_model, train_tokenizer
+
+    tokenizer = train_tokenizer(texts, vocabulary)
+    torch.manual_seed(0)
+    shape = SimpleNamespace(hidden_size=64, layers=2, heads=2)
+    build_model(tokenizer, shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, pairs) -> Path:
+    """Folder of the tiny model."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"), [pair["document"] for pair in pairs])
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny) -> SimpleNamespace:
+    """params.yaml's `model` section for the tiny model."""
+    return SimpleNamespace(
+        name=str(tiny), path=str(tiny), revision=None, dtype="float32", quantization="none"
+    )
+
+
+@pytest.fixture
+def tokenizer(tiny_settings):
+    """The tiny model's tokenizer, as the stages load it."""
+    from stages.common.modeling import load_tokenizer
+
+    return load_tokenizer(tiny_settings)
+
+
+@pytest.fixture
+def base(tiny_settings):
+    """The tiny model, as the stages load it."""
+    from stages.common.modeling import load_base
+
+    return load_base(tiny_settings)
+
+
+def copy_repository(target: Path) -> Path:
+    """The repository's own files (tracked, or new and not ignored) in a new git repository."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes((ROOT / name).read_bytes())
+    run(target, "git", "init", "--quiet", "--initial-branch=main")
+    run(target, "git", "add", "--all")
+    run(target, "git", "commit", "--quiet", "--message=start")
+    return target
+
+
+SMALL = {
+    "data__train_size": 24,
+    "data__validation_size": 6,
+    "data__test_size": 8,
+    "train__epochs": 1,
+    "train__batch_size": 4,
+    "train__gradient_accumulation": 1,
+    "train__log_every": 2,
+    "train__checkpoint_every": 4,
+    "train__loss_examples": 8,
+    "smoke__examples": 4,
+    "generate__max_new_tokens": 6,
+    "generate__num_beams": 2,
+    "generate__batch_size": 4,
+    "evaluate__bootstrap_samples": 100,
+}
+
+
+def write_local(folder: Path, pairs: list[dict], sizes=(40, 10, 12)) -> Path:
+    """train, validation and test .jsonl files of distinct pairs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    start = 0
+    for name, size in zip(("train", "validation", "test"), sizes, strict=True):
+        rows = pairs[start : start + size]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        start += size
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path, pairs, tiny) -> Path:
+    """A repository set to the tiny model and local data, small enough for seconds a stage."""
+    import shutil
+
+    folder = tmp_path / "project"
+    folder.mkdir()
+    copy_repository(folder)
+    shutil.copytree(tiny, folder / "models/tiny")
+    data = write_local(tmp_path / "given", pairs)
+    edit(folder, model__name="models/tiny", model__path="models/tiny", **SMALL)
+    run(folder, "python", "-m", "stages.commands.data", str(data))
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message=tiny")
+    return folder

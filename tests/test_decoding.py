@@ -1,0 +1,178 @@
+"""Generation: the library's tokens, and the study's mistakes put back by hand go red."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stages.common import decoding, gate
+from stages.common.decoding import (
+    batches_by_length,
+    generate_tokens,
+    generation_config,
+    read_output,
+    spanning,
+    summarize,
+)
+from stages.common.encoding import pad_left
+from stages.common.errors import UserError
+
+
+def prompts(count=6, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    lengths = [3, 40, 17, 90, 8, 60][:count]
+    return [torch.randint(2, 500, (n,), generator=rng).tolist() for n in lengths]
+
+
+def settings(beams=4, new=12):
+    return SimpleNamespace(max_new_tokens=new, num_beams=beams, batch_size=4)
+
+
+@pytest.mark.parametrize("beams", [1, 2, 4])
+def test_the_shared_prefill_gives_the_librarys_tokens(base, tokenizer, beams):
+    ids, mask = pad_left(prompts(), tokenizer.pad_token_id)
+    config = generation_config(tokenizer, 12, beams, base.config.vocab_size)
+    with torch.inference_mode():
+        wanted = base.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    assert torch.equal(generate_tokens(base, ids, mask, config), wanted[:, ids.shape[1] :])
+
+
+def test_the_prompt_is_prefilled_once_not_once_a_beam(base, tokenizer):
+    seen = []
+    base.model.embed_tokens.register_forward_hook(lambda m, inputs, output: seen.append(output.shape[:2]))
+    ids, mask = pad_left(prompts(), tokenizer.pad_token_id)
+    generate_tokens(base, ids, mask, generation_config(tokenizer, 5, 4, base.config.vocab_size))
+    assert seen[0] == (6, 89)
+    assert all(length == 1 for _, length in seen[1:])
+
+
+def test_the_order_of_prompts_is_kept_whatever_the_batch(base, tokenizer):
+    everything = prompts()
+    together = summarize(base, tokenizer, everything, settings())
+    alone = [summarize(base, tokenizer, [prompt], settings())[0] for prompt in everything]
+    assert [output.tokens for output in together] == [output.tokens for output in alone]
+
+
+def test_every_output_uses_the_whole_of_max_new_tokens_or_stops(base, tokenizer):
+    for output in summarize(base, tokenizer, prompts(), settings(new=9)):
+        assert output.complete
+        assert output.stopped == (output.tokens[-1] == tokenizer.eos_token_id)
+        assert output.stopped or len(output.tokens) == 9
+
+
+def test_ids_without_a_token_are_never_generated(base, tokenizer):
+    base.resize_token_embeddings(len(tokenizer) + 40)
+    with torch.no_grad():
+        base.lm_head.weight[len(tokenizer) :] = base.lm_head.weight.abs().max() * 10
+        base.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer) + 40))
+        base.lm_head.bias[len(tokenizer) :] = 100.0
+    outputs = summarize(base, tokenizer, prompts(), settings())
+    assert all(token < len(tokenizer) for output in outputs for token in output.tokens)
+
+
+def test_right_padding_is_refused(base, tokenizer):
+    ids = torch.tensor([[5, 6, 7], [8, tokenizer.pad_token_id, tokenizer.pad_token_id]])
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    config = generation_config(tokenizer, 5, 2, base.config.vocab_size)
+    with pytest.raises(ValueError, match="padded on the left"):
+        generate_tokens(base, ids, mask, config)
+
+
+def test_status_and_stop_of_an_output(tokenizer):
+    def ids(text):
+        return tokenizer(text)["input_ids"]
+
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    prompt = ids("Article: the whole of a document that is long enough to tell.")
+    ok = read_output(tokenizer, [*ids(" A summary."), eos, pad, pad], prompt, 20)
+    assert (ok.text, ok.status, ok.stopped, ok.complete) == ("A summary.", "ok", True, True)
+    assert ok.tokens[-1] == eos
+    empty = read_output(tokenizer, [eos, pad], prompt, 20)
+    assert (empty.text, empty.status, empty.succeeded) == ("", "empty", False)
+    echo = read_output(tokenizer, [*prompt, eos], prompt, 40)
+    assert (echo.status, echo.succeeded) == ("echo", False)
+    full = read_output(tokenizer, ids(" a b c d"), prompt, len(ids(" a b c d")))
+    assert (full.stopped, full.succeeded) == (False, True)
+    short = read_output(tokenizer, ids(" a b c d"), prompt, 20)
+    assert (short.complete, short.succeeded) == (False, False)
+
+
+def test_batches_hold_every_row_once_longest_first():
+    batches = batches_by_length([3, 9, 1, 9, 4], 2)
+    assert batches == [[1, 3], [4, 0], [2]]
+
+
+def test_spanning_goes_from_the_shortest_to_the_longest():
+    lengths = [50, 10, 40, 30, 20, 60, 70]
+    assert [lengths[i] for i in spanning(lengths, 3)] == [10, 40, 70]
+    assert sorted(spanning(lengths, 20)) == list(range(7))
+
+
+def gated(base, tokenizer, new=12):
+    rows = prompts()
+    names = [f"id{len(row)}" for row in rows]
+    return gate.run_gate(base, tokenizer, names, rows, settings(new=new), 0.9, "the untuned base")
+
+
+def test_the_gate_passes_as_things_are(base, tokenizer):
+    _, rate = gated(base, tokenizer)
+    assert rate == 1.0
+
+
+def test_max_length_put_back_by_hand_goes_red(base, tokenizer, monkeypatch):
+    """The study's mistake: a bound that counts the prompt's tokens too."""
+
+    def misused(tokenizer, max_new_tokens, num_beams, vocabulary):
+        config = generation_config(tokenizer, max_new_tokens, num_beams, vocabulary)
+        config.max_new_tokens, config.max_length = None, 95
+        return config
+
+    monkeypatch.setattr(decoding, "generation_config", misused)
+    with pytest.raises(
+        UserError, match=r"(?s)succeeded on 0%.*id90: 90 prompt tokens, stopped after 5 of 12"
+    ):
+        gated(base, tokenizer)
+
+
+def test_right_padding_put_back_by_hand_goes_red(base, tokenizer, monkeypatch):
+    def pad_right(rows, pad_id):
+        ids, mask = pad_left([row[::-1] for row in rows], pad_id)
+        return ids.flip(1), mask.flip(1)
+
+    monkeypatch.setattr(decoding, "pad_left", pad_right)
+    with pytest.raises(ValueError, match="padded on the left"):
+        gated(base, tokenizer)
+
+
+def test_the_gate_names_the_articles_that_failed():
+    outputs = [
+        decoding.Output("fine", [1, 0], True, "ok", True),
+        decoding.Output("", [0], True, "empty", True),
+        decoding.Output("x", [4], False, "ok", False),
+    ]
+    with pytest.raises(UserError) as caught:
+        gate.check_success(["a", "b", "c"], [[1], [1, 2], [1, 2, 3]], outputs, 8, 0.9, "x")
+    text = str(caught.value)
+    assert "33% of 3 articles" in text
+    assert "b: 2 prompt tokens, output is empty" in text
+    assert "c: 3 prompt tokens, stopped after 1 of 8 new tokens without EOS" in text
+
+
+def test_another_models_tokenizer_put_back_by_hand_goes_red():
+    """On the embedded base itself: a random model has no idea of its tokenizer to lose."""
+    from conftest import ROOT
+
+    from stages.common.modeling import load_base, load_tokenizer
+    from stages.pretrain import train_tokenizer
+
+    name = str(ROOT / "models/phi-tiny")
+    own = SimpleNamespace(name=name, path=name, revision=None, dtype="float32", quantization="none")
+    model, tokenizer = load_base(own), load_tokenizer(own)
+    text = "Return the mean of the array elements along the given axis. " * 5
+    right = gate.check_tokenizer(model, tokenizer, [tokenizer(text)["input_ids"]])
+    assert right < 4.0  # nats a token; a uniform guess over 8,192 is 9.0
+    other = train_tokenizer(["zyx wvu tsr " + text.upper() * 3 + str(range(50))], 8_192)
+    with pytest.raises(UserError, match="the tokenizer is not this model's"):
+        gate.check_tokenizer(model, tokenizer, [other(text)["input_ids"]])
+    with pytest.raises(UserError, match="gives id 9000, the model knows ids below 8192"):
+        gate.check_tokenizer(model, tokenizer, [[1, 9_000]])

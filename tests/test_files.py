@@ -1,0 +1,179 @@
+"""Files are written whole or not at all, with the same bytes every time."""
+
+import hashlib
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages.common.errors import UserError
+from stages.common.files import (
+    file_sha256,
+    read_json,
+    read_jsonl,
+    read_parquet,
+    replacing,
+    rounded,
+    write_json,
+    write_jsonl,
+    write_parquet,
+    write_text,
+)
+
+
+def test_replacing_puts_the_new_file_in_place_and_leaves_no_temporary(tmp_path):
+    path = tmp_path / "new folder" / "file.txt"
+    for text in ("first", "second"):
+        with replacing(path) as temporary:
+            assert temporary.parent == path.parent and temporary != path
+            temporary.write_text(text)
+        assert path.read_text() == text
+    assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_the_old_file_is_there_until_the_body_is_done(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_body_that_raises_leaves_the_old_file_and_no_temporary(tmp_path, error):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(error), replacing(path) as temporary:
+        temporary.write_text("half of the ne")
+        raise error
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "folder"
+    with replacing(path) as temporary:
+        write_text(temporary / "old.txt", "old")
+    with replacing(path) as temporary:
+        write_text(temporary / "sub" / "new.txt", "new")
+    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")) == [
+        "folder",
+        "folder/sub",
+        "folder/sub/new.txt",
+    ]
+
+
+def test_a_body_that_raises_leaves_the_old_folder_and_no_temporary(tmp_path):
+    path = tmp_path / "folder"
+    with replacing(path) as temporary:
+        write_text(temporary / "old.txt", "old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        write_text(temporary / "old.txt", "new")
+        raise RuntimeError
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+    assert (path / "old.txt").read_text() == "old"
+
+
+def test_text_is_utf8_with_unix_line_ends(tmp_path):
+    write_text(tmp_path / "a.txt", "caf\u00e9\n\U0001f600\n")
+    assert (tmp_path / "a.txt").read_bytes() == "caf\u00e9\n\U0001f600\n".encode()
+
+
+def test_floats_are_rounded_at_every_depth_and_nothing_else_is_changed():
+    value = {
+        "b": [1.23456, (2.00004, 3)],
+        "a": {"x": 12345678.87654321, "n": None},
+        "t": True,
+        "s": "1.23456",
+    }
+    assert rounded(value) == {
+        "b": [1.2346, [2.0, 3]],
+        "a": {"x": 12345678.8765, "n": None},
+        "t": True,
+        "s": "1.23456",
+    }
+    assert list(rounded(value)) == ["b", "a", "t", "s"]
+
+
+@pytest.mark.parametrize("value", [-0.0, -0.00001, -4e-5])
+def test_minus_zero_becomes_zero(value, tmp_path):
+    assert math.copysign(1, rounded(value)) == 1
+    write_json(tmp_path / "a.json", {"a": value})
+    assert (tmp_path / "a.json").read_text() == '{\n  "a": 0.0\n}\n'
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float64("nan")])
+def test_nan_and_infinity_are_refused_and_the_old_file_stays(value, tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="undefined"):
+        write_json(path, {"a": [{"b": value}]})
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_json_keeps_the_order_of_keys_and_text_as_it_is(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"z": 1, "a": "caf\u00e9", "m": [0.1 + 0.2]})
+    assert (
+        path.read_text(encoding="utf-8") == '{\n  "z": 1,\n  "a": "caf\u00e9",\n  "m": [\n    0.3\n  ]\n}\n'
+    )
+    assert read_json(path) == {"z": 1, "a": "caf\u00e9", "m": [0.3]}
+
+
+def test_jsonl_keeps_any_text(tmp_path):
+    rows = [
+        {"id": "1", "text": "line\nbreak\r\u2028\u0085"},
+        {"id": "2", "text": "\x00 \ud800 \U0001f600 \u05d0"},
+        {"id": "3", "text": ""},
+    ]
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path, rows)
+    assert read_jsonl(path) == rows
+    assert [json.loads(line) for line in path.read_bytes().splitlines()] == rows
+    write_jsonl(path, [])
+    assert read_jsonl(path) == []
+
+
+def columns() -> dict[str, pa.Array]:
+    return {
+        "id": pa.array([f"r{i}" for i in range(10_000)], pa.string()),
+        "value": pa.array(np.arange(10_000) / 7),
+    }
+
+
+def test_parquet_has_the_columns_no_metadata_and_the_same_bytes_every_time(tmp_path):
+    first, second = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    write_parquet(first, columns())
+    write_parquet(second, columns())
+    assert first.read_bytes() == second.read_bytes()
+    table = read_parquet(first)
+    assert table.column_names == ["id", "value"] and table.schema.metadata is None
+    assert all(table[name].to_pylist() == column.to_pylist() for name, column in columns().items())
+    # Beside the schema itself, in the form that Arrow adds to every file.
+    assert set(pq.read_metadata(first).metadata) <= {b"ARROW:schema"}
+    assert read_parquet(first, columns=["value"]).column_names == ["value"]
+
+
+def test_parquet_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    write_parquet(path, columns())
+    before = path.read_bytes()
+    with pytest.raises(pa.ArrowInvalid):
+        write_parquet(path, {"a": pa.array([1, 2]), "b": pa.array([1])})
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("read", [read_json, read_jsonl, read_parquet])
+def test_a_file_of_an_earlier_stage_that_is_not_there_is_named(tmp_path, read):
+    with pytest.raises(UserError, match=r"missing\.file: not there; run `dvc repro`"):
+        read(tmp_path / "missing.file")
+
+
+def test_sha256_of_a_file(tmp_path):
+    content = bytes(range(256)) * 5_000
+    (tmp_path / "a").write_bytes(content)
+    assert file_sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()

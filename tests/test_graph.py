@@ -1,0 +1,139 @@
+"""dvc.yaml tells the truth: deps against imports and reads, params against PARAMS, dvc.lock against both."""
+
+import ast
+import hashlib
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+STAGES = ["pretrain", "prepare", "tokenize", "smoke", "train", "generate", "evaluate", "report"]
+GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+LOCK = yaml.safe_load((ROOT / "dvc.lock").read_text())
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def definition(stage: str) -> dict:
+    found = GRAPH["stages"][stage]
+    return found.get("do", found)
+
+
+def imported(path: Path) -> set[Path]:
+    """Project files that a file imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages"):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            file = ROOT / (name.replace(".", "/") + ".py")
+            if name.startswith("stages") and file.is_file():
+                found.add(file)
+    return found
+
+
+def closure(path: Path) -> set[str]:
+    seen, waiting = {path}, [path]
+    while waiting:
+        new = imported(waiting.pop()) - seen
+        seen |= new
+        waiting += new
+    return {file.relative_to(ROOT).as_posix() for file in seen}
+
+
+def test_the_graph_has_just_these_stages():
+    assert list(GRAPH["stages"]) == STAGES
+    assert list(GRAPH["stages"]["generate"]["foreach"]) == ["base", "adapter"]
+    assert definition("pretrain")["frozen"] is True
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_hold_every_imported_file(stage):
+    deps = {dep for dep in definition(stage)["deps"] if dep.endswith(".py")}
+    assert deps == closure(ROOT / f"stages/{stage}.py")
+    assert definition(stage)["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_what_the_stage_may_read(stage):
+    module = importlib.import_module(f"stages.{stage}")
+    assert tuple(definition(stage)["params"]) == module.PARAMS
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_file_a_stage_reads_is_a_dep_and_every_file_it_writes_an_out(stage):
+    """The path constants of a stage, against its deps and outs."""
+    module = importlib.import_module(f"stages.{stage}")
+    entry = definition(stage)
+    outs = [next(iter(out)) if isinstance(out, dict) else out for out in entry["outs"]]
+    outs += [next(iter(out)) for out in entry.get("metrics", [])]
+    listed = [re.sub(r"\$\{[^}]*\}", "*", name) for name in entry["deps"] + outs]
+    listed += [item["after"] for item in GRAPH["stages"]["generate"]["foreach"].values()] * (
+        stage == "generate"
+    )
+    uncompared = {"data/cost/train.json", "models/checkpoints", "models/checkpoints/pretrain.pt"}
+    for value in vars(module).values():
+        if isinstance(value, Path) and value.as_posix() not in uncompared and not value.is_absolute():
+            name = value.as_posix()
+            assert any(item == name or item.startswith(f"{name}/") for item in listed), name
+
+
+def test_only_the_summary_is_declared_as_metrics():
+    declared = [out for stage in STAGES for out in definition(stage).get("metrics", [])]
+    assert declared == [{"metrics/summary.json": {"cache": False}}]
+
+
+def test_every_key_of_params_is_read_by_a_stage():
+    sources = "\n".join(path.read_text() for path in (ROOT / "stages").rglob("*.py"))
+    for section, values in PARAMS.items():
+        for key in values if isinstance(values, dict) else [section]:
+            by_name = rf"\.{key}\b"
+            by_split = r"\{split\}_size" if key.endswith("_size") and section == "data" else by_name
+            assert re.search(by_name, sources) or re.search(by_split, sources), f"{section}.{key}"
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def lookup(name: str):
+    value = PARAMS
+    for part in name.split("."):
+        value = value[part]
+    return value
+
+
+LOCKED = [name for name in LOCK["stages"]]
+
+
+def test_the_lock_has_every_stage():
+    assert sorted(LOCKED) == sorted(
+        [s for s in STAGES if s != "generate"] + ["generate@base", "generate@adapter"]
+    )
+
+
+@pytest.mark.parametrize("stage", LOCKED)
+def test_the_lock_is_of_the_committed_code_and_parameters(stage):
+    """Without running anything: hashes of every dependency and output in git, and every parameter."""
+    locked = LOCK["stages"][stage]
+    compared = 0
+    for item in locked["deps"] + locked["outs"]:
+        path = ROOT / item["path"]
+        if path.is_file() and "md5" in item and not item["md5"].endswith(".dir"):
+            assert md5(path) == item["md5"], f"{stage}: {item['path']} changed; run dvc repro"
+            compared += 1
+    assert compared
+    for name, value in locked["params"]["params.yaml"].items():
+        assert lookup(name) == value, f"{stage}: {name} changed; run dvc repro"
+    wanted = set(definition(stage.split("@")[0])["params"])
+    assert {name for name in locked["params"]["params.yaml"]} == wanted
+
+
+def test_the_readme_shows_the_committed_table():
+    assert (ROOT / "plots/results.md").read_text() in (ROOT / "README.md").read_text()

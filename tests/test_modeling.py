@@ -1,0 +1,219 @@
+"""Loading: what params.yaml asks for is what is loaded, or an error."""
+
+import hashlib
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT
+
+from stages.common import modeling
+from stages.common.errors import UserError
+
+QKV = ["q_proj", "k_proj", "v_proj"]
+
+
+def lora(rank=16, alpha=None, dropout=0.0, target_modules=tuple(QKV)):
+    return SimpleNamespace(rank=rank, alpha=alpha, dropout=dropout, target_modules=list(target_modules))
+
+
+def test_phi2_rank_16_on_q_k_v_trains_7_864_320_parameters():
+    # 32 layers * 3 projections * 2 matrices * 2560 wide * rank 16
+    from benchmarks.full_size import phi2_config
+
+    trainable, total = modeling.parameter_counts(phi2_config(), lora())
+    assert trainable == 32 * 3 * 2 * 2560 * 16 == 7_864_320
+    assert total == 2_787_548_160
+
+
+@pytest.mark.parametrize("rank", [8, 64])
+def test_trainable_parameters_follow_from_rank(base, rank):
+    model = modeling.add_adapter(base, lora(rank), seed=0)
+    trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
+    assert trained == 2 * 3 * 2 * 64 * rank  # layers * projections * matrices * width * rank
+    assert all("lora_" in name for name, w in model.named_parameters() if w.requires_grad)
+
+
+def test_alpha_null_is_twice_the_rank(base):
+    model = modeling.add_adapter(base, lora(rank=12), seed=0)
+    assert model.peft_config["default"].lora_alpha == 24
+
+
+def test_a_target_that_matches_nothing_is_an_error(base):
+    with pytest.raises(UserError, match=r"lora.target_modules: query_key_value matches no module.*dense"):
+        modeling.add_adapter(base, lora(target_modules=("q_proj", "query_key_value")), seed=0)
+
+
+def test_a_fresh_adapter_changes_nothing(base):
+    ids = torch.arange(20)[None]
+    before = base(ids).logits
+    model = modeling.add_adapter(base, lora(), seed=3)
+    assert torch.equal(model.eval()(ids).logits, before)
+
+
+def test_the_seed_decides_the_adapter(tiny_settings):
+    def weights(seed):
+        model = modeling.add_adapter(modeling.load_base(tiny_settings), lora(), seed)
+        return torch.cat([w.flatten() for n, w in model.named_parameters() if "lora_A" in n])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+SAVE = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from stages.common import modeling
+name = sys.argv[1]
+settings = SimpleNamespace(name=name, path=name, revision=None, dtype="float32", quantization="none")
+lora = SimpleNamespace(rank=4, alpha=None, dropout=0.1,
+                       target_modules=["v_proj", "fc1", "q_proj", "dense", "k_proj", "fc2"])
+model = modeling.add_adapter(modeling.load_base(settings), lora, seed=0)
+modeling.save_adapter(model, Path("out"), "models/tiny")
+"""
+
+
+def test_saved_bytes_do_not_depend_on_hash_seed_or_folder(tiny, tmp_path):
+    digests = []
+    for seed in ("1", "2"):
+        folder = tmp_path / f"folder{seed}"
+        folder.mkdir()
+        environment = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)}
+        # The same model by another path.
+        (folder / "base").symlink_to(tiny)
+        subprocess.run(
+            [sys.executable, "-c", SAVE, "base" if seed == "1" else str(tiny)],
+            cwd=folder,
+            env=environment,
+            check=True,
+            capture_output=True,
+        )
+        files = sorted(path.name for path in (folder / "out").iterdir())
+        assert files == ["adapter_config.json", "adapter_model.safetensors"]
+        digests.append([hashlib.sha256((folder / "out" / name).read_bytes()).hexdigest() for name in files])
+    assert digests[0] == digests[1]
+
+
+def test_a_saved_adapter_loads_with_peft_alone(base, tiny_settings, tmp_path):
+    from peft import PeftModel
+
+    model = modeling.add_adapter(base, lora(), seed=0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(20)[None]
+    wanted = model.eval()(ids).logits
+    modeling.save_adapter(model, tmp_path / "adapter", "models/tiny")
+    loaded = PeftModel.from_pretrained(modeling.load_base(tiny_settings), tmp_path / "adapter").eval()
+    assert torch.equal(loaded(ids).logits, wanted)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_quantized_base_trains_and_generates(tiny_settings, tokenizer, quantization):
+    from stages.common.decoding import summarize
+    from stages.common.encoding import training_batch
+    from stages.common.losses import completion_loss
+
+    settings = SimpleNamespace(**{**vars(tiny_settings), "quantization": quantization})
+    plain = modeling.load_base(tiny_settings).get_memory_footprint()
+    base = modeling.load_base(settings)
+    kinds = {type(module).__name__ for module in base.modules()}
+    assert {"nf4": "Linear4bit", "int8": "Linear8bitLt"}[quantization] in kinds
+    assert base.get_memory_footprint() < plain
+    model = modeling.add_adapter(base, lora(), seed=0).train()
+    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=0.01)
+    batch = training_batch([(list(range(10, 30)), [40, 41, 0]), ([7, 8], [9, 0])], tokenizer.pad_token_id)
+    losses = []
+    for _ in range(5):
+        loss = completion_loss(model, batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    settings = SimpleNamespace(max_new_tokens=5, num_beams=4, batch_size=2)
+    outputs = summarize(model.eval(), tokenizer, [[5, 6, 7, 8], [9, 10]], settings)
+    assert all(output.complete for output in outputs)
+
+
+def overflowing(folder, base, tokenizer):
+    """The tiny model with attention scores past float16's 65,504."""
+    with torch.no_grad():
+        for layer in base.model.layers:
+            layer.self_attn.q_proj.bias.fill_(100.0)
+            layer.self_attn.k_proj.bias.fill_(100.0)
+    base.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def test_float16_with_float32_attention_has_finite_logits(base, tokenizer, tmp_path):
+    overflowing(tmp_path, base, tokenizer)
+    settings = SimpleNamespace(
+        name=str(tmp_path), path=str(tmp_path), revision=None, dtype="float16", quantization="none"
+    )
+    model = modeling.load_base(settings)
+    assert model.dtype == torch.float16
+    ids = torch.arange(12)[None]
+    logits = model(ids).logits
+    assert torch.isfinite(logits).all()
+    model.set_attn_implementation("eager")  # what float16 does without the float32 attention
+    assert not torch.isfinite(model(ids).logits).all()
+
+
+def test_float32_attention_is_the_librarys_in_float32(base):
+    ids = torch.arange(30).reshape(2, 15)
+    mask = torch.ones_like(ids)
+    mask[0, :6] = 0
+    wanted = base(ids, attention_mask=mask).logits
+    modeling.register_float32_attention()
+    base.set_attn_implementation(modeling.FLOAT32_ATTENTION)
+    assert torch.equal(base(ids, attention_mask=mask).logits, wanted)
+
+
+def test_bfloat16_is_refused_on_a_gpu_without_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(UserError, match=r"model.dtype: bfloat16 .* does not have it"):
+        modeling.check_dtype("bfloat16")
+
+
+def test_a_folder_that_is_no_model(tmp_path):
+    settings = SimpleNamespace(
+        name=str(tmp_path), path=str(tmp_path), revision=None, dtype="float32", quantization="none"
+    )
+    with pytest.raises(UserError, match=r"not a model folder, config.json and \*.safetensors not found"):
+        modeling.load_base(settings)
+    with pytest.raises(UserError, match="not a model folder"):
+        modeling.load_tokenizer(settings)
+
+
+def test_pickled_weights_are_refused(tiny, tmp_path):
+    import shutil
+
+    for file in tiny.iterdir():
+        if file.suffix != ".safetensors":
+            shutil.copy(file, tmp_path)
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    settings = SimpleNamespace(
+        name=str(tmp_path), path=str(tmp_path), revision=None, dtype="float32", quantization="none"
+    )
+    with pytest.raises(UserError, match=r"\*.safetensors not found"):
+        modeling.load_base(settings)
+
+
+@pytest.mark.parametrize("load", [modeling.load_base, modeling.load_tokenizer, modeling.load_config])
+def test_a_hub_name_without_a_network_fails_in_one_sentence(load):
+    settings = SimpleNamespace(
+        name="microsoft/phi-2",
+        path="requirements.txt",
+        revision="0" * 40,
+        dtype="float32",
+        quantization="none",
+    )
+    with pytest.raises(UserError, match=r"model.name: 'microsoft/phi-2' .*needs a network") as caught:
+        load(settings)
+    assert "\n" not in str(caught.value) and "http" not in str(caught.value)

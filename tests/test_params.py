@@ -1,0 +1,285 @@
+"""The reader of params.yaml: strict, every error at once, and the committed file passes."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.common import params
+from stages.common.errors import UserError
+
+REPO = Path(__file__).parents[1]
+COMMITTED = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def values() -> dict:
+    """The committed values, with the data and the model of the default so that tests know the start."""
+    values = deepcopy(COMMITTED)
+    values["data"].update(source="docstrings", path="requirements.txt", revision=None)
+    values["model"].update(name="models/phi-tiny", path="models/phi-tiny", revision=None)
+    return values
+
+
+def changed(values: dict, name: str, value: object) -> dict:
+    section, _, key = name.partition(".")
+    if key:
+        values[section][key] = value
+    else:
+        values[section] = value
+    return values
+
+
+def write(path: Path, values: dict) -> Path:
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def test_the_committed_file_loads_with_the_values_that_yaml_reads():
+    loaded = params.load(tuple(COMMITTED), REPO / "params.yaml")
+    for section, expected in COMMITTED.items():
+        found = getattr(loaded, section)
+        assert (vars(found) if isinstance(expected, dict) else found) == expected
+
+
+def test_every_key_of_the_committed_file_has_a_rule_and_the_other_way_round():
+    keys = {section: set(v) if isinstance(v, dict) else None for section, v in COMMITTED.items()}
+    rules = {section: set(v) if isinstance(v, dict) else None for section, v in params.SCHEMA.items()}
+    assert keys == rules
+
+
+def test_a_stage_holds_what_it_named_and_nothing_else(tmp_path, values):
+    path = write(tmp_path / "params.yaml", values)
+    loaded = params.load(("seed", "lora", "data.source", "data.seed"), path)
+    assert loaded.seed == values["seed"] and loaded.lora.rank == values["lora"]["rank"]
+    assert vars(loaded.data) == {"source": "docstrings", "seed": values["data"]["seed"]}
+    for read in (
+        lambda: loaded.train,
+        lambda: loaded.data.path,
+        lambda: loaded.lora.rnak,
+        lambda: params.load(("data",), path).seed,
+    ):
+        with pytest.raises(AttributeError):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("lora.rnak", "lora.rnak: unknown key, did you mean 'rank'?"),
+        ("train.epoch", "train.epoch: unknown key, did you mean 'epochs'?"),
+        ("lorra", "lorra: unknown section, did you mean 'lora'?"),
+        ("sede", "sede: unknown section, did you mean 'seed'?"),
+        ("lora.zzzzzz", "lora.zzzzzz: unknown key; known here: rank, alpha, dropout, target_modules"),
+    ],
+)
+def test_an_unknown_key_or_section_is_named_with_the_nearest_known_one(values, name, hint):
+    assert params.problems(changed(values, name, 1)) == [hint]
+
+
+@pytest.mark.parametrize("name", ["seed", "lora", "lora.rank", "data.revision", "report.reference"])
+def test_a_missing_key_or_section_is_named(values, name):
+    section, _, key = name.partition(".")
+    if key:
+        del values[section][key]
+    else:
+        del values[section]
+    assert params.problems(values) == [f"{name}: missing"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", True),
+        ("seed", -1),
+        ("seed", None),
+        ("seed", {"a": 1}),
+        ("lora", 16),
+        ("lora", None),
+        ("lora.rank", 0),
+        ("lora.rank", True),
+        ("lora.rank", 16.0),
+        ("lora.rank", "16"),
+        ("lora.rank", None),
+        ("lora.alpha", 0),
+        ("lora.dropout", 1),
+        ("lora.dropout", -0.1),
+        ("lora.dropout", float("nan")),
+        ("lora.target_modules", []),
+        ("lora.target_modules", "q_proj"),
+        ("lora.target_modules", ["q_proj", "q_proj"]),
+        ("lora.target_modules", ["q_proj", ""]),
+        ("lora.target_modules", ["q_proj", 3]),
+        ("data.source", ""),
+        ("data.source", "  "),
+        ("data.source", 3),
+        ("data.train_size", 0),
+        ("data.train_size", -5),
+        ("data.validation_size", 500.0),
+        ("data.test_size", False),
+        ("data.document_column", None),
+        ("prompt.template", "poem"),
+        ("prompt.template", ["direct"]),
+        ("model.quantization", "nf3"),
+        ("model.quantization", None),
+        ("model.dtype", "float64"),
+        ("train.learning_rate", 0),
+        ("train.learning_rate", 1.5),
+        ("train.learning_rate", float("inf")),
+        ("smoke.examples", 1),
+        ("evaluate.split", "train"),
+        ("evaluate.confidence", 1),
+        ("evaluate.confidence", 95),
+        ("evaluate.bootstrap_samples", 99),
+        ("report.reference", "cnn"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(values, name, value):
+    (problem,) = params.problems(changed(values, name, value))
+    assert problem.startswith(f"{name}: expected ")
+    assert problem.endswith(f"found {value!r}") or isinstance(value, str)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", 0),
+        ("lora.rank", 1),
+        ("lora.alpha", None),
+        ("lora.alpha", 1),
+        ("lora.dropout", 0),
+        ("data.train_size", None),
+        ("data.test_size", 1),
+        ("train.learning_rate", 1),
+        ("train.warmup_share", 0),
+        ("smoke.min_success_rate", 1.0),
+        ("smoke.min_success_rate", 0),
+        ("evaluate.confidence", 0.5),
+    ],
+)
+def test_the_ends_of_a_range_are_in_it(values, name, value):
+    assert params.problems(changed(values, name, value)) == []
+
+
+def test_a_choice_lists_what_there_is(values):
+    (problem,) = params.problems(changed(values, "model.quantization", "int4"))
+    assert problem == "model.quantization: expected one of none, int8, nf4, found 'int4'"
+
+
+def test_a_number_that_yaml_reads_as_text_is_explained(tmp_path):
+    text = "".join(
+        "  learning_rate: 1e-3\n" if line.startswith("  learning_rate:") else line
+        for line in (REPO / "params.yaml").read_text(encoding="utf-8").splitlines(True)
+    )
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as raised:
+        params.load(("train",), path)
+    message = str(raised.value)
+    assert "train.learning_rate: expected a number above 0 to 1, found '1e-3'" in message
+    assert "YAML reads a number like 1e-3 as one only with a point, 0.001" in message
+    # What the hint says to write is read as the number.
+    path.write_text(text.replace("learning_rate: 1e-3\n", "learning_rate: 1.0e-3\n"), encoding="utf-8")
+    assert params.load(("train",), path).train.learning_rate == 0.001
+
+
+def test_every_problem_is_reported_at_once(tmp_path, values):
+    values["lora"]["rnak"] = 1
+    values["lora"]["rank"] = 0
+    values["data"]["train_size"] = True
+    values["xyz"] = {}
+    del values["train"]["epochs"]
+    path = write(tmp_path / "params.yaml", values)
+    with pytest.raises(UserError) as raised:
+        params.load(("seed",), path)  # also the sections that the stage does not read
+    head, *found = str(raised.value).splitlines()
+    assert head == f"{path}: 5 problem(s)"
+    assert {line.split(":")[0].strip() for line in found} == {
+        "lora.rnak",
+        "lora.rank",
+        "data.train_size",
+        "xyz",
+        "train.epochs",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lora:\n  rank: 1\n  alpha: 2\n  rank: 3\n", "line 2: key 'rank' stands twice"),
+        ("seed: 0\nseed: 1\n", "line 1: key 'seed' stands twice"),
+        ("seed: [1\n", "not valid YAML"),
+        ("seed: 0\n\tlora: 1\n", "not valid YAML"),
+        ("- seed\n- lora\n", "expected a mapping of sections, found list"),
+        ("just text\n", "expected a mapping of sections, found str"),
+        ("", "expected a mapping of sections, found NoneType"),
+        ("seed: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        ("seed: &a {b: *a}\n", "not valid YAML"),
+        ("? [a, b]\n: 1\n", "not valid YAML"),  # a key that cannot be one of a dict
+        ("revision: 2024-99-99\n", "not valid YAML"),  # YAML takes it for a date
+    ],
+)
+def test_what_is_no_mapping_in_yaml_is_one_line_that_names_the_file(tmp_path, text, message):
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as raised:
+        params.load(("seed",), path)
+    assert str(raised.value).startswith(f"{path}: ") and message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_missing_or_not_utf8_is_named(tmp_path):
+    path = tmp_path / "params.yaml"
+    with pytest.raises(UserError, match="not found; run from the repository's root"):
+        params.load(("seed",), path)
+    path.write_bytes(b"seed: \xff\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        params.load(("seed",), path)
+
+
+HUB_DATA = {"source": "owner/set", "path": "requirements.txt", "revision": "abc123"}
+LOCAL_DATA = {"source": "local", "path": "data/local/a.jsonl", "revision": None}
+HUB_MODEL = {"name": "owner/model", "path": "requirements.txt", "revision": "abc123"}
+
+
+@pytest.mark.parametrize("data", [{}, HUB_DATA, LOCAL_DATA])
+@pytest.mark.parametrize("model", [{}, HUB_MODEL, {"name": "some/folder", "path": "some/folder"}])
+def test_values_that_go_together_pass(values, data, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values["data"].update(data)
+    values["model"].update(model)
+    assert params.problems(values) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "update", "named"),
+    [
+        ("data", {**LOCAL_DATA, "path": "requirements.txt"}, "data.path"),
+        ("data", {**LOCAL_DATA, "revision": "abc"}, "data.revision"),
+        ("data", {"path": "data/local/a.jsonl"}, "data.path"),
+        ("data", {"revision": "abc"}, "data.revision"),
+        ("data", {**HUB_DATA, "revision": None}, "data.revision"),
+        ("data", {**HUB_DATA, "path": "data/local"}, "data.path"),
+        ("model", {"revision": "abc"}, "model.revision"),
+        ("model", {"path": "other/folder"}, "model.path"),
+        ("model", {**HUB_MODEL, "revision": None}, "model.revision"),
+        ("pretrain", {"hidden_size": 250, "heads": 4}, "pretrain.hidden_size"),
+        ("pretrain", {"batch_size": 10, "micro_batch_size": 4}, "pretrain.batch_size"),
+    ],
+)
+def test_values_that_contradict_each_other_are_named(values, section, update, named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values[section].update(update)
+    (problem,) = params.problems(values)
+    assert problem.startswith(f"{named}: ")
+
+
+def test_a_folder_on_disk_must_be_watched(values, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values["model"].update(name="here", path="requirements.txt", revision=None)
+    (problem,) = params.problems(values)
+    assert problem.startswith("model.revision: pin")  # nothing there: a hub id
+    (tmp_path / "here").mkdir()
+    (problem,) = params.problems(values)
+    assert problem.startswith("model.path: must be the folder in model.name ('here')")

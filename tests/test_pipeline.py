@@ -1,0 +1,214 @@
+"""The real pipeline end to end with shrunk parameters: the same stages, the embedded base, real text."""
+
+import json
+import math
+import re
+
+import pytest
+from conftest import SMALL, copy_repository, edit, run, stage
+
+TRACKED = """
+metrics/data.json metrics/evaluation.json metrics/pretrain.json metrics/prompt.json metrics/smoke.json
+metrics/summary.json metrics/train.json
+plots/length.csv plots/length.svg plots/loss.csv plots/loss.svg plots/results.md plots/rouge.csv
+plots/rouge.svg plots/tokens.csv plots/tokens.svg
+""".split()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The default, shrunk, after `dvc repro`."""
+    folder = copy_repository(tmp_path_factory.mktemp("default"))
+    edit(folder, **{**SMALL, "data__train_size": 64, "lora__rank": 4})
+    result = run(folder, "dvc", "repro")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message=run")
+    return folder, result
+
+
+def numbers(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [number for item in value for number in numbers(item)]
+    return [value] if isinstance(value, float) else []
+
+
+def test_every_output_is_there_and_nothing_else(finished):
+    folder, _ = finished
+    found = [
+        p.relative_to(folder).as_posix() for top in ("metrics", "plots") for p in (folder / top).rglob("*")
+    ]
+    assert sorted(found) == TRACKED
+    assert sorted(p.name for p in (folder / "data/predictions").iterdir()) == ["adapter.jsonl", "base.jsonl"]
+    assert sorted(p.name for p in (folder / "models/adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_tracked_numbers_are_finite_and_rounded_and_nothing_names_a_path_or_a_time(finished):
+    folder, _ = finished
+    for name in TRACKED:
+        text = (folder / name).read_text()
+        assert str(folder) not in text and "/tmp/" not in text, name
+        if name.endswith(".json"):
+            for number in numbers(json.loads(text)):
+                assert math.isfinite(number) and number == round(number, 4)
+            assert "seconds" not in text
+        if name.endswith(".svg"):
+            assert "<dc:date>" not in text
+
+
+def test_every_test_row_has_one_prediction_in_order(finished):
+    import pyarrow.parquet as pq
+
+    folder, _ = finished
+    ids = pq.read_table(folder / "data/prepared/test.parquet")["id"].to_pylist()
+    for system in ("base", "adapter"):
+        lines = (folder / f"data/predictions/{system}.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [row["id"] for row in rows] == ids
+        assert set(rows[0]) == {
+            *("id", "prediction", "status", "input_tokens", "output_tokens"),
+            *("document_tokens_cut", "stopped"),
+        }
+        assert all(row["output_tokens"] <= 6 and row["input_tokens"] <= 352 for row in rows)
+
+
+def test_evaluation_has_the_documented_form(finished):
+    folder, _ = finished
+    found = json.loads((folder / "metrics/evaluation.json").read_text())
+    assert found["n"] == 8
+    assert list(found["systems"]) == ["lead", "base", "adapter"]
+    for system in found["systems"].values():
+        assert set(system["rouge1"]) == {"mean", "low", "high"}
+        assert 0 <= system["success_rate"] <= 1
+        assert system["rouge1"]["low"] <= system["rouge1"]["mean"] <= system["rouge1"]["high"]
+    for difference in found["differences"].values():
+        assert set(difference["rouge1"]) == {"mean", "low", "high", "p"}
+    means = {name: system["rouge1"]["mean"] for name, system in found["systems"].items()}
+    gain = found["differences"]["adapter-lead"]["rouge1"]["mean"]
+    assert gain == pytest.approx(means["adapter"] - means["lead"], abs=2e-4)
+    summary = json.loads((folder / "metrics/summary.json").read_text())
+    assert len(summary) <= 10 and all(isinstance(value, float) for value in summary.values())
+
+
+def test_a_second_repro_has_nothing_to_do(finished):
+    folder, _ = finished
+    again = run(folder, "dvc", "repro")
+    assert "Data and pipelines are up to date." in again.stdout
+    assert run(folder, "git", "status", "--porcelain").stdout == ""
+
+
+def test_a_changed_rank_reruns_train_and_never_generate_base(finished):
+    folder, _ = finished
+    edit(folder, lora__rank=2)
+    status = json.loads(run(folder, "dvc", "status", "--json").stdout)
+    assert "train" in status
+    result = run(folder, "dvc", "repro")
+    ran = re.findall(r"Running stage '([^']+)'", result.stdout)
+    assert ran == ["train", "generate@adapter", "evaluate", "report"]
+    changed = run(folder, "git", "status", "--porcelain").stdout
+    assert "metrics/train.json" in changed and "metrics/smoke.json" not in changed
+
+
+def test_the_table_names_systems_intervals_and_plots(finished):
+    folder, _ = finished
+    shown = run(folder, "python", "-m", "stages.commands.results").stdout
+    for text in (
+        "first sentence (lead)",
+        "untuned base",
+        "base + LoRA adapter",
+        "adapter - lead",
+        "plots/rouge.svg",
+    ):
+        assert text in shown
+
+
+def test_inspect_shows_a_row_with_its_prompt_and_labels(finished):
+    folder, _ = finished
+    shown = stage(folder, "inspect", "--split", "test").stdout
+    assert "Summarize the above article in one sentence." in shown
+    assert "completion" in shown and "<|endoftext|>" in shown
+    missing = stage(folder, "inspect", "--id", "nowhere", check=False)
+    assert missing.returncode == 1
+    assert missing.stderr == "error: --id: 'nowhere' is not in train; try another --split\n"
+
+
+def test_nothing_but_progress_and_summaries_is_printed(finished):
+    _, result = finished
+    for text in ("Warning", "warn(", "Traceback", "kernels"):
+        assert text not in result.stderr and text not in result.stdout
+
+
+def test_held_out_rows_come_from_files_that_pretraining_did_not_read(finished):
+    """Through the prepared ids, against the list in git: a path apart from prepare's own check."""
+    import pyarrow.parquet as pq
+
+    folder, _ = finished
+    seen = set((folder / "models/phi-tiny/pretraining_files.txt").read_text().splitlines())
+    for split in ("validation", "test"):
+        for name in pq.read_table(folder / f"data/prepared/{split}.parquet")["id"].to_pylist():
+            distribution, qualname = name.split(":")
+            parts = qualname.split(".")
+            modules = ["/".join([distribution, *parts[:k]]) for k in range(1, len(parts))]
+            files = {f"{module}.py" for module in modules} | {f"{module}/__init__.py" for module in modules}
+            existing = files & seen
+            # A longer path is the file of the entry; its packages' __init__ files may well be training's.
+            assert f"{'/'.join([distribution, *parts[:-1]])}.py" not in existing
+
+
+def test_pretrained_weights_are_those_that_pretraining_recorded():
+    import hashlib
+
+    from conftest import ROOT
+
+    recorded = json.loads((ROOT / "metrics/pretrain.json").read_text())
+    weights = ROOT / "models/phi-tiny/model.safetensors"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == recorded["weights_sha256"]
+    listing = ROOT / "models/phi-tiny/pretraining_files.txt"
+    assert hashlib.sha256(listing.read_bytes()).hexdigest() == recorded["files_sha256"]
+    assert weights.stat().st_size < 25_000_000
+    assert 5_000_000 <= recorded["parameters"] <= 10_000_000
+
+
+def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch):
+    """The frozen stage's own functions on a small corpus: the loss falls, a resumed run is the same."""
+    from types import SimpleNamespace
+
+    import numpy as np
+    import torch
+
+    from stages import pretrain
+    from stages.common import harvest
+
+    entries = []
+    for file, path in harvest.source_files():
+        if file.startswith("narwhals/"):
+            entries += harvest.entries_of(file, path)
+    p = SimpleNamespace(
+        seed=0, vocabulary=600, hidden_size=32, layers=1, heads=2, context=64, batch_size=8,
+        micro_batch_size=4, muon_learning_rate=0.02, adamw_learning_rate=0.01, warmup_share=0.1,
+        decay_share=0.5, summary_last_share=0.5, checkpoint_every=10,
+    )  # fmt: skip
+    monkeypatch.setattr(pretrain, "CHECKPOINT", tmp_path / "pretrain.pt")
+    tokenizer = pretrain.train_tokenizer([entry.docstring for entry in entries], p.vocabulary)
+    rows = pretrain.token_rows(entries, tokenizer, p, steps=30)
+    assert rows.shape == (240, 64)
+    assert np.array_equal(rows, pretrain.token_rows(entries, tokenizer, p, steps=30))
+
+    def trained(upto):
+        torch.manual_seed(0)
+        model = pretrain.build_model(tokenizer, p)
+        return pretrain.pretrain(model, rows[: upto * 8], p, "corpus"), model
+
+    whole, model = trained(30)
+    assert np.mean(whole[-5:]) < np.mean(whole[:5]) - 1
+    saved = torch.load(tmp_path / "pretrain.pt", weights_only=True)
+    assert len(saved["losses"]) == 30
+    again, resumed = trained(30)  # starts from the last checkpoint: nothing left to do
+    assert again == whole
+    for left, right in zip(model.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(left, right)

@@ -1,0 +1,336 @@
+"""Cleaning, subsets and descriptions by hand, and the stage itself on a folder of data."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.common.errors import UserError
+from stages.common.files import read_parquet
+from stages.common.params import SPLITS
+from stages.common.sources import Raw
+from stages.prepare import (
+    check_unseen,
+    clean,
+    describe,
+    near_duplicate_percent,
+    quantiles,
+    subset,
+)
+
+REPO = Path(__file__).parents[1]
+
+
+def cleaned(source: str = "local", **splits: list[Raw]):
+    """`clean` on lists by split; the counts as plain dicts."""
+    kept, counts = clean({split: iter(splits.get(split, [])) for split in SPLITS}, source)
+    return kept, {split: dict(count) for split, count in counts.items()}
+
+
+def test_good_rows_are_kept_in_order():
+    rows = [Raw(str(i), f"Document {i}. More of it.", f"Summary {i}") for i in range(5)]
+    kept, counts = cleaned(train=rows[:3], validation=rows[3:4], test=rows[4:])
+    assert kept == {"train": rows[:3], "validation": rows[3:4], "test": rows[4:]}
+    assert counts == {"train": {"read": 3}, "validation": {"read": 1}, "test": {"read": 1}}
+
+
+def test_each_reason_drops_and_counts():
+    rows = [
+        Raw("1", "A document. More.", "Kept"),
+        Raw("2", " \n", "No document"),
+        Raw("3", "No summary", "\t"),
+        Raw("4", "A  document.\nMore.", "The same document up to white space"),
+        Raw("5", "First sentence here. The rest.", "first sentence, HERE"),
+        Raw("6", "Stands in test. More.", "Other"),
+    ]
+    test = [Raw("t", "Stands in test. More.", "Held out")]
+    kept, counts = cleaned(train=rows, test=test)
+    assert [row.id for row in kept["train"]] == ["1"] and kept["test"] == test
+    assert counts["train"] == {
+        "read": 6,
+        "empty document or summary": 2,
+        "duplicate document": 1,
+        "summary is the document's first sentence": 1,
+        "document stands in another split": 1,
+    }
+    assert counts["test"] == {"read": 1}
+
+
+def test_of_a_document_in_all_splits_the_most_held_out_copy_stays():
+    text = "The same. In all."
+    kept, counts = cleaned(
+        train=[Raw("a", text, "s")],
+        validation=[Raw("b", text, "s"), Raw("c", text, "s")],
+        test=[Raw("d", text, "s")],
+    )
+    assert {split: [row.id for row in rows] for split, rows in kept.items()} == {
+        "train": [],
+        "validation": [],
+        "test": ["d"],
+    }
+    assert counts["validation"] == {"read": 2, "document stands in another split": 2}
+    kept, counts = cleaned(train=[Raw("a", text, "s")], validation=[Raw("b", text, "s"), Raw("c", text, "s")])
+    assert [row.id for row in kept["validation"]] == ["b"] and not kept["train"]
+    assert counts["validation"] == {"read": 2, "duplicate document": 1}
+
+
+def test_an_id_with_another_text_is_an_error_and_a_repeated_row_is_not():
+    one = Raw("same", "One text. More.", "s")
+    kept, counts = cleaned(train=[one, one])
+    assert kept["train"] == [one] and counts["train"]["duplicate document"] == 1
+    for other in (Raw("same", "Another text.", "s"), Raw("same", "One text. More.", "another summary")):
+        with pytest.raises(UserError, match=r"id 'same' \(train\): stands twice with another text"):
+            cleaned(train=[one, other])
+        with pytest.raises(UserError, match=r"id 'same' \(train\)"):
+            cleaned(train=[one], test=[other])
+
+
+def test_the_heading_of_a_docstring_is_not_its_first_sentence():
+    row = Raw("1", "def f(x)\n\nReturn it. More.", "Return it.")
+    assert cleaned("docstrings", train=[row])[0]["train"] == []
+    assert cleaned("local", train=[row])[0]["train"] == [row]
+
+
+def test_very_long_and_very_short_documents_pass():
+    long = Raw("long", "word " * 100_000, "A summary of it")
+    short = Raw("short", "word", "Another one")
+    kept, _ = cleaned(train=[long, short])
+    assert kept["train"] == [long, short]
+    found = describe([long, short], "local")
+    assert (found["document_words"]["p0"], found["document_words"]["p100"]) == (1, 100_000)
+    assert found["novel_ngrams_percent"]["1"] == 100
+
+
+def rows_of(count: int) -> list[Raw]:
+    return [Raw(str(i), f"d {i}", f"s {i}") for i in range(count)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 12345])
+@pytest.mark.parametrize("split", SPLITS)
+def test_subsets_nest_and_all_is_a_permutation(seed, split):
+    rows = rows_of(200)
+    everything = subset(rows, None, seed, split)
+    assert sorted(everything, key=rows.index) == rows and everything != rows
+    for size in (1, 7, 100, 199, 200):
+        assert subset(rows, size, seed, split) == everything[:size]
+
+
+def test_subsets_differ_by_seed_and_by_split_and_repeat():
+    rows = rows_of(100)
+    orders = [[row.id for row in subset(rows, None, seed, split)] for seed in (0, 1, 2) for split in SPLITS]
+    assert len({tuple(order) for order in orders}) == 9
+    assert orders[0] == [row.id for row in subset(rows, None, 0, SPLITS[0])]
+
+
+def test_every_row_is_as_likely_to_be_chosen():
+    rows = rows_of(10)
+    counts = {row.id: 0 for row in rows}
+    for seed in range(1_000):
+        for row in subset(rows, 3, seed, "train"):
+            counts[row.id] += 1
+    # 300 each; the standard error is (1,000 * 0.3 * 0.7)^0.5 = 14.5.
+    assert all(abs(count - 300) < 5 * 14.5 for count in counts.values())
+
+
+def test_asking_for_more_rows_than_there_are_says_how_many_there_are():
+    with pytest.raises(
+        UserError, match=r"data\.test_size: asks for 1,201 rows, test has 1,200 after cleaning"
+    ):
+        subset(rows_of(1_200), 1_201, 0, "test")
+
+
+def test_a_held_out_row_from_a_file_that_pretraining_read_is_refused(tmp_path):
+    seen = tmp_path / "files.txt"
+    seen.write_text("d/a.py\nd/b.py\n")
+    rows = {
+        "train": [Raw("1", "d", "s", "d/a.py")],
+        "validation": [Raw("2", "d", "s", "d/c.py")],
+        "test": [Raw("3", "d", "s", "d/aa.py")],
+    }
+    check_unseen(rows, seen)
+    for split in ("validation", "test"):
+        leak = {**rows, split: [*rows[split], Raw("leak", "d", "s", "d/b.py")]}
+        with pytest.raises(UserError, match=rf"{split} row 'leak': its file d/b\.py was read in pretraining"):
+            check_unseen(leak, seen)
+
+
+def test_quantiles_are_lengths_that_occur():
+    # Of 20 lengths, the least length that 5 % (25 %, ...) of them do not exceed.
+    assert quantiles([10 * i for i in range(20, 0, -1)]) == {
+        "p0": 10,
+        "p5": 10,
+        "p25": 50,
+        "p50": 100,
+        "p75": 150,
+        "p95": 190,
+        "p100": 200,
+    }
+    assert set(quantiles([7]).values()) == {7}
+
+
+def test_describe_by_hand():
+    rows = [
+        # 1-grams: x of {a, b, x}; 2-grams: b-x of {a-b, b-x}; 3-grams: a-b-x alone; no 4-gram.
+        Raw("1", "a b c d", "A b x."),
+        # 1-grams: none of {c, d, e, f}; 2-grams: d-e of three is not there; 3-grams: both; the 4-gram.
+        Raw("2", "c d. f! e f", "c d e f"),
+    ]
+    found = describe(rows, "local")
+    assert found["novel_ngrams_percent"] == pytest.approx(
+        {
+            "1": 100 * (1 / 3 + 0) / 2,
+            "2": 100 * (1 / 2 + 1 / 3) / 2,
+            "3": 100 * (1 + 1) / 2,
+            "4": 100,  # of the one summary that has a 4-gram
+        }
+    )
+    assert found["document_words"] == {"p0": 4, "p5": 4, "p25": 4, "p50": 4, "p75": 5, "p95": 5, "p100": 5}
+    assert found["summary_words"]["p0"] == 3 and found["summary_words"]["p100"] == 4
+
+
+def test_describe_leaves_out_the_heading_and_gives_null_where_no_summary_is_long_enough():
+    row = Raw("1", "def name(x)\n\nother text", "name")
+    assert describe([row], "docstrings")["novel_ngrams_percent"] == {
+        "1": 100,
+        "2": None,
+        "3": None,
+        "4": None,
+    }
+    assert describe([row], "local")["novel_ngrams_percent"]["1"] == 0
+
+
+def test_near_duplicate_percent_counts_held_out_rows_once():
+    def numbered(start: int, stop: int) -> str:
+        return " ".join(f"w{i}" for i in range(start, stop))
+
+    train = [
+        Raw("1", numbered(0, 60), "one of a kind"),
+        Raw("2", numbered(3, 63), "two of a pair"),
+        Raw("3", numbered(500, 560), "a summary that stands on both sides"),
+    ]
+    held_out = [
+        Raw("a", numbered(5, 65), "body like rows 1 and 2"),
+        Raw("b", numbered(700, 760), "a summary that stands on both sides"),
+        Raw("c", numbered(800, 860), "nothing like it anywhere"),
+        Raw("d", numbered(40, 100), "too little in common"),
+    ]
+    assert near_duplicate_percent(train, held_out, "local") == 50
+    assert near_duplicate_percent([], held_out, "local") == 0
+    assert near_duplicate_percent(held_out, held_out[:1], "local") == 100
+
+
+@pytest.fixture
+def workspace(tmp_path) -> Path:
+    """A folder with params.yaml for local data in splits, as a clone has it."""
+    rng = random.Random(0)
+    vocabulary = [f"word{i}" for i in range(500)]
+    for split, count in (("train", 40), ("validation", 8), ("test", 9)):
+        lines = []
+        for i in range(count):
+            document = f"Start {split} {i}. {' '.join(rng.choices(vocabulary, k=60))} \U0001f600 \x00"
+            summary = " ".join(rng.choices(vocabulary, k=8))
+            lines.append(
+                json.dumps({"id": f"{split} {i}", "document": document, "summary": summary, "x": 1}) + "\n"
+            )
+        lines.append(lines[0])  # a repeat, which is dropped and counted
+        (tmp_path / "articles").mkdir(exist_ok=True)
+        (tmp_path / "articles" / f"{split}.jsonl").write_text("".join(lines))
+    values = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))
+    values["data"].update(
+        source="local",
+        path="articles",
+        revision=None,
+        document_column="document",
+        summary_column="summary",
+        train_size=25,
+        validation_size=None,
+        test_size=9,
+    )
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path
+
+
+def run_prepare(folder: Path, hash_seed: str = "0") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "stages.prepare"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPO), "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder but its inputs; hidden temporary ones too."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for top in ("data", "metrics")
+        for file in sorted((folder / top).rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_the_stage_writes_its_outputs_whole_and_the_same_every_time(workspace):
+    first = run_prepare(workspace)
+    assert first.returncode == 0, first.stderr
+    before = outputs(workspace)
+    assert set(before) == {*(f"data/prepared/{split}.parquet" for split in SPLITS), "metrics/data.json"}
+
+    for split, size in (("train", 25), ("validation", 8), ("test", 9)):
+        table = read_parquet(workspace / f"data/prepared/{split}.parquet")
+        assert table.column_names == ["id", "document", "summary"] and table.num_rows == size
+        given = {
+            record["id"]: record
+            for line in (workspace / f"articles/{split}.jsonl").read_text().splitlines()
+            for record in [json.loads(line)]
+        }
+        rows = table.to_pylist()
+        assert len({row["id"] for row in rows}) == size
+        assert all(given[row["id"]] == {**row, "x": 1} for row in rows)
+
+    metrics = json.loads(before["metrics/data.json"])
+    assert metrics["source"] == "local"
+    train = metrics["splits"]["train"]
+    assert (train["read"], train["kept"], train["used"]) == (41, 40, 25)
+    assert train["dropped"] == {"duplicate document": 1}
+    assert "prepare: train: 41 rows read, dropped: 1 duplicate document; 25 used" in first.stdout
+
+    second = run_prepare(workspace, hash_seed="1")
+    assert second.returncode == 0, second.stderr
+    assert outputs(workspace) == before
+
+    # A bad row in the split that is read last: nothing of the old outputs is touched.
+    with (workspace / "articles/train.jsonl").open("a") as file:
+        file.write('{"id": "bad", "document": null, "summary": "s"}\n')
+    third = run_prepare(workspace)
+    assert third.returncode == 1
+    errors = [line for line in third.stderr.splitlines() if "error" in line.lower()]
+    assert errors == [
+        "error: articles/train.jsonl, line 42: 'document' must be text, found NoneType; "
+        "correct or remove the row"
+    ]
+    assert "Traceback" not in third.stderr
+    assert outputs(workspace) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_size": 41}, "data.train_size: asks for 41 rows, train has 40 after cleaning"),
+        ({"path": "elsewhere"}, "data.path: elsewhere not found"),
+    ],
+)
+def test_a_stage_that_fails_writes_nothing(workspace, change, message):
+    path = workspace / "params.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["data"].update(change)
+    path.write_text(yaml.safe_dump(values))
+    result = run_prepare(workspace)
+    assert result.returncode == 1 and f"error: {message}" in result.stderr.splitlines()[-1]
+    assert outputs(workspace) == {}

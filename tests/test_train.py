@@ -1,0 +1,164 @@
+"""Training: order, resume, and what changes and what must not."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import edit, run, stage
+
+from stages.common.encoding import training_batch
+from stages.common.losses import completion_loss
+from stages.train import FLOAT16_SCALE, batch_order, curve_rows, measured_loss, scale_float16_gradients, warn
+
+
+def test_every_epoch_visits_every_row_once():
+    lengths = [(37 * i) % 101 for i in range(103)]
+    batches = batch_order(lengths, 8, epochs=3, seed=5)
+    assert len(batches) == 3 * 13
+    for epoch in range(3):
+        rows = [i for batch in batches[13 * epoch : 13 * (epoch + 1)] for i in batch]
+        assert sorted(rows) == list(range(103))
+    assert Counter(i for batch in batches for i in batch) == dict.fromkeys(range(103), 3)
+
+
+def test_the_seed_decides_the_order_and_seed_0_is_valid():
+    lengths = list(range(50))
+    assert batch_order(lengths, 4, 1, 0) == batch_order(lengths, 4, 1, 0)
+    assert batch_order(lengths, 4, 1, 0) != batch_order(lengths, 4, 1, 1)
+
+
+def test_batches_hold_rows_of_similar_length():
+    import numpy as np
+
+    lengths = np.random.default_rng(0).integers(10, 500, size=1_000).tolist()
+
+    def padding(batches):
+        return sum(max(lengths[i] for i in b) * len(b) for b in batches) / (len(batches and lengths))
+
+    ours = padding(batch_order(lengths, 8, 1, 0)) / (sum(lengths) / len(lengths))
+    random = np.random.default_rng(1).permutation(1_000).reshape(-1, 8).tolist()
+    assert ours < 1.15 < padding(random) / (sum(lengths) / len(lengths))
+
+
+def test_measured_loss_is_the_token_mean_without_dropout(base):
+    rows = [([5, 6, 7], [8, 0]), (list(range(20, 60)), [9, 9, 9, 0]), ([4], [0])]
+    wanted = sum(completion_loss(base, training_batch([row], 1), "sum").item() for row in rows) / 7
+    base.train()
+    assert measured_loss(base, rows, pad_id=1) == pytest.approx(wanted, rel=1e-5)
+    assert base.training
+
+
+def test_float16_scaling_leaves_gradients_as_they_are(tiny_settings):
+    """In float32 the scale must cancel exactly: it is a power of two."""
+    from test_modeling import lora
+
+    from stages.common.modeling import add_adapter, load_base
+
+    def gradients(scaled):
+        model = add_adapter(load_base(tiny_settings), lora(), seed=0).train()
+        if scaled:
+            scale_float16_gradients(model)
+        completion_loss(model, training_batch([([5, 6, 7], [8, 0])], 1)).backward()
+        return [w.grad for w in model.parameters() if w.requires_grad]
+
+    assert FLOAT16_SCALE == 2**10
+    for plain, scaled in zip(gradients(False), gradients(True), strict=True):
+        assert torch.equal(plain, scaled)
+
+
+@pytest.mark.parametrize(
+    ("rank", "trainable", "total", "expected"),
+    [
+        (16, 7_864_320, 2_787_548_160, []),
+        (4, 1_966_080, 2_787_548_160, ["lora.rank: 4", "0.07 %"]),
+        (128, 62_914_560, 2_787_548_160, ["lora.rank: 128", "2.26 %"]),
+        (16, 147_456, 6_988_800, []),  # 2 % of a small base is no reason to warn
+    ],
+)
+def test_warnings(capsys, rank, trainable, total, expected):
+    from types import SimpleNamespace
+
+    warn(SimpleNamespace(lora=SimpleNamespace(rank=rank)), trainable, total)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(expected)
+    assert all(text in line for text, line in zip(expected, lines, strict=True))
+
+
+def test_curve_rows_join_the_two_losses_by_step():
+    history = [
+        {"step": 5, "loss": 2.0},
+        {"step": 10, "loss": 1.0},
+        {"step": 10, "eval_loss": 1.5},
+        {"step": 10},
+    ]
+    assert curve_rows(history) == [[5, 2.0, None], [10, 1.0, 1.5]]
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
+
+
+def test_killed_at_step_150_and_run_again_gives_the_same_bytes(project):
+    # 40 rows * 22 epochs / 4 rows = 220 steps, checkpoints at 100 and 200.
+    edit(project, data__train_size=40, train__epochs=22, train__log_every=25, train__checkpoint_every=100)
+    run(project, "dvc", "repro", "--quiet", "smoke")
+    stage(project, "train")
+    uninterrupted = digest(project / "models/adapter")
+    metrics = (project / "metrics/train.json").read_bytes()
+    curve = (project / "plots/loss.csv").read_bytes()
+
+    for file in ("models/adapter/adapter_model.safetensors", "metrics/train.json", "plots/loss.csv"):
+        (project / file).unlink()
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "stages.train"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": ""},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # The bar says where it is; 150 lies between two checkpoints.
+    seen = ""
+    while "150/220" not in seen:
+        piece = killed.stderr.read(64)
+        assert piece, seen
+        seen += piece
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (project / "metrics/train.json").exists()
+    assert list((project / "models/checkpoints").glob("train-*/checkpoint-100"))
+
+    again = stage(project, "train")
+    assert "going on from" in again.stdout and "checkpoint-100" in again.stdout
+    assert digest(project / "models/adapter") == uninterrupted
+    assert (project / "metrics/train.json").read_bytes() == metrics
+    assert (project / "plots/loss.csv").read_bytes() == curve
+    assert not list((project / "models/checkpoints").glob("train-*"))
+    steps = [line.split(",")[0] for line in curve.decode().splitlines()[1:]]
+    assert steps[:4] == ["25", "50", "75", "100"]
+
+
+def test_the_loss_falls_the_base_stays_and_cost_is_kept_apart(project):
+    edit(project, train__epochs=12, train__learning_rate=0.03)
+    run(project, "dvc", "repro", "--quiet", "smoke")
+    weights = digest(project / "models/tiny")
+    started = time.time()
+    stage(project, "train")
+    assert digest(project / "models/tiny") == weights
+    found = json.loads((project / "metrics/train.json").read_text())
+    assert not {"seconds", "peak_memory_bytes"} & set(found)
+    cost = json.loads((project / "data/cost/train.json").read_text())
+    assert 0 < cost["seconds"] < time.time() - started + 1
+    rows = (project / "plots/loss.csv").read_text().splitlines()[1:]
+    losses = [float(row.split(",")[1]) for row in rows if row.split(",")[1]]
+    assert losses[-1] < losses[0] - 0.1
+    assert found["trainable_parameters"] == 2 * 3 * 2 * 64 * 16
+    assert found["train_loss"] < losses[0]

@@ -167,21 +167,25 @@ def test_a_choice_lists_what_there_is(values):
     assert problem == "model.quantization: expected one of none, int8, nf4, found 'int4'"
 
 
-def test_a_number_that_yaml_reads_as_text_is_explained(tmp_path):
+@pytest.mark.parametrize(
+    ("written", "value"), [("1e-3", 0.001), ("1e-05", 0.00001), ("1.0e-3", 0.001), ("2E-4", 2e-4)]
+)
+def test_a_number_in_exponent_form_is_a_number_as_dvc_writes_it(tmp_path, written, value):
     text = "".join(
-        "  learning_rate: 1e-3\n" if line.startswith("  learning_rate:") else line
+        f"  learning_rate: {written}\n" if line.startswith("  learning_rate:") else line
         for line in (REPO / "params.yaml").read_text(encoding="utf-8").splitlines(True)
     )
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError) as raised:
-        params.load(("train",), path)
-    message = str(raised.value)
-    assert "train.learning_rate: expected a number above 0 to 1, found '1e-3'" in message
-    assert "YAML reads a number like 1e-3 as one only with a point, 0.001" in message
-    # What the hint says to write is read as the number.
-    path.write_text(text.replace("learning_rate: 1e-3\n", "learning_rate: 1.0e-3\n"), encoding="utf-8")
-    assert params.load(("train",), path).train.learning_rate == 0.001
+    assert params.load(("train",), path).train.learning_rate == value
+
+
+def test_a_quoted_number_is_text_and_refused(tmp_path):
+    text = (REPO / "params.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace("  rank: 16", '  rank: "16"'), encoding="utf-8")
+    with pytest.raises(UserError, match=r"lora.rank: expected a whole number of at least 1, found '16'"):
+        params.load(("lora",), path)
 
 
 def test_every_problem_is_reported_at_once(tmp_path, values):

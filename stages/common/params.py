@@ -5,6 +5,7 @@ that, so that reading anything else is an AttributeError and dvc.yaml cannot lie
 """
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,10 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict:
     return dict(zip(keys, (loader.construct_object(v, deep=True) for _, v in node.value), strict=True))
 
 
+# YAML 1.1 takes 1e-05 for text; DVC writes numbers so (dvc exp run -S) and YAML 1.2 reads them so.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
@@ -183,14 +188,7 @@ def _hint(name: str, known: list[str]) -> str:
 
 
 def _value_error(name: str, key: Key, value: object) -> str:
-    text = f"{name}: expected {key.expected}, found {value!r}"
-    if isinstance(value, str):
-        try:
-            float(value)
-        except ValueError:
-            return text
-        text += f" (text: YAML reads a number like 1e-3 as one only with a point, {float(value)!r})"
-    return text
+    return f"{name}: expected {key.expected}, found {value!r}"
 
 
 def problems(values: dict) -> list[str]:

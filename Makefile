@@ -40,7 +40,7 @@ remote: setup ## make remote DIR=PATH: keep data, models and predictions in a fo
 	@dvc remote add --force --default --local storage "$(abspath $(DIR))"
 	@echo "dvc push and dvc pull now use $(DIR) (in .dvc/config.local, which git ignores)"
 
-ladder: setup ## Run the graph on 10, 100, 1,000 and all rows; stop at the first rung that fails
+ladder: setup ## Run the graph on 10, 100, 1,000 and all rows asked for; stop at the first rung that fails
 	@python -m stages.commands.ladder
 
 results: setup ## Print the table of the last run and put it into the README

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from stages.common import errors
 from stages.common.decoding import generate_tokens, generation_config
 from stages.common.encoding import training_batch
+from stages.common.errors import UserError
 from stages.common.losses import completion_loss
 from stages.common.modeling import add_adapter, load_base
 from stages.common.runtime import set_up
@@ -123,8 +124,9 @@ def measure(folder: Path, arguments) -> None:
         if torch.cuda.is_available()
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
-    fits = "within" if peak <= MEMORY_LIMIT else "OVER"
-    print(f"loss {loss:.3f}, {new.shape[1]} new tokens; peak {peak / 1e9:.2f} GB, {fits} 14 GB")
+    print(f"loss {loss:.3f}, {new.shape[1]} new tokens; peak {peak / 1e9:.2f} GB")
+    if peak > MEMORY_LIMIT:
+        raise UserError(f"peak memory {peak / 1e9:.2f} GB is over {MEMORY_LIMIT / 1e9:.0f} GB")
 
 
 def main() -> None:

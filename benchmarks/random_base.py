@@ -53,7 +53,12 @@ def main() -> None:
     missing = [name for name in NEEDED if not Path(name).exists()]
     if missing:
         raise UserError(f"{', '.join(missing)} not found; run `dvc repro` first")
-    p = params.load(("evaluate",)).evaluate
+    p = params.load(("evaluate", "model.name"))
+    if p.model.name != "models/phi-tiny":
+        raise UserError(
+            f"model.name: only models/phi-tiny is compared with a random base, not {p.model.name}"
+        )
+    p = p.evaluate
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copy("params.yaml", folder)

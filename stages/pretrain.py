@@ -217,6 +217,7 @@ def main() -> None:
     model = build_model(tokenizer, p)
     corpus = entries_hash(kept)
     losses = pretrain(model, rows, p, corpus)
+    CHECKPOINT.unlink()  # a remake starts anew
     files = sorted({entry.file for entry in kept})
 
     model.to("cpu", torch.bfloat16)

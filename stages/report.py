@@ -63,7 +63,8 @@ def draw_rouge(evaluation: dict, reference: str) -> None:
         places = np.arange(len(ROUGE)) + 0.27 * (k - 1)
         axis.bar(places, means, 0.25, yerr=errors_, capsize=3, label=name, color=plots.COLOURS[name])
         for metric, entry in zip(ROUGE, found, strict=True):
-            rows.append([name, metric, entry["mean"], entry["low"], entry["high"]])
+            bar = f"{name} {NAMES[metric]}"  # a name for each bar: dvc plots stacks equal ones
+            rows.append([bar, name, metric, entry["mean"], entry["low"], entry["high"]])
     if reference == "xsum":
         axis.axhline(STUDY_GOAL, color="black", linestyle="--", linewidth=1)
         axis.text(2.4, STUDY_GOAL, "the study's goal for ROUGE-1", ha="right", va="bottom", fontsize=8)
@@ -75,7 +76,7 @@ def draw_rouge(evaluation: dict, reference: str) -> None:
     )
     axis.legend(frameon=False)
     plots.save(drawn, ROUGE_PLOT)
-    plots.write_csv(ROUGE_DATA, ["system", "metric", "mean", "low", "high"], rows)
+    plots.write_csv(ROUGE_DATA, ["bar", "system", "metric", "mean", "low", "high"], rows)
 
 
 def length_groups(lengths: np.ndarray) -> list[np.ndarray]:
@@ -90,21 +91,20 @@ def draw_length(evaluation: dict, settings) -> None:
     lengths = table["document_words"].to_numpy()
     groups = length_groups(lengths)
     drawn, (left, right) = plots.figure(width=9.0, height=3.8, columns=2)
-    rows = []
+    header = ["words_from", "words_to", "n"]
+    rows = [[int(lengths[g].min()), int(lengths[g].max()), len(g)] for g in groups]
     for name in SYSTEMS:
+        header += [f"{name}_success_percent", f"{name}_rouge1", f"{name}_low", f"{name}_high"]
         score = table[f"{name}_rouge1"].to_numpy()
         success = table[f"{name}_succeeded"].to_numpy(zero_copy_only=False)
         means, lows, highs, rates = [], [], [], []
-        for group in groups:
+        for row, group in zip(rows, groups, strict=True):
             found = summary_of(score[group], settings.bootstrap_samples, settings.confidence)
             means.append(found["mean"])
             lows.append(found["mean"] - found["low"])
             highs.append(found["high"] - found["mean"])
             rates.append(float(100 * success[group].mean()))
-            rows.append(
-                [name, int(lengths[group].min()), int(lengths[group].max()), len(group), rates[-1]]
-                + [found["mean"], found["low"], found["high"]]
-            )
+            row += [rates[-1], found["mean"], found["low"], found["high"]]
         places = np.arange(len(groups))
         style = {"color": plots.COLOURS[name], "label": name, "marker": "o"}
         left.plot(places, rates, **style)
@@ -120,7 +120,6 @@ def draw_length(evaluation: dict, settings) -> None:
     right.set_ylim(bottom=0)
     left.legend(frameon=False)
     plots.save(drawn, LENGTH)
-    header = ["system", "words_from", "words_to", "n", "success_percent", "rouge1", "low", "high"]
     plots.write_csv(LENGTH_DATA, header, rows)
 
 

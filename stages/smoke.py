@@ -60,11 +60,14 @@ def main() -> None:
         raise UserError(f"smoke gate: a fresh adapter changed the output of {', '.join(changed)}")
 
     model.train()
-    batch = training_batch(list(zip(prompts[:2], completions[:2], strict=True)), tokenizer.pad_token_id)
+    # The shortest and the longest: what does not fit or overflows at full length shows here.
+    rows = [(prompts[0], completions[0]), (prompts[-1], completions[-1])]
+    batch = training_batch(rows, tokenizer.pad_token_id)
+    trained = [w for w in model.parameters() if w.requires_grad]
     loss = completion_loss(model, {key: value.to(base.device) for key, value in batch.items()})
     loss.backward()
-    gradients = [w.grad for w in model.parameters() if w.requires_grad]
-    finite = all(g is not None and bool(torch.isfinite(g).all()) for g in gradients)
+    torch.optim.AdamW(trained, lr=1e-4).step()
+    finite = all(w.grad is not None and bool(torch.isfinite(w.grad).all()) for w in trained)
     if not (bool(torch.isfinite(loss)) and finite):
         raise UserError(
             f"smoke gate: a training step gave loss {loss.item()} with "

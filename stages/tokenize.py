@@ -70,35 +70,31 @@ def length_warning(summary_lengths: list[int], max_new_tokens: int) -> str | Non
     return None
 
 
-def histogram(lengths: list[int], bins: int = 40) -> tuple[list[float], list[int]]:
-    """(left edges, counts) of lengths up to their 99th percentile; longer ones fall in the last bin."""
-    top = max(float(np.percentile(lengths, 99)), 1.0)
-    counts, edges = np.histogram(np.minimum(lengths, top), bins=bins, range=(0, top))
-    return edges[:-1].tolist(), counts.tolist()
-
-
 def draw(documents: list[int], summaries: list[int], limit: int, max_new_tokens: int) -> None:
-    """The token lengths of training documents and summaries against the two limits."""
+    """How many training documents and summaries are no longer than so many tokens, against the limits."""
+    percents = list(range(101))
     drawn, axes = plots.figure(width=8.0, height=3.4, columns=2)
-    rows = []
+    columns = []
     panels = [
         ("document", documents, limit, "prompt.max_input_tokens", "#0072B2"),
         ("summary", summaries, max_new_tokens, "generate.max_new_tokens", "#E69F00"),
     ]
     for axis, (name, lengths, bound, key, colour) in zip(axes, panels, strict=True):
-        edges, counts = histogram(lengths)
-        width = edges[1] - edges[0]
-        axis.bar(edges, counts, width=width, align="edge", color=colour)
+        tokens = np.percentile(lengths, percents, method="inverted_cdf").astype(int).tolist()
+        columns.append(tokens)
+        axis.step(tokens, percents, where="post", color=colour)
         axis.axvline(bound, color="black", linestyle="--", linewidth=1, label=f"{key} = {bound}")
         axis.set(
-            title=f"Training {name} length (n = {len(lengths):,})",
-            xlabel="tokens (the last bar holds the longest 1 %)",
-            ylabel="rows",
+            title=f"Length of training {name} texts (n = {len(lengths):,})",
+            xlabel="tokens (log scale)",
+            ylabel="rows no longer than that (%)",
+            xscale="log",
         )
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.legend(frameon=False, fontsize=8)
-        rows += [[name, edge, count] for edge, count in zip(edges, counts, strict=True)]
     plots.save(drawn, PLOT)
-    plots.write_csv(PLOT_DATA, ["text", "tokens_from", "rows"], rows)
+    rows = [list(row) for row in zip(percents, *columns, strict=True)]
+    plots.write_csv(PLOT_DATA, ["percent_of_rows", "document_tokens", "summary_tokens"], rows)
 
 
 def main() -> None:

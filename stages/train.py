@@ -21,7 +21,7 @@ import numpy as np
 from stages.common import errors, params
 from stages.common.encoding import training_batch
 from stages.common.errors import UserError
-from stages.common.files import file_sha256, read_json, read_parquet, replacing, write_json
+from stages.common.files import file_sha256, id_arrays, read_json, read_parquet, replacing, write_json
 from stages.common.losses import completion_loss
 from stages.common.modeling import (
     add_adapter,
@@ -49,10 +49,10 @@ FLOAT16_SCALE = 1024.0
 BILLION = 1_000_000_000
 
 
-def read_rows(split: str) -> list[tuple[list[int], list[int]]]:
-    """(prompt ids, completion ids) of a tokenized split, in its order."""
+def read_rows(split: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(prompt ids, completion ids), int32, of a tokenized split, in its order."""
     table = read_parquet(TOKENIZED / f"{split}.parquet", ["prompt_ids", "completion_ids"])
-    return list(zip(table["prompt_ids"].to_pylist(), table["completion_ids"].to_pylist(), strict=True))
+    return list(zip(id_arrays(table["prompt_ids"]), id_arrays(table["completion_ids"]), strict=True))
 
 
 def batch_order(lengths: list[int], batch_size: int, epochs: int, seed: int) -> list[list[int]]:
@@ -97,14 +97,19 @@ def measured_loss(model, rows: list, pad_id: int) -> float:
 def run_key(p) -> str:
     """What a checkpoint belongs to: the data, the settings and the code of this run."""
     digest = hashlib.sha256()
-    for file in (TOKENIZED / "train.parquet", TOKENIZED / "validation.parquet", Path(__file__)):
+    base, code = Path(p.model.name), Path(__file__).parent
+    for file in (
+        TOKENIZED / "train.parquet",
+        TOKENIZED / "validation.parquet",
+        Path(__file__),
+        *sorted((code / "common").glob("*.py")),
+        *sorted(base.glob("*.safetensors")),
+        *sorted(base.glob("config.json")),
+    ):
         digest.update(file_sha256(file).encode())
     for section in (p.model, p.lora, p.train):
         digest.update(json.dumps(vars(section), sort_keys=True).encode())
     digest.update(str(p.seed).encode())
-    weights = Path(p.model.name)
-    for file in sorted(weights.glob("*.safetensors")):
-        digest.update(file_sha256(file).encode())
     return digest.hexdigest()[:16]
 
 
@@ -191,6 +196,7 @@ def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path
         label_names=["labels"],
     )
     # `evaluate` reads validation_rows itself; the Trainer only checks that it has some.
+    arguments._n_gpu = 1  # more would be wrapped in DataParallel, which splits the batches
     trainer = SummaryTrainer(
         model=model, args=arguments, eval_dataset=validation_rows, callbacks=[Progress()]
     )
@@ -201,7 +207,7 @@ def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path
 
 
 def scale_float16_gradients(model) -> None:
-    """Scale the loss's gradient on its way into float16 activations, and undo it at the adapter."""
+    """Scale the loss's gradient before it is cast to float16, and undo it at the adapter."""
     import torch
 
     class Scaled(torch.autograd.Function):
@@ -216,7 +222,7 @@ def scale_float16_gradients(model) -> None:
             return gradient * FLOAT16_SCALE
 
     head = model.get_output_embeddings()
-    head.register_forward_hook(lambda module, inputs, output: Scaled.apply(output))
+    head.register_forward_hook(lambda module, inputs, output: Scaled.apply(output.float()))
     for weight in model.parameters():
         if weight.requires_grad:
             weight.register_hook(lambda gradient: gradient / FLOAT16_SCALE)

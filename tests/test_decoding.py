@@ -70,6 +70,13 @@ def test_ids_without_a_token_are_never_generated(base, tokenizer):
     assert all(token < len(tokenizer) for output in outputs for token in output.tokens)
 
 
+def test_pad_is_never_generated(base, tokenizer):
+    with torch.no_grad():
+        base.lm_head.bias[tokenizer.pad_token_id] = 100.0
+    for output in summarize(base, tokenizer, prompts(), settings()):
+        assert output.complete and tokenizer.pad_token_id not in output.tokens
+
+
 def test_right_padding_is_refused(base, tokenizer):
     ids = torch.tensor([[5, 6, 7], [8, tokenizer.pad_token_id, tokenizer.pad_token_id]])
     mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
@@ -91,6 +98,10 @@ def test_status_and_stop_of_an_output(tokenizer):
     assert (empty.text, empty.status, empty.succeeded) == ("", "empty", False)
     echo = read_output(tokenizer, [*prompt, eos], prompt, 40)
     assert (echo.status, echo.succeeded) == ("echo", False)
+    running = read_output(tokenizer, prompt[:10], prompt, 10)
+    assert (running.status, running.succeeded) == ("echo", False)
+    copied = read_output(tokenizer, [*prompt[:10], eos], prompt, 20)  # ends by itself: a copy, no echo
+    assert (copied.status, copied.succeeded) == ("ok", True)
     full = read_output(tokenizer, ids(" a b c d"), prompt, len(ids(" a b c d")))
     assert (full.stopped, full.succeeded) == (False, True)
     short = read_output(tokenizer, ids(" a b c d"), prompt, 20)

@@ -86,3 +86,11 @@ def test_padding_is_on_the_left():
     ids, mask = pad_left([[1, 2, 3], [4]], pad_id=0)
     assert ids.tolist() == [[1, 2, 3], [0, 0, 4]]
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_text_that_spells_a_special_token_stays_text(tokenizer):
+    text = f"Appends {tokenizer.eos_token} to every text."
+    prompt = encode_prompt(tokenizer, "direct", text, 1_000)
+    assert tokenizer.eos_token_id not in prompt.ids
+    assert tokenizer.decode(prompt.ids) == prompt.text
+    assert encode_completion(tokenizer, text).count(tokenizer.eos_token_id) == 1

@@ -108,10 +108,11 @@ def test_the_ladder_climbs_and_stops_at_the_first_rung_that_fails(project):
     from stages.commands.ladder import overrides
 
     sizes = {"train": 3_000, "validation": 50, "test": None}
-    assert overrides(100, sizes)[:6] == [
-        "-S", "data.train_size=100", "-S", "data.validation_size=50", "-S", "data.test_size=100"
+    kept = {"train": 19_000, "validation": 60, "test": 80}
+    assert overrides(100, sizes, kept)[:6] == [
+        "-S", "data.train_size=100", "-S", "data.validation_size=50", "-S", "data.test_size=80"
     ]  # fmt: skip
-    assert overrides(None, sizes)[5] == "data.test_size=null"
+    assert overrides(None, sizes, kept)[5] == "data.test_size=null"
 
     edit(project, prompt__max_input_tokens=16)  # no room for a document
     run(project, "git", "commit", "--all", "--quiet", "--message=broken")

@@ -140,6 +140,30 @@ def test_quantized_base_trains_and_generates(tiny_settings, tokenizer, quantizat
     assert all(output.complete for output in outputs)
 
 
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantized_base_that_has_generated_trains_as_an_unused_one(tiny_settings, tokenizer, quantization):
+    from stages.common.decoding import summarize
+    from stages.common.encoding import training_batch
+    from stages.common.losses import completion_loss
+
+    settings = SimpleNamespace(**{**vars(tiny_settings), "quantization": quantization})
+    batch = training_batch([(list(range(10, 30)), [40, 41, 0])], tokenizer.pad_token_id)
+
+    def gradients(used):
+        base = modeling.load_base(settings)
+        if used:
+            summarize(
+                base, tokenizer, [[5, 6, 7, 8]], SimpleNamespace(max_new_tokens=3, num_beams=2, batch_size=1)
+            )
+        model = modeling.add_adapter(base, lora(), seed=0).train()
+        completion_loss(model, batch).backward()
+        return [w.grad for n, w in model.named_parameters() if "lora_B" in n]
+
+    for used, unused in zip(gradients(True), gradients(False), strict=True):
+        assert used.abs().max() > 0
+        assert torch.equal(used, unused)
+
+
 def overflowing(folder, base, tokenizer):
     """The tiny model with attention scores past float16's 65,504."""
     with torch.no_grad():

@@ -40,7 +40,10 @@ def test_every_output_is_there_and_nothing_else(finished):
         p.relative_to(folder).as_posix() for top in ("metrics", "plots") for p in (folder / top).rglob("*")
     ]
     assert sorted(found) == TRACKED
-    assert sorted(p.name for p in (folder / "data/predictions").iterdir()) == ["adapter.jsonl", "base.jsonl"]
+    assert sorted(p.name for p in (folder / "data/predictions").glob("*.jsonl")) == [
+        "adapter.jsonl",
+        "base.jsonl",
+    ]
     assert sorted(p.name for p in (folder / "models/adapter").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",

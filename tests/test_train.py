@@ -74,6 +74,29 @@ def test_float16_scaling_leaves_gradients_as_they_are(tiny_settings):
         assert torch.equal(plain, scaled)
 
 
+def test_float16_scaling_keeps_small_gradients(tiny_settings):
+    """In float16 a loss divided by 2**20 has gradients that vanish without the scale."""
+    from types import SimpleNamespace
+
+    from test_modeling import lora
+
+    from stages.common.modeling import add_adapter, load_base
+
+    settings = SimpleNamespace(**{**vars(tiny_settings), "dtype": "float16"})
+
+    def largest(scaled):
+        model = add_adapter(load_base(settings), lora(), seed=0).train()
+        if scaled:
+            scale_float16_gradients(model)
+        loss = completion_loss(model, training_batch([(list(range(5, 60)), [8, 9, 0])], 1)) / 2**20
+        loss.backward()
+        grads = [w.grad for n, w in model.named_parameters() if "lora_B" in n]
+        assert all(g.dtype == torch.float32 and torch.isfinite(g).all() for g in grads)
+        return sum((g != 0).sum().item() for g in grads)
+
+    assert largest(True) > 2 * largest(False)
+
+
 @pytest.mark.parametrize(
     ("rank", "trainable", "total", "expected"),
     [

@@ -1,4 +1,4 @@
-"""Run the graph on 10, 100, 1,000 and all rows, and stop at the first rung that fails.
+"""Run the graph on 10, 100, 1,000 and all the rows that params.yaml asks for; stop at the first failure.
 
 Each rung is a DVC experiment in a folder of its own (`dvc exp run --temp`), so that the workspace keeps
 its results and a failure at 10 rows costs minutes.
@@ -12,15 +12,17 @@ import sys
 from stages.common import errors, params
 from stages.common.errors import UserError
 from stages.common.params import SPLITS
+from stages.common.sources import open_source
+from stages.prepare import clean
 
 RUNGS = (10, 100, 1_000, None)
 
 
-def overrides(rung: int | None, sizes: dict[str, int | None]) -> list[str]:
-    """`-S` options of a rung: no split larger than the rung, nor than params.yaml asks for."""
+def overrides(rung: int | None, sizes: dict[str, int | None], kept: dict[str, int]) -> list[str]:
+    """`-S` options of a rung: no split larger than the rung, than it is, or than params.yaml asks for."""
     options = []
     for split, size in sizes.items():
-        value = size if rung is None else rung if size is None else min(rung, size)
+        value = size if rung is None else min(rung, kept[split], size or kept[split])
         options += ["-S", f"data.{split}_size={'null' if value is None else value}"]
     if rung is not None:
         options += ["-S", "train.epochs=1", "-S", f"smoke.examples={min(10, rung)}"]
@@ -30,17 +32,17 @@ def overrides(rung: int | None, sizes: dict[str, int | None]) -> list[str]:
 def main() -> None:
     data = params.load(("data",)).data
     sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
-    largest = max((size for size in sizes.values() if size is not None), default=None)
+    cleaned, _ = clean(open_source(data).splits, data.source)
+    kept = {split: len(rows) for split, rows in cleaned.items()}
+    largest = max(sizes[split] or kept[split] for split in SPLITS)
     for rung in RUNGS:
-        name = "all" if rung is None else f"{rung:,}"
-        if rung is not None and None not in sizes.values() and rung >= largest:
+        if rung is not None and rung >= largest:
             continue  # the same run as all rows
+        name = "all" if rung is None else f"{rung:,}"
         print(f"ladder: {name} rows", flush=True)
         command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", *overrides(rung, sizes)]
         if subprocess.run(command, check=False).returncode:
-            raise UserError(
-                f"ladder: the rung of {name} rows failed (see above); the larger ones were not started"
-            )
+            raise UserError(f"ladder: {name} rows failed (see above); the larger rungs were not started")
     print("ladder: every rung passed; dvc exp show lists them")
 
 

@@ -15,7 +15,7 @@ class Output:
     """What came out for one prompt.
 
     tokens: new token ids up to and with EOS; stopped: by EOS; status: ok, empty, or echo (the text
-    begins as the prompt does); complete: stopped, or used the whole of max_new_tokens.
+    repeats the prompt from its beginning); complete: stopped, or used the whole of max_new_tokens.
     """
 
     text: str
@@ -34,9 +34,13 @@ def generation_config(tokenizer, max_new_tokens: int, num_beams: int, vocabulary
     """Every argument of generation, explicit: no sampling, pad and eos named, the length in new tokens.
 
     Ids that the model has and the tokenizer lacks (Phi-2: 51,200 against 50,295) are suppressed, since
-    decoding one gives None (transformers#29269).
+    decoding one gives None (transformers#29269); so is pad, which would look like the end of a row.
     """
     from transformers import GenerationConfig
+
+    suppressed = list(range(len(tokenizer), vocabulary))
+    if tokenizer.pad_token_id != tokenizer.eos_token_id:
+        suppressed.append(tokenizer.pad_token_id)
 
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -49,7 +53,7 @@ def generation_config(tokenizer, max_new_tokens: int, num_beams: int, vocabulary
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        suppress_tokens=list(range(len(tokenizer), vocabulary)) or None,
+        suppress_tokens=suppressed or None,
     )
 
 
@@ -93,8 +97,10 @@ def read_output(tokenizer, new_tokens: list[int], prompt_ids: list[int], max_new
         while tokens and tokens[-1] == tokenizer.pad_token_id:
             tokens.pop()
     text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    start = tokenizer.decode(prompt_ids, skip_special_tokens=True).strip()[:40]
-    status = "empty" if not text else "echo" if text.startswith(start) else "ok"
+    prompt = tokenizer.decode(prompt_ids, skip_special_tokens=True).strip()
+    # A prompt may begin with the article: a copy of its first sentence that ends there is a summary.
+    echoes = text.startswith(prompt) or (not stopped and prompt.startswith(text))
+    status = "empty" if not text else "echo" if echoes else "ok"
     return Output(text, tokens, stopped, status, stopped or len(tokens) == max_new_tokens)
 
 

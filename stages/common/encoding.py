@@ -23,14 +23,18 @@ class Prompt:
 
 
 def ids_of(tokenizer, text: str) -> list[int]:
-    """Token ids of `text` alone, without special tokens."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    """Token ids of `text` alone, without special tokens.
+
+    Text that spells a special token stays text: an article about tokenizers must not end a sequence.
+    """
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def overhead(tokenizer, template: str, document: str) -> int:
     """Tokens that the template adds to `document`."""
     before, after = around(template)
-    return len(tokenizer(before + document + after)["input_ids"]) - len(ids_of(tokenizer, document))
+    filled = tokenizer(before + document + after, split_special_tokens=True)["input_ids"]
+    return len(filled) - len(ids_of(tokenizer, document))
 
 
 def encode_prompt(tokenizer, template: str, document: str, max_tokens: int) -> Prompt:
@@ -40,7 +44,7 @@ def encode_prompt(tokenizer, template: str, document: str, max_tokens: int) -> P
     """
     before, after = around(template)
     text = before + document + after
-    encoded = tokenizer(text, return_offsets_mapping=True)
+    encoded = tokenizer(text, return_offsets_mapping=True, split_special_tokens=True)
     ids, spans = encoded["input_ids"], encoded["offset_mapping"]
     total = sum(1 for start, end in spans if end > len(before) and start < len(before) + len(document))
     kept = document
@@ -59,7 +63,7 @@ def encode_prompt(tokenizer, template: str, document: str, max_tokens: int) -> P
             )
         kept = text[len(before) : max(inside[-excess], len(before))].rstrip()
         text = before + kept + after
-        encoded = tokenizer(text, return_offsets_mapping=True)
+        encoded = tokenizer(text, return_offsets_mapping=True, split_special_tokens=True)
         ids, spans = encoded["input_ids"], encoded["offset_mapping"]
     left = sum(1 for start, end in spans if end > len(before) and start < len(before) + len(kept))
     return Prompt(text, list(ids), total, total - left)
@@ -78,7 +82,7 @@ def pad_left(rows: list[list[int]], pad_id: int):
     ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
     for i, row in enumerate(rows):
-        ids[i, longest - len(row) :] = torch.tensor(row, dtype=torch.long)
+        ids[i, longest - len(row) :] = torch.as_tensor(row, dtype=torch.long)
         mask[i, longest - len(row) :] = 1
     return ids, mask
 
@@ -90,7 +94,7 @@ def training_batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> dict
     """
     import torch
 
-    ids, mask = pad_left([prompt + completion_ids for prompt, completion_ids in rows], pad_id)
+    ids, mask = pad_left([[*prompt, *completion_ids] for prompt, completion_ids in rows], pad_id)
     labels = torch.full_like(ids, IGNORED)
     for i, (_, completion_ids) in enumerate(rows):
         labels[i, -len(completion_ids) :] = ids[i, -len(completion_ids) :]

@@ -7,8 +7,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -98,6 +100,13 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     if not path.is_file():
         raise UserError(f"{path}: not there; run `dvc repro` to make it")
     return pq.read_table(path, columns=columns)
+
+
+def id_arrays(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """Rows of a list<int32> column as int32 arrays: views, a tenth of the memory of lists of int."""
+    whole = column.combine_chunks()
+    values, offsets = whole.values.to_numpy(), whole.offsets.to_numpy()
+    return [values[start:end] for start, end in pairwise(offsets)]
 
 
 def file_sha256(path: Path) -> str:

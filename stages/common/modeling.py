@@ -144,8 +144,21 @@ def load_base(model):
         raise UserError(_cannot_load(model, "weights", error)) from error
     if model.quantization == "none":
         base.to(device_name())
+    keep_quantized_layers_trainable(base)
     base.requires_grad_(False)
     return base.eval()
+
+
+def keep_quantized_layers_trainable(base) -> None:
+    """Stop 4-bit layers from repacking themselves for inference on CPUs with AVX512-BF16.
+
+    bitsandbytes 0.50.2 does so at the first forward in eval mode and never goes back, and its kernel
+    for the packed layout has no gradient: a model that has generated or been evaluated once could not
+    be trained any more. Other CPUs and GPUs take the path that is kept here.
+    """
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def quantization_config(quantization: str, dtype):

@@ -23,10 +23,11 @@ NO_FILE = "requirements.txt"  # what data.path and model.path hold where nothing
 
 @dataclass(frozen=True)
 class Key:
-    """What a value must be. expected: in words, for the error; accepts: the test."""
+    """What a value must be. expected: in words, for the error; accepts: the test; choices: legal texts."""
 
     expected: str
     accepts: Callable[[object], bool]
+    choices: tuple[str, ...] = ()
 
 
 def whole(low: int, nullable: bool = False, or_null: str = "") -> Key:
@@ -52,7 +53,7 @@ def number(low: float, high: float, low_open: bool = False, high_open: bool = Fa
 
 def choice(*values: str) -> Key:
     """One of the given texts."""
-    return Key(f"one of {', '.join(values)}", lambda v: isinstance(v, str) and v in values)
+    return Key(f"one of {', '.join(values)}", lambda v: isinstance(v, str) and v in values, values)
 
 
 TEXT = Key("a text that is not empty", lambda v: isinstance(v, str) and v.strip() != "")
@@ -188,7 +189,9 @@ def _hint(name: str, known: list[str]) -> str:
 
 
 def _value_error(name: str, key: Key, value: object) -> str:
-    return f"{name}: expected {key.expected}, found {value!r}"
+    close = difflib.get_close_matches(str(value), key.choices, n=1)
+    hint = f", did you mean '{close[0]}'?" if close else ""
+    return f"{name}: expected {key.expected}, found {value!r}{hint}"
 
 
 def problems(values: dict) -> list[str]:
@@ -247,6 +250,11 @@ def _contradictions(values: dict) -> list[str]:
         found.append("pretrain.hidden_size: must be a multiple of pretrain.heads")
     if pretrain["batch_size"] % pretrain["micro_batch_size"]:
         found.append("pretrain.batch_size: must be a multiple of pretrain.micro_batch_size")
+    if values["train"]["checkpoint_every"] % values["train"]["log_every"]:
+        found.append(
+            "train.checkpoint_every: must be a multiple of train.log_every; "
+            "a resumed run would log other losses"
+        )
     return found
 
 

@@ -20,6 +20,8 @@ def quiet_libraries() -> None:
     # On CPUs with AVX512-BF16 bitsandbytes' import hints at a package of compiled kernels from a hub; a
     # user without it has nothing to do, and kernels from a hub should not run unseen.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # int8 layers say at every forward that they compute in float16; params.yaml says it once.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     # peft asks transformers for an attribute by its old name.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 

@@ -149,6 +149,10 @@ def _csv_records(path: Path, data) -> Iterator[tuple[int, dict]]:
         try:
             _need_columns(str(path), reader.fieldnames or [], data)
             for record in reader:
+                if None in record:  # DictReader's place for what has no column
+                    raise UserError(
+                        f"{path}, line {reader.line_num}: more fields than columns; quote text with commas"
+                    )
                 yield reader.line_num, record
         except (csv.Error, UnicodeDecodeError) as error:
             line = reader.line_num + 1

@@ -40,7 +40,7 @@ def main() -> None:
             continue  # the same run as all rows
         name = "all" if rung is None else f"{rung:,}"
         print(f"ladder: {name} rows", flush=True)
-        command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", *overrides(rung, sizes)]
+        command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", *overrides(rung, sizes, kept)]
         if subprocess.run(command, check=False).returncode:
             raise UserError(f"ladder: {name} rows failed (see above); the larger rungs were not started")
     print("ladder: every rung passed; dvc exp show lists them")

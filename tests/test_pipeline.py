@@ -150,17 +150,19 @@ def test_held_out_rows_come_from_files_that_pretraining_did_not_read(finished):
     """Through the prepared ids, against the list in git: a path apart from prepare's own check."""
     import pyarrow.parquet as pq
 
+    from stages.common.harvest import source_files
+
     folder, _ = finished
     seen = set((folder / "models/phi-tiny/pretraining_files.txt").read_text().splitlines())
+    known = {name for name, _ in source_files()}
     for split in ("validation", "test"):
         for name in pq.read_table(folder / f"data/prepared/{split}.parquet")["id"].to_pylist():
             distribution, qualname = name.split(":")
             parts = qualname.split(".")
-            modules = ["/".join([distribution, *parts[:k]]) for k in range(1, len(parts))]
-            files = {f"{module}.py" for module in modules} | {f"{module}/__init__.py" for module in modules}
-            existing = files & seen
-            # A longer path is the file of the entry; its packages' __init__ files may well be training's.
-            assert f"{'/'.join([distribution, *parts[:-1]])}.py" not in existing
+            modules = ["/".join([distribution, *parts[:k]]) for k in range(len(parts) - 1, 0, -1)]
+            candidates = [f"{module}{end}" for module in modules for end in (".py", "/__init__.py")]
+            file = next(candidate for candidate in candidates if candidate in known)
+            assert file not in seen
 
 
 def test_pretrained_weights_are_those_that_pretraining_recorded():

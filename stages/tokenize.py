@@ -76,19 +76,19 @@ def draw(documents: list[int], summaries: list[int], limit: int, max_new_tokens:
     drawn, axes = plots.figure(width=8.0, height=3.4, columns=2)
     columns = []
     panels = [
-        ("document", documents, limit, "prompt.max_input_tokens", "#0072B2"),
-        ("summary", summaries, max_new_tokens, "generate.max_new_tokens", "#E69F00"),
+        ("documents", documents, limit, "prompt.max_input_tokens", "#0072B2", "log"),
+        ("summaries", summaries, max_new_tokens, "generate.max_new_tokens", "#E69F00", "linear"),
     ]
-    for axis, (name, lengths, bound, key, colour) in zip(axes, panels, strict=True):
+    for axis, (name, lengths, bound, key, colour, scale) in zip(axes, panels, strict=True):
         tokens = np.percentile(lengths, percents, method="inverted_cdf").astype(int).tolist()
         columns.append(tokens)
         axis.step(tokens, percents, where="post", color=colour)
         axis.axvline(bound, color="black", linestyle="--", linewidth=1, label=f"{key} = {bound}")
         axis.set(
-            title=f"Length of training {name} texts (n = {len(lengths):,})",
-            xlabel="tokens (log scale)",
+            title=f"Length of training {name} (n = {len(lengths):,})",
+            xlabel=f"tokens ({scale} scale)",
             ylabel="rows no longer than that (%)",
-            xscale="log",
+            xscale=scale,
         )
         axis.xaxis.set_major_formatter("{x:g}")
         axis.legend(frameon=False, fontsize=8)

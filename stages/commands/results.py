@@ -42,16 +42,16 @@ def main() -> None:
         title=f"{evaluation['n']:,} {evaluation['split']} articles, "
         f"mean [{evaluation['confidence']:.0%} interval], a failed output scores 0"
     )
-    table.add_column("system")
+    table.add_column("system", no_wrap=True)
     for title in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "success"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for name, title in SYSTEM_NAMES.items():
         found = evaluation["systems"][name]
         table.add_row(title, *(cell(found[m]) for m in METRICS), f"{found['success_rate']:.1%}")
     table.add_section()
     for name, found in evaluation["differences"].items():
         table.add_row(name.replace("-", " - "), *(cell(found[m], signed=True) for m in METRICS), "")
-    Console(width=110).print(table)
+    Console(width=118).print(table)
     print("Plots: plots/rouge.svg, plots/length.svg, plots/loss.svg, plots/tokens.svg")
     print("Numbers: metrics/summary.json, metrics/evaluation.json; as a page: dvc plots show")
 

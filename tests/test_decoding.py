@@ -169,7 +169,7 @@ def test_the_gate_names_the_articles_that_failed():
     assert "c: 3 prompt tokens, stopped after 1 of 8 new tokens without EOS" in text
 
 
-def test_another_models_tokenizer_put_back_by_hand_goes_red():
+def test_another_models_tokenizer_put_back_by_hand_goes_red(pairs):
     """On the embedded base itself: a random model has no idea of its tokenizer to lose."""
     from conftest import ROOT
 
@@ -179,11 +179,21 @@ def test_another_models_tokenizer_put_back_by_hand_goes_red():
     name = str(ROOT / "models/phi-tiny")
     own = SimpleNamespace(name=name, path=name, revision=None, dtype="float32", quantization="none")
     model, tokenizer = load_base(own), load_tokenizer(own)
-    text = "Return the mean of the array elements along the given axis. " * 5
-    right = gate.check_tokenizer(model, tokenizer, [tokenizer(text)["input_ids"]])
-    assert right < 4.0  # nats a token; a uniform guess over 8,192 is 9.0
-    other = train_tokenizer(["zyx wvu tsr " + text.upper() * 3 + str(range(50))], 8_192)
-    with pytest.raises(UserError, match="the tokenizer is not this model's"):
-        gate.check_tokenizer(model, tokenizer, [other(text)["input_ids"]])
+    documents = [pair["document"] for pair in pairs]
+
+    def check(tokenizer_):
+        return gate.check_tokenizer(
+            model, tokenizer, [tokenizer_(text)["input_ids"][:300] for text in documents[:6]]
+        )
+
+    assert check(tokenizer) < 4.0  # nats a token; a uniform guess over 8,192 is 9.0
+    for vocabulary in (8_192, 1_000):
+        with pytest.raises(UserError, match="the tokenizer is not this model's"):
+            check(train_tokenizer(documents, vocabulary))
     with pytest.raises(UserError, match="gives id 9000, the model knows ids below 8192"):
         gate.check_tokenizer(model, tokenizer, [[1, 9_000]])
+
+
+def test_a_random_base_passes_the_tokenizer_check(base, tokenizer, pairs):
+    loss = gate.check_tokenizer(base, tokenizer, [tokenizer(pairs[0]["document"])["input_ids"]])
+    assert abs(loss - 6.4) < 0.2  # ln(600)

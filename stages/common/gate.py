@@ -1,9 +1,10 @@
 """The smoke gate: what must hold on a handful of articles before anything longer is started."""
 
-import math
-
 from stages.common.decoding import Output, summarize
+from stages.common.encoding import pad_left
 from stages.common.errors import UserError
+
+MOST_OVERCONFIDENCE = 2.2  # nats a token, see check_tokenizer
 
 
 def failures(ids: list[str], prompts: list[list[int]], outputs: list[Output], wanted: int) -> list[str]:
@@ -45,12 +46,12 @@ def run_gate(model, tokenizer, ids, prompts, settings, min_success_rate: float, 
 def check_tokenizer(model, tokenizer, prompts: list[list[int]]) -> float:
     """Mean loss (nats a token) of the base on the articles; refuses a tokenizer that is not the model's.
 
-    Under another model's tokenizer the ids mean nothing to the model, and it does worse than a uniform
-    guess over its vocabulary, ln(vocabulary). A model with random weights does about as well as that.
+    A model expects to be as surprised as it is: its loss is near the entropy of its own predictions, and
+    so is a random model's (both are ln(vocabulary)). Under another model's tokenizer it is confident and
+    wrong. Loss less entropy, measured on models/phi-tiny: 0.3 on documentation, 0.8 on abstracts, 1.5
+    on news it has never seen; 2.9 to 6.8 under other tokenizers.
     """
     import torch
-
-    from stages.common.encoding import pad_left
 
     vocabulary = model.config.vocab_size
     highest = max(max(prompt) for prompt in prompts)
@@ -60,19 +61,21 @@ def check_tokenizer(model, tokenizer, prompts: list[list[int]]) -> float:
             "the tokenizer is not this model's"
         )
     device = next(model.parameters()).device
-    total, count = 0.0, 0
+    loss, entropy, count = 0.0, 0.0, 0
     for prompt in prompts:
         ids, mask = pad_left([prompt], tokenizer.pad_token_id)
         with torch.inference_mode():
-            logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[0, :-1].float()
+            logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[0, :-1]
+            predicted = torch.log_softmax(logits.float(), dim=-1)  # [tokens - 1, vocabulary]
         if not bool(torch.isfinite(logits).all()):
             raise UserError("smoke gate: the base model's logits are not finite; use another model.dtype")
-        total += torch.nn.functional.cross_entropy(logits, ids[0, 1:].to(device), reduction="sum").item()
+        loss -= predicted.gather(1, ids[0, 1:, None].to(device)).sum().item()
+        entropy -= (predicted.exp() * predicted).sum().item()
         count += len(prompt) - 1
-    loss = total / count
-    if loss > math.log(vocabulary) + 0.5:
+    loss, entropy = loss / count, entropy / count
+    if loss - entropy > MOST_OVERCONFIDENCE:
         raise UserError(
-            f"smoke gate: the base model's loss on the articles is {loss:.2f} nats a token, worse than a "
-            f"uniform guess ({math.log(vocabulary):.2f}); the tokenizer is not this model's"
+            f"smoke gate: the base model's loss on the articles is {loss:.2f} nats a token where it expects "
+            f"{entropy:.2f}; the tokenizer is not this model's, or the articles are in no language it knows"
         )
     return loss

@@ -54,7 +54,7 @@ def texts(entries: list[Entry], p, rng: np.random.Generator) -> list[str]:
     """One pass over the entries as texts, in random order.
 
     Where the summary comes last, a long document is cut to about two thirds of the context (3
-    characters a token, measured: 3.3), so that the summary still sees its beginning.
+    characters a token, measured: 3.4), so that the summary still sees its beginning.
     """
     room = 2 * p.context
     found = []

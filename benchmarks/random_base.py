@@ -1,8 +1,8 @@
 """What is the base model's pretraining worth? The same adapter on a randomly initialised base.
 
 Copies models/phi-tiny with freshly drawn weights, fine-tunes and generates with the pipeline's own
-stages and params.yaml in a folder of its own, and prints the paired difference in ROUGE between the
-committed adapter and that one. Takes as long as `train` and `generate` do.
+stages and params.yaml in a folder of its own, and prints the paired difference in ROUGE-1 between the
+committed adapter and that one, with the stage `evaluate`'s code. Takes as long as `train` and `generate` do.
 
 Run     python -m benchmarks.random_base [--output benchmarks/results/random_base.json]
 """
@@ -15,10 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from stages.common import errors, params
+from stages.common import errors, evaluation, params
 from stages.common.errors import UserError
 from stages.common.files import read_jsonl, read_parquet, write_json
-from stages.common.scores import ROUGE, difference_of, rouge_scores, summary_of
+from stages.common.metrics import test_hash
+from stages.common.verdict import difference_sentence
 
 ROOT = Path(__file__).parent.parent
 NEEDED = (
@@ -74,33 +75,33 @@ def main() -> None:
     rows["pretrained"] = read_jsonl(Path("data/predictions/adapter.jsonl"))
     table = read_parquet(Path(f"data/prepared/{p.split}.parquet"))
     ids, references = table["id"].to_pylist(), table["summary"].to_pylist()
-    scores = {}
-    for system, found in rows.items():
-        by_id = {row["id"]: row for row in found}
+    outputs, succeeded = {}, {}
+    for system in ("pretrained", "random"):
+        by_id = {row["id"]: row for row in rows[system]}
         ordered = [by_id[key] for key in ids]
-        scores[system] = rouge_scores(
-            references, [row["prediction"] for row in ordered], [row["status"] == "ok" for row in ordered]
-        )
-    settings = (p.bootstrap_samples, p.confidence)
+        outputs[system] = [row["prediction"] for row in ordered]
+        succeeded[system] = [row["status"] == "ok" for row in ordered]
+    scores = evaluation.score_systems(
+        ids, references, outputs, succeeded, None, p, bertscore=False, behaviour={}
+    )
+    sums = evaluation.resampled(scores, p.resamples)
+    pairs = [("pretrained", "random")]
     result = {
         "split": p.split,
         "n": len(ids),
-        "systems": {
-            system: {metric: summary_of(found[metric], *settings) for metric in ROUGE}
-            for system, found in scores.items()
-        },
-        "pretrained-random": {
-            metric: difference_of(scores["pretrained"][metric], scores["random"][metric], *settings)
-            for metric in ROUGE
-        },
+        "test": test_hash(ids, references),
+        "confidence": p.confidence,
+        "resamples": p.resamples,
+        "metrics": evaluation.definitions(scores),
+        "systems": evaluation.summaries(scores, sums, p.confidence),
+        "comparisons": evaluation.comparisons(scores, pairs, sums, p.resamples, p.confidence),
     }
-    found = result["pretrained-random"]["rouge1"]
+    found = result["comparisons"]["pretrained-random"]["rouge1"]
     print(
-        f"random base: ROUGE-1 {result['systems']['random']['rouge1']['mean']:.2f}; the pretrained base is "
-        f"{found['mean']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}] above it (p = {found['p']:.4f})"
+        difference_sentence("the pretrained base", "the random base", found, "rouge1", len(ids), p.confidence)
     )
     if arguments.output:
-        write_json(arguments.output, result)
+        write_json(arguments.output, result, one_line_below=3)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,40 @@
-"""Stage `evaluate`: every system on the same articles, with intervals and paired differences.
+"""Stage `evaluate`: every system on the same articles, with intervals, paired tests and signatures.
 
 Reads   data/prepared/SPLIT.parquet, data/predictions/{base,adapter}.jsonl.
-Writes  metrics/evaluation.json, metrics/summary.json (the headline), data/scores.parquet (a row for
-        each article: what failed, and every system's ROUGE).
+Writes  data/scores/SYSTEM.parquet (a row an id), metrics/evaluation.json, metrics/summary.json (headline).
 Run     python -m stages.evaluate
+        python -m stages.evaluate --references FILE --predictions FILE [--documents FILE] [--output FILE]
 
-`lead` is the first sentence of the document. An output that failed scores 0 and stays in every mean.
+`lead` is the first sentence of the document, `oracle` its sentence with the best ROUGE-1 + ROUGE-2 against
+the reference. An output that failed scores 0 and stays in every mean. The second form scores what others
+made with the same code and settings, and touches no file but --output.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from stages.common import errors, params
+from stages.common import errors, evaluation, params
+from stages.common.aligned import aligned, read_references, read_texts
+from stages.common.article import Article
+from stages.common.commandline import add_options, print_scores, with_options
 from stages.common.errors import UserError
-from stages.common.files import read_jsonl, read_parquet, write_json, write_parquet
-from stages.common.scores import ROUGE, difference_of, rouge_scores, summary_of
-from stages.common.text import body_of, first_sentence, words
+from stages.common.files import read_jsonl, read_parquet, write_json
+from stages.common.metrics import test_hash, write_scores
+from stages.common.overlap import oracle_sentences
+from stages.common.text import body_of, first_sentence
 
 PARAMS = ("data.source", "evaluate")
 PREPARED = Path("data/prepared")
 PREDICTIONS = Path("data/predictions")
+SCORES = Path("data/scores")
 EVALUATION = Path("metrics/evaluation.json")
 SUMMARY = Path("metrics/summary.json")
-SCORES = Path("data/scores.parquet")
-SYSTEMS = ("lead", "base", "adapter")
-DIFFERENCES = (("adapter", "base"), ("adapter", "lead"))
+GENERATED = ("base", "adapter")
+COMPARISONS = [("adapter", "base"), ("adapter", "lead"), ("adapter", "oracle")]
+ONE_LINE = 3  # depth in evaluation.json from which a score stands on one line
 
 
 def predictions_by_id(path: Path, ids: list[str]) -> list[dict]:
@@ -44,72 +52,142 @@ def predictions_by_id(path: Path, ids: list[str]) -> list[dict]:
     return [by_id[name] for name in ids]
 
 
-def main() -> None:
+def behaviour_of(rows: list[dict]) -> dict[str, np.ndarray]:
+    """Columns that only generation knows: stopped by EOS, prompt echo, in %."""
+    return {
+        "stopped": np.array([100.0 * row["stopped"] for row in rows]),
+        "echo": np.array([100.0 * (row["status"] == "echo") for row in rows]),
+    }
+
+
+def headline(found: dict) -> dict[str, float | None]:
+    """metrics/summary.json: what `dvc exp show` and `dvc metrics diff` put side by side."""
+    adapter, differences = found["systems"]["adapter"], found["comparisons"]
+    return {
+        "rouge1": adapter["rouge1"]["value"],
+        "rouge1_low": adapter["rouge1"]["low"],
+        "rouge1_high": adapter["rouge1"]["high"],
+        "rouge2": adapter["rouge2"]["value"],
+        "rougeL": adapter["rougeL"]["value"],
+        "bertscore": adapter["bertscore"]["value"],
+        "verbatim": adapter["verbatim"]["value"],
+        "success_rate": adapter["success_rate"]["value"],
+        "rouge1_over_base": differences["adapter-base"]["rouge1"]["value"],
+        "rouge1_over_lead": differences["adapter-lead"]["rouge1"]["value"],
+    }
+
+
+def run_stage() -> None:
+    """Score the systems of the pipeline."""
     p = params.load(PARAMS)
     settings = p.evaluate
     table = read_parquet(PREPARED / f"{settings.split}.parquet")
     ids, references = table["id"].to_pylist(), table["summary"].to_pylist()
-    documents = [body_of(document, p.data.source) for document in table["document"].to_pylist()]
+    sources = table["document"].to_pylist()
+    bodies = [body_of(source, p.data.source) for source in sources]
+    documents = [Article(body, source) for body, source in zip(bodies, sources, strict=True)]
+    lengths = np.array([len(document.words) for document in documents])
 
-    outputs = {"lead": [first_sentence(document) for document in documents]}
-    succeeded = {"lead": [bool(text) for text in outputs["lead"]]}
-    for system in ("base", "adapter"):
-        rows = predictions_by_id(PREDICTIONS / f"{system}.jsonl", ids)
-        outputs[system] = [row["prediction"] for row in rows]
-        succeeded[system] = [row["status"] == "ok" for row in rows]
-    scores = {name: rouge_scores(references, outputs[name], succeeded[name]) for name in SYSTEMS}
+    outputs = {
+        "lead": [first_sentence(body) for body in bodies],
+        "oracle": oracle_sentences(bodies, references),
+    }
+    succeeded = {name: [True] * len(ids) for name in outputs}
+    statuses, behaviour, cut = {}, {}, {}
+    for name in GENERATED:
+        rows = predictions_by_id(PREDICTIONS / f"{name}.jsonl", ids)
+        outputs[name] = [row["prediction"] for row in rows]
+        succeeded[name] = [row["status"] == "ok" for row in rows]
+        statuses[name] = [row["status"] for row in rows]
+        behaviour[name] = behaviour_of(rows)
+        cut[name] = [row["document_tokens_cut"] for row in rows]
+    scores = evaluation.score_systems(
+        ids, references, outputs, succeeded, documents, settings, bertscore=True, behaviour=behaviour
+    )
+    of_references = evaluation.score_references(ids, references, documents)
 
-    resamples, confidence = settings.bootstrap_samples, settings.confidence
-    evaluation = {
+    described = {**scores, "reference": of_references}
+    sums = evaluation.resampled(described, settings.resamples)
+    found = {
         "split": settings.split,
         "n": len(ids),
-        "systems": {
-            name: {
-                **{metric: summary_of(scores[name][metric], resamples, confidence) for metric in ROUGE},
-                "success_rate": float(np.mean(succeeded[name])),
-                "mean_words": float(np.mean([len(words(text)) for text in outputs[name]])),
+        "test": test_hash(ids, references),
+        "confidence": settings.confidence,
+        "resamples": settings.resamples,
+        "metrics": evaluation.definitions(scores),
+        "systems": evaluation.summaries(described, sums, settings.confidence),
+        "comparisons": evaluation.comparisons(
+            scores, COMPARISONS, sums, settings.resamples, settings.confidence
+        ),
+        "failure_bias": {
+            "document_words": {
+                name: evaluation.failure_bias(scores[name].columns["success_rate"] > 0, lengths)
+                for name in GENERATED
             }
-            for name in SYSTEMS
         },
-        "differences": {
-            f"{left}-{right}": {
-                metric: difference_of(scores[left][metric], scores[right][metric], resamples, confidence)
-                for metric in ROUGE
-            }
-            for left, right in DIFFERENCES
-        },
-        "reference_mean_words": float(np.mean([len(words(text)) for text in references])),
-        "scorer": "rouge_score, F1 x 100, stemmer",
-        "bootstrap_samples": resamples,
-        "confidence": confidence,
     }
-    columns = {
-        "id": pa.array(ids, pa.string()),
-        "document_words": pa.array([len(words(document)) for document in documents], pa.int32()),
-    }
-    for name in SYSTEMS:
-        columns[f"{name}_succeeded"] = pa.array(succeeded[name], pa.bool_())
-        for metric in ROUGE:
-            columns[f"{name}_{metric}"] = pa.array(scores[name][metric], pa.float64())
-    write_parquet(SCORES, columns)
-    write_json(EVALUATION, evaluation)
+    for name, system in described.items():
+        more = {
+            "document_words": pa.array(lengths, pa.int32()),
+            "text": pa.array(outputs.get(name, references), pa.string()),
+        }
+        if name in GENERATED:
+            more["status"] = pa.array(statuses[name], pa.string())
+            more["document_tokens_cut"] = pa.array(cut[name], pa.int32())
+        write_scores(SCORES / f"{name}.parquet", system, more)
+    write_json(EVALUATION, found, one_line_below=ONE_LINE)
+    write_json(SUMMARY, headline(found))
+    shown = ", ".join(f"{name} {found['systems'][name]['rouge1']['value']:.2f}" for name in outputs)
+    print(f"evaluate: ROUGE-1 (F1 x 100) on {len(ids):,} {settings.split} articles: {shown}")
 
-    adapter = evaluation["systems"]["adapter"]
-    write_json(
-        SUMMARY,
-        {
-            "rouge1": adapter["rouge1"]["mean"],
-            "rouge1_low": adapter["rouge1"]["low"],
-            "rouge1_high": adapter["rouge1"]["high"],
-            "rouge2": adapter["rouge2"]["mean"],
-            "rougeL": adapter["rougeL"]["mean"],
-            "success_rate": adapter["success_rate"],
-            "rouge1_over_base": evaluation["differences"]["adapter-base"]["rouge1"]["mean"],
-            "rouge1_over_lead": evaluation["differences"]["adapter-lead"]["rouge1"]["mean"],
-        },
+
+def run_files(arguments: argparse.Namespace) -> None:
+    """Score one file of predictions against one of references."""
+    settings = with_options(params.load(("evaluate",)).evaluate, arguments)
+    references = read_references(arguments.references)
+    predictions = aligned(references, read_texts(arguments.predictions, "predictions"))
+    documents = None
+    if arguments.documents:
+        documents = [
+            Article(text) for text in aligned(references, read_texts(arguments.documents, "documents")).texts
+        ]
+    ids = references.ids or [str(line) for line in range(1, len(references.texts) + 1)]
+    scores = evaluation.score_systems(
+        ids,
+        references.texts,
+        {"predictions": predictions.texts},
+        {"predictions": predictions.succeeded},
+        documents,
+        settings,
+        bertscore=arguments.bertscore,
+        behaviour={},
     )
-    shown = ", ".join(f"{name} {evaluation['systems'][name]['rouge1']['mean']:.2f}" for name in SYSTEMS)
-    print(f"evaluate: ROUGE-1 on {len(ids):,} {settings.split} articles: {shown}")
+    sums = evaluation.resampled(scores, settings.resamples)
+    found = {
+        "n": len(ids),
+        "test": test_hash(ids, references.texts),
+        "confidence": settings.confidence,
+        "resamples": settings.resamples,
+        "metrics": evaluation.definitions(scores),
+        "systems": evaluation.summaries(scores, sums, settings.confidence),
+    }
+    print_scores(found)
+    if arguments.output:
+        write_json(arguments.output, found, one_line_below=ONE_LINE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.evaluate", description=__doc__.split("\n")[0])
+    add_options(parser)
+    parser.add_argument("--predictions", type=Path, help="a text a line, or .jsonl with `prediction`")
+    arguments = parser.parse_args()
+    given = [name for name, value in vars(arguments).items() if value != parser.get_default(name)]
+    if not given:
+        run_stage()
+    elif arguments.references is None or arguments.predictions is None:
+        raise UserError("--references and --predictions belong together; without any option, the stage runs")
+    else:
+        run_files(arguments)
 
 
 if __name__ == "__main__":

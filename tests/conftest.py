@@ -148,7 +148,7 @@ SMALL = {
     "generate__max_new_tokens": 6,
     "generate__num_beams": 2,
     "generate__batch_size": 4,
-    "evaluate__bootstrap_samples": 100,
+    "evaluate__resamples": 100,
 }
 
 

@@ -177,3 +177,27 @@ def test_sha256_of_a_file(tmp_path):
     content = bytes(range(256)) * 5_000
     (tmp_path / "a").write_bytes(content)
     assert file_sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_json_may_hold_a_value_on_one_line(tmp_path):
+    value = {
+        "n": 2,
+        "systems": {"lead": {"rouge1": {"value": 1.23456, "low": None}}, "none": {}},
+        "list": [1, 2.5],
+    }
+    write_json(tmp_path / "deep.json", value, one_line_below=3)
+    text = (tmp_path / "deep.json").read_text()
+    assert json.loads(text) == rounded(value)
+    assert '      "rouge1": {"value": 1.2346, "low": null}\n    },\n    "none": {}\n' in text
+    assert '  "list": [1, 2.5]\n}\n' in text
+    with pytest.raises(ValueError, match="null"):
+        write_json(tmp_path / "nan.json", {"a": float("nan")}, one_line_below=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["deep.json"]
+
+
+def test_parquet_notes_are_kept_and_nothing_else(tmp_path):
+    columns = {"id": pa.array(["a"])}
+    write_parquet(tmp_path / "one.parquet", columns, {"signatures": "{}"})
+    write_parquet(tmp_path / "none.parquet", columns)
+    assert pq.read_schema(tmp_path / "one.parquet").metadata == {b"signatures": b"{}"}
+    assert pq.read_schema(tmp_path / "none.parquet").metadata is None

@@ -3,12 +3,15 @@
 import ast
 import hashlib
 import importlib
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
+
+from stages.common.results import results_table
 
 STAGES = ["pretrain", "prepare", "tokenize", "smoke", "train", "generate", "evaluate", "report"]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -135,5 +138,8 @@ def test_the_lock_is_of_the_committed_code_and_parameters(stage):
     assert {name for name in locked["params"]["params.yaml"]} == wanted
 
 
-def test_the_readme_shows_the_committed_table():
-    assert (ROOT / "plots/results.md").read_text() in (ROOT / "README.md").read_text()
+def test_the_readme_shows_the_table_of_the_committed_metrics():
+    evaluation = json.loads((ROOT / "metrics/evaluation.json").read_text())
+    table = results_table(evaluation, PARAMS["report"]["reference"])
+    assert (ROOT / "plots/results.md").read_text() == table
+    assert table in (ROOT / "README.md").read_text()

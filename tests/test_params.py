@@ -131,7 +131,10 @@ def test_a_missing_key_or_section_is_named(values, name):
         ("evaluate.split", "train"),
         ("evaluate.confidence", 1),
         ("evaluate.confidence", 95),
-        ("evaluate.bootstrap_samples", 99),
+        ("evaluate.resamples", 99),
+        ("evaluate.meteor_synonyms", "no"),
+        ("evaluate.bertscore_layer", 0),
+        ("evaluate.bertscore_sha256", "53aa"),
         ("report.reference", "cnn"),
     ],
 )

@@ -6,19 +6,18 @@ Run     python -m stages.commands.results [--readme]    (`make repro` ends with 
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from stages.common import errors
+from stages.common.commandline import print_table
 from stages.common.errors import UserError
 from stages.common.files import read_json, write_text
-from stages.common.results import METRICS, SYSTEM_NAMES, cell
+from stages.common.metrics import METRICS
+from stages.common.results import SYSTEMS, cell
+from stages.common.verdict import verdict
 
 EVALUATION = Path("metrics/evaluation.json")
-
-
 README = Path("README.md")
 RESULTS = Path("plots/results.md")
+SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")
 START, END = "<!-- results: written by make results -->\n", "<!-- end of results -->\n"
 
 
@@ -38,22 +37,19 @@ def main() -> None:
     if parser.parse_args().readme:
         update_readme()
     evaluation = read_json(EVALUATION)
-    table = Table(
-        title=f"{evaluation['n']:,} {evaluation['split']} articles, "
-        f"mean [{evaluation['confidence']:.0%} interval], a failed output scores 0"
+    systems = evaluation["systems"]
+    print_table(
+        f"{evaluation['n']:,} {evaluation['split']} articles, value [{evaluation['confidence']:.0%} "
+        "interval], a failed output scores 0",
+        ["system", *(METRICS[name].title for name in SHOWN), "success"],
+        [
+            [name, *(cell(systems[name][m]) for m in SHOWN), f"{systems[name]['success_rate']['value']:.1%}"]
+            for name in SYSTEMS
+        ],
     )
-    table.add_column("system", no_wrap=True)
-    for title in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "success"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for name, title in SYSTEM_NAMES.items():
-        found = evaluation["systems"][name]
-        table.add_row(title, *(cell(found[m]) for m in METRICS), f"{found['success_rate']:.1%}")
-    table.add_section()
-    for name, found in evaluation["differences"].items():
-        table.add_row(name.replace("-", " - "), *(cell(found[m], signed=True) for m in METRICS), "")
-    Console(width=118).print(table)
-    print("Plots: plots/rouge.svg, plots/length.svg, plots/loss.svg, plots/tokens.svg")
-    print("Numbers: metrics/summary.json, metrics/evaluation.json; as a page: dvc plots show")
+    for sentence in verdict(evaluation):
+        print(f"- {sentence}")
+    print("To read: plots/report.html. Numbers: metrics/summary.json, metrics/evaluation.json")
 
 
 if __name__ == "__main__":

@@ -63,9 +63,26 @@ def rounded(value):
     return value
 
 
-def write_json(path: Path, value: dict | list) -> None:
-    """Write `value` as indented JSON with rounded floats, keys in the order given."""
-    write_text(path, json.dumps(rounded(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, value: dict | list, one_line_below: int | None = None) -> None:
+    """Write `value` as indented JSON with rounded floats, keys in the order given.
+
+    one_line_below: nesting depth from which a value stands on one line, so that a git diff shows a changed
+    score as one changed line; None = every value on its own.
+    """
+    write_text(path, _json_text(rounded(value), "\n", one_line_below) + "\n")
+
+
+def _json_text(value, line: str, one_line_below: int | None) -> str:
+    """`value` as JSON; `line` is the line break with the indentation where it stands."""
+    if one_line_below is None:
+        return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).replace("\n", line)
+    if one_line_below == 0 or not isinstance(value, dict) or not value:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    items = [
+        f"{line}  {json.dumps(key, ensure_ascii=False)}: {_json_text(item, line + '  ', one_line_below - 1)}"
+        for key, item in value.items()
+    ]
+    return "{" + ",".join(items) + line + "}"
 
 
 def read_json(path: Path) -> dict:
@@ -88,9 +105,9 @@ def read_jsonl(path: Path) -> list[dict]:
         return [json.loads(line) for line in lines]
 
 
-def write_parquet(path: Path, columns: dict[str, pa.Array]) -> None:
-    """Write columns of equal length as parquet, without metadata beyond the schema."""
-    table = pa.table(columns).replace_schema_metadata(None)
+def write_parquet(path: Path, columns: dict[str, pa.Array], notes: dict[str, str] | None = None) -> None:
+    """Write columns of equal length as parquet; its metadata are the schema and `notes`."""
+    table = pa.table(columns).replace_schema_metadata(notes)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=8_192)
 

@@ -56,6 +56,11 @@ def choice(*values: str) -> Key:
     return Key(f"one of {', '.join(values)}", lambda v: isinstance(v, str) and v in values, values)
 
 
+TRUTH = Key("true or false", lambda v: isinstance(v, bool))
+SHA256 = Key(
+    "a SHA-256 in quotes (64 hexadecimal digits)",
+    lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None,
+)
 TEXT = Key("a text that is not empty", lambda v: isinstance(v, str) and v.strip() != "")
 TEXT_OR_NULL = Key("a text or null", lambda v: v is None or TEXT.accepts(v))
 NAMES = Key(
@@ -133,8 +138,12 @@ SCHEMA: dict[str, Key | dict[str, Key]] = {
     },
     "evaluate": {
         "split": choice("validation", "test"),
-        "bootstrap_samples": whole(100),
+        "resamples": whole(100),
         "confidence": number(0.5, 1, high_open=True),
+        "meteor_synonyms": TRUTH,
+        "bertscore_model": TEXT,
+        "bertscore_layer": whole(1),
+        "bertscore_sha256": SHA256,
     },
     "report": {
         "reference": choice("none", "xsum"),

@@ -1,5 +1,8 @@
 """The results as a table: one writer for plots/results.md and the README, one set of published rows."""
 
+from stages.common.metrics import HEADLINE, METRICS
+from stages.common.verdict import NAMES, is_real
+
 # XSum test, ROUGE-1/2/L as published: (system, ROUGE-1, ROUGE-2, ROUGE-L, n, scorer, source).
 PERL = "ROUGE-1.5.5"
 PUBLISHED_XSUM = (
@@ -14,36 +17,42 @@ PUBLISHED_XSUM = (
     ("PEGASUS", 47.21, 24.56, 39.25, 11_334, PERL, "Zhang et al. 2020"),
     ("BRIO", 49.07, 25.59, 40.40, 11_334, PERL, "Liu et al. 2022"),
 )
-SYSTEM_NAMES = {
-    "lead": "first sentence (lead)",
-    "base": "untuned base",
-    "adapter": "base + LoRA adapter",
-}
-METRICS = ("rouge1", "rouge2", "rougeL")
+ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
+SYSTEMS = ("lead", "oracle", "base", "adapter")
+SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim")  # of the table in the README
 
 
 def results_table(evaluation: dict, reference: str) -> str:
     """Markdown: systems with intervals and success rate, the paired differences, published rows."""
     percent = f"{evaluation['confidence']:.0%}"
     lines = [
-        f"{evaluation['n']:,} {evaluation['split']} articles; mean [{percent} bootstrap interval]; "
-        "rouge_score with stemmer, F1 x 100; a failed output scores 0.",
+        f"{evaluation['n']:,} {evaluation['split']} articles; value [{percent} bootstrap interval of "
+        f"{evaluation['resamples']:,} resamples]; a failed output scores 0. ROUGE: rouge_score with stemmer, "
+        "F1 x 100. Copied: outputs that are a span of their article word for word.",
         "",
-        "| system | ROUGE-1 | ROUGE-2 | ROUGE-L | success rate |",
-        "|---|---|---|---|---|",
+        "| system | ROUGE-1 | ROUGE-2 | ROUGE-L | BERTScore | copied (%) | success rate |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name, title in SYSTEM_NAMES.items():
+    for name in SYSTEMS:
         found = evaluation["systems"][name]
-        cells = [cell(found[metric]) for metric in METRICS]
-        lines.append(f"| {title} | {' | '.join(cells)} | {found['success_rate']:.1%} |")
+        cells = [cell(found[metric]) for metric in SHOWN]
+        lines.append(f"| {NAMES[name]} | {' | '.join(cells)} | {found['success_rate']['value']:.1%} |")
     lines += [
         "",
-        "| paired difference | ROUGE-1 | ROUGE-2 | ROUGE-L | p (ROUGE-1) |",
+        "Paired differences in ROUGE-1. Detectable: the true difference that this test set would show in "
+        "80% of cases. p: approximate randomization, after Holm's correction over all "
+        f"{sum(map(len, evaluation['comparisons'].values()))} tests of `metrics/evaluation.json`.",
+        "",
+        "| difference | ROUGE-1 | detectable | p (Holm) | real? |",
         "|---|---|---|---|---|",
     ]
-    for name, found in evaluation["differences"].items():
-        cells = [cell(found[metric], signed=True) for metric in METRICS]
-        lines.append(f"| {name.replace('-', ' - ')} | {' | '.join(cells)} | {found['rouge1']['p']:.4f} |")
+    for pair, entries in evaluation["comparisons"].items():
+        found = entries[HEADLINE]
+        real = "yes" if is_real(found, evaluation["confidence"]) else "not shown"
+        lines.append(
+            f"| {pair.replace('-', ' - ')} | {cell(found, '+.2f')} | {number(found['detectable'])} | "
+            f"{number(found['p_holm'], '.4f')} | {real} |"
+        )
     if reference == "xsum":
         lines += [
             "",
@@ -60,7 +69,69 @@ def results_table(evaluation: dict, reference: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def cell(found: dict, signed: bool = False) -> str:
-    """A mean with its interval."""
-    form = "+.2f" if signed else ".2f"
-    return f"{found['mean']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
+def score_rows(evaluation: dict, names: dict[str, str]) -> dict:
+    """Columns and rows of the table of metrics by system. names: what a system is called, if not its key."""
+    systems = evaluation["systems"]
+    shown = [name for name in METRICS if any(name in found for found in systems.values())]
+    return {
+        "columns": ["metric", "unit", *(names.get(name, name) for name in systems)],
+        "rows": [
+            [
+                METRICS[name].title,
+                f"{METRICS[name].unit} {ARROWS[METRICS[name].direction]}".strip(),
+                *(
+                    cell(found[name], ".4f" if METRICS[name].unit == "share" else ".2f")
+                    if name in found
+                    else "n/a"
+                    for found in systems.values()
+                ),
+            ]
+            for name in shown
+        ],
+    }
+
+
+def comparison_rows(evaluation: dict, pair: str) -> dict:
+    """Columns and rows of the table of one paired comparison."""
+    entries = evaluation["comparisons"][pair]
+    percent = f"{evaluation['confidence']:.0%}"
+    return {
+        "columns": [
+            "metric",
+            "difference",
+            f"{percent} interval",
+            "BCa interval",
+            "detectable",
+            "p (boot.)",
+            "p (rand.)",
+            "p (Holm)",
+            "real?",
+        ],
+        "rows": [
+            [
+                METRICS[name].title,
+                number(found["value"], "+.2f"),
+                interval(found, "+.2f"),
+                interval({"low": found["bca_low"], "high": found["bca_high"]}, "+.2f"),
+                number(found["detectable"]),
+                *(number(found[key], ".4f") for key in ("p_bootstrap", "p_randomization", "p_holm")),
+                "yes" if is_real(found, evaluation["confidence"]) else "not shown",
+            ]
+            for name, found in entries.items()
+        ],
+    }
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """A number, or n/a where it is undefined."""
+    return "n/a" if value is None else f"{value:{form}}"
+
+
+def interval(found: dict, form: str = ".2f") -> str:
+    """An interval in brackets."""
+    return f"[{number(found['low'], form)}, {number(found['high'], form)}]"
+
+
+def cell(found: dict, form: str = ".2f") -> str:
+    """A value with its interval."""
+    return f"{number(found['value'], form)} {interval(found, form)}"

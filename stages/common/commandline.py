@@ -1,0 +1,67 @@
+"""What the commands that score given files share: options, and tables on the terminal."""
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+
+from stages.common.errors import UserError
+from stages.common.results import comparison_rows, score_rows
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that scores given files."""
+    parser.add_argument("--references", type=Path, help="a text a line, or .jsonl with `summary`")
+    parser.add_argument("--documents", type=Path, help="for copying, new n-grams, numbers and names")
+    parser.add_argument("--output", type=Path, help="write the numbers there as JSON")
+    parser.add_argument("--resamples", type=int, help="instead of evaluate.resamples")
+    parser.add_argument(
+        "--bertscore",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="BERTScore takes minutes for thousands of articles",
+    )
+
+
+def with_options(settings: SimpleNamespace, arguments: argparse.Namespace) -> SimpleNamespace:
+    """The `evaluate` section with what the command line says instead."""
+    if arguments.output is not None and arguments.output.is_dir():
+        raise UserError(f"--output: {arguments.output} is a folder; expected the path of a file")
+    if arguments.resamples is None:
+        return settings
+    if arguments.resamples < 100:
+        raise UserError(f"--resamples: expected at least 100, found {arguments.resamples}")
+    return SimpleNamespace(**{**vars(settings), "resamples": arguments.resamples})
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]], narrow: str = "") -> None:
+    """A table on the terminal; the column named `narrow` may wrap. No text is taken for markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title))
+    for column in columns:
+        table.add_column(
+            Text(column), justify="left" if column == columns[0] else "right", no_wrap=column != narrow
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(width=118).print(table)
+
+
+def print_scores(found: dict) -> None:
+    """A table of metrics by system, with intervals and units. found: as metrics/evaluation.json."""
+    title = f"{found['n']:,} articles, value [{found['confidence']:.0%} interval of {found['resamples']:,} "
+    print_table(title + "resamples], a failed output scores 0", **score_rows(found, {}), narrow="unit")
+
+
+def print_comparisons(found: dict) -> None:
+    """A table of every paired difference. found: as metrics/evaluation.json."""
+    for pair in found["comparisons"]:
+        shown = comparison_rows(found, pair)
+        kept = [k for k, column in enumerate(shown["columns"]) if column != "BCa interval"]  # 118 columns
+        print_table(
+            f"{pair.replace('-', ' - ')}, the same {found['n']:,} articles",
+            [shown["columns"][k] for k in kept],
+            [[row[k] for k in kept] for row in shown["rows"]],
+        )

@@ -1,0 +1,206 @@
+"""Overlap of one output with its reference: ROUGE, BLEU, chrF and METEOR, each by its own library.
+
+Scores run from 0 to 100. A failed or empty output scores 0 and enters the corpus scores as an empty text.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from importlib import metadata
+from multiprocessing import get_context
+
+import numpy as np
+
+from stages.common.errors import UserError
+from stages.common.text import sentences
+
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+PER_PAIR = (*ROUGE, "sentence_bleu", "sentence_chrf", "meteor")
+BLEU_ORDER = 4
+CHRF_ORDER = 6
+CHRF_BETA = 2
+BLEU_STATISTICS = 2 + 2 * BLEU_ORDER  # length of output, of reference; n-grams matched; n-grams in the output
+CHRF_STATISTICS = 3 * CHRF_ORDER  # for each order: n-grams in the output, in the reference, matched
+CHUNK = 256  # pairs handed to a worker at once; a score depends on its pair alone
+FEW = 1_500  # pairs below which starting workers costs more than it saves
+
+
+class _Stems:
+    """nltk's Porter stemmer, each word stemmed once: stemming is most of ROUGE's and METEOR's time."""
+
+    def __init__(self) -> None:
+        from nltk.stem.porter import PorterStemmer
+
+        self.stem = lru_cache(maxsize=200_000)(PorterStemmer().stem)
+
+
+class _RougeTokens:
+    """rouge_score's own tokens with stems, each text cut once for all of its metrics."""
+
+    def __init__(self, stems: _Stems) -> None:
+        from rouge_score import tokenize
+
+        self.tokenize = lru_cache(maxsize=4_096)(lambda text: tokenize.tokenize(text, stems))
+
+
+class _NoSynonyms:
+    """Stands in for WordNet where METEOR's synonym stage is off: no word has another."""
+
+    def synsets(self, word: str) -> list:
+        return []
+
+
+def word_net():
+    """nltk's WordNet, or a UserError: METEOR without it would be another metric under the same name."""
+    from nltk.corpus import wordnet
+
+    try:
+        wordnet.ensure_loaded()
+    except LookupError as error:
+        raise UserError(
+            "evaluate.meteor_synonyms: true needs WordNet, which nltk does not find on this machine. Fetch "
+            "it with `python -m nltk.downloader wordnet`, or set evaluate.meteor_synonyms: false"
+        ) from error
+    return wordnet
+
+
+class Scorers:
+    """The libraries' scorers, set up once a process. meteor_synonyms: use WordNet in METEOR."""
+
+    def __init__(self, meteor_synonyms: bool) -> None:
+        from nltk.tokenize.destructive import NLTKWordTokenizer
+        from rouge_score.rouge_scorer import RougeScorer
+        from sacrebleu.metrics import BLEU, CHRF
+
+        self.stems = _Stems()
+        tokens = _RougeTokens(self.stems)
+        self.rouge = RougeScorer(list(ROUGE), tokenizer=tokens)
+        self.rouge_of_sentences = RougeScorer(["rouge1", "rouge2"], tokenizer=tokens)
+        self.bleu = BLEU(effective_order=True)  # for sentences; the corpus score has its own aggregate
+        self.chrf = CHRF(char_order=CHRF_ORDER, word_order=0, beta=CHRF_BETA)
+        self.words = NLTKWordTokenizer()
+        self.wordnet = word_net() if meteor_synonyms else _NoSynonyms()
+
+    def pair(self, reference: str, output: str) -> tuple[list[float], list[int], list[int]]:
+        """(scores in the order of PER_PAIR, BLEU statistics, chrF statistics) of one output."""
+        # ROUGE-Lsum takes a line for a sentence.
+        rouge = self.rouge.score("\n".join(sentences(reference)), "\n".join(sentences(output)))
+        bleu = self.bleu.sentence_score(output, [reference])
+        chrf = self.chrf._extract_corpus_statistics([output], [[reference]])[0]
+        scores = [100 * rouge[name].fmeasure for name in ROUGE]
+        scores += [bleu.score, self.chrf._compute_f_score(chrf), 100 * self.meteor(reference, output)]
+        return scores, [bleu.sys_len, bleu.ref_len, *bleu.counts, *bleu.totals], chrf
+
+    def meteor(self, reference: str, output: str) -> float:
+        """METEOR (0 to 1) on Treebank tokens: exact and stem stages, and synonyms where asked for."""
+        from nltk.translate.meteor_score import single_meteor_score
+
+        return single_meteor_score(
+            self.words.tokenize(reference),
+            self.words.tokenize(output),
+            stemmer=self.stems,
+            wordnet=self.wordnet,
+        )
+
+    def oracle(self, document: str, reference: str) -> str:
+        """The sentence of the document with the best ROUGE-1 + ROUGE-2 F1; the first of equal ones."""
+        best, chosen = -1.0, ""
+        for sentence in sentences(document):
+            found = self.rouge_of_sentences.score(reference, sentence)
+            if found["rouge1"].fmeasure + found["rouge2"].fmeasure > best:
+                best, chosen = found["rouge1"].fmeasure + found["rouge2"].fmeasure, sentence
+        return chosen
+
+
+_scorers: Scorers | None = None  # of a worker process
+
+
+def _start_worker(meteor_synonyms: bool) -> None:
+    global _scorers
+    _scorers = Scorers(meteor_synonyms)
+
+
+def _pairs(pairs: list[tuple[str, str]]) -> list[tuple]:
+    return [_scorers.pair(reference, output) for reference, output in pairs]
+
+
+def _oracles(pairs: list[tuple[str, str]]) -> list[str]:
+    return [_scorers.oracle(document, reference) for document, reference in pairs]
+
+
+def _in_workers(function, pairs: list[tuple[str, str]], meteor_synonyms: bool, workers: int | None) -> list:
+    """`function` of chunks of pairs, in order, over `workers` processes (None: one for each core)."""
+    if meteor_synonyms:
+        word_net()  # its error is one sentence here; from a worker it would break the pool
+    if workers is None:
+        workers = 1 if len(pairs) < FEW else len(os.sched_getaffinity(0))
+    if workers == 1:
+        _start_worker(meteor_synonyms)
+        return function(pairs)
+    chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
+    options = {"mp_context": get_context("spawn"), "initializer": _start_worker}
+    with ProcessPoolExecutor(workers, initargs=(meteor_synonyms,), **options) as pool:
+        return [item for found in pool.map(function, chunks) for item in found]
+
+
+def overlap_scores(
+    references: list[str], outputs: list[str], meteor_synonyms: bool, workers: int | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Scores of outputs against their references; a failed output is to be given as "".
+
+    Returns ({name of PER_PAIR: scores [outputs]}, BLEU statistics [outputs, 10], chrF statistics
+    [outputs, 18]).
+    """
+    pairs = list(zip(references, outputs, strict=True))
+    found = _in_workers(_pairs, pairs, meteor_synonyms, workers)
+    scores = np.array([row[0] for row in found], dtype=np.float64)
+    columns = {name: scores[:, k] for k, name in enumerate(PER_PAIR)}
+    bleu, chrf = (np.array([row[k] for row in found], dtype=np.int64) for k in (1, 2))
+    return columns, bleu, chrf
+
+
+def oracle_sentences(documents: list[str], references: list[str], workers: int | None = None) -> list[str]:
+    """The extractive oracle of each document (Narayan et al. 2018): the best that one sentence can do."""
+    return _in_workers(_oracles, list(zip(documents, references, strict=True)), False, workers)
+
+
+def corpus_bleu(sums: np.ndarray) -> np.ndarray:
+    """Corpus BLEU [...] from summed statistics [..., 10]: sacrebleu's, exponential smoothing."""
+    sums = np.asarray(sums, dtype=np.float64)
+    length, reference_length = sums[..., 0], sums[..., 1]
+    matches, totals = sums[..., 2 : 2 + BLEU_ORDER], sums[..., 2 + BLEU_ORDER :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        missed = np.cumsum(matches == 0, axis=-1)  # each order without a match counts half of the one before
+        precisions = np.where(matches > 0, matches / totals, 1 / (2.0**missed * totals))
+        brevity = np.where(length < reference_length, np.exp(1 - reference_length / length), 1.0)
+        scores = 100 * brevity * np.exp(np.log(precisions).mean(axis=-1))
+    return np.where((matches.sum(axis=-1) > 0) & (totals > 0).all(axis=-1), scores, 0.0)
+
+
+def corpus_chrf(sums: np.ndarray) -> np.ndarray:
+    """Corpus chrF2 [...] from summed statistics [..., 18]: sacrebleu's, averaged over the orders there."""
+    sums = np.asarray(sums, dtype=np.float64)
+    output, reference, matched = (sums[..., k::3] for k in range(3))
+    there = (output > 0) & (reference > 0)
+    orders = np.maximum(there.sum(axis=-1), 1)
+    precision = np.where(there, matched / np.maximum(output, 1), 0).sum(axis=-1) / orders
+    recall = np.where(there, matched / np.maximum(reference, 1), 0).sum(axis=-1) / orders
+    weighted = CHRF_BETA**2 * precision + recall
+    return np.where(
+        weighted > 0, 100 * (1 + CHRF_BETA**2) * precision * recall / np.where(weighted > 0, weighted, 1), 0.0
+    )
+
+
+def overlap_signatures(meteor_synonyms: bool) -> dict[str, str]:
+    """What each score was computed with, by name."""
+    rouge = f"F1|stemmer:yes|tokens:rouge_score|rouge_score:{metadata.version('rouge_score')}"
+    sacrebleu = f"case:mixed|sacrebleu:{metadata.version('sacrebleu')}"
+    bleu = f"tokens:13a|smooth:exp|{sacrebleu}"
+    chrf = f"chars:{CHRF_ORDER}|words:0|beta:{CHRF_BETA}|space:no|{sacrebleu}"
+    stages = f"exact+stem+wordnet{word_net().get_version()}" if meteor_synonyms else "exact+stem"
+    found = {name: rouge for name in ROUGE}
+    found["rougeLsum"] = rouge.replace("|tokens", "|sentences:text.py|tokens")
+    found |= {"sentence_bleu": f"effective_order:yes|{bleu}", "bleu": f"effective_order:no|{bleu}"}
+    found |= {"sentence_chrf": chrf, "chrf": chrf}
+    found["meteor"] = f"stages:{stages}|tokens:treebank|case:lower|nltk:{metadata.version('nltk')}"
+    return found

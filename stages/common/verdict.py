@@ -1,0 +1,110 @@
+"""What the numbers say, in words that hold no more than they do."""
+
+from stages.common.metrics import HEADLINE, METRICS
+
+NAMES = {  # of the pipeline's systems; a given system is called what the user calls it
+    "lead": "first sentence (lead)",
+    "oracle": "extractive oracle",
+    "base": "untuned base",
+    "adapter": "base + LoRA adapter",
+    "reference": "references",
+}
+LEANING = 0.05  # p of the rank test below which failures are said to lean
+
+
+def is_real(entry: dict, confidence: float) -> bool:
+    """Whether a difference holds after Holm's correction. A float's 1 - 0.95 is 0.05000000000000004."""
+    return entry["p_holm"] is not None and entry["p_holm"] <= 1 - confidence
+
+
+def difference_sentence(left: str, right: str, entry: dict, metric: str, n: int, confidence: float) -> str:
+    """One comparison in words: the difference, its interval, and what could not have been seen.
+
+    left, right: names as they stand inside a sentence.
+    """
+    title = METRICS[metric].title
+    if entry["value"] is None:
+        return f"{left} and {right} cannot be compared in {title}: it is undefined."
+    numbers = (
+        f"({confidence:.0%} interval {entry['low']:+.2f} to {entry['high']:+.2f}, "
+        f"p = {entry['p_holm']:.4f} after Holm's correction)"
+    )
+    power = (
+        f"With {n:,} articles a true difference of {entry['detectable']:.2f} points would be seen in 80% of "
+        "cases"
+    )
+    if is_real(entry, confidence):
+        verb = "gains" if entry["value"] > 0 else "loses"
+        side = "over" if entry["value"] > 0 else "against"
+        said = f"{left} {verb} {abs(entry['value']):.2f} points of {title} {side} {right} {numbers}. {power}."
+        return f"T{said[1:]}" if said.startswith("the ") else said
+    return (
+        f"No difference in {title} was seen between {left} and {right}: {entry['value']:+.2f} points "
+        f"{numbers}. {power}; a smaller one is not excluded."
+    )
+
+
+def family_sentence(comparisons: dict, resamples: int, confidence: float) -> str:
+    """How many tests the p-values are corrected for, and whether so many can be told apart from chance."""
+    tests = sum(len(pair) for pair in comparisons.values())
+    smallest = tests / (resamples + 1)
+    text = f"Holm's correction is over all {tests} tests ({len(comparisons)} comparisons)."
+    if smallest > 1 - confidence:
+        text += (
+            f" With {resamples:,} resamples no corrected p-value can fall below {min(1.0, smallest):.4f}: "
+            "nothing can be called real. Set evaluate.resamples to at least "
+            f"{round(tests / (1 - confidence)):,}."
+        )
+    return text
+
+
+def bias_sentence(name: str, bias: dict, n: int) -> str:
+    """Whether a system's failures lean to long or short articles."""
+    failed = bias["failed"]
+    if failed == 0:
+        return f"{name}: no output failed."
+    if failed == n:
+        return f"{name}: every output failed."
+    counted = f"{name}: {failed:,} of {n:,} outputs failed ({failed / n:.1%}) and score 0"
+    medians = (
+        f"median length {bias['median_words_failed']:,.0f} words against {bias['median_words_ok']:,.0f}, "
+        f"rank test p = {bias['p']:.4f}"
+    )
+    if bias["p"] > LEANING:
+        return f"{counted}; they do not lean to long or short articles ({medians})."
+    side = "long" if bias["longer"] > 0.5 else "short"
+    return f"{counted}; they lean to {side} articles ({medians}): dropping them would bias the scores."
+
+
+def copying_sentence(systems: dict) -> str:
+    """What ROUGE cannot show: how much of the adapter's output is copied, against the references."""
+    adapter, reference = systems["adapter"], systems["reference"]
+    if adapter["verbatim"]["value"] is None:
+        return "No output of the adapter has a word in it."
+    return (
+        f"{adapter['verbatim']['value']:.1f}% of the adapter's outputs are spans of their article word for "
+        f"word, of the references {reference['verbatim']['value']:.1f}%. New 2-grams: "
+        f"{_shown(adapter['novel_2']['value'])}% against {_shown(reference['novel_2']['value'])}%."
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1f}"
+
+
+def verdict(evaluation: dict) -> list[str]:
+    """The evaluation in sentences, the most important first."""
+    n, confidence = evaluation["n"], evaluation["confidence"]
+    said = []
+    for pair, found in evaluation["comparisons"].items():
+        left, _, right = pair.partition("-")
+        said.append(
+            difference_sentence(
+                f"the {NAMES[left]}", f"the {NAMES[right]}", found[HEADLINE], HEADLINE, n, confidence
+            )
+        )
+    said.append(family_sentence(evaluation["comparisons"], evaluation["resamples"], confidence))
+    said.append(copying_sentence(evaluation["systems"]))
+    for name, bias in evaluation["failure_bias"]["document_words"].items():
+        said.append(bias_sentence(f"The {NAMES[name]}", bias, n))
+    return said

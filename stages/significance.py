@@ -1,0 +1,110 @@
+"""Are the differences between systems real? Paired tests on what any systems wrote for the same articles.
+
+Run     python -m stages.significance --references FILE --system A=FILE --system B=FILE [...] [--output FILE]
+        python -m stages.significance --scores A=FILE --scores B=FILE [...] [--output FILE]
+
+The first form scores files of outputs (a text a line, or JSONL) with the stage `evaluate`'s code; the
+second takes scores that it wrote (data/scores/SYSTEM.parquet, of two runs say), and refuses scores of other
+articles or settings. Every system is compared with every one named after it; Holm's correction is over
+all of these tests.
+"""
+
+import argparse
+from itertools import combinations
+from pathlib import Path
+
+from stages.common import errors, evaluation, params
+from stages.common.aligned import aligned, read_references, read_texts
+from stages.common.article import Article
+from stages.common.commandline import add_options, print_comparisons, print_scores, with_options
+from stages.common.errors import UserError
+from stages.common.files import write_json
+from stages.common.metrics import HEADLINE, Scores, read_scores, require_comparable
+from stages.common.verdict import difference_sentence, family_sentence
+
+ONE_LINE = 3  # depth from which a score stands on one line of the JSON
+
+
+def named_files(values: list[str], option: str) -> dict[str, Path]:
+    """Paths by name of NAME=FILE values: at least two, no name twice."""
+    found: dict[str, Path] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not (name and equals and path) or "-" in name:
+            raise UserError(f"{option}: expected NAME=FILE, the name without '-', found {value!r}")
+        if name in found:
+            raise UserError(f"{option}: the name {name!r} stands twice")
+        found[name] = Path(path)
+    if len(found) < 2:
+        raise UserError(f"{option}: give at least two systems, found {len(found)}")
+    return found
+
+
+def scores_of_outputs(arguments: argparse.Namespace, settings) -> dict[str, Scores]:
+    """Scores of files of outputs."""
+    if arguments.references is None:
+        raise UserError("--system needs --references FILE, what the systems are scored against")
+    files = named_files(arguments.system, "--system")
+    references = read_references(arguments.references)
+    found = {name: aligned(references, read_texts(path, "predictions")) for name, path in files.items()}
+    documents = None
+    if arguments.documents:
+        texts = aligned(references, read_texts(arguments.documents, "documents")).texts
+        documents = [Article(text) for text in texts]
+    return evaluation.score_systems(
+        references.ids or [str(line) for line in range(1, len(references.texts) + 1)],
+        references.texts,
+        {name: texts.texts for name, texts in found.items()},
+        {name: texts.succeeded for name, texts in found.items()},
+        documents,
+        settings,
+        bertscore=arguments.bertscore,
+        behaviour={},
+    )
+
+
+def stored_scores(arguments: argparse.Namespace) -> dict[str, Scores]:
+    """Scores that `evaluate` wrote; all must be comparable with the first."""
+    if arguments.references or arguments.documents:
+        raise UserError("--scores holds scores already: leave --references and --documents out")
+    files = named_files(arguments.scores, "--scores")
+    found = {name: read_scores(path) for name, path in files.items()}
+    first = next(iter(found))
+    for name in list(found)[1:]:
+        require_comparable(found[first], found[name], first, name)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.significance", description=__doc__.split("\n")[0])
+    add_options(parser)
+    parser.add_argument("--system", action="append", default=[], metavar="NAME=FILE", help="outputs")
+    parser.add_argument("--scores", action="append", default=[], metavar="NAME=FILE", help="stored scores")
+    arguments = parser.parse_args()
+    if bool(arguments.system) == bool(arguments.scores):
+        raise UserError("give systems either as --system NAME=FILE or as --scores NAME=FILE")
+    settings = with_options(params.load(("evaluate",)).evaluate, arguments)
+    scores = scores_of_outputs(arguments, settings) if arguments.system else stored_scores(arguments)
+
+    pairs = list(combinations(scores, 2))
+    sums = evaluation.resampled(scores, settings.resamples)
+    found = {
+        "n": len(next(iter(scores.values())).ids),
+        "confidence": settings.confidence,
+        "resamples": settings.resamples,
+        "metrics": evaluation.definitions(scores),
+        "systems": evaluation.summaries(scores, sums, settings.confidence),
+        "comparisons": evaluation.comparisons(scores, pairs, sums, settings.resamples, settings.confidence),
+    }
+    print_scores(found)
+    print_comparisons(found)
+    for left, right in pairs:
+        entry = found["comparisons"][f"{left}-{right}"][HEADLINE]
+        print(difference_sentence(left, right, entry, HEADLINE, found["n"], settings.confidence))
+    print(family_sentence(found["comparisons"], settings.resamples, settings.confidence))
+    if arguments.output:
+        write_json(arguments.output, found, one_line_below=ONE_LINE)
+
+
+if __name__ == "__main__":
+    errors.run(main)

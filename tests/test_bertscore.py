@@ -1,0 +1,184 @@
+"""BERTScore against bert_score's own scorer, and that a score hangs on its pair alone."""
+
+import json
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from stages.common.bertscore import PACKAGE, BertScore, model_folder, weights_sha256
+from stages.common.errors import UserError
+
+SHA = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+NO_TOKENS = ["", " \n\t", "\u200b", "\x00"]  # empty, blank, and characters that the tokenizer drops
+
+
+def settings(name: str = PACKAGE, layer: int = 6, sha: str = SHA) -> SimpleNamespace:
+    return SimpleNamespace(bertscore_model=name, bertscore_layer=layer, bertscore_sha256=sha)
+
+
+@pytest.fixture(scope="module")
+def scorer() -> BertScore:
+    return BertScore(settings())
+
+
+@pytest.fixture(scope="module")
+def texts(pairs) -> tuple[list[str], list[str]]:
+    """(references, outputs) of 30 docstrings: another's summary, a long body, a word, not ASCII, equal."""
+    references = [pair["summary"] for pair in pairs[:30]]
+    outputs = [pair["summary"] for pair in pairs[1:31]]
+    outputs[3] = pairs[3]["document"]
+    outputs[4] = "rows"
+    outputs[5] = "na\u00efve \u732b \U0001f600 \u05e9\u05dc\u05d5\u05dd"
+    outputs[6] = references[6]
+    outputs[7] = "word " * 2_000  # more tokens than the model reads
+    return references, outputs
+
+
+@pytest.fixture(scope="module")
+def scored(scorer, texts) -> np.ndarray:
+    return scorer.scores(texts[0], {"system": texts[1]})["system"]
+
+
+@pytest.mark.parametrize("layer", [6, 3])
+def test_scores_are_those_of_bert_scores_own_scorer(texts, scored, layer):
+    from bert_score import BERTScorer
+
+    other = BERTScorer(model_type=str(model_folder(PACKAGE)), num_layers=layer, device="cpu")
+    expected = 100 * other.score(texts[1], texts[0])[2].numpy()
+    found = scored
+    if layer != 6:
+        found = BertScore(settings(layer=layer)).scores(texts[0], {"system": texts[1]})["system"]
+        assert np.abs(found - scored).max() > 1  # another layer is another score
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert found.max() - found.min() > 40
+
+
+def test_a_score_depends_on_its_pair_alone(scorer, texts, scored):
+    references, outputs = texts
+    order = random.Random(0).sample(range(30), 30)
+    shuffled = scorer.scores([references[k] for k in order], {"system": [outputs[k] for k in order]})
+    assert shuffled["system"].tobytes() == scored[order].tobytes()
+    for k in (0, 3, 6, 29):
+        alone = scorer.scores([references[k]], {"system": [outputs[k]]})["system"]
+        assert alone.tobytes() == scored[[k]].tobytes()
+
+
+def test_systems_do_not_disturb_each_other(scorer, texts, scored):
+    references, outputs = texts
+    # Outputs that two systems share, and references that stand as outputs, are embedded once.
+    found = scorer.scores(
+        references,
+        {"a": outputs, "again": outputs, "equal": references, "none": [""] * 30, "b": outputs[::-1]},
+    )
+    assert found["a"].tobytes() == found["again"].tobytes() == scored.tobytes()
+    assert found["equal"] == pytest.approx(np.full(30, 100), abs=1e-4)
+    assert not found["none"].any()
+    alone = scorer.scores(references, {"b": outputs[::-1]})
+    assert found["b"].tobytes() == alone["b"].tobytes()
+
+
+def test_one_thread_gives_the_same_bytes_as_two(scorer, texts, scored):
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            assert scorer.scores(texts[0], {"system": texts[1]})["system"].tobytes() == scored.tobytes()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_text_without_a_token_scores_0(scorer):
+    reference = "The cat sat on the mat."
+    n = len(NO_TOKENS)
+    assert scorer.scores([reference] * n, {"system": NO_TOKENS})["system"].tolist() == [0] * n
+    assert scorer.scores(NO_TOKENS, {"system": [reference] * n})["system"].tolist() == [0] * n
+    assert scorer.scores(NO_TOKENS, {"system": NO_TOKENS})["system"].tolist() == [0] * n
+
+
+def test_lists_of_unequal_length_are_refused(scorer):
+    with pytest.raises(ValueError, match="zip"):
+        scorer.scores(["a", "b"], {"system": ["a"]})
+
+
+def test_the_signature_names_model_layer_and_weights(scorer):
+    fields = scorer.signature.split("|")
+    assert {f"model:{PACKAGE}", "layer:6", f"weights:{SHA}", "idf:no", "rescaled:no"} < set(fields)
+    assert {name.split(":")[0] for name in fields} > {"bert-score", "transformers", "torch"}
+
+
+def test_a_folders_signature_holds_its_name_and_no_path(scorer, texts, tmp_path, monkeypatch):
+    folder = tmp_path / "some" / "where" / "minilm"
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(model_folder(PACKAGE))
+    copy = tmp_path / "my-model"
+    copy.mkdir()
+    for file in model_folder(PACKAGE).iterdir():
+        if file.is_file():
+            (copy / file.name).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    signatures = [BertScore(settings(name)).signature for name in (str(copy), "my-model", "./my-model/")]
+    assert len(set(signatures)) == 1
+    assert signatures[0] == scorer.signature.replace(f"model:{PACKAGE}", "model:my-model")
+    assert "/" not in signatures[0]
+    found = BertScore(settings(str(copy))).scores(texts[0][:3], {"system": texts[1][:3]})["system"]
+    assert found.tobytes() == scorer.scores(texts[0][:3], {"system": texts[1][:3]})["system"].tobytes()
+
+
+# What cannot be used is refused in one sentence.
+
+
+def error_of(*arguments, **options) -> str:
+    with pytest.raises(UserError) as raised:
+        BertScore(settings(*arguments, **options))
+    message = str(raised.value)
+    assert "\n" not in message and message.startswith("evaluate.bertscore_")
+    return message
+
+
+def test_other_weights_are_refused():
+    message = error_of(sha="0" * 64)
+    assert SHA in message and "0" * 64 in message
+
+
+@pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model", "a/b/c", "no such model"])
+def test_an_unknown_model_is_refused(name):
+    assert repr(name) in error_of(name)
+
+
+def test_a_layer_that_is_not_there_is_refused():
+    assert "6 layers, no layer 7" in error_of(layer=7)
+
+
+def test_a_folder_without_safetensors_is_refused(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    assert "safetensors" in error_of(str(tmp_path))
+
+
+def test_a_folder_without_a_configuration_is_refused(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    sha = weights_sha256(tmp_path, "x")
+    assert "config.json" in error_of(str(tmp_path), sha=sha)
+    (tmp_path / "config.json").write_text("{broken")
+    assert "config.json" in error_of(str(tmp_path), sha=sha)
+
+
+def test_a_model_with_a_decoder_is_refused(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "num_layers": 6}))
+    assert "decoder" in error_of(str(tmp_path), sha=weights_sha256(tmp_path, "x"))
+
+
+def test_the_hash_of_several_files_is_that_of_their_hashes(tmp_path):
+    import hashlib
+
+    parts = {"b.safetensors": b"two", "a.safetensors": b"one"}
+    for name, content in parts.items():
+        (tmp_path / name).write_bytes(content)
+    hashes = "\n".join(hashlib.sha256(parts[name]).hexdigest() for name in sorted(parts))
+    assert weights_sha256(tmp_path, "x") == hashlib.sha256(hashes.encode()).hexdigest()
+    (tmp_path / "b.safetensors").unlink()
+    assert weights_sha256(tmp_path, "x") == hashlib.sha256(b"one").hexdigest()

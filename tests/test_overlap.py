@@ -1,0 +1,328 @@
+"""ROUGE, BLEU, chrF and METEOR by hand and against the libraries' own public functions."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sacrebleu
+from rouge_score.rouge_scorer import RougeScorer
+
+from stages.common import overlap
+from stages.common.errors import UserError
+from stages.common.overlap import (
+    BLEU_STATISTICS,
+    CHRF_STATISTICS,
+    ROUGE,
+    corpus_bleu,
+    corpus_chrf,
+    oracle_sentences,
+    overlap_scores,
+    overlap_signatures,
+)
+from stages.common.text import first_sentence, sentences
+
+XSUM = Path(__file__).parents[2] / "shared" / "data" / "xsum" / "test.jsonl"
+ODD = [  # (reference, output): empty, short, repeated, not ASCII, several sentences, equal
+    ("The cat sat on the mat.", ""),
+    ("The cat sat on the mat.", "cat"),
+    ("Cat.", "The cat sat on the mat."),
+    ("A", "B"),
+    ("The cat sat on the mat.", "The cat sat on the mat."),
+    ("One two three.", "the the the the the the the the"),
+    ("Caf\u00e9 ol\u00e9, na\u00efve \u2013 \u00a330m.", "caf\u00e9 ole naive - \u00a330m"),
+    ("It rained. Nobody came.", "Nobody came. It rained."),
+    ("\u732b\u304c\u5ea7\u3063\u305f", "\u732b\u304c\u8d70\u3063\u305f \U0001f600"),
+    ("Mr. Smith paid 1,000.50 dollars!", "Smith, who paid $1,000.50 ..."),
+    ("...", "!!!"),
+    ("a b c d e f", "d e f a b c"),
+]
+
+
+@pytest.fixture(scope="module")
+def texts(pairs) -> tuple[list[str], list[str]]:
+    """(references, outputs): odd ones, docstrings with a first sentence of theirs or others, XSum's leads."""
+    references, outputs = map(list, zip(*ODD, strict=True))
+    for k, pair in enumerate(pairs[:60]):
+        body = pair["document"].partition("\n\n")[2]
+        references.append(pair["summary"])
+        outputs.append(first_sentence(body) if k % 3 else pairs[k + 1]["summary"])
+        if k % 5 == 0:  # several sentences on both sides
+            references[-1] += " " + pairs[k + 2]["summary"]
+            outputs[-1] = " ".join(sentences(body)[:4])
+    if XSUM.is_file():
+        with XSUM.open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line, _ in zip(lines, range(40), strict=False)]
+        references += [row["summary"] for row in rows]
+        outputs += [first_sentence(row["document"]) for row in rows]
+    return references, outputs
+
+
+@pytest.fixture(scope="module")
+def scored(texts) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    return overlap_scores(*texts, meteor_synonyms=False, workers=1)
+
+
+def one(reference: str, output: str, *names: str, synonyms: bool = False) -> tuple[float, ...]:
+    found, _, _ = overlap_scores([reference], [output], synonyms)
+    return tuple(float(found[name][0]) for name in names)
+
+
+# ROUGE.
+
+
+def test_rouge_by_hand():
+    names = ("rouge1", "rouge2", "rougeL")
+    # 4 of 6 words on both sides; 1 of 5 bigrams ("the cat"); longest common subsequence "the cat on mat".
+    assert one("the cat sat on the mat", "the cat lay on a mat", *names) == pytest.approx(
+        (400 / 6, 20, 400 / 6)
+    )
+    # Words: precision 2/2, recall 2/4. Longest common subsequence: "two", 1/2 and 1/4.
+    assert one("one two three four", "two one", *names) == pytest.approx((200 / 3, 0, 100 / 3))
+    assert one("a b c d", "e f g h", *names) == (0, 0, 0)
+    assert one("A b, c.", "a B c", *names) == pytest.approx((100, 100, 100))
+    assert one("dogs running", "dog runs", *names) == pytest.approx((100, 100, 100))  # stems
+
+
+def test_rouge_lsum_of_several_sentences_by_hand():
+    # Across sentences "nobody came" or "it rained" is in order, 2 of 4 words; sentence by sentence all are.
+    found = one("It rained. Nobody came.", "Nobody came. It rained.", "rougeL", "rougeLsum")
+    assert found == pytest.approx((50, 100))
+
+
+def test_rouge_is_rouge_scores_own(texts, scored):
+    scorer = RougeScorer(list(ROUGE), use_stemmer=True)
+    for k, (reference, output) in enumerate(zip(*texts, strict=True)):
+        plain = scorer.score(reference, output)
+        cut = scorer.score("\n".join(sentences(reference)), "\n".join(sentences(output)))
+        for name in ("rouge1", "rouge2", "rougeL"):
+            assert scored[0][name][k] == 100 * plain[name].fmeasure
+        assert scored[0]["rougeLsum"][k] == 100 * cut["rougeLsum"].fmeasure
+    assert (scored[0]["rougeL"] != scored[0]["rougeLsum"]).sum() > 3  # texts of several sentences are there
+
+
+# BLEU and chrF.
+
+
+def test_sentence_bleu_and_chrf_are_sacrebleus_public_scores(texts, scored):
+    for k, (reference, output) in enumerate(zip(*texts, strict=True)):
+        bleu = sacrebleu.sentence_bleu(output, [reference])  # effective order, exponential smoothing
+        chrf = sacrebleu.sentence_chrf(output, [reference])
+        assert scored[0]["sentence_bleu"][k] == pytest.approx(bleu.score, abs=1e-9)
+        assert scored[0]["sentence_chrf"][k] == pytest.approx(chrf.score, abs=1e-9)
+
+
+def test_bleu_by_hand():
+    # 1- to 4-grams of 6 words: 4/6, 1/5, 0/4, 0/3; no match counts half, then a quarter: 1/8, 1/12.
+    found = one("the cat sat on the mat", "the cat lay on a mat", "sentence_bleu")[0]
+    assert found == pytest.approx(100 * (4 / 6 * 1 / 5 * 1 / 8 * 1 / 12) ** 0.25)
+    _, bleu, _ = overlap_scores(["the cat sat on the mat"], ["the cat lay on a mat"], False)
+    assert bleu.tolist() == [[6, 6, 4, 1, 0, 0, 6, 5, 4, 3]]
+    assert corpus_bleu(bleu[0]) == pytest.approx(found)
+    # Half as long as its reference: e^(1 - 8/4); every n-gram matches.
+    _, bleu, _ = overlap_scores(["a b c d e f g h"], ["a b c d"], False)
+    assert corpus_bleu(bleu[0]) == pytest.approx(100 * np.exp(-1))
+
+
+def test_chrf_by_hand():
+    # "abcd" and "abd": 3 of 3 characters and 3 of 4; bigrams 1 of 2 and of 3; trigrams 0 of 1 and of 2; a
+    # 4-gram is on one side alone, so three orders count: P (1 + 1/2 + 0) / 3, R (3/4 + 1/3 + 0) / 3.
+    precision, recall = 0.5, 13 / 36
+    expected = 100 * 5 * precision * recall / (4 * precision + recall)
+    assert one("abcd", "abd", "sentence_chrf")[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_corpus_scores_of_any_articles_are_sacrebleus(texts, scored, seed):
+    """Subsets, articles that stand more than once as in a resample, and corpora of odd outputs alone."""
+    rng = np.random.default_rng(seed)
+    references, outputs = texts
+    among = len(ODD) if seed % 2 else len(references)
+    picks = rng.integers(0, among, size=rng.integers(1, 1 + 2 * among if seed % 3 else 4))
+    chosen = [outputs[k] for k in picks], [[references[k] for k in picks]]
+    _, bleu, chrf = scored
+    assert bleu.shape == (len(references), BLEU_STATISTICS) and chrf.shape[1] == CHRF_STATISTICS
+    expected = sacrebleu.corpus_bleu(*chosen).score, sacrebleu.corpus_chrf(*chosen).score
+    assert corpus_bleu(bleu[picks].sum(axis=0)) == pytest.approx(expected[0], abs=1e-9)
+    assert corpus_chrf(chrf[picks].sum(axis=0)) == pytest.approx(expected[1], abs=1e-9)
+
+
+def test_every_odd_pair_alone_is_sacrebleus_corpus_score(scored):
+    zeros = 0
+    for k, (reference, output) in enumerate(ODD):
+        bleu = sacrebleu.corpus_bleu([output], [[reference]]).score
+        chrf = sacrebleu.corpus_chrf([output], [[reference]]).score
+        assert corpus_bleu(scored[1][k]) == pytest.approx(bleu, abs=1e-9)
+        assert corpus_chrf(scored[2][k]) == pytest.approx(chrf, abs=1e-9)
+        zeros += bleu == 0
+    assert zeros > 3  # no match, or no 4-gram in the output
+
+
+def test_corpus_scores_of_many_sums_at_once(scored):
+    for k, aggregate in ((1, corpus_bleu), (2, corpus_chrf)):
+        sums = np.cumsum(scored[k], axis=0)
+        together = aggregate(sums.reshape(2, -1, sums.shape[1]))
+        assert together.shape == (2, len(sums) // 2)
+        assert together.ravel().tolist() == [float(aggregate(row)) for row in sums]
+        assert aggregate(np.zeros(sums.shape[1])) == 0
+
+
+# METEOR.
+
+
+def test_meteor_by_hand():
+    # 5 of 6 words match on both sides in 2 chunks ("a cat", "on the mat"): the penalty is 0.5 * (2/5)^3.
+    found = one("a cat sat on the mat", "a cat lay on the mat", "meteor")[0]
+    assert found == pytest.approx(100 * 5 / 6 * (1 - 0.5 * (2 / 5) ** 3))
+    # Stems match: 2 of 2 in 1 chunk.
+    assert one("dogs running", "dog runs", "meteor")[0] == pytest.approx(100 * (1 - 0.5 / 8))
+    # P = 1, R = 2/4; the mean weighs recall 9 times: 10 P R / (R + 9 P).
+    assert one("a b c d", "a b", "meteor")[0] == pytest.approx(100 * 5 / 9.5 * (1 - 0.5 / 8))
+    assert one("a b", "c d", "meteor") == one("a b", "", "meteor") == (0,)
+
+
+class NoSynonyms:
+    def synsets(self, word: str) -> list:
+        return []
+
+
+def test_meteor_without_word_net_is_nltks_on_treebank_tokens(texts, scored):
+    from nltk.tokenize import word_tokenize
+    from nltk.translate.meteor_score import meteor_score
+
+    for k, (reference, output) in enumerate(zip(*texts, strict=True)):
+        tokens = [word_tokenize(text, preserve_line=True) for text in (reference, output)]
+        expected = 100 * meteor_score([tokens[0]], tokens[1], wordnet=NoSynonyms())
+        assert scored[0]["meteor"][k] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.fixture
+def nltk_data(tmp_path, monkeypatch):
+    """A folder that is all nltk looks in; nothing it loaded from there stays loaded."""
+    import nltk
+    from nltk.corpus import wordnet
+
+    wordnet._unload()
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    yield tmp_path
+    wordnet._unload()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_synonyms_without_word_net_are_refused(nltk_data, workers):
+    for call in (
+        lambda: overlap_scores(["a"], ["b"], True, workers),
+        lambda: overlap_signatures(True),
+    ):
+        with pytest.raises(UserError) as raised:
+            call()
+        message = str(raised.value)
+        assert "\n" not in message and "evaluate.meteor_synonyms" in message and "downloader" in message
+
+
+def write_word_net(folder: Path) -> None:
+    """WordNet's own file format with one synset of three nouns: car, auto, automobile."""
+    folder.mkdir(parents=True)
+    licence = "  1 WordNet 3.0 Copyright 2006 by Princeton University. All rights reserved.  \n"
+    names = ("car", "auto", "automobile")
+    offset = len(licence)
+    lemmas = " ".join(f"{name} 0" for name in names)
+    data = f"{offset:08d} 06 n {len(names):02x} {lemmas} 000 | a vehicle with four wheels  \n"
+    index = "".join(f"{name} n 1 0 1 0 {offset:08d}  \n" for name in names)
+    lexnames = "".join(f"{k:02d}\tnoun.part{k}\t1\n" for k in range(45))
+    sense = "".join(f"{name}%1:06:00:: {offset:08d} 1 0\n" for name in sorted(names))
+    files = {"lexnames": lexnames, "index.sense": sense, "cntlist.rev": ""}
+    for part in ("noun", "verb", "adj", "adv"):
+        files |= {f"{part}.exc": "", f"index.{part}": licence, f"data.{part}": licence}
+    files |= {"index.noun": licence + index, "data.noun": licence + data}
+    for name, text in files.items():
+        (folder / name).write_text(text, newline="\n")
+
+
+def test_synonyms_from_word_net_by_hand(nltk_data):
+    write_word_net(nltk_data / "corpora" / "wordnet")
+    # "my" alone matches: P = R = 1/2, one chunk of one word, penalty 1/2. With synonyms 2 of 2 in one chunk.
+    # nltk looks up stems: "autos" is found, "automobile" (its stem is "automobil") would not be.
+    assert one("my autos", "my car", "meteor") == pytest.approx((25,))
+    assert one("my autos", "my car", "meteor", synonyms=True) == pytest.approx((100 * (1 - 0.5 / 8),))
+    assert one("my car", "my Auto", "meteor", synonyms=True) == pytest.approx((100 * (1 - 0.5 / 8),))
+    assert one("my house", "my car", "meteor", synonyms=True) == pytest.approx((25,))
+    assert "|stages:exact+stem+wordnet3.0|" in f"|{overlap_signatures(True)['meteor']}|"
+    assert "|stages:exact+stem|" in f"|{overlap_signatures(False)['meteor']}|"
+
+
+# All of them.
+
+
+def test_two_processes_give_what_one_gives(texts, scored, monkeypatch):
+    monkeypatch.setattr(overlap, "CHUNK", 17)  # not a divisor of the number of pairs
+    columns, bleu, chrf = overlap_scores(*texts, meteor_synonyms=False, workers=2)
+    assert {name: values.tobytes() for name, values in columns.items()} == {
+        name: values.tobytes() for name, values in scored[0].items()
+    }
+    assert np.array_equal(bleu, scored[1]) and np.array_equal(chrf, scored[2])
+
+
+def test_a_score_depends_on_its_pair_alone(texts, scored):
+    backwards = overlap_scores(texts[0][::-1], texts[1][::-1], False)
+    for name, values in scored[0].items():
+        assert backwards[0][name][::-1].tolist() == values.tolist()
+
+
+def test_scores_lie_between_0_and_100_and_an_empty_output_scores_0(texts, scored):
+    columns, bleu, chrf = scored
+    for values in columns.values():
+        assert values.shape == (len(texts[0]),)
+        assert values.min() >= 0 and values.max() <= 100 + 1e-9
+        assert values[ODD.index(("The cat sat on the mat.", ""))] == 0
+    equal = ODD.index(("The cat sat on the mat.",) * 2)
+    for name in (*ROUGE, "sentence_bleu", "sentence_chrf"):
+        assert columns[name][equal] == pytest.approx(100)
+    assert bleu.min() >= 0 and chrf.min() >= 0
+
+
+def test_lists_of_unequal_length_are_refused():
+    with pytest.raises(ValueError, match="zip"):
+        overlap_scores(["a", "b"], ["a"], False)
+    with pytest.raises(ValueError, match="zip"):
+        oracle_sentences(["a"], ["a", "b"])
+
+
+def test_every_score_has_a_signature_that_names_its_library():
+    found = overlap_signatures(False)
+    assert set(found) == {*overlap.PER_PAIR, "bleu", "chrf"}
+    libraries = {"rouge": "rouge_score:0", "meteor": "nltk:3"}
+    for name, text in found.items():
+        library = next((lib for start, lib in libraries.items() if name.startswith(start)), "sacrebleu:2")
+        assert library in text
+
+
+# The extractive oracle.
+
+
+def test_oracle_by_hand():
+    document = "It was cold. The cat sat on a mat. The cat sat there."
+    assert oracle_sentences([document], ["the cat sat on the mat"]) == ["The cat sat on a mat."]
+    # Equally good ones: the first. Nothing in common: the first. No sentence: "".
+    assert oracle_sentences(["A dog ran. A dog ran!"], ["a dog"]) == ["A dog ran."]
+    assert oracle_sentences(["One. Two."], ["zero"]) == ["One."]
+    assert oracle_sentences(["", " \n\n "], ["a", "b"]) == ["", ""]
+
+
+def test_no_sentence_of_a_document_is_better_than_the_oracle(pairs):
+    scorer = RougeScorer(["rouge1", "rouge2"], use_stemmer=True)
+
+    def both(reference: str, text: str) -> float:
+        found = scorer.score(reference, text)
+        return found["rouge1"].fmeasure + found["rouge2"].fmeasure
+
+    documents = [pair["document"] for pair in pairs[:40]]
+    references = [pair["summary"] for pair in pairs[:40]]
+    found = oracle_sentences(documents, references)
+    gained = 0
+    for document, reference, oracle in zip(documents, references, found, strict=True):
+        every = [both(reference, sentence) for sentence in sentences(document)]
+        assert oracle in sentences(document)
+        assert both(reference, oracle) == max(every)
+        gained += max(every) > every[0]
+    assert gained > 10  # often another sentence than the first

@@ -203,6 +203,8 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a ratings-RATER.json")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"where to write (default: {OUTPUT})")
     arguments = parser.parse_args()
+    if arguments.output.is_dir():
+        raise UserError(f"--output: {arguments.output} is a folder; expected the path of a file")
     result = summary(read_all(arguments.files))
     write_json(arguments.output, result)
     print("\n".join(lines(result)))

@@ -268,7 +268,7 @@ def comparison_table(evaluation: dict, pair: str) -> dict:
     return {
         "caption": f"{NAMES[left]} - {NAMES[right]}",
         **comparison_rows(evaluation, pair),
-        "note": "Paired on the same articles. Detectable: the true difference that this test set would show "
+        "note": "Paired on the same articles. Detectable: the true difference that one test would show "
         "in 80% of cases. Holm's correction is over all tests of the evaluation.",
     }
 

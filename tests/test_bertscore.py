@@ -25,9 +25,9 @@ def scorer() -> BertScore:
 
 @pytest.fixture(scope="module")
 def texts(pairs) -> tuple[list[str], list[str]]:
-    """(references, outputs) of 30 docstrings: another's summary, a long body, a word, not ASCII, equal."""
-    references = [pair["summary"] for pair in pairs[:30]]
-    outputs = [pair["summary"] for pair in pairs[1:31]]
+    """(references, outputs) of 20 docstrings: another's summary, a long body, a word, not ASCII, equal."""
+    references = [pair["summary"] for pair in pairs[:20]]
+    outputs = [pair["summary"] for pair in pairs[1:21]]
     outputs[3] = pairs[3]["document"]
     outputs[4] = "rows"
     outputs[5] = "na\u00efve \u732b \U0001f600 \u05e9\u05dc\u05d5\u05dd"
@@ -46,21 +46,27 @@ def test_scores_are_those_of_bert_scores_own_scorer(texts, scored, layer):
     from bert_score import BERTScorer
 
     other = BERTScorer(model_type=str(model_folder(PACKAGE)), num_layers=layer, device="cpu")
-    expected = 100 * other.score(texts[1], texts[0])[2].numpy()
+    expected = 100 * other.score(texts[1], texts[0], batch_size=1)[2].numpy()
     found = scored
     if layer != 6:
         found = BertScore(settings(layer=layer)).scores(texts[0], {"system": texts[1]})["system"]
         assert np.abs(found - scored).max() > 1  # another layer is another score
     assert found == pytest.approx(expected, abs=1e-4)
     assert found.max() - found.min() > 40
+    # In a larger batch the padding counts as similarity 0, which lifts words that are like none of the other
+    # text: the score of a pair depends on its batch, and is never lower.
+    batched = 100 * other.score(texts[1], texts[0])[2].numpy()
+    assert (batched > found - 1e-4).all()
+    if layer == 6:
+        assert (np.abs(batched - found) < 1e-4).mean() > 0.5 and batched.max() - found.max() < 1e-4
 
 
 def test_a_score_depends_on_its_pair_alone(scorer, texts, scored):
     references, outputs = texts
-    order = random.Random(0).sample(range(30), 30)
+    order = random.Random(0).sample(range(20), 20)
     shuffled = scorer.scores([references[k] for k in order], {"system": [outputs[k] for k in order]})
     assert shuffled["system"].tobytes() == scored[order].tobytes()
-    for k in (0, 3, 6, 29):
+    for k in (0, 3, 6, 19):
         alone = scorer.scores([references[k]], {"system": [outputs[k]]})["system"]
         assert alone.tobytes() == scored[[k]].tobytes()
 
@@ -70,23 +76,25 @@ def test_systems_do_not_disturb_each_other(scorer, texts, scored):
     # Outputs that two systems share, and references that stand as outputs, are embedded once.
     found = scorer.scores(
         references,
-        {"a": outputs, "again": outputs, "equal": references, "none": [""] * 30, "b": outputs[::-1]},
+        {"a": outputs, "again": outputs, "equal": references, "none": [""] * 20, "b": outputs[::-1]},
     )
     assert found["a"].tobytes() == found["again"].tobytes() == scored.tobytes()
-    assert found["equal"] == pytest.approx(np.full(30, 100), abs=1e-4)
+    assert found["equal"] == pytest.approx(np.full(20, 100), abs=1e-4)
     assert not found["none"].any()
     alone = scorer.scores(references, {"b": outputs[::-1]})
     assert found["b"].tobytes() == alone["b"].tobytes()
 
 
-def test_one_thread_gives_the_same_bytes_as_two(scorer, texts, scored):
+def test_a_second_run_gives_the_same_bytes_whatever_the_number_of_threads(scorer, texts, scored):
     import torch
 
     before = torch.get_num_threads()
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            assert scorer.scores(texts[0], {"system": texts[1]})["system"].tobytes() == scored.tobytes()
+            found = scorer.scores(texts[0], {"system": texts[1]})["system"]
+            assert found.tobytes() == scored.tobytes()
+            assert torch.get_num_threads() == threads  # as it was
     finally:
         torch.set_num_threads(before)
 
@@ -111,9 +119,6 @@ def test_the_signature_names_model_layer_and_weights(scorer):
 
 
 def test_a_folders_signature_holds_its_name_and_no_path(scorer, texts, tmp_path, monkeypatch):
-    folder = tmp_path / "some" / "where" / "minilm"
-    folder.parent.mkdir(parents=True)
-    folder.symlink_to(model_folder(PACKAGE))
     copy = tmp_path / "my-model"
     copy.mkdir()
     for file in model_folder(PACKAGE).iterdir():

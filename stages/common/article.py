@@ -113,7 +113,8 @@ class Article:
     def fragments(self, matches: list[Span]) -> Iterator[tuple[int, int, int]]:
         """(place in the output, length, place in the article) of the extractive fragments, in words.
 
-        matches: of `longest_matches`. Greedy from the left (Grusky et al. 2018, figure 3).
+        matches: of `longest_matches`. Greedy from the left, each time the longest
+        (Grusky et al. 2018, section 4.1).
         """
         place = 0
         while place < len(matches):

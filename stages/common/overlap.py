@@ -128,12 +128,17 @@ def _oracles(pairs: list[tuple[str, str]]) -> list[str]:
     return [_scorers.oracle(document, reference) for document, reference in pairs]
 
 
+def usable_cores() -> int:
+    """Cores that this process may use, which a container or taskset may have made fewer."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _in_workers(function, pairs: list[tuple[str, str]], meteor_synonyms: bool, workers: int | None) -> list:
     """`function` of chunks of pairs, in order, over `workers` processes (None: one for each core)."""
     if meteor_synonyms:
         word_net()  # its error is one sentence here; from a worker it would break the pool
     if workers is None:
-        workers = 1 if len(pairs) < FEW else len(os.sched_getaffinity(0))
+        workers = 1 if len(pairs) < FEW else usable_cores()
     if workers == 1:
         _start_worker(meteor_synonyms)
         return function(pairs)

@@ -39,7 +39,7 @@ def results_table(evaluation: dict, reference: str) -> str:
         lines.append(f"| {NAMES[name]} | {' | '.join(cells)} | {found['success_rate']['value']:.1%} |")
     lines += [
         "",
-        "Paired differences in ROUGE-1. Detectable: the true difference that this test set would show in "
+        "Paired differences in ROUGE-1. Detectable: the true difference that one test would show in "
         "80% of cases. p: approximate randomization, after Holm's correction over all "
         f"{sum(map(len, evaluation['comparisons'].values()))} tests of `metrics/evaluation.json`.",
         "",

@@ -10,11 +10,12 @@ NAMES = {  # of the pipeline's systems; a given system is called what the user c
     "reference": "references",
 }
 LEANING = 0.05  # p of the rank test below which failures are said to lean
+ROUNDING = 1e-9  # a float's 1 - 0.9 is 0.09999999999999998, and a p of 0.1 is at most that
 
 
 def is_real(entry: dict, confidence: float) -> bool:
-    """Whether a difference holds after Holm's correction. A float's 1 - 0.95 is 0.05000000000000004."""
-    return entry["p_holm"] is not None and entry["p_holm"] <= 1 - confidence
+    """Whether a difference holds after Holm's correction: p is at most 1 - confidence."""
+    return entry["p_holm"] is not None and entry["p_holm"] <= 1 - confidence + ROUNDING
 
 
 def difference_sentence(left: str, right: str, entry: dict, metric: str, n: int, confidence: float) -> str:
@@ -30,8 +31,8 @@ def difference_sentence(left: str, right: str, entry: dict, metric: str, n: int,
         f"p = {entry['p_holm']:.4f} after Holm's correction)"
     )
     power = (
-        f"With {n:,} articles a true difference of {entry['detectable']:.2f} points would be seen in 80% of "
-        "cases"
+        f"With {n:,} articles one test would see a true difference of {entry['detectable']:.2f} points in "
+        "80% of cases"
     )
     if is_real(entry, confidence):
         verb = "gains" if entry["value"] > 0 else "loses"
@@ -49,7 +50,7 @@ def family_sentence(comparisons: dict, resamples: int, confidence: float) -> str
     tests = sum(len(pair) for pair in comparisons.values())
     smallest = tests / (resamples + 1)
     text = f"Holm's correction is over all {tests} tests ({len(comparisons)} comparisons)."
-    if smallest > 1 - confidence:
+    if smallest > 1 - confidence + ROUNDING:
         text += (
             f" With {resamples:,} resamples no corrected p-value can fall below {min(1.0, smallest):.4f}: "
             "nothing can be called real. Set evaluate.resamples to at least "

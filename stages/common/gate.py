@@ -36,9 +36,7 @@ def check_success(ids, prompts, outputs, wanted: int, min_success_rate: float, w
 
 def run_gate(model, tokenizer, ids, prompts, settings, min_success_rate: float, who: str):
     """Generate for the articles and check the success rate. Returns (outputs, rate)."""
-    outputs = []
-    for start in range(0, len(prompts), settings.batch_size):
-        outputs += summarize(model, tokenizer, prompts[start : start + settings.batch_size], settings)
+    outputs = summarize(model, tokenizer, prompts, settings, ids)
     rate = check_success(ids, prompts, outputs, settings.max_new_tokens, min_success_rate, who)
     return outputs, rate
 

@@ -134,7 +134,7 @@ SCHEMA: dict[str, Key | dict[str, Key]] = {
     "generate": {
         "max_new_tokens": whole(1),
         "num_beams": whole(1),
-        "batch_size": whole(1),
+        "batch_tokens": whole(1),
     },
     "evaluate": {
         "split": choice("validation", "test"),

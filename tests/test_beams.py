@@ -1,0 +1,160 @@
+"""The shared prompt gives what the library's own generation gives: same search, same tokens."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    PhiConfig,
+    Qwen2Config,
+)
+
+from stages.common.beams import SHARED_ATTENTION, beam_search, serves
+
+VOCABULARY, PAD, EOS = 97, 0, 1
+SIZE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "pad_token_id": PAD,
+    "eos_token_id": EOS,
+    "bos_token_id": EOS,
+}
+CONFIGS = {
+    "phi": PhiConfig(**SIZE),
+    "llama, grouped queries": LlamaConfig(**SIZE, num_key_value_heads=2),
+    "llama, one key head": LlamaConfig(**SIZE, num_key_value_heads=1),
+    "qwen2": Qwen2Config(**SIZE, num_key_value_heads=2),
+    "gpt-neox": GPTNeoXConfig(**SIZE),
+    "mistral without a window": MistralConfig(**SIZE, num_key_value_heads=2, sliding_window=None),
+}
+
+
+def random_model(config, seed: int):
+    """Weights large enough that the beams differ, in double precision, so that a tie is a tie."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config).double().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.mul_(6.0)
+    return model
+
+
+def prompts(seed: int, lengths: list[int]):
+    """Left-padded random ids and their mask."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.full((len(lengths), max(lengths)), PAD)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, -length:] = torch.randint(2, VOCABULARY, (length,), generator=generator)
+        mask[row, -length:] = 1
+    return ids, mask
+
+
+def settings(beams: int, new: int = 12, **more) -> GenerationConfig:
+    return GenerationConfig(
+        max_new_tokens=new, num_beams=beams, do_sample=False, use_cache=True, pad_token_id=PAD,
+        eos_token_id=EOS, bos_token_id=EOS, **{"early_stopping": True, **more},
+    )  # fmt: skip
+
+
+def both(model, ids, mask, config):
+    """(the library's tokens, ours), padded to one length."""
+    model.generation_config = config
+    with torch.inference_mode():
+        theirs = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        ours = beam_search(model, ids, mask, config)
+    return theirs, ours
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("beams", [2, 4, 8])
+def test_the_same_tokens_as_the_library(name, beams):
+    for seed in range(3):
+        model = random_model(CONFIGS[name], seed)
+        ids, mask = prompts(seed, [3, 40, 2, 17, 40, 5, 29])  # very unequal: most rows are padded
+        theirs, ours = both(model, ids, mask, settings(beams))
+        assert torch.equal(theirs, ours), (name, beams, seed)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"early_stopping": False},
+        {"early_stopping": "never", "length_penalty": 2.0},
+        {"length_penalty": -1.0},
+        {"no_repeat_ngram_size": 2},
+        {"suppress_tokens": [5, 6, 7]},
+        {"num_return_sequences": 2},
+    ],
+)
+def test_the_search_is_the_librarys_own_whatever_its_settings(more):
+    for seed in range(3):
+        model = random_model(CONFIGS["phi"], seed)
+        ids, mask = prompts(seed, [11, 30, 4, 9])
+        theirs, ours = both(model, ids, mask, settings(4, **more))
+        assert torch.equal(theirs, ours), (more, seed)
+
+
+def test_articles_leave_when_they_have_finished_and_the_others_go_on():
+    """EOS made likely: articles finish at different steps, and the batch that is computed shrinks."""
+    model = random_model(CONFIGS["phi"], 0)
+    with torch.no_grad():
+        model.lm_head.bias[EOS] += 1.0
+    ids, mask = prompts(4, [5, 30, 8, 13, 21, 3, 30, 17])
+    computed = []
+    handle = model.model.embed_tokens.register_forward_hook(
+        lambda module, inputs, output: computed.append(len(output))
+    )
+    config = settings(4, new=30)
+    model.generation_config = config
+    with torch.inference_mode():
+        ours = beam_search(model, ids, mask, config)
+        assert computed[0] == 8 and computed[1] == 32  # prompts once, then 4 beams of each
+        assert computed[-1] < 32
+        assert all(right <= left for left, right in pairwise(computed[1:]))
+        handle.remove()
+        theirs = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    assert torch.equal(theirs, ours)
+    ends = [row.tolist().index(EOS) for row in ours[:, ids.shape[1] :] if EOS in row]
+    assert len(set(ends)) > 1
+
+
+def test_the_model_is_left_as_it_was_also_after_an_error():
+    model = random_model(CONFIGS["phi"], 0)
+    ids, mask = prompts(0, [4, 9])
+    before = model.config._attn_implementation
+    config = settings(2)
+    model.generation_config = config
+    with torch.inference_mode():
+        first = beam_search(model, ids, mask, config)
+        model.model.layers[1].register_forward_pre_hook(fail_at_new_tokens)
+        with pytest.raises(RuntimeError, match="on purpose"):
+            beam_search(model, ids, mask, config)
+    assert model.config._attn_implementation == before != SHARED_ATTENTION
+    assert "forward" not in vars(model) and "_update_finished_beams" not in vars(model)
+    assert first.shape[0] == 2
+
+
+def fail_at_new_tokens(module, inputs):
+    if inputs[0].shape[1] == 1:
+        raise RuntimeError("on purpose")
+
+
+def test_what_it_does_not_serve_is_said_by_a_rule():
+    assert serves(random_model(CONFIGS["phi"], 0), num_beams=4)
+    assert not serves(random_model(CONFIGS["phi"], 0), num_beams=1)
+    windowed = MistralConfig(**SIZE, num_key_value_heads=2, sliding_window=8)
+    assert not serves(random_model(windowed, 0), num_beams=4)
+    mamba = MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4)
+    assert not serves(AutoModelForCausalLM.from_config(mamba), num_beams=4)

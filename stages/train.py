@@ -14,7 +14,9 @@ import json
 import resource
 import shutil
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from stages.common.encoding import training_batch
 from stages.common.errors import UserError
 from stages.common.files import file_sha256, id_arrays, read_json, read_parquet, replacing, write_json
 from stages.common.losses import completion_loss
+from stages.common.memory import evaluation_bytes, free_bytes, require_fit, training_memory
 from stages.common.modeling import (
     add_adapter,
     load_base,
@@ -228,6 +231,16 @@ def scale_float16_gradients(model) -> None:
             weight.register_hook(lambda gradient: gradient / FLOAT16_SCALE)
 
 
+def needed_bytes(p, config, rows: list, batch_size: int, quantization: str) -> int:
+    """Bytes that training takes beyond this process's own, with the longest rows in one batch."""
+    length = max(len(prompt) + len(completion) for prompt, completion in rows)
+    kept = 1 + max(len(completion) for _, completion in rows)
+    model = SimpleNamespace(**{**vars(p.model), "quantization": quantization})
+    training = training_memory(config, model, p.lora, batch_size, length, kept)
+    measuring = evaluation_bytes(config, model.dtype, EVAL_BATCH, length, kept)
+    return training.resident + max(training.activations + training.transient, measuring)
+
+
 def warn(p, trainable: int, total: int) -> None:
     """Settings that are allowed and rarely meant."""
     if not 8 <= p.lora.rank <= 64:
@@ -275,9 +288,18 @@ def main() -> None:
     trainable, total = parameter_counts(config, p.lora)
     warn(p, trainable, total)
     train_rows, validation_rows = read_rows("train"), read_rows("validation")
+    needed = require_fit(partial(needed_bytes, p, config, train_rows), p, free_bytes())
+    print(
+        f"train: needs about {needed / 1e9:.2f} GB for the model and a step, "
+        f"{free_bytes() / 1e9:.1f} GB are free"
+    )
     base = load_base(p.model)
     footprint = base.get_memory_footprint()
     model = add_adapter(base, p.lora, p.seed)
+    if not torch.cuda.is_available():
+        from stages.common.dropout import use_few_draws
+
+        use_few_draws(model)
     if p.model.dtype == "float16":
         scale_float16_gradients(model)
 
@@ -336,4 +358,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    errors.run(main, __doc__)

@@ -1,0 +1,158 @@
+"""Will it fit, and how long will it take? Memory from the configuration alone, time from a short probe.
+
+Reads   params.yaml, the model's configuration, and, where they are there, its weights and data/tokenized.
+Run     python -m stages.commands.estimate [--no-probe]    (`make estimate`)
+"""
+
+import argparse
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from stages.common import errors, params
+from stages.common.commandline import print_table
+from stages.common.errors import UserError
+
+TOKENIZED = Path("data/tokenized")
+PROBE_STEPS = 4
+PROBE_ARTICLES = 32
+COMPLETION_TOKENS = 32  # assumed for a completion where nothing is tokenized yet
+GIGA = 1e9
+
+
+def reach(what: str, function) -> tuple[bool, str]:
+    """(whether it is reachable, a line that says so)."""
+    try:
+        function()
+    except UserError as error:
+        return False, f"{what}: not reachable: {error}"
+    return True, f"{what}: reachable"
+
+
+def dataset_of(p) -> None:
+    """Raise a UserError unless the dataset is there."""
+    from stages.common import harvest, sources
+
+    if p.data.source == "docstrings":
+        harvest.check_versions(sources.REQUIREMENTS)
+    elif p.data.source == "local":
+        if not Path(p.data.path).exists():
+            raise UserError(f"data.path: {p.data.path} not found; set it with `make data FROM=PATH`")
+    elif not Path(p.data.source).exists():
+        from huggingface_hub import HfApi
+
+        try:
+            HfApi().dataset_info(p.data.source, revision=p.data.revision, timeout=10)
+        except (OSError, ValueError) as error:
+            raise UserError(f"data.source: {p.data.source!r} ({type(error).__name__})") from error
+
+
+def longest_rows(p) -> tuple[int, int]:
+    """(tokens of the longest training row, of the longest completion): of data/tokenized, else the limits."""
+    if (TOKENIZED / "train.parquet").is_file():
+        from stages.train import read_rows
+
+        rows = read_rows("train")
+        return max(len(a) + len(b) for a, b in rows), max(len(b) for _, b in rows)
+    return p.prompt.max_input_tokens + COMPLETION_TOKENS, COMPLETION_TOKENS
+
+
+def memory_table(p, config) -> list[list[str]]:
+    """Rows of the table: bytes by part for LoRA as set, for QLoRA (nf4), and for full fine-tuning."""
+    from stages.common.memory import training_memory
+
+    length, completion = longest_rows(p)
+    ways = {
+        "as set": (p.model.quantization, "lora"),
+        "QLoRA (nf4)": ("nf4", "lora"),
+        "full": ("none", "full"),
+    }
+    found = {}
+    for name, (quantization, method) in ways.items():
+        model = SimpleNamespace(**{**vars(p.model), "quantization": quantization})
+        found[name] = training_memory(
+            config, model, p.lora, p.train.batch_size, length, completion + 1, method
+        )
+    parts = ("weights", "trained", "gradients", "optimizer", "activations", "transient", "total")
+    titles = {"trained": "adapter", "transient": "logits, widest gradient"}
+    return [
+        [titles.get(part, part), *(f"{getattr(each, part) / GIGA:.3f}" for each in found.values())]
+        for part in parts
+    ]
+
+
+def probe(p) -> list[str]:
+    """Seconds of training and generation, from a few batches of the real thing."""
+    import torch
+
+    from stages.common.decoding import spanning, summarize
+    from stages.common.encoding import training_batch
+    from stages.common.files import read_parquet
+    from stages.common.losses import completion_loss
+    from stages.common.modeling import add_adapter, load_base, load_tokenizer
+    from stages.common.runtime import set_up
+    from stages.train import batch_order, read_rows
+
+    split = TOKENIZED / f"{p.evaluate.split}.parquet"
+    if not split.is_file():
+        return ["time: nothing is tokenized yet; run `dvc repro tokenize` for an estimate of the time"]
+    set_up(p.seed)
+    tokenizer, rows = load_tokenizer(p.model), read_rows("train")
+    model = add_adapter(load_base(p.model), p.lora, p.seed).train()
+    lengths = [len(a) + len(b) for a, b in rows]
+    batches = batch_order(lengths, p.train.batch_size, 1, p.seed)[: PROBE_STEPS + 1]
+    device = next(model.parameters()).device
+    seen, started = 0, 0.0
+    for k, chosen in enumerate(batches):
+        if k == 1:  # the first step warms up
+            started = time.perf_counter()
+        batch = training_batch([rows[i] for i in chosen], tokenizer.pad_token_id)
+        completion_loss(model, {key: value.to(device) for key, value in batch.items()}).backward()
+        seen += sum(lengths[i] for i in chosen) if k else 0
+    rate = seen / max(time.perf_counter() - started, 1e-9)
+    model.eval()
+    prompts = read_parquet(split)["prompt_ids"].to_pylist()
+    few = [prompts[i] for i in spanning([len(ids) for ids in prompts], PROBE_ARTICLES)]
+    with torch.inference_mode():
+        started = time.perf_counter()
+        summarize(model, tokenizer, few, p.generate)
+    articles = len(few) / (time.perf_counter() - started)
+    tokens = p.train.epochs * sum(lengths)
+    return [
+        f"train: {tokens:,} tokens at {rate:,.0f} a second: about {tokens / rate / 60:.1f} min",
+        f"generate: {len(prompts):,} articles at {articles:.1f} a second: about "
+        f"{len(prompts) / articles / 60:.1f} min each for the base and the adapter",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--no-probe", action="store_true", help="memory alone; nothing is computed")
+    arguments = parser.parse_args()
+    p = params.load(
+        ("seed", "data", "prompt", "model", "lora", "train", "generate", "evaluate.split", "model")
+    )
+    from stages.common.memory import free_bytes, generation_memory
+    from stages.common.modeling import load_config
+    from stages.common.runtime import quiet_libraries
+
+    quiet_libraries()
+    print(reach("dataset", lambda: dataset_of(p))[1])
+    config = load_config(p.model)
+    print(f"model: configuration of {p.model.name} read")
+    length, _ = longest_rows(p)
+    print_table(
+        f"Training memory in GB, {p.train.batch_size} rows of {length} tokens, {p.model.dtype}",
+        ["part", "as set", "QLoRA (nf4)", "full fine-tuning"],
+        memory_table(p, config),
+    )
+    found = generation_memory(config, p.model, p.generate, p.prompt.max_input_tokens)
+    shown = ", ".join(f"{part} {size / GIGA:.3f}" for part, size in found.items())
+    print(f"Generation memory in GB: {shown}; total {sum(found.values()) / GIGA:.3f}")
+    print(f"Free on this machine: {free_bytes() / GIGA:.1f} GB")
+    if not arguments.no_probe:
+        print("\n".join(probe(p)))
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,71 @@
+"""Dropout with few draws is dropout: its rate, its scale, its gradient, its seed."""
+
+import pytest
+import torch
+
+from stages.common.dropout import FewDraws, use_few_draws
+
+
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.5])
+def test_the_rate_is_p_in_each_of_the_four_lanes_of_a_draw(p):
+    torch.manual_seed(0)
+    n = 400_000
+    found = FewDraws(p)(torch.ones(n))
+    for lane in range(4):
+        share = (found[lane::4] == 0).float().mean().item()
+        assert abs(share - p) < 4 * (p * (1 - p) / (n / 4)) ** 0.5
+    assert found[found != 0].unique().tolist() == pytest.approx([1 / (1 - p)], rel=1e-4)
+    assert found.mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_elements_are_dropped_independently():
+    torch.manual_seed(1)
+    dropped = (FewDraws(0.5)(torch.ones(200_000)) == 0).float() - 0.5
+    for lag in (1, 2, 3, 4, 64):
+        assert abs((dropped[lag:] * dropped[:-lag]).mean().item() * 4) < 0.02
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5, 7), (1, 1), (4, 8)])
+def test_shapes_and_formats_stay(shape):
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(shape).to(dtype)
+        found = FewDraws(0.1)(x)
+        assert found.shape == x.shape and found.dtype == dtype
+
+
+def test_without_training_or_at_0_nothing_happens():
+    x = torch.randn(10)
+    assert FewDraws(0.5).eval()(x) is x
+    assert FewDraws(0.0)(x) is x
+
+
+def test_the_gradient_goes_where_the_value_went():
+    torch.manual_seed(2)
+    x = torch.randn(1_000, requires_grad=True)
+    found = FewDraws(0.25)(x)
+    found.sum().backward()
+    assert torch.equal(x.grad != 0, found != 0)
+    assert x.grad[x.grad != 0].unique().tolist() == pytest.approx([4 / 3], rel=1e-4)
+
+
+def test_a_seed_gives_the_same_mask_and_the_next_call_another():
+    def masks():
+        torch.manual_seed(3)
+        module = FewDraws(0.5)
+        return module(torch.ones(100)), module(torch.ones(100))
+
+    (first, second), (again, _) = masks(), masks()
+    assert torch.equal(first, again) and not torch.equal(first, second)
+
+
+def test_every_adapter_of_a_model_gets_it(base):
+    from types import SimpleNamespace
+
+    from stages.common.modeling import add_adapter
+
+    lora = SimpleNamespace(rank=2, alpha=None, dropout=0.2, target_modules=["q_proj", "fc1"])
+    model = add_adapter(base, lora, seed=0)
+    use_few_draws(model)
+    found = [m for m in model.modules() if isinstance(m, FewDraws)]
+    assert len(found) == 4 and all(m.p == 0.2 for m in found)  # 2 modules in 2 layers
+    assert not any(isinstance(m, torch.nn.Dropout) and m.p == 0.2 for m in model.modules())

@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # dvc runs `python -m stages.NAME`: the environment's python must come first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lint preset data remote ladder results setup
+.PHONY: repro test lint preset data remote ladder results estimate verify bench setup
 
 repro: setup ## Reproduce the whole study, then print its table
 	dvc repro
@@ -45,3 +45,14 @@ ladder: setup ## Run the graph on 10, 100, 1,000 and all rows asked for; stop at
 
 results: setup ## Print the table of the last run and put it into the README
 	@python -m stages.commands.results --readme
+
+estimate: setup ## Will it fit, and how long will it take?
+	@python -m stages.commands.estimate
+
+verify: setup ## Does this machine give the committed bytes? Runs the whole study in a fresh clone
+	@python -m stages.commands.verify
+
+bench: setup ## Speed and memory against what people use today; writes benchmarks/results/
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	python -m benchmarks.generation --output benchmarks/results/generation.json
+	python -m benchmarks.training --output benchmarks/results/training.json

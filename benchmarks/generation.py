@@ -1,0 +1,123 @@
+"""How fast are summaries written, against transformers' own `generate` and `pipeline`?
+
+The evaluated split with the study's own model, adapter, beams and length. `generate` gets the same batches as
+ours, batch by batch in turn, so that a busy moment of the machine meets both, and must give the same tokens.
+`pipeline` gets the prompts in the split's order, 16 at once. Both get the model as anyone would load it.
+
+Run     python -m benchmarks.generation [--articles 500] [--rounds 5] [--output FILE]
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import ratios
+from stages.common import errors, params
+from stages.common.decoding import articles_within, generate_tokens, generation_config, spanning
+from stages.common.encoding import pad_left
+from stages.common.errors import UserError
+from stages.common.files import read_parquet, write_json
+from stages.common.machine import machine
+from stages.common.modeling import load_adapter, load_base, load_tokenizer, merged
+from stages.common.runtime import set_up
+
+ADAPTER = Path("models/adapter")
+PIPELINE_BATCH = 16
+
+
+def batches(lengths: list[int], settings) -> list[list[int]]:
+    """Indices in the batches of the stage `generate`."""
+    own = settings.num_beams * settings.max_new_tokens
+    waiting = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    found = []
+    while waiting:
+        size = articles_within(settings.batch_tokens, lengths[waiting[0]], own)
+        found.append(waiting[:size])
+        waiting = waiting[size:]
+    return found
+
+
+def until_eos(row: list[int], eos: int) -> list[int]:
+    """A row of new tokens up to and with EOS."""
+    return row[: row.index(eos) + 1] if eos in row else row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--articles", type=int, default=500, help="spread over all lengths")
+    parser.add_argument("--rounds", type=int, default=5, help="alternating runs of every way")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    p = params.load(("model", "generate", "evaluate.split"))
+    set_up(seed=0)
+    import torch
+    from transformers import AutoModelForCausalLM, pipeline
+
+    tokenizer = load_tokenizer(p.model)
+    model = merged(load_adapter(load_base(p.model), ADAPTER), p.model)
+    plain = AutoModelForCausalLM.from_pretrained(p.model.name, dtype=getattr(torch, p.model.dtype)).eval()
+    plain = merged(load_adapter(plain, ADAPTER), p.model)
+    table = read_parquet(Path(f"data/tokenized/{p.evaluate.split}.parquet"))
+    prompts = table["prompt_ids"].to_pylist()
+    prompts = [prompts[i] for i in sorted(spanning([len(ids) for ids in prompts], arguments.articles))]
+    texts = [tokenizer.decode(ids) for ids in prompts]
+    config = generation_config(
+        tokenizer, p.generate.max_new_tokens, p.generate.num_beams, model.config.vocab_size
+    )
+    piped = pipeline("text-generation", model=plain, tokenizer=tokenizer, batch_size=PIPELINE_BATCH)
+
+    def ours(ids, mask):
+        return generate_tokens(model, ids, mask, config).tolist()
+
+    def library(ids, mask):
+        plain.generation_config = config
+        with torch.inference_mode():
+            return plain.generate(input_ids=ids, attention_mask=mask, generation_config=config)[
+                :, ids.shape[1] :
+            ].tolist()
+
+    split = batches([len(ids) for ids in prompts], p.generate)
+    seconds = {name: np.zeros(arguments.rounds) for name in ("ours", "generate", "pipeline")}
+    different = set()
+    for k in range(arguments.rounds):
+        for batch in split:
+            ids, mask = pad_left([prompts[i] for i in batch], tokenizer.pad_token_id)
+            found = {}
+            for name, way in (("ours", ours), ("generate", library)):
+                started = time.perf_counter()
+                rows = way(ids, mask)
+                seconds[name][k] += time.perf_counter() - started
+                found[name] = [until_eos(row, tokenizer.eos_token_id) for row in rows]
+            different |= {
+                i for i, a, b in zip(batch, found["ours"], found["generate"], strict=True) if a != b
+            }
+        started = time.perf_counter()
+        piped(texts, generation_config=config, return_full_text=False)
+        seconds["pipeline"][k] = time.perf_counter() - started
+    rates = {name: len(prompts) / values for name, values in seconds.items()}
+    result = {
+        "articles": len(prompts),
+        "batches": len(split),
+        "num_beams": p.generate.num_beams,
+        "max_new_tokens": p.generate.max_new_tokens,
+        "articles_per_second": {name: float(np.median(values)) for name, values in rates.items()},
+        "times_generate": ratios(rates["ours"], rates["generate"]),
+        "times_pipeline": ratios(rates["ours"], rates["pipeline"]),
+        "articles_with_other_tokens_than_generate": len(different),
+        "machine": machine(),
+    }
+    print(
+        f"generation: {result['articles_per_second']['ours']:.1f} articles/s, "
+        f"{result['times_generate']['median']:.2f} x generate, "
+        f"{result['times_pipeline']['median']:.2f} x pipeline; {len(different)} articles with other tokens"
+    )
+    if arguments.output:
+        write_json(arguments.output, result)
+    if different:
+        raise UserError(f"{len(different)} of {len(prompts)} articles got other tokens than from `generate`")
+
+
+if __name__ == "__main__":
+    errors.run(main)

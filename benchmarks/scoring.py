@@ -1,0 +1,85 @@
+"""How fast is ROUGE with intervals, against rouge_score with its own BootstrapAggregator?
+
+Both in one process, on the same files, ROUGE-1, 2, L and Lsum with stemmer, 1,000 resamples; the scores and
+means must be the same. Ways take turns.
+
+Run     python -m benchmarks.scoring --references FILE --predictions FILE [--rounds 5] [--output FILE]
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import ratios
+from stages.common import errors
+from stages.common.aligned import aligned, read_references, read_texts
+from stages.common.errors import UserError
+from stages.common.files import write_json
+from stages.common.machine import machine
+from stages.common.overlap import ROUGE, Scorers
+from stages.common.statistics import summary_of
+
+RESAMPLES = 1_000
+CONFIDENCE = 0.95
+
+
+def ours(references: list[str], outputs: list[str]) -> tuple[np.ndarray, list[float]]:
+    """(scores [texts, metrics], means) with intervals, by this project's code."""
+    scorer = Scorers(meteor_synonyms=False).rouge
+    found = [scorer.score(r, o) for r, o in zip(references, outputs, strict=True)]
+    scores = np.array([[row[name].fmeasure for name in ROUGE] for row in found])
+    means = [summary_of(100 * scores[:, k], RESAMPLES, CONFIDENCE)["value"] for k in range(len(ROUGE))]
+    return scores, means
+
+
+def theirs(references: list[str], outputs: list[str]) -> tuple[np.ndarray, list[float]]:
+    """The same by rouge_score alone."""
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.scoring import BootstrapAggregator
+
+    scorer = RougeScorer(list(ROUGE), use_stemmer=True)
+    aggregator = BootstrapAggregator(confidence_interval=CONFIDENCE, n_samples=RESAMPLES)
+    found = [scorer.score(r, o) for r, o in zip(references, outputs, strict=True)]
+    for row in found:
+        aggregator.add_scores(row)
+    aggregator.aggregate()
+    scores = np.array([[row[name].fmeasure for name in ROUGE] for row in found])
+    return scores, list(100 * scores.mean(axis=0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--references", type=Path, required=True)
+    parser.add_argument("--predictions", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    references = read_references(arguments.references)
+    predictions = aligned(references, read_texts(arguments.predictions, "predictions"))
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for _ in range(arguments.rounds):
+        found = {}
+        for name, way in (("ours", ours), ("theirs", theirs)):
+            started = time.perf_counter()
+            found[name] = way(references.texts, predictions.texts)
+            seconds[name].append(time.perf_counter() - started)
+        if not np.array_equal(found["ours"][0], found["theirs"][0]):
+            raise UserError("the scores differ")
+        if not np.allclose(found["ours"][1], found["theirs"][1], atol=1e-6):
+            raise UserError("the means differ")
+    speed = ratios(np.array(seconds["theirs"]), np.array(seconds["ours"]))
+    result = {
+        "texts": len(references.texts),
+        "resamples": RESAMPLES,
+        "times_rouge_score": speed,
+        "machine": machine(),
+    }
+    print(f"scoring: {speed['median']:.1f} x rouge_score [{speed['low']:.1f}, {speed['high']:.1f}]")
+    if arguments.output:
+        write_json(arguments.output, result)
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,236 @@
+"""How fast is fine-tuning, against TRL's SFTTrainer and against the matrix products alone?
+
+Every way trains the same adapter (rank, targets, dropout, learning rate, batch, precision) on the same
+pairs, each run in a process of its own; ways take turns. Real tokens are those of the pairs, padding not
+counted. Peak memory is what training adds to the resident size after imports and model load.
+
+`trl` is SFTTrainer with completion-only loss and its own defaults (gradient checkpointing on);
+`trl, kept` has checkpointing off, which is faster and takes more memory. `products` multiplies random
+matrices of the shapes that a step needs, forward and backward, and does nothing else: no trainer is faster.
+
+Run     pip install -r benchmarks/requirements.txt
+        python -m benchmarks.training [--pairs 320] [--rounds 5] [--output FILE]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from benchmarks.common import ratios
+from stages.common import errors, params
+from stages.common.encoding import training_batch
+from stages.common.files import write_json
+from stages.common.machine import machine
+from stages.common.modeling import add_adapter, load_base, load_tokenizer
+from stages.common.runtime import set_up
+
+WAYS = ("ours", "trl", "trl, kept", "products")
+
+
+def reset_peak() -> int:
+    """Start the count of the peak resident size anew (Linux); returns the resident size now, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def load(p, way: str):
+    """(tokenizer, adapter on the base, training rows, validation rows). TRL's base is loaded plainly."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from stages.train import read_rows
+
+    tokenizer = load_tokenizer(p.model)
+    if way.startswith("trl"):
+        base = AutoModelForCausalLM.from_pretrained(p.model.name, dtype=getattr(torch, p.model.dtype))
+        base.requires_grad_(False)
+    else:
+        base = load_base(p.model)
+    return tokenizer, add_adapter(base, p.lora, p.seed), read_rows("train"), read_rows("validation")
+
+
+def train_ours(p, model, tokenizer, rows, validation, folder: Path) -> None:
+    """The stage `train`'s own trainer."""
+    from stages.common.dropout import use_few_draws
+    from stages.train import build_trainer
+
+    use_few_draws(model)
+    build_trainer(model, tokenizer, rows, validation, p, folder).train()
+
+
+def train_trl(p, model, tokenizer, rows, folder: Path, checkpointing: bool) -> None:
+    """SFTTrainer on prompt and completion ids."""
+    from datasets import Dataset, disable_progress_bars
+    from trl import SFTConfig, SFTTrainer
+
+    disable_progress_bars()
+    steps = -(-len(rows) // (p.train.batch_size * p.train.gradient_accumulation)) * p.train.epochs
+    data = Dataset.from_list(
+        [
+            {
+                "input_ids": [*map(int, prompt), *map(int, completion)],
+                "completion_mask": [0] * len(prompt) + [1] * len(completion),
+            }
+            for prompt, completion in rows
+        ]
+    )
+    config = SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=p.train.epochs,
+        per_device_train_batch_size=p.train.batch_size,
+        gradient_accumulation_steps=p.train.gradient_accumulation,
+        learning_rate=p.train.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(p.train.warmup_share * steps),
+        completion_only_loss=True,
+        max_length=None,
+        gradient_checkpointing=checkpointing,
+        bf16=False,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        logging_steps=10_000,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=p.seed,
+    )
+    SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer).train()
+
+
+def multiply(p, model, rows) -> None:
+    """The matrix products of the run and nothing else."""
+    import torch
+
+    from stages.train import batch_order
+
+    base = model.get_base_model()
+    layers, width, heads = (
+        base.config.num_hidden_layers,
+        base.config.hidden_size,
+        base.config.num_attention_heads,
+    )
+    targets = [m for name, m in base.named_modules() if name.endswith("base_layer")]
+    frozen = [
+        module
+        for name, module in base.named_modules()
+        if isinstance(module, torch.nn.Linear) and "lora_" not in name and "lm_head" not in name
+    ]
+    lengths = [len(prompt) + len(completion) for prompt, completion in rows]
+    for batch in batch_order(lengths, p.train.batch_size, p.train.epochs, p.seed):
+        longest = max(lengths[i] for i in batch)
+        kept = 1 + max(len(rows[i][1]) for i in batch)
+        tokens = len(batch) * longest
+        inputs = {n: torch.randn(tokens, n) for n in {m.in_features for m in frozen}}
+        outputs = {n: torch.randn(tokens, n) for n in {m.out_features for m in frozen}}
+        for module in frozen:
+            inputs[module.in_features] @ module.weight.T
+            outputs[module.out_features] @ module.weight
+        for module in targets:
+            a, b = torch.randn(module.in_features, p.lora.rank), torch.randn(p.lora.rank, module.out_features)
+            low = inputs[module.in_features] @ a
+            low @ b
+            back = outputs[module.out_features] @ b.T
+            low.T @ outputs[module.out_features]
+            inputs[module.in_features].T @ back
+            back @ a.T
+        head = torch.randn(len(batch) * heads, longest, width // heads)
+        square = torch.randn(len(batch) * heads, longest, longest)
+        for _ in range(layers):
+            for _ in range(3):  # one forward, two backward, of scores and of values
+                head @ head.transpose(1, 2)
+                square @ head
+        last = torch.randn(len(batch) * kept, width)
+        last @ base.lm_head.weight.T
+        torch.randn(len(batch) * kept, base.config.vocab_size) @ base.lm_head.weight
+
+
+def run_one(way: str, arguments) -> None:
+    """Train once in this process and print what it took as JSON."""
+    p = settings(arguments)
+    set_up(p.seed)
+    import torch
+
+    from stages.train import measured_loss
+
+    tokenizer, model, rows, validation = load(p, way)
+    rows, validation = rows[: arguments.pairs], validation[:100]
+    # Kernels are chosen and buffers made at the first call: not what is measured.
+    batch = training_batch(rows[:2], tokenizer.pad_token_id)
+    model(**batch).loss.backward()
+    model.zero_grad()
+    before = reset_peak()
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as name, torch.enable_grad():
+        if way == "ours":
+            train_ours(p, model, tokenizer, rows, validation[:1], Path(name))
+        elif way == "products":
+            with torch.inference_mode():
+                multiply(p, model, rows)
+        else:
+            train_trl(p, model, tokenizer, rows, Path(name), checkpointing=way == "trl")
+    seconds = time.perf_counter() - started
+    peak = _status("VmHWM") - before
+    tokens = p.train.epochs * sum(len(prompt) + len(completion) for prompt, completion in rows)
+    loss = measured_loss(model, validation, tokenizer.pad_token_id)
+    print(json.dumps({"seconds": seconds, "tokens": tokens, "peak_bytes": peak, "validation_loss": loss}))
+
+
+def settings(arguments) -> SimpleNamespace:
+    """params.yaml with one epoch and no interruptions."""
+    p = params.load(("seed", "model", "lora", "train"))
+    p.train.epochs = arguments.epochs
+    p.train.log_every = p.train.checkpoint_every = 10_000
+    return p
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--pairs", type=int, default=320)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5, help="alternating runs of every way")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--way", choices=WAYS, help="run this one alone, here, and print JSON")
+    arguments = parser.parse_args()
+    if arguments.way:
+        run_one(arguments.way, arguments)
+        return
+    found: dict[str, list[dict]] = {way: [] for way in WAYS}
+    for _ in range(arguments.rounds):
+        for way in WAYS:
+            command = [sys.executable, "-m", "benchmarks.training", "--way", way]
+            command += ["--pairs", str(arguments.pairs), "--epochs", str(arguments.epochs)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ))
+            found[way].append(json.loads(done.stdout.splitlines()[-1]))
+    rate = {way: np.array([run["tokens"] / run["seconds"] for run in runs]) for way, runs in found.items()}
+    peak = {way: np.array([run["peak_bytes"] for run in runs], dtype=float) for way, runs in found.items()}
+    result = {
+        "pairs": arguments.pairs,
+        "tokens": found["ours"][0]["tokens"],
+        "tokens_per_second": {way: float(np.median(values)) for way, values in rate.items()},
+        "speed": {way: ratios(rate["ours"], rate[way]) for way in WAYS[1:3]},
+        "time_of_the_products": ratios(rate["products"], rate["ours"]),
+        "peak_megabytes": {way: float(np.median(values) / 1e6) for way, values in peak.items()},
+        "memory": {way: ratios(peak["ours"], peak[way]) for way in WAYS[1:3]},
+        "validation_loss": {way: found[way][0]["validation_loss"] for way in WAYS[:3]},
+        "machine": machine(),
+    }
+    print(json.dumps({k: v for k, v in result.items() if k != "machine"}, indent=2))
+    if arguments.output:
+        write_json(arguments.output, result)
+
+
+if __name__ == "__main__":
+    errors.run(main)

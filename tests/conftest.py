@@ -147,7 +147,7 @@ SMALL = {
     "smoke__examples": 4,
     "generate__max_new_tokens": 6,
     "generate__num_beams": 2,
-    "generate__batch_size": 4,
+    "generate__batch_tokens": 1_500,
     "evaluate__resamples": 100,
 }
 

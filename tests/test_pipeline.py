@@ -192,6 +192,28 @@ def test_the_table_and_the_verdict(finished):
     assert "nothing can be called real" in shown and " gains " not in shown
 
 
+def test_the_estimate_names_parts_and_times(finished):
+    folder, _ = finished
+    shown = run(folder, "python", "-m", "stages.commands.estimate").stdout
+    for text in ("dataset: reachable", "QLoRA (nf4)", "full fine-tuning", "activations", "Generation memory"):
+        assert text in shown
+    assert re.search(r"train: [\d,]+ tokens at [\d,]+ a second: about [\d.]+ min", shown)
+    assert re.search(r"generate: 8 articles at [\d.]+ a second", shown)
+
+
+def test_a_run_that_will_not_fit_is_refused_and_leaves_everything(finished):
+    folder, _ = finished
+    before = (folder / "params.yaml").read_bytes()
+    adapter = (folder / "models/adapter/adapter_model.safetensors").read_bytes()
+    edit(folder, train__batch_size=16_000_000)
+    failed = stage(folder, "train", check=False)
+    (folder / "params.yaml").write_bytes(before)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert "error: train: will not fit: needs about" in failed.stderr
+    assert "these would fit: train.batch_size: " in failed.stderr
+    assert (folder / "models/adapter/adapter_model.safetensors").read_bytes() == adapter
+
+
 def test_inspect_shows_a_row_with_its_prompt_and_labels(finished):
     folder, _ = finished
     shown = stage(folder, "inspect", "--split", "test").stdout

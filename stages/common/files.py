@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        if path.is_dir():  # a folder cannot be renamed onto one that has files in it
+        if path.is_dir() and temporary.is_dir():  # no renaming onto a folder that has files in it
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.replace(old)
             try:

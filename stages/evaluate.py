@@ -17,9 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from stages.common import errors, evaluation, params
-from stages.common.aligned import aligned, read_references, read_texts
 from stages.common.article import Article
-from stages.common.commandline import add_options, print_scores, with_options
+from stages.common.commandline import add_options, print_scores, score_files, with_options
 from stages.common.errors import UserError
 from stages.common.files import read_jsonl, read_parquet, write_json
 from stages.common.metrics import test_hash, write_scores
@@ -34,7 +33,6 @@ EVALUATION = Path("metrics/evaluation.json")
 SUMMARY = Path("metrics/summary.json")
 GENERATED = ("base", "adapter")
 COMPARISONS = [("adapter", "base"), ("adapter", "lead"), ("adapter", "oracle")]
-ONE_LINE = 3  # depth in evaluation.json from which a score stands on one line
 
 
 def predictions_by_id(path: Path, ids: list[str]) -> list[dict]:
@@ -135,7 +133,7 @@ def run_stage() -> None:
             more["status"] = pa.array(statuses[name], pa.string())
             more["document_tokens_cut"] = pa.array(cut[name], pa.int32())
         write_scores(SCORES / f"{name}.parquet", system, more)
-    write_json(EVALUATION, found, one_line_below=ONE_LINE)
+    evaluation.write_evaluation(EVALUATION, found)
     write_json(SUMMARY, headline(found))
     shown = ", ".join(f"{name} {found['systems'][name]['rouge1']['value']:.2f}" for name in outputs)
     print(f"evaluate: ROUGE-1 (F1 x 100) on {len(ids):,} {settings.split} articles: {shown}")
@@ -144,28 +142,11 @@ def run_stage() -> None:
 def run_files(arguments: argparse.Namespace) -> None:
     """Score one file of predictions against one of references."""
     settings = with_options(params.load(("evaluate",)).evaluate, arguments)
-    references = read_references(arguments.references)
-    predictions = aligned(references, read_texts(arguments.predictions, "predictions"))
-    documents = None
-    if arguments.documents:
-        documents = [
-            Article(text) for text in aligned(references, read_texts(arguments.documents, "documents")).texts
-        ]
-    ids = references.ids or [str(line) for line in range(1, len(references.texts) + 1)]
-    scores = evaluation.score_systems(
-        ids,
-        references.texts,
-        {"predictions": predictions.texts},
-        {"predictions": predictions.succeeded},
-        documents,
-        settings,
-        bertscore=arguments.bertscore,
-        behaviour={},
-    )
+    scores, test = score_files(arguments, {"predictions": arguments.predictions}, settings)
     sums = evaluation.resampled(scores, settings.resamples)
     found = {
-        "n": len(ids),
-        "test": test_hash(ids, references.texts),
+        "n": len(scores["predictions"].ids),
+        "test": test,
         "confidence": settings.confidence,
         "resamples": settings.resamples,
         "metrics": evaluation.definitions(scores),
@@ -173,7 +154,7 @@ def run_files(arguments: argparse.Namespace) -> None:
     }
     print_scores(found)
     if arguments.output:
-        write_json(arguments.output, found, one_line_below=ONE_LINE)
+        evaluation.write_evaluation(arguments.output, found)
 
 
 def main() -> None:

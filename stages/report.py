@@ -14,7 +14,7 @@ import pyarrow as pa
 from stages.common import analysis, errors, page, params, plots
 from stages.common.article import Article, output_marks, segments
 from stages.common.files import read_json, read_parquet, write_text
-from stages.common.metrics import HEADLINE, METRICS, QUALITY, read_scores, test_hash
+from stages.common.metrics import HEADLINE, METRICS, QUALITY, test_hash
 from stages.common.plots import write_csv
 from stages.common.results import comparison_rows, results_table, score_rows
 from stages.common.text import body_of
@@ -410,20 +410,19 @@ def main() -> None:
     evaluation = read_json(EVALUATION)
     tables = {name: read_parquet(SCORES / f"{name}.parquet") for name in (*SYSTEMS, "reference")}
     table = read_parquet(PREPARED / f"{p.evaluate.split}.parquet")
-    scores = {name: read_scores(SCORES / f"{name}.parquet").columns for name in (*SYSTEMS, "reference")}
     lengths = tables["reference"]["document_words"].to_numpy().astype(float)
     facets = analysis.facets(
         lengths,
         tables["adapter"]["document_tokens_cut"].to_numpy(),
-        scores["reference"]["novel_2"],
+        tables["reference"]["novel_2"].to_numpy(),
         tables["adapter"]["status"].to_pylist(),
     )
     groups, labels = {}, {}
     for facet, (title, found) in facets.items():
         rows = analysis.group_rows(
             found,
-            {name: scores[name][HEADLINE] for name in SYSTEMS},
-            {name: scores[name]["success_rate"] for name in SYSTEMS},
+            {name: tables[name][HEADLINE].to_numpy() for name in SYSTEMS},
+            {name: tables[name]["success_rate"].to_numpy() for name in SYSTEMS},
             p.evaluate.resamples,
             p.evaluate.confidence,
         )

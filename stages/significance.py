@@ -14,15 +14,16 @@ from itertools import combinations
 from pathlib import Path
 
 from stages.common import errors, evaluation, params
-from stages.common.aligned import aligned, read_references, read_texts
-from stages.common.article import Article
-from stages.common.commandline import add_options, print_comparisons, print_scores, with_options
+from stages.common.commandline import (
+    add_options,
+    print_comparisons,
+    print_scores,
+    score_files,
+    with_options,
+)
 from stages.common.errors import UserError
-from stages.common.files import write_json
 from stages.common.metrics import HEADLINE, Scores, read_scores, require_comparable
 from stages.common.verdict import difference_sentence, family_sentence
-
-ONE_LINE = 3  # depth from which a score stands on one line of the JSON
 
 
 def named_files(values: list[str], option: str) -> dict[str, Path]:
@@ -45,22 +46,7 @@ def scores_of_outputs(arguments: argparse.Namespace, settings) -> dict[str, Scor
     if arguments.references is None:
         raise UserError("--system needs --references FILE, what the systems are scored against")
     files = named_files(arguments.system, "--system")
-    references = read_references(arguments.references)
-    found = {name: aligned(references, read_texts(path, "predictions")) for name, path in files.items()}
-    documents = None
-    if arguments.documents:
-        texts = aligned(references, read_texts(arguments.documents, "documents")).texts
-        documents = [Article(text) for text in texts]
-    return evaluation.score_systems(
-        references.ids or [str(line) for line in range(1, len(references.texts) + 1)],
-        references.texts,
-        {name: texts.texts for name, texts in found.items()},
-        {name: texts.succeeded for name, texts in found.items()},
-        documents,
-        settings,
-        bertscore=arguments.bertscore,
-        behaviour={},
-    )
+    return score_files(arguments, files, settings)[0]
 
 
 def stored_scores(arguments: argparse.Namespace) -> dict[str, Scores]:
@@ -103,7 +89,7 @@ def main() -> None:
         print(difference_sentence(left, right, entry, HEADLINE, found["n"], settings.confidence))
     print(family_sentence(found["comparisons"], settings.resamples, settings.confidence))
     if arguments.output:
-        write_json(arguments.output, found, one_line_below=ONE_LINE)
+        evaluation.write_evaluation(arguments.output, found)
 
 
 if __name__ == "__main__":

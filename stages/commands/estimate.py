@@ -20,16 +20,7 @@ COMPLETION_TOKENS = 32  # assumed for a completion where nothing is tokenized ye
 GIGA = 1e9
 
 
-def reach(what: str, function) -> tuple[bool, str]:
-    """(whether it is reachable, a line that says so)."""
-    try:
-        function()
-    except UserError as error:
-        return False, f"{what}: not reachable: {error}"
-    return True, f"{what}: reachable"
-
-
-def dataset_of(p) -> None:
+def require_dataset(p) -> None:
     """Raise a UserError unless the dataset is there."""
     from stages.common import harvest, sources
 
@@ -73,7 +64,7 @@ def memory_table(p, config) -> list[list[str]]:
         found[name] = training_memory(
             config, model, p.lora, p.train.batch_size, length, completion + 1, method
         )
-    parts = ("weights", "trained", "gradients", "optimizer", "activations", "transient", "total")
+    parts = ("libraries", "weights", "trained", "gradients", "optimizer", "activations", "transient", "total")
     titles = {"trained": "adapter", "transient": "logits, widest gradient"}
     return [
         [titles.get(part, part), *(f"{getattr(each, part) / GIGA:.3f}" for each in found.values())]
@@ -129,15 +120,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--no-probe", action="store_true", help="memory alone; nothing is computed")
     arguments = parser.parse_args()
-    p = params.load(
-        ("seed", "data", "prompt", "model", "lora", "train", "generate", "evaluate.split", "model")
-    )
+    p = params.load(("seed", "data", "prompt", "model", "lora", "train", "generate", "evaluate.split"))
     from stages.common.memory import free_bytes, generation_memory
     from stages.common.modeling import load_config
     from stages.common.runtime import quiet_libraries
 
     quiet_libraries()
-    print(reach("dataset", lambda: dataset_of(p))[1])
+    try:
+        require_dataset(p)
+        print("dataset: reachable")
+    except UserError as error:
+        print(f"dataset: not reachable: {error}")
     config = load_config(p.model)
     print(f"model: configuration of {p.model.name} read")
     length, _ = longest_rows(p)

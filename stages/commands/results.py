@@ -21,21 +21,21 @@ SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")
 START, END = "<!-- results: written by make results -->\n", "<!-- end of results -->\n"
 
 
-def update_readme() -> None:
-    """Replace what stands between the README's markers by plots/results.md."""
+def put_into_readme(start: str, end: str, lines: str) -> None:
+    """Replace what stands between two markers of the README."""
     text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise UserError(f"{README}: the markers {START.strip()} and {END.strip()} are not there")
-    write_text(README, before + START + RESULTS.read_text(encoding="utf-8") + END + after)
+    before, _, rest = text.partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise UserError(f"{README}: the markers {start.strip()} and {end.strip()} are not there")
+    write_text(README, before + start + lines + end + after)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--readme", action="store_true", help="also write the table into README.md")
     if parser.parse_args().readme:
-        update_readme()
+        put_into_readme(START, END, RESULTS.read_text(encoding="utf-8"))
     evaluation = read_json(EVALUATION)
     systems = evaluation["systems"]
     print_table(

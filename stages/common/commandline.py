@@ -4,7 +4,11 @@ import argparse
 from pathlib import Path
 from types import SimpleNamespace
 
+from stages.common.aligned import aligned, read_references, read_texts
+from stages.common.article import Article
 from stages.common.errors import UserError
+from stages.common.evaluation import score_systems
+from stages.common.metrics import Scores, test_hash
 from stages.common.results import comparison_rows, score_rows
 
 
@@ -31,6 +35,30 @@ def with_options(settings: SimpleNamespace, arguments: argparse.Namespace) -> Si
     if arguments.resamples < 100:
         raise UserError(f"--resamples: expected at least 100, found {arguments.resamples}")
     return SimpleNamespace(**{**vars(settings), "resamples": arguments.resamples})
+
+
+def score_files(
+    arguments: argparse.Namespace, files: dict[str, Path], settings: SimpleNamespace
+) -> tuple[dict[str, Scores], str]:
+    """(scores of files of outputs by system, hash of the test set), as the options say."""
+    references = read_references(arguments.references)
+    outputs = {name: aligned(references, read_texts(path, "predictions")) for name, path in files.items()}
+    documents = None
+    if arguments.documents:
+        texts = aligned(references, read_texts(arguments.documents, "documents")).texts
+        documents = [Article(text) for text in texts]
+    ids = references.ids or [str(line) for line in range(1, len(references.texts) + 1)]
+    scores = score_systems(
+        ids,
+        references.texts,
+        {name: found.texts for name, found in outputs.items()},
+        {name: found.succeeded for name, found in outputs.items()},
+        documents,
+        settings,
+        bertscore=arguments.bertscore,
+        behaviour={},
+    )
+    return scores, test_hash(ids, references.texts)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], narrow: str = "") -> None:

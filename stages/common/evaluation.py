@@ -1,6 +1,7 @@
 """From outputs to numbers: scores of every system, their intervals, and what the differences are worth."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from stages.common import metrics
 from stages.common.article import Article, extraction_scores, form_scores
 from stages.common.bertscore import BertScore
 from stages.common.errors import UserError
+from stages.common.files import write_json
 from stages.common.metrics import KINDS, METRICS, QUALITY, Scores
 from stages.common.overlap import overlap_scores, overlap_signatures
 from stages.common.statistics import (
@@ -19,6 +21,7 @@ from stages.common.statistics import (
     wilson_interval,
 )
 
+ONE_LINE = 3  # depth in the JSON from which a score stands on one line
 TEXT_SIGNATURE = "tokens:ASCII runs, non-ASCII runs|case:lower"
 
 
@@ -169,6 +172,11 @@ def definitions(scores: dict[str, Scores]) -> dict[str, dict[str, dict]]:
         }
         for kind in KINDS
     }
+
+
+def write_evaluation(path: Path, found: dict) -> None:
+    """Write an evaluation so that a changed score is one changed line."""
+    write_json(path, found, one_line_below=ONE_LINE)
 
 
 def failure_bias(succeeded: np.ndarray, lengths: np.ndarray) -> dict:

@@ -25,13 +25,14 @@ from stages.common.encoding import training_batch
 from stages.common.errors import UserError
 from stages.common.files import file_sha256, id_arrays, read_json, read_parquet, replacing, write_json
 from stages.common.losses import completion_loss
-from stages.common.memory import evaluation_bytes, free_bytes, require_fit, training_memory
+from stages.common.memory import free_bytes, passing_bytes, require_fit, training_memory
 from stages.common.modeling import (
     add_adapter,
     load_base,
     load_config,
     load_tokenizer,
     parameter_counts,
+    require_bfloat16,
     save_adapter,
 )
 from stages.common.plots import write_csv
@@ -142,7 +143,10 @@ def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path
             return self.accelerator.prepare(loader)
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            loss = completion_loss(model, inputs, reduction="sum") / num_items_in_batch
+            with torch.autocast(
+                inputs["input_ids"].device.type, torch.bfloat16, enabled=settings.autocast == "bfloat16"
+            ):
+                loss = completion_loss(model, inputs, reduction="sum") / num_items_in_batch
             if not bool(torch.isfinite(loss)):
                 raise UserError(
                     f"train: loss {loss.item()} at step {self.state.global_step + 1}; "
@@ -237,7 +241,7 @@ def needed_bytes(p, config, rows: list, batch_size: int, quantization: str) -> i
     kept = 1 + max(len(completion) for _, completion in rows)
     model = SimpleNamespace(**{**vars(p.model), "quantization": quantization})
     training = training_memory(config, model, p.lora, batch_size, length, kept)
-    measuring = evaluation_bytes(config, model.dtype, EVAL_BATCH, length, kept)
+    measuring = passing_bytes(config, model.dtype, EVAL_BATCH, length, kept)
     return training.resident + max(training.activations + training.transient, measuring)
 
 
@@ -281,6 +285,8 @@ def main() -> None:
     started = time.monotonic()
     read_json(SMOKE)
     set_up(p.seed)
+    if p.train.autocast == "bfloat16":
+        require_bfloat16("train.autocast", "none")
     import torch
 
     tokenizer = load_tokenizer(p.model)

@@ -31,8 +31,16 @@ def test_padding_does_not_change_a_rows_loss(base):
     torch.testing.assert_close(total - others, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_logits_are_computed_at_the_end_alone(base):
+def test_logits_are_computed_where_a_row_has_a_label_alone(base):
     seen = []
     base.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
-    completion_loss(base, training_batch(ROWS, pad_id=1))
-    assert seen == [5]  # the longest completion, 4, and the position before it
+    similar = [(list(range(5, 45)), [50, 51, 52, 0]), (list(range(7, 46)), [60, 0])]
+    completion_loss(base, training_batch(similar, pad_id=1))
+    assert seen == [5]  # labels at 39 to 43, predicted one position before
+
+
+def test_what_stands_in_the_padding_does_not_matter(base):
+    batch = training_batch(ROWS, pad_id=1)
+    loss = completion_loss(base, batch)
+    batch["input_ids"][1, 4:] = 77
+    assert torch.equal(completion_loss(base, batch), loss)

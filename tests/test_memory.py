@@ -10,11 +10,11 @@ from stages.common.encoding import training_batch
 from stages.common.errors import UserError
 from stages.common.memory import (
     cache_bytes_per_token,
-    evaluation_bytes,
     fitting_batch,
     generation_memory,
     kept_bytes,
     meta_model,
+    passing_bytes,
     require_fit,
     training_memory,
     weight_bytes,
@@ -36,14 +36,8 @@ def really_kept(model, rows: int, length: int) -> int:
         return tensor
 
     batch = training_batch([([5] * (length - 4), [6, 7, 8, 0])] * rows, 1)
-    mask = torch.zeros(rows, 1, length, length)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model.get_base_model().model(
-            input_ids=batch["input_ids"],
-            position_ids=batch["position_ids"],
-            attention_mask=mask,
-            use_cache=False,
-        )
+        output = model.get_base_model().model(input_ids=batch["input_ids"], use_cache=False)
     total = sum(storage.nbytes() for storage in kept.values())
     assert output is not None
     return total
@@ -52,11 +46,16 @@ def really_kept(model, rows: int, length: int) -> int:
 @pytest.mark.parametrize(("rows", "length"), [(1, 16), (3, 40), (8, 100)])
 def test_what_is_kept_on_the_meta_device_is_what_is_really_kept(base, tiny_settings, rows, length):
     model = add_adapter(base, LORA, seed=0).train()
-    found = add_adapter(meta_model(load_config(tiny_settings), "float32"), LORA, seed=0).train()
-    # But for the mask, which one layer's call shares with the next.
-    assert kept_bytes(found, rows, length) + 4 * rows * length**2 == pytest.approx(
-        really_kept(model, rows, length), rel=0.02
-    )
+    found = meta_model(load_config(tiny_settings), "float32")
+    add_adapter(found, LORA, seed=0).train()
+    assert sum(kept_bytes(found, rows, length)) == pytest.approx(really_kept(model, rows, length), rel=0.02)
+
+
+def test_small_blocks_leave_holes(monkeypatch):
+    large = memory.MAPPED_BYTES
+    assert memory.held_bytes([large, 100, 100]) == large + round(200 * memory.HOLES)
+    monkeypatch.setattr(memory, "device_name", lambda: "cuda")
+    assert memory.held_bytes([large, 100, 100]) == large + 200
 
 
 def test_weights_are_counted_as_they_are_held(base, tiny_settings):
@@ -81,7 +80,7 @@ def test_the_parts_of_a_step(tiny_settings):
     assert full.trained == 0 and full.gradients == full.weights and full.optimizer == 2 * full.weights
     assert full.activations > lora.activations * 0.9
     more = training_memory(config, tiny_settings, LORA, rows=4, length=32, kept=6)
-    assert more.activations == pytest.approx(2 * lora.activations, rel=0.01)
+    assert more.activations == pytest.approx(2 * lora.activations, rel=0.02)
     assert more.resident == lora.resident
 
 
@@ -95,7 +94,9 @@ def test_the_cache_is_what_generation_fills(base, tiny_settings):
     generate = SimpleNamespace(num_beams=4, max_new_tokens=5, batch_tokens=400)
     found = generation_memory(config, tiny_settings, generate, longest=20)
     assert found["cache"] == cache_bytes_per_token(config, "float32") * 10 * 40  # 10 articles of 20 + 4 x 5
-    assert evaluation_bytes(config, "float32", 8, 20, 3) > 0
+    # A vocabulary of 600 at 3 positions is more than 256 numbers at 3 tokens, and less than at 20.
+    assert passing_bytes(config, "float32", 8, 3, 3) == 2 * 8 * 3 * config.vocab_size * 4
+    assert passing_bytes(config, "float32", 8, 20, 3) == 2 * 8 * 20 * 256 * 4
 
 
 def settings(batch_size: int, quantization: str = "none"):

@@ -244,3 +244,11 @@ def test_a_hub_name_without_a_network_fails_in_one_sentence(load):
     with pytest.raises(UserError, match=r"model.name: 'microsoft/phi-2' .*needs a network") as caught:
         load(settings)
     assert "\n" not in str(caught.value) and "http" not in str(caught.value)
+
+
+def test_bfloat16_autocast_is_refused_on_a_cpu_without_it(monkeypatch):
+    monkeypatch.setattr(modeling, "cpu_info", lambda: {"flags": "fpu avx2 avx512f"})
+    with pytest.raises(UserError, match=r"train.autocast: bfloat16 .* this CPU does not have it; use none"):
+        modeling.require_bfloat16("train.autocast", "none")
+    monkeypatch.setattr(modeling, "cpu_info", lambda: {"flags": "fpu avx2 avx512f avx512_bf16"})
+    modeling.require_bfloat16("train.autocast", "none")

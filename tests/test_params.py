@@ -275,6 +275,7 @@ def test_values_that_go_together_pass(values, data, model, tmp_path, monkeypatch
         ("model", {"path": "other/folder"}, "model.path"),
         ("model", {**HUB_MODEL, "revision": None}, "model.revision"),
         ("pretrain", {"hidden_size": 250, "heads": 4}, "pretrain.hidden_size"),
+        ("train", {"log_every": 30}, "train.checkpoint_every"),
         ("pretrain", {"batch_size": 10, "micro_batch_size": 4}, "pretrain.batch_size"),
     ],
 )
@@ -293,3 +294,12 @@ def test_a_folder_on_disk_must_be_watched(values, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     (problem,) = params.problems(values)
     assert problem.startswith("model.path: must be the folder in model.name ('here')")
+
+
+@pytest.mark.parametrize("model", [{"dtype": "bfloat16"}, {"quantization": "nf4"}])
+def test_autocast_is_for_float32_weights(values, model):
+    values["train"]["autocast"] = "bfloat16"
+    assert params.problems(values) == []
+    values["model"].update(model)
+    (problem,) = params.problems(values)
+    assert problem.startswith("train.autocast: must be none")

@@ -169,6 +169,50 @@ def test_killed_at_step_150_and_run_again_gives_the_same_bytes(project):
     assert steps[:4] == ["25", "50", "75", "100"]
 
 
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"OMP_NUM_THREADS": "1"},
+        {"ATEN_CPU_CAPABILITY": "avx512", "MKL_CBWR": "AVX512"},
+        {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+    ],
+    ids=["one thread", "wider kernels", "narrower kernels"],
+)
+def test_the_same_bytes_with_other_threads_and_kernels_asked_for(project, monkeypatch, elsewhere):
+    """With the embedded model's own shapes: small products take the same path everywhere."""
+    edit(project, model__name="models/phi-tiny", model__path="models/phi-tiny", generate__num_beams=4)
+    for name in ("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    run(project, "dvc", "repro", "--quiet", "generate")
+    files = ["metrics/train.json", "plots/loss.csv", "data/predictions/adapter.jsonl"]
+    before = digest(project / "models/adapter"), [(project / file).read_bytes() for file in files]
+    for name, value in elsewhere.items():
+        monkeypatch.setenv(name, value)
+    stage(project, "train")
+    stage(project, "generate", "adapter")
+    assert (digest(project / "models/adapter"), [(project / f).read_bytes() for f in files]) == before
+
+
+def test_autocast_multiplies_in_bfloat16_and_stores_float32(project):
+    from safetensors.torch import load_file
+
+    from stages.common.modeling import BFLOAT16_FLAGS
+    from stages.common.runtime import cpu_info
+
+    if not BFLOAT16_FLAGS & set(cpu_info().get("flags", "").split()):
+        pytest.skip("this CPU has no bfloat16")
+    run(project, "dvc", "repro", "--quiet", "train")
+    exact = load_file(project / "models/adapter/adapter_model.safetensors")
+    loss = json.loads((project / "metrics/train.json").read_text())["validation_loss"]
+    edit(project, train__autocast="bfloat16")
+    stage(project, "train")
+    rounded = load_file(project / "models/adapter/adapter_model.safetensors")
+    assert all(weight.dtype == torch.float32 for weight in rounded.values())
+    assert any(not torch.equal(rounded[name], exact[name]) for name in exact)
+    found = json.loads((project / "metrics/train.json").read_text())["validation_loss"]
+    assert found == pytest.approx(loss, rel=0.01)
+
+
 def test_the_loss_falls_the_base_stays_and_cost_is_kept_apart(project):
     edit(project, train__epochs=12, train__learning_rate=0.03)
     run(project, "dvc", "repro", "--quiet", "smoke")

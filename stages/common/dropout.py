@@ -24,7 +24,7 @@ class FewDraws(torch.nn.Module):
     def forward(self, x):
         if not self.training or self.dropped == 0:
             return x
-        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
         kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= self.dropped - 2**15
         return torch.where(kept, x * (1 / (1 - self.dropped / 2**16)), 0.0)
 

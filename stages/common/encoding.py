@@ -88,18 +88,22 @@ def pad_left(rows: list[list[int]], pad_id: int):
 
 
 def training_batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> dict:
-    """Left-padded tensors of (prompt ids, completion ids) rows, each int64 [rows, longest].
+    """input_ids and labels of (prompt ids, completion ids) rows, each int64 [rows, longest].
 
-    labels are IGNORED but on the completion. position_ids count real tokens from 0, as generate() does.
+    Padded on the right, where a causal model's real tokens never look: training needs no attention mask, and
+    attention passes over the half of the scores that causality hides. labels are IGNORED but on the
+    completion. Generation pads on the left (`pad_left`).
     """
     import torch
 
-    ids, mask = pad_left([[*prompt, *completion_ids] for prompt, completion_ids in rows], pad_id)
+    longest = max(len(prompt) + len(completion_ids) for prompt, completion_ids in rows)
+    ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
     labels = torch.full_like(ids, IGNORED)
-    for i, (_, completion_ids) in enumerate(rows):
-        labels[i, -len(completion_ids) :] = ids[i, -len(completion_ids) :]
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels}
+    for i, (prompt, completion_ids) in enumerate(rows):
+        end = len(prompt) + len(completion_ids)
+        ids[i, :end] = torch.as_tensor([*prompt, *completion_ids], dtype=torch.long)
+        labels[i, len(prompt) : end] = ids[i, len(prompt) : end]
+    return {"input_ids": ids, "labels": labels}
 
 
 def template_overheads(tokenizer, document: str) -> dict[str, int]:

@@ -3,24 +3,25 @@
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
+
+from stages.common.runtime import choose_kernels, cpu_info
+
+# What of a CPU's instruction sets decides how fast it multiplies, widest first.
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 
 
 def machine() -> dict:
     """What a reader needs to place the numbers; no name of the host."""
+    choose_kernels()
     import torch
 
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
-        model = names[0] if names else model
+    info = cpu_info()
+    flags = info.get("flags", "").split()
     return {
-        "cpu": model,
+        "cpu": info.get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": next((name for name in INSTRUCTIONS if name in flags), None),
+        "kernels": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stages.common.errors import UserError
-from stages.common.modeling import add_adapter, fused
+from stages.common.modeling import add_adapter, device_name, fused
+from stages.common.runtime import MAPPED_BYTES
 
 KEPT_ATTENTION = "kept_shapes"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -16,15 +17,18 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # and a float32 scale for each output row.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.0
-LOGIT_COPIES = 4  # of a step's logits: in the model's format, in float32, their softmax, their gradient
-WIDEST_COPIES = 3  # of the widest activation, while its gradient is computed
+HOLES = 2.3  # times what small blocks hold is what they take
+LIBRARIES = 80_000_000  # bytes of code and buffers that come with the first step on a CPU
+LOGIT_COPIES = 2  # of a step's logits, in float32: themselves and their softmax, later their gradient
+WIDEST_COPIES = 2  # of the widest activation, while its gradient is computed
 
 
 @dataclass(frozen=True)
 class Training:
-    """Bytes of one training step. activations: kept for the backward pass; transient: logits and the widest
-    gradient, there for a moment."""
+    """Bytes of one training step. libraries: theirs; activations: kept for the backward pass; transient:
+    logits or the widest gradient, there for a moment."""
 
+    libraries: int
     weights: int
     trained: int
     gradients: int
@@ -35,7 +39,7 @@ class Training:
     @property
     def resident(self) -> int:
         """What is there throughout."""
-        return self.weights + self.trained + self.gradients + self.optimizer
+        return self.libraries + self.weights + self.trained + self.gradients + self.optimizer
 
     @property
     def total(self) -> int:
@@ -94,13 +98,16 @@ def register_kept_attention() -> None:
     AttentionInterface.register(KEPT_ATTENTION, attention)
 
 
-def kept_bytes(model, rows: int, length: int) -> int:
-    """Bytes that autograd keeps of a forward pass over [rows, length] tokens, weights not counted."""
+def kept_bytes(base, rows: int, length: int) -> list[int]:
+    """Bytes of each tensor that autograd keeps of a forward pass over [rows, length] tokens, but weights.
+
+    base: a model on the meta device, into which an adapter may have been put.
+    """
     import torch
 
     register_kept_attention()
-    model.get_base_model().config._attn_implementation = KEPT_ATTENTION
-    own = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    base.config._attn_implementation = KEPT_ATTENTION
+    own = {weight.untyped_storage()._cdata for weight in base.parameters()}
     kept = {}  # by storage: views of one tensor are kept once
 
     def pack(tensor):
@@ -110,16 +117,23 @@ def kept_bytes(model, rows: int, length: int) -> int:
         return tensor
 
     ids = torch.zeros((rows, length), dtype=torch.long, device="meta")
-    positions = torch.arange(length, device="meta").expand(rows, length)
-    mask = torch.ones((rows, 1, length, length), dtype=torch.bool, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         # Without logits: they are counted apart, at the few positions that have a label.
-        output = model.get_base_model().base_model(
-            input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False
-        )
-    total = sum(storage.nbytes() for storage in kept.values())
+        output = base.base_model(input_ids=ids, use_cache=False)
+    sizes = [storage.nbytes() for storage in kept.values()]
     del output
-    return total
+    return sizes
+
+
+def held_bytes(sizes: list[int]) -> int:
+    """Bytes that blocks of these sizes take with this machine's allocator.
+
+    A GPU's reuses what is freed. glibc's leaves holes between blocks below MAPPED_BYTES (see
+    `runtime.map_large_blocks`); HOLES is measured (benchmarks.memory).
+    """
+    if device_name() == "cuda":
+        return sum(sizes)
+    return round(sum(size if size >= MAPPED_BYTES else HOLES * size for size in sizes))
 
 
 def training_memory(
@@ -127,48 +141,30 @@ def training_memory(
 ) -> Training:
     """Bytes of a training step over `rows` padded to `length` tokens, with logits at `kept` positions.
 
-    settings: params.yaml's `model` section; method: lora, or full (every weight is trained, in float32).
+    settings: params.yaml's `model` section; method: lora, or full (every weight is trained in its own
+    format, its two moments in float32).
     """
     base = meta_model(config, settings.dtype)
     weights = weight_bytes(base, settings.dtype, settings.quantization)
-    if method == "full":
-        for weight in base.parameters():
-            weight.requires_grad_(True)
-        trained = sum(weight.numel() for weight in base.parameters())
-        model = _WithBase(base)
-    else:
-        base.requires_grad_(False)
-        model = add_adapter(base, lora, seed=0)
-        trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    model.train()
-    widest = max(getattr(config, "intermediate_size", None) or 0, config.hidden_size)
+    base.requires_grad_(method == "full")
+    if method == "lora":
+        add_adapter(base, lora, seed=0)
+        if device_name() == "cpu":  # as the stage does; its masks take a quarter of torch's own
+            from stages.common.dropout import use_few_draws
+
+            use_few_draws(base)
+    base.train()
+    trained = sum(weight.numel() for weight in base.parameters() if weight.requires_grad)
     size = BYTES[settings.dtype]
     return Training(
+        libraries=LIBRARIES if device_name() == "cpu" else 0,
         weights=weights,
         trained=0 if method == "full" else 4 * trained,
         gradients=(size if method == "full" else 4) * trained,
         optimizer=8 * trained,
-        activations=kept_bytes(model, rows, length),
-        transient=LOGIT_COPIES * rows * kept * config.vocab_size * 4
-        + WIDEST_COPIES * rows * length * widest * size,
+        activations=held_bytes(kept_bytes(base, rows, length)),
+        transient=passing_bytes(config, settings.dtype, rows, length, kept),
     )
-
-
-class _WithBase:
-    """A model without an adapter, in the form that `kept_bytes` takes."""
-
-    def __init__(self, base) -> None:
-        self.base = base
-        self.dtype = base.dtype
-
-    def get_base_model(self):
-        return self.base
-
-    def parameters(self):
-        return self.base.parameters()
-
-    def train(self) -> None:
-        self.base.train()
 
 
 def cache_bytes_per_token(config, dtype: str) -> int:
@@ -190,11 +186,14 @@ def generation_memory(config, settings, generate, longest: int) -> dict[str, int
     }
 
 
-def evaluation_bytes(config, dtype: str, rows: int, length: int, kept: int) -> int:
-    """Bytes that measuring the loss takes for a moment, without anything kept for a backward pass."""
+def passing_bytes(config, dtype: str, rows: int, length: int, kept: int) -> int:
+    """Bytes that are there for a moment, and all that measuring the loss takes: first the logits at `kept`
+    positions, later the gradient of the widest activation of [rows, length] tokens."""
     widest = max(getattr(config, "intermediate_size", None) or 0, config.hidden_size)
-    logits = LOGIT_COPIES * rows * kept * config.vocab_size * 4
-    return logits + WIDEST_COPIES * rows * length * widest * BYTES[dtype]
+    return max(
+        LOGIT_COPIES * rows * kept * config.vocab_size * 4,
+        WIDEST_COPIES * rows * length * widest * BYTES[dtype],
+    )
 
 
 def free_bytes() -> int:

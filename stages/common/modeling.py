@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 
 from stages.common.errors import UserError
-from stages.common.runtime import quiet_libraries
+from stages.common.runtime import cpu_info, quiet_libraries
 
 FLOAT32_ATTENTION = "float32_sdpa"
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 # The same function in one kernel instead of eight passes over the widest tensor of the model.
 FUSED_ACTIVATIONS = {"gelu_new": "gelu_pytorch_tanh"}
 
@@ -22,17 +23,27 @@ def device_name() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def require_bfloat16(key: str, instead: str) -> None:
+    """Raise a UserError that names the key of params.yaml unless this machine computes in bfloat16.
+
+    Emulated, it would be slower and no better than what it replaces: a T4, a CPU without AVX512-BF16 or AMX.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        what, has = "GPU", torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        what, has = "CPU", bool(BFLOAT16_FLAGS & set(cpu_info().get("flags", "").split()))
+    if not has:
+        raise UserError(f"{key}: bfloat16 was requested but this {what} does not have it; use {instead}")
+
+
 def check_dtype(dtype: str) -> None:
-    """Refuse a number format that this machine does not compute in."""
+    """Refuse a number format that this GPU does not compute in; a CPU may be slow in one."""
     import torch
 
     if dtype == "bfloat16" and torch.cuda.is_available():
-        # Emulated bfloat16 (a T4) would be a silent replacement.
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise UserError(
-                "model.dtype: bfloat16 was requested but this GPU does not have it; use float16 "
-                "(presets/phi2-xsum-t4.yaml) or float32"
-            )
+        require_bfloat16("model.dtype", "float16 (presets/phi2-xsum-t4.yaml) or float32")
 
 
 def _float32_attention(module, query, key, value, attention_mask, **kwargs):

@@ -123,6 +123,7 @@ SCHEMA: dict[str, Key | dict[str, Key]] = {
         "gradient_accumulation": whole(1),
         "learning_rate": number(0, 1, low_open=True),
         "warmup_share": number(0, 1),
+        "autocast": choice("none", "bfloat16"),
         "log_every": whole(1),
         "checkpoint_every": whole(1),
         "loss_examples": whole(1),
@@ -259,6 +260,12 @@ def _contradictions(values: dict) -> list[str]:
         found.append("pretrain.hidden_size: must be a multiple of pretrain.heads")
     if pretrain["batch_size"] % pretrain["micro_batch_size"]:
         found.append("pretrain.batch_size: must be a multiple of pretrain.micro_batch_size")
+    exact = model["dtype"] == "float32" and model["quantization"] == "none"
+    if values["train"]["autocast"] != "none" and not exact:
+        found.append(
+            "train.autocast: must be none unless model.dtype is float32 and model.quantization none; "
+            "other weights are computed with in their own format"
+        )
     if values["train"]["checkpoint_every"] % values["train"]["log_every"]:
         found.append(
             "train.checkpoint_every: must be a multiple of train.log_every; "

@@ -52,7 +52,16 @@ estimate: setup ## Will it fit, and how long will it take?
 verify: setup ## Does this machine give the committed bytes? Runs the whole study in a fresh clone
 	@python -m stages.commands.verify
 
-bench: setup ## Speed and memory against what people use today; writes benchmarks/results/
+bench: setup ## make bench XSUM=FOLDER: speed and memory against what people use; writes benchmarks/results/
+	@test -d "$(XSUM)" || { echo "usage: make bench XSUM=FOLDER, with train.jsonl in it and outputs (ref.txt, convs2s.txt) in FOLDER-outputs"; exit 2; }
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	python -m benchmarks.generation --output benchmarks/results/generation.json
+	python -m benchmarks.precision --output benchmarks/results/precision.json
 	python -m benchmarks.training --output benchmarks/results/training.json
+	python -m benchmarks.training --wide --pairs 16 --output benchmarks/results/training_wide.json
+	python -m benchmarks.memory --output benchmarks/results/memory.json
+	python -m benchmarks.full_size --output benchmarks/results/full_size.json
+	python -m benchmarks.full_size --layers 32 --ways nf4 --ranks 16 --tokens 256 --batch 1 --steps 1 --articles 0 --output benchmarks/results/full_size_nf4.json
+	python -m benchmarks.scoring --references "$(XSUM)-outputs/ref.txt" --predictions "$(XSUM)-outputs/convs2s.txt" --output benchmarks/results/scoring.json
+	python -m benchmarks.data --articles "$(XSUM)/train.jsonl" --output benchmarks/results/data.json
+	python -m benchmarks.table --readme

@@ -1,41 +1,55 @@
-"""Phi-2's real size without its weights: does the QLoRA path fit, and what does a step cost?
+"""Phi-2's real size, or its real width with fewer layers: does it fit, how fast does it train and write?
 
-Builds the 2.7 B architecture with random weights, writes it to a temporary folder in the hub's layout,
-loads it with the pipeline's own loader in NF4, does one LoRA step on 256 tokens, and generates.
-About 10 minutes and 6 GB of disk on two cores.
+Builds the 2.7 B architecture with random weights, writes it to a temporary folder in the hub's layout, and
+runs each way and rank in a process of its own: the pipeline's loader, its trainer on random rows, and beam
+search against `generate()`. One command for a GPU of 24 GB or more:
 
-Run     python -m benchmarks.full_size [--dtype bfloat16] [--quantization nf4] [--tokens 256]
+    python -m benchmarks.full_size --output benchmarks/results/full_size.json
+
+On a CPU the default is 2 layers; `--layers 32 --ways nf4 --ranks 16 --tokens 256 --batch 1 --steps 1
+--articles 0` is QLoRA at full size (6 GB of disk). Utilization: FLOPs that a step must do (4 for each frozen
+weight and token, the output layer where there are labels, and for causal attention 12 x tokens x width / 2 a
+layer and token) over what this machine does in large matrix products of the same format.
 """
 
 import argparse
-import resource
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+from benchmarks.common import peak_bytes, reset_peak
 from stages.common import errors
 from stages.common.decoding import generate_tokens, generation_config
-from stages.common.encoding import training_batch
-from stages.common.errors import UserError
-from stages.common.losses import completion_loss
-from stages.common.modeling import add_adapter, load_base
+from stages.common.files import write_json
+from stages.common.machine import machine
+from stages.common.memory import training_memory
+from stages.common.modeling import add_adapter, load_base, load_config
 from stages.common.runtime import set_up
 
-MEMORY_LIMIT = 14_000_000_000  # bytes; what a 15 GB card has left for a process
+WAYS = {
+    "float32": ("float32", "none"),
+    "bfloat16": ("bfloat16", "none"),
+    "int8": ("float16", "int8"),
+    "nf4": ("bfloat16", "nf4"),
+}
 TARGETS = ["q_proj", "k_proj", "v_proj"]
 COMPLETION_TOKENS = 25
+BEAMS, NEW_TOKENS = 4, 24
 
 
-def phi2_config():
-    """Phi-2's configuration: 32 layers, 2,560 wide, 32 heads, 51,200 tokens; 2,779,683,840 parameters."""
+def phi2_config(layers: int = 32):
+    """Phi-2's configuration: 2,560 wide, 32 heads, 51,200 tokens; 2,779,683,840 parameters in 32 layers."""
     from transformers import PhiConfig
 
     return PhiConfig(
         vocab_size=51_200,
         hidden_size=2_560,
         intermediate_size=10_240,
-        num_hidden_layers=32,
+        num_hidden_layers=layers,
         num_attention_heads=32,
         partial_rotary_factor=0.4,
         max_position_embeddings=2_048,
@@ -46,14 +60,14 @@ def phi2_config():
     )
 
 
-def write_random_model(folder: Path) -> None:
+def write_random_model(folder: Path, layers: int = 32) -> None:
     """Write Phi-2's architecture with random bfloat16 weights, shard by shard."""
     import torch
     from transformers import PhiForCausalLM
 
     torch.manual_seed(0)
     with torch.device("meta"):
-        model = PhiForCausalLM(phi2_config()).to(torch.bfloat16)
+        model = PhiForCausalLM(phi2_config(layers)).to(torch.bfloat16)
     # Weights straight into bfloat16: float32 first would take 11 GB.
     model.to_empty(device="cpu")
     with torch.no_grad():
@@ -76,78 +90,173 @@ class Tokens:
         return 51_200
 
 
-def timed(label: str, function):
-    """Call `function`, print its seconds and the process's peak memory so far, return its value."""
-    started = time.monotonic()
-    value = function()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"{label}: {time.monotonic() - started:.1f} s, peak memory {peak / 1e9:.2f} GB", flush=True)
-    return value
-
-
-def measure(folder: Path, arguments) -> None:
-    """Load, train one step, generate; print what each costs."""
+def wait() -> None:
+    """Let the GPU finish, where there is one."""
     import torch
 
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def products_per_second(dtype) -> float:
+    """FLOPs a second of this machine in large matrix products of a format."""
+    import torch
+
+    device, size = ("cuda", 8_192) if torch.cuda.is_available() else ("cpu", 2_048)
+    left = torch.randn(size, size, device=device).to(dtype)
+    left @ left
+    wait()
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < 2:
+        left @ left
+        wait()
+        count += 1
+    return 2 * size**3 * count / (time.perf_counter() - started)
+
+
+def needed_flops(config, tokens: int, length: int, labels: int) -> float:
+    """FLOPs of training on `tokens` tokens in rows of `length`, of which `labels` have a label."""
+    width = config.hidden_size
+    block = 4 * width**2 + 2 * width * config.intermediate_size
+    attention = 12 * length * width / 2
+    layers = config.num_hidden_layers * (4 * block + attention)
+    return layers * tokens + 4 * config.vocab_size * width * labels
+
+
+def run_one(folder: Path, way: str, rank: int, arguments) -> dict:
+    """Train, then generate, one way; what it took."""
+    import torch
+    from transformers import Trainer  # noqa: F401 (what its import takes is not counted)
+
+    from stages.train import build_trainer
+
+    dtype, quantization = WAYS[way]
     settings = SimpleNamespace(
-        name=str(folder),
-        path=str(folder),
-        revision=None,
-        dtype=arguments.dtype,
-        quantization=arguments.quantization,
+        name=str(folder), path=str(folder), revision=None, dtype=dtype, quantization=quantization
     )
-    base = timed(f"load ({arguments.quantization}, {arguments.dtype})", lambda: load_base(settings))
-    print(f"footprint: {base.get_memory_footprint() / 1e9:.2f} GB")
-    lora = SimpleNamespace(rank=16, alpha=None, dropout=0.0, target_modules=TARGETS)
-    model = add_adapter(base, lora, seed=0)
-    trainable, total = model.get_nb_trainable_parameters()
-    print(f"parameters: {trainable:,} trainable of {total:,} ({100 * trainable / total:.2f} %)")
-
+    lora = SimpleNamespace(rank=rank, alpha=None, dropout=0.0, target_modules=TARGETS)
+    train = SimpleNamespace(
+        epochs=1,
+        batch_size=arguments.batch,
+        gradient_accumulation=1,
+        learning_rate=2e-4,
+        warmup_share=0.0,
+        autocast="none",
+        log_every=10_000,
+        checkpoint_every=10_000,
+    )
+    p = SimpleNamespace(seed=0, model=settings, lora=lora, train=train)
+    config = load_config(settings)
     rng = torch.Generator().manual_seed(0)
-    row = torch.randint(0, 50_000, (arguments.tokens,), generator=rng).tolist()
-    batch = training_batch([(row[:-COMPLETION_TOKENS], row[-COMPLETION_TOKENS:])], Tokens.pad_token_id)
-    batch = {key: value.to(base.device) for key, value in batch.items()}
-    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=2e-4)
-
-    def step() -> float:
-        loss = completion_loss(model.train(), batch)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    loss = timed(f"one LoRA step on {arguments.tokens} tokens", step)
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    config = generation_config(Tokens(), 4, 4, 51_200)
-    new = timed("generate 4 tokens with 4 beams", lambda: generate_tokens(model.eval(), ids, mask, config))
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if torch.cuda.is_available()
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    drawn = torch.randint(0, 50_000, (arguments.batch * arguments.steps, arguments.tokens), generator=rng)
+    rows = [(row[:-COMPLETION_TOKENS], row[-COMPLETION_TOKENS:]) for row in drawn.tolist()]
+    counted = training_memory(
+        config, settings, lora, arguments.batch, arguments.tokens, COMPLETION_TOKENS + 1
     )
-    print(f"loss {loss:.3f}, {new.shape[1]} new tokens; peak {peak / 1e9:.2f} GB")
-    if peak > MEMORY_LIMIT:
-        raise UserError(f"peak memory {peak / 1e9:.2f} GB is over {MEMORY_LIMIT / 1e9:.0f} GB")
+    before = reset_peak()
+    model = add_adapter(load_base(settings), lora, seed=0)
+    trainable, total = model.get_nb_trainable_parameters()
+
+    def trained(count: int) -> float:
+        with tempfile.TemporaryDirectory() as name:
+            trainer = build_trainer(model, Tokens(), rows[: count * arguments.batch], rows[:1], p, Path(name))
+            started = time.perf_counter()
+            trainer.train()
+            wait()
+            return time.perf_counter() - started
+
+    trained(1)  # kernels are chosen and buffers made at the first step
+    seconds = trained(arguments.steps)
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes() - before
+    tokens = arguments.steps * arguments.batch * arguments.tokens
+    labels = arguments.steps * arguments.batch * COMPLETION_TOKENS
+    rate = products_per_second(getattr(torch, dtype))
+    found = {
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "tokens_per_second": tokens / seconds,
+        "utilization": needed_flops(config, tokens, arguments.tokens, labels) / seconds / rate,
+        "peak_gigabytes": peak / 1e9,
+        "estimated_gigabytes": counted.total / 1e9,
+    }
+    if arguments.articles:
+        found |= written(model.eval(), arguments)
+    return found
+
+
+def written(model, arguments) -> dict:
+    """Articles a second with the shared prompt, and times `generate()` on the same batch."""
+    import torch
+
+    from stages.common.decoding import inner_model
+
+    rng = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 50_000, (arguments.articles, arguments.tokens), generator=rng)
+    ids = ids.to(next(model.parameters()).device)
+    mask = torch.ones_like(ids)
+    config = generation_config(Tokens(), NEW_TOKENS, BEAMS, 51_200)
+    plain = inner_model(model)
+    seconds: dict[str, list[float]] = {"ours": [], "generate": []}
+    for _ in range(arguments.rounds):
+        started = time.perf_counter()
+        ours = generate_tokens(model, ids, mask, config)
+        wait()
+        seconds["ours"].append(time.perf_counter() - started)
+        started = time.perf_counter()
+        with torch.inference_mode():
+            theirs = plain.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        wait()
+        seconds["generate"].append(time.perf_counter() - started)
+    theirs = theirs[:, ids.shape[1] :]
+    same = sum(torch.equal(a, b[: len(a)]) for a, b in zip(ours, theirs, strict=True) if len(a) <= len(b))
+    return {
+        "articles_per_second": arguments.articles / min(seconds["ours"]),
+        "times_generate": min(seconds["generate"]) / min(seconds["ours"]),
+        "articles_with_other_tokens": arguments.articles - same,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="bfloat16")
-    parser.add_argument("--quantization", choices=("none", "int8", "nf4"), default="nf4")
-    parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--write-only", type=Path, help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layers", type=int, help="32 with a GPU, else 2")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["bfloat16", "int8", "nf4"])
+    parser.add_argument("--ranks", nargs="+", type=int, default=[8, 16, 64])
+    parser.add_argument("--tokens", type=int, default=512, help="of a row")
+    parser.add_argument("--batch", type=int, default=2, help="rows at once")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--articles", type=int, default=8, help="written at once; 0 for none")
+    parser.add_argument("--rounds", type=int, default=2, help="of generation")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of the random model: a child
     arguments = parser.parse_args()
     set_up(seed=0)
-    if arguments.write_only:
-        write_random_model(arguments.write_only)
+    if arguments.folder:
+        print(json.dumps(run_one(arguments.folder, arguments.ways[0], arguments.ranks[0], arguments)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        # In a process of its own, whose memory is not counted below.
-        import subprocess
-        import sys
+    import torch
 
-        command = [sys.executable, "-m", "benchmarks.full_size", "--write-only", folder]
-        subprocess.run(command, check=True)
-        measure(Path(folder), arguments)
+    layers = arguments.layers or (32 if torch.cuda.is_available() else 2)
+    found: dict[str, dict] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_random_model(Path(folder), layers)
+        for way in arguments.ways:
+            for rank in arguments.ranks:
+                command = [sys.executable, "-m", "benchmarks.full_size", "--folder", folder]
+                command += ["--ways", way, "--ranks", str(rank)]
+                for name in ("tokens", "batch", "steps", "articles", "rounds"):
+                    command += [f"--{name}", str(getattr(arguments, name))]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                entry = found[f"{way}, rank {rank}"] = json.loads(done.stdout.splitlines()[-1])
+                print(
+                    f"{way}, rank {rank}: "
+                    + ", ".join(f"{key.replace('_', ' ')} {value:,.4g}" for key, value in entry.items()),
+                    flush=True,
+                )
+    if arguments.output:
+        shape = {"layers": layers, "tokens": arguments.tokens, "batch": arguments.batch}
+        write_json(arguments.output, {**shape, "ways": found, "machine": machine()})
 
 
 if __name__ == "__main__":

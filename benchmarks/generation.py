@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.common import ratios
 from stages.common import errors, params
-from stages.common.decoding import articles_within, generate_tokens, generation_config, spanning
+from stages.common.decoding import generation_config, spanning, summarize_in_batches
 from stages.common.encoding import pad_left
 from stages.common.errors import UserError
 from stages.common.files import read_parquet, write_json
@@ -25,18 +25,6 @@ from stages.common.runtime import set_up
 
 ADAPTER = Path("models/adapter")
 PIPELINE_BATCH = 16
-
-
-def batches(lengths: list[int], settings) -> list[list[int]]:
-    """Indices in the batches of the stage `generate`."""
-    own = settings.num_beams * settings.max_new_tokens
-    waiting = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    found = []
-    while waiting:
-        size = articles_within(settings.batch_tokens, lengths[waiting[0]], own)
-        found.append(waiting[:size])
-        waiting = waiting[size:]
-    return found
 
 
 def until_eos(row: list[int], eos: int) -> list[int]:
@@ -68,9 +56,6 @@ def main() -> None:
     )
     piped = pipeline("text-generation", model=plain, tokenizer=tokenizer, batch_size=PIPELINE_BATCH)
 
-    def ours(ids, mask):
-        return generate_tokens(model, ids, mask, config).tolist()
-
     def library(ids, mask):
         plain.generation_config = config
         with torch.inference_mode():
@@ -78,20 +63,24 @@ def main() -> None:
                 :, ids.shape[1] :
             ].tolist()
 
-    split = batches([len(ids) for ids in prompts], p.generate)
+    names = [str(i) for i in range(len(prompts))]
     seconds = {name: np.zeros(arguments.rounds) for name in ("ours", "generate", "pipeline")}
-    different = set()
+    different: set[int] = set()
     for k in range(arguments.rounds):
-        for batch in split:
+        running = summarize_in_batches(model, tokenizer, prompts, p.generate, names)
+        while True:
+            started = time.perf_counter()
+            batch, outputs = next(running, ([], []))
+            seconds["ours"][k] += time.perf_counter() - started
+            if not batch:
+                break
             ids, mask = pad_left([prompts[i] for i in batch], tokenizer.pad_token_id)
-            found = {}
-            for name, way in (("ours", ours), ("generate", library)):
-                started = time.perf_counter()
-                rows = way(ids, mask)
-                seconds[name][k] += time.perf_counter() - started
-                found[name] = [until_eos(row, tokenizer.eos_token_id) for row in rows]
+            started = time.perf_counter()
+            rows = library(ids, mask)
+            seconds["generate"][k] += time.perf_counter() - started
+            theirs = [until_eos(row, tokenizer.eos_token_id) for row in rows]
             different |= {
-                i for i, a, b in zip(batch, found["ours"], found["generate"], strict=True) if a != b
+                i for i, output, row in zip(batch, outputs, theirs, strict=True) if output.tokens != row
             }
         started = time.perf_counter()
         piped(texts, generation_config=config, return_full_text=False)
@@ -99,7 +88,6 @@ def main() -> None:
     rates = {name: len(prompts) / values for name, values in seconds.items()}
     result = {
         "articles": len(prompts),
-        "batches": len(split),
         "num_beams": p.generate.num_beams,
         "max_new_tokens": p.generate.max_new_tokens,
         "articles_per_second": {name: float(np.median(values)) for name, values in rates.items()},

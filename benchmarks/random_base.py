@@ -17,7 +17,7 @@ from pathlib import Path
 
 from stages.common import errors, evaluation, params
 from stages.common.errors import UserError
-from stages.common.files import read_jsonl, read_parquet, write_json
+from stages.common.files import read_jsonl, read_parquet
 from stages.common.metrics import test_hash
 from stages.common.verdict import difference_sentence
 
@@ -101,7 +101,7 @@ def main() -> None:
         difference_sentence("the pretrained base", "the random base", found, "rouge1", len(ids), p.confidence)
     )
     if arguments.output:
-        write_json(arguments.output, result, one_line_below=3)
+        evaluation.write_evaluation(arguments.output, result)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ counted. Peak memory is what training adds to the resident size after imports an
 `trl, kept` has checkpointing off, which is faster and takes more memory. `products` multiplies random
 matrices of the shapes that a step needs, forward and backward, and does nothing else: no trainer is faster.
 
+With --wide the base has Phi-2's width, vocabulary and heads, 2 layers, and random weights.
+
 Run     pip install -r benchmarks/requirements.txt
-        python -m benchmarks.training [--pairs 320] [--rounds 5] [--output FILE]
+        python -m benchmarks.training [--pairs 320] [--rounds 5] [--wide] [--output FILE]
 """
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from benchmarks.common import ratios
+from benchmarks.common import peak_bytes, ratios, reset_peak
+from benchmarks.full_size import write_random_model
 from stages.common import errors, params
 from stages.common.encoding import training_batch
 from stages.common.files import write_json
@@ -33,17 +35,6 @@ from stages.common.modeling import add_adapter, load_base, load_tokenizer
 from stages.common.runtime import set_up
 
 WAYS = ("ours", "trl", "trl, kept", "products")
-
-
-def reset_peak() -> int:
-    """Start the count of the peak resident size anew (Linux); returns the resident size now, in bytes."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
 def load(p, way: str):
@@ -182,7 +173,7 @@ def run_one(way: str, arguments) -> None:
         else:
             train_trl(p, model, tokenizer, rows, Path(name), checkpointing=way == "trl")
     seconds = time.perf_counter() - started
-    peak = _status("VmHWM") - before
+    peak = peak_bytes() - before
     tokens = p.train.epochs * sum(len(prompt) + len(completion) for prompt, completion in rows)
     loss = measured_loss(model, validation, tokenizer.pad_token_id)
     print(json.dumps({"seconds": seconds, "tokens": tokens, "peak_bytes": peak, "validation_loss": loss}))
@@ -191,6 +182,8 @@ def run_one(way: str, arguments) -> None:
 def settings(arguments) -> SimpleNamespace:
     """params.yaml with one epoch and no interruptions."""
     p = params.load(("seed", "model", "lora", "train"))
+    if arguments.base:
+        p.model.name = p.model.path = arguments.base
     p.train.epochs = arguments.epochs
     p.train.log_every = p.train.checkpoint_every = 10_000
     return p
@@ -201,22 +194,30 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=320)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs of every way")
+    parser.add_argument("--wide", action="store_true", help="Phi-2's width with 2 layers, random weights")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--base", help=argparse.SUPPRESS)  # of a child: the folder of the wide model
     parser.add_argument("--way", choices=WAYS, help="run this one alone, here, and print JSON")
     arguments = parser.parse_args()
     if arguments.way:
         run_one(arguments.way, arguments)
         return
     found: dict[str, list[dict]] = {way: [] for way in WAYS}
-    for _ in range(arguments.rounds):
-        for way in WAYS:
-            command = [sys.executable, "-m", "benchmarks.training", "--way", way]
-            command += ["--pairs", str(arguments.pairs), "--epochs", str(arguments.epochs)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ))
-            found[way].append(json.loads(done.stdout.splitlines()[-1]))
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.wide:
+            write_random_model(Path(folder), layers=2)
+            load_tokenizer(settings(arguments).model).save_pretrained(folder)
+        for _ in range(arguments.rounds):
+            for way in WAYS:
+                command = [sys.executable, "-m", "benchmarks.training", "--way", way]
+                command += ["--pairs", str(arguments.pairs), "--epochs", str(arguments.epochs)]
+                command += ["--base", folder] if arguments.wide else []
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                found[way].append(json.loads(done.stdout.splitlines()[-1]))
     rate = {way: np.array([run["tokens"] / run["seconds"] for run in runs]) for way, runs in found.items()}
     peak = {way: np.array([run["peak_bytes"] for run in runs], dtype=float) for way, runs in found.items()}
     result = {
+        "base": "Phi-2's width, 2 layers" if arguments.wide else "models/phi-tiny",
         "pairs": arguments.pairs,
         "tokens": found["ours"][0]["tokens"],
         "tokens_per_second": {way: float(np.median(values)) for way, values in rate.items()},

@@ -1,0 +1,89 @@
+"""How close is the memory estimate of `train` to what training takes?
+
+Each setting trains the embedded base on its longest rows in a process of its own. The estimate is the one by
+which the stage decides whether a run fits; the measured peak is of the resident size, above what it was
+before the model was loaded. Phi-2's real size is measured by benchmarks.full_size.
+
+Run     python -m benchmarks.memory [--output FILE]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.common import peak_bytes, reset_peak
+from stages.common import errors, params
+from stages.common.files import write_json
+from stages.common.machine import machine
+from stages.common.modeling import add_adapter, load_base, load_config, load_tokenizer
+from stages.common.runtime import set_up
+
+ATTENTION_AND_MLP = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"]
+# What differs from params.yaml.
+SETTINGS: dict[str, dict[str, dict]] = {
+    "as set": {},
+    "batches of 2": {"train": {"batch_size": 2}},
+    "batches of 32": {"train": {"batch_size": 32}},
+    "rank 64, every linear layer": {"lora": {"rank": 64, "target_modules": ATTENTION_AND_MLP}},
+    "bfloat16": {"model": {"dtype": "bfloat16"}, "train": {"batch_size": 16}},
+    "nf4": {"model": {"quantization": "nf4"}, "train": {"batch_size": 16}},
+}
+STEPS = 4
+
+
+def run_one(name: str) -> None:
+    """Train under one setting here; print the estimated and the measured bytes as JSON."""
+    p = params.load(("seed", "model", "lora", "train"))
+    for section, values in SETTINGS[name].items():
+        vars(getattr(p, section)).update(values)
+    p.train.epochs, p.train.gradient_accumulation = 1, 1
+    p.train.log_every = p.train.checkpoint_every = 10_000
+    set_up(p.seed)
+    import torch
+    from transformers import Trainer  # noqa: F401 (what its import takes is not counted)
+
+    from stages.common.dropout import use_few_draws
+    from stages.train import EVAL_BATCH, build_trainer, measured_loss, needed_bytes, read_rows
+
+    longest = sorted(read_rows("train"), key=lambda row: -len(row[0]) - len(row[1]))
+    rows = longest[: STEPS * p.train.batch_size]
+    tokenizer, config = load_tokenizer(p.model), load_config(p.model)
+    estimate = needed_bytes(p, config, rows, p.train.batch_size, p.model.quantization)
+    torch.randn(64, 64) @ torch.randn(64, 64)  # kernels and their buffers are there before the count
+    before = reset_peak()
+    model = add_adapter(load_base(p.model), p.lora, p.seed)
+    use_few_draws(model)
+    with tempfile.TemporaryDirectory() as folder:
+        build_trainer(model, tokenizer, rows, longest[:EVAL_BATCH], p, Path(folder)).train()
+    measured_loss(model, longest[: 2 * EVAL_BATCH], tokenizer.pad_token_id)
+    print(json.dumps({"estimate_bytes": estimate, "measured_bytes": peak_bytes() - before}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--setting", choices=SETTINGS, help="run this one alone, here, and print JSON")
+    arguments = parser.parse_args()
+    if arguments.setting:
+        run_one(arguments.setting)
+        return
+    found = {}
+    for name in SETTINGS:
+        command = [sys.executable, "-m", "benchmarks.memory", "--setting", name]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        entry = json.loads(done.stdout.splitlines()[-1])
+        found[name] = entry | {"estimate_of_measured": entry["estimate_bytes"] / entry["measured_bytes"]}
+        print(
+            f"{name}: estimated {entry['estimate_bytes'] / 1e6:,.0f} MB, measured "
+            f"{entry['measured_bytes'] / 1e6:,.0f} MB: {found[name]['estimate_of_measured']:.2f}",
+            flush=True,
+        )
+    if arguments.output:
+        write_json(arguments.output, {"settings": found, "machine": machine()})
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,88 @@
+"""Where do the shared-prompt beams write other tokens than `generate()` in 16 bits and in quantized models?
+
+In float32 they write the same. In fewer bits the two add up in another order, and beams whose scores are
+equal to rounding change places. For each format: how many articles differ, how far the two outputs are apart
+in mean log-probability a token (of the unquantized model in float32, one forward pass for both), and how
+often ours is the better one.
+
+Run     python -m benchmarks.precision [--articles 100] [--output FILE]
+"""
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from stages.common import errors, params
+from stages.common.decoding import generation_config, inner_model, spanning, summarize_in_batches
+from stages.common.encoding import pad_left
+from stages.common.files import read_parquet, write_json
+from stages.common.machine import machine
+from stages.common.modeling import load_adapter, load_base, load_tokenizer, merged
+from stages.common.runtime import set_up
+
+ADAPTER = Path("models/adapter")
+FORMATS = {
+    "float32": ("float32", "none"),
+    "bfloat16": ("bfloat16", "none"),
+    "int8": ("float32", "int8"),
+    "nf4": ("float32", "nf4"),
+    "nf4, bfloat16": ("bfloat16", "nf4"),
+}
+
+
+def score(model, prompt: list[int], tokens: list[int]) -> float:
+    """Mean log-probability (nats) of `tokens` after `prompt`."""
+    import torch
+
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+    chosen = torch.log_softmax(logits.double(), dim=-1).gather(1, torch.tensor(tokens)[:, None])
+    return chosen.mean().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--articles", type=int, default=100, help="spread over all lengths")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    p = params.load(("model", "generate", "evaluate.split"))
+    set_up(seed=0)
+    import torch
+
+    tokenizer = load_tokenizer(p.model)
+    prompts = read_parquet(Path(f"data/tokenized/{p.evaluate.split}.parquet"))["prompt_ids"].to_pylist()
+    prompts = [prompts[i] for i in sorted(spanning([len(ids) for ids in prompts], arguments.articles))]
+    names = [str(i) for i in range(len(prompts))]
+    judge = merged(load_adapter(load_base(p.model), ADAPTER), p.model)
+    found = {}
+    for name, (dtype, quantization) in FORMATS.items():
+        settings = SimpleNamespace(**{**vars(p.model), "dtype": dtype, "quantization": quantization})
+        model = merged(load_adapter(load_base(settings), ADAPTER), settings)
+        plain = inner_model(model)
+        config = generation_config(
+            tokenizer, p.generate.max_new_tokens, p.generate.num_beams, model.config.vocab_size
+        )
+        gaps = []
+        for batch, outputs in summarize_in_batches(model, tokenizer, prompts, p.generate, names):
+            ids, mask = pad_left([prompts[i] for i in batch], tokenizer.pad_token_id)
+            with torch.inference_mode():
+                rows = plain.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            for i, output, row in zip(batch, outputs, rows[:, ids.shape[1] :].tolist(), strict=True):
+                end = row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row)
+                if output.tokens != row[:end]:
+                    gaps.append(score(judge, prompts[i], output.tokens) - score(judge, prompts[i], row[:end]))
+        found[name] = {
+            "articles_with_other_tokens": len(gaps),
+            "median_distance_nats_a_token": float(np.median(np.abs(gaps))) if gaps else None,
+            "mean_difference_nats_a_token": float(np.mean(gaps)) if gaps else None,
+            "ours_is_better": sum(gap > 0 for gap in gaps),
+        }
+        print(f"{name}: {found[name]}", flush=True)
+    if arguments.output:
+        write_json(arguments.output, {"articles": len(prompts), "formats": found, "machine": machine()})
+
+
+if __name__ == "__main__":
+    errors.run(main)

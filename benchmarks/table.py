@@ -1,0 +1,119 @@
+"""One table of everything in benchmarks/results/; with --readme, between the README's markers too.
+
+Run     python -m benchmarks.table [--readme]    (`make bench` ends with it)
+"""
+
+import argparse
+from pathlib import Path
+
+from stages.commands.results import put_into_readme
+from stages.common import errors
+from stages.common.files import read_json
+
+RESULTS = Path("benchmarks/results")
+START, END = "<!-- benchmarks: written by make bench -->\n", "<!-- end of benchmarks -->\n"
+
+
+def spread(found: dict[str, float], unit: str = "x") -> str:
+    """Median and range of paired runs."""
+    return f"{found['median']:.2f}{unit} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def differing(entry: dict) -> str:
+    """How many articles differ, and how far in the model's own score."""
+    count = entry["articles_with_other_tokens"]
+    if not count:
+        return "0"
+    return (
+        f"{count}, ours likelier in {entry['ours_is_better']}; "
+        f"{entry['median_distance_nats_a_token']:.3f} nats a token apart (median)"
+    )
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """(what, against what, how much) of every result."""
+    generation = read_json(RESULTS / "generation.json")
+    training = read_json(RESULTS / "training.json")
+    wide = read_json(RESULTS / "training_wide.json")
+    scoring = read_json(RESULTS / "scoring.json")
+    memory = read_json(RESULTS / "memory.json")["settings"]
+    curve = read_json(RESULTS / "data.json")["curve"]
+    precision = read_json(RESULTS / "precision.json")
+    sizes = [read_json(RESULTS / f"full_size{name}.json") for name in ("", "_nf4")]
+    beams = f"{generation['num_beams']} beams, {generation['articles']} articles"
+    found = [
+        (
+            f"generation, articles/s ({beams})",
+            "`generate()`, same batches",
+            spread(generation["times_generate"]),
+        ),
+        ("", "`pipeline`, 16 at once", spread(generation["times_pipeline"])),
+    ]
+    for name, entry in precision["formats"].items():
+        found.append(
+            (
+                f"generation, articles with other tokens ({name})",
+                f"`generate()`, {precision['articles']} articles",
+                differing(entry),
+            )
+        )
+    for name, result in (("phi-tiny", training), ("Phi-2's width, 2 layers", wide)):
+        for peer, title in (("trl", "TRL `SFTTrainer`"), ("trl, kept", "the same without checkpointing")):
+            found.append((f"training, tokens/s ({name})", title, spread(result["speed"][peer])))
+            found.append((f"training, peak memory ({name})", title, spread(result["memory"][peer])))
+        found.append(
+            (f"training, time ({name})", "its matrix products alone", spread(result["time_of_the_products"]))
+        )
+    found.append(
+        (
+            f"ROUGE with intervals ({scoring['texts']:,} texts)",
+            "rouge_score, BootstrapAggregator",
+            spread(scoring["times_rouge_score"]),
+        )
+    )
+    for name, entry in memory.items():
+        found.append((f"memory estimate ({name})", "measured peak", f"{entry['estimate_of_measured']:.2f}x"))
+    for result in sizes:
+        shape = f"Phi-2's width, {result['layers']} layers, {result['batch']} x {result['tokens']} tokens"
+        for way, entry in result["ways"].items():
+            found.append(
+                (
+                    f"training, tokens/s ({shape}, {way})",
+                    f"utilization {100 * entry['utilization']:.0f} %; estimate "
+                    f"{entry['estimated_gigabytes'] / entry['peak_gigabytes']:.2f}x of the peak",
+                    f"{entry['tokens_per_second']:,.0f}; peak {entry['peak_gigabytes']:.2f} GB",
+                )
+            )
+            if "times_generate" in entry:
+                found.append(("", "generation: `generate()`", f"{entry['times_generate']:.2f}x"))
+    first, last = curve[0], curve[-1]
+    for stage in ("prepare", "tokenize"):
+        found.append(
+            (
+                f"`{stage}`, articles/s ({last['rows']:,} articles)",
+                f"{first['rows']:,} articles: {first[stage]['articles_per_second']:,.0f}",
+                f"{last[stage]['articles_per_second']:,.0f}; peak {last[stage]['peak_gigabytes']:.2f} GB",
+            )
+        )
+    return found
+
+
+def table() -> str:
+    """The rows as Markdown, and the machine."""
+    lines = ["| what | against | median [range of the rounds] |", "|---|---|---|"]
+    lines += [f"| {what} | {peer} | {value} |" for what, peer, value in rows()]
+    made = read_json(RESULTS / "generation.json")["machine"]
+    place = f"{made['cores']} cores, {made['instructions']}, {made['gpu'] or 'no GPU'}"
+    return "\n".join([*lines, "", f"Machine: {place}; kernels {made['kernels']}.", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--readme", action="store_true", help="also write the table into README.md")
+    if parser.parse_args().readme:
+        put_into_readme(START, END, table())
+    print(table())
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -27,7 +27,7 @@ from stages.common.decoding import generate_tokens, generation_config
 from stages.common.files import write_json
 from stages.common.machine import machine
 from stages.common.memory import training_memory
-from stages.common.modeling import add_adapter, load_base, load_config
+from stages.common.modeling import load_base, load_config, trainable
 from stages.common.runtime import set_up
 
 WAYS = {
@@ -136,7 +136,10 @@ def run_one(folder: Path, way: str, rank: int, arguments) -> dict:
     )
     lora = SimpleNamespace(rank=rank, alpha=None, dropout=0.0, target_modules=TARGETS)
     train = SimpleNamespace(
+        method="lora",
         epochs=1,
+        steps=None,
+        order="random",
         batch_size=arguments.batch,
         gradient_accumulation=1,
         learning_rate=2e-4,
@@ -154,8 +157,8 @@ def run_one(folder: Path, way: str, rank: int, arguments) -> dict:
         config, settings, lora, arguments.batch, arguments.tokens, COMPLETION_TOKENS + 1
     )
     before = reset_peak()
-    model = add_adapter(load_base(settings), lora, seed=0)
-    trainable, total = model.get_nb_trainable_parameters()
+    model = trainable(load_base(settings), lora, 0, "lora")
+    trainable_weights, total = model.get_nb_trainable_parameters()
 
     def trained(count: int) -> float:
         with tempfile.TemporaryDirectory() as name:
@@ -172,7 +175,7 @@ def run_one(folder: Path, way: str, rank: int, arguments) -> dict:
     labels = arguments.steps * arguments.batch * COMPLETION_TOKENS
     rate = products_per_second(getattr(torch, dtype))
     found = {
-        "trainable_parameters": trainable,
+        "trainable_parameters": trainable_weights,
         "total_parameters": total,
         "tokens_per_second": tokens / seconds,
         "utilization": needed_flops(config, tokens, arguments.tokens, labels) / seconds / rate,
@@ -194,7 +197,11 @@ def written(model, arguments) -> dict:
     ids = torch.randint(0, 50_000, (arguments.articles, arguments.tokens), generator=rng)
     ids = ids.to(next(model.parameters()).device)
     mask = torch.ones_like(ids)
-    config = generation_config(Tokens(), NEW_TOKENS, BEAMS, 51_200)
+    config = generation_config(
+        Tokens(),
+        SimpleNamespace(max_new_tokens=NEW_TOKENS, num_beams=BEAMS, length_penalty=1.0),
+        51_200,
+    )
     plain = inner_model(model)
     seconds: dict[str, list[float]] = {"ours": [], "generate": []}
     for _ in range(arguments.rounds):

@@ -20,10 +20,10 @@ from stages.common.encoding import pad_left
 from stages.common.errors import UserError
 from stages.common.files import read_parquet, write_json
 from stages.common.machine import machine
-from stages.common.modeling import load_adapter, load_base, load_tokenizer, merged
+from stages.common.modeling import load_tokenizer, load_tuned
 from stages.common.runtime import set_up
 
-ADAPTER = Path("models/adapter")
+TUNED = Path("models/tuned")
 PIPELINE_BATCH = 16
 
 
@@ -41,19 +41,18 @@ def main() -> None:
     p = params.load(("model", "generate", "evaluate.split"))
     set_up(seed=0)
     import torch
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM, pipeline
 
     tokenizer = load_tokenizer(p.model)
-    model = merged(load_adapter(load_base(p.model), ADAPTER), p.model)
+    model = load_tuned(p.model, TUNED)
     plain = AutoModelForCausalLM.from_pretrained(p.model.name, dtype=getattr(torch, p.model.dtype)).eval()
-    plain = merged(load_adapter(plain, ADAPTER), p.model)
+    plain = PeftModel.from_pretrained(plain, TUNED).eval().merge_and_unload()
     table = read_parquet(Path(f"data/tokenized/{p.evaluate.split}.parquet"))
     prompts = table["prompt_ids"].to_pylist()
     prompts = [prompts[i] for i in sorted(spanning([len(ids) for ids in prompts], arguments.articles))]
     texts = [tokenizer.decode(ids) for ids in prompts]
-    config = generation_config(
-        tokenizer, p.generate.max_new_tokens, p.generate.num_beams, model.config.vocab_size
-    )
+    config = generation_config(tokenizer, p.generate, model.config.vocab_size)
     piped = pipeline("text-generation", model=plain, tokenizer=tokenizer, batch_size=PIPELINE_BATCH)
 
     def library(ids, mask):

@@ -18,7 +18,7 @@ from benchmarks.common import peak_bytes, reset_peak
 from stages.common import errors, params
 from stages.common.files import write_json
 from stages.common.machine import machine
-from stages.common.modeling import add_adapter, load_base, load_config, load_tokenizer
+from stages.common.modeling import load_base, load_config, load_tokenizer, trainable
 from stages.common.runtime import set_up
 
 ATTENTION_AND_MLP = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"]
@@ -54,7 +54,7 @@ def run_one(name: str) -> None:
     estimate = needed_bytes(p, config, rows, p.train.batch_size, p.model.quantization)
     torch.randn(64, 64) @ torch.randn(64, 64)  # kernels and their buffers are there before the count
     before = reset_peak()
-    model = add_adapter(load_base(p.model), p.lora, p.seed)
+    model = trainable(load_base(p.model), p.lora, p.seed, p.train.method)
     use_few_draws(model)
     with tempfile.TemporaryDirectory() as folder:
         build_trainer(model, tokenizer, rows, longest[:EVAL_BATCH], p, Path(folder)).train()

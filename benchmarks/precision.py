@@ -19,10 +19,10 @@ from stages.common.decoding import generation_config, inner_model, spanning, sum
 from stages.common.encoding import pad_left
 from stages.common.files import read_parquet, write_json
 from stages.common.machine import machine
-from stages.common.modeling import load_adapter, load_base, load_tokenizer, merged
+from stages.common.modeling import load_tokenizer, load_tuned
 from stages.common.runtime import set_up
 
-ADAPTER = Path("models/adapter")
+TUNED = Path("models/tuned")
 FORMATS = {
     "float32": ("float32", "none"),
     "bfloat16": ("bfloat16", "none"),
@@ -55,15 +55,13 @@ def main() -> None:
     prompts = read_parquet(Path(f"data/tokenized/{p.evaluate.split}.parquet"))["prompt_ids"].to_pylist()
     prompts = [prompts[i] for i in sorted(spanning([len(ids) for ids in prompts], arguments.articles))]
     names = [str(i) for i in range(len(prompts))]
-    judge = merged(load_adapter(load_base(p.model), ADAPTER), p.model)
+    judge = load_tuned(p.model, TUNED)
     found = {}
     for name, (dtype, quantization) in FORMATS.items():
         settings = SimpleNamespace(**{**vars(p.model), "dtype": dtype, "quantization": quantization})
-        model = merged(load_adapter(load_base(settings), ADAPTER), settings)
+        model = load_tuned(settings, TUNED)
         plain = inner_model(model)
-        config = generation_config(
-            tokenizer, p.generate.max_new_tokens, p.generate.num_beams, model.config.vocab_size
-        )
+        config = generation_config(tokenizer, p.generate, model.config.vocab_size)
         gaps = []
         for batch, outputs in summarize_in_batches(model, tokenizer, prompts, p.generate, names):
             ids, mask = pad_left([prompts[i] for i in batch], tokenizer.pad_token_id)

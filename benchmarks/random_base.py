@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 NEEDED = (
     "params.yaml",
     "data/tokenized",
-    "data/predictions/adapter.jsonl",
+    "data/predictions/tuned.jsonl",
     "data/prepared",
     "models/phi-tiny",
 )
@@ -70,9 +70,9 @@ def main() -> None:
         # Not the smoke stage: a random base never stops by itself and is not meant to.
         (folder / "metrics/smoke.json").write_text("{}")
         run(folder, "stages.train")
-        run(folder, "stages.generate", "adapter")
-        rows = {"random": read_jsonl(folder / "data/predictions/adapter.jsonl")}
-    rows["pretrained"] = read_jsonl(Path("data/predictions/adapter.jsonl"))
+        run(folder, "stages.generate", "tuned")
+        rows = {"random": read_jsonl(folder / "data/predictions/tuned.jsonl")}
+    rows["pretrained"] = read_jsonl(Path("data/predictions/tuned.jsonl"))
     table = read_parquet(Path(f"data/prepared/{p.split}.parquet"))
     ids, references = table["id"].to_pylist(), table["summary"].to_pylist()
     outputs, succeeded = {}, {}

@@ -1,6 +1,6 @@
 """Stage `evaluate`: every system on the same articles, with intervals, paired tests and signatures.
 
-Reads   data/prepared/SPLIT.parquet, data/predictions/{base,adapter}.jsonl.
+Reads   data/prepared/SPLIT.parquet, data/predictions/{base,tuned}.jsonl.
 Writes  data/scores/SYSTEM.parquet (a row an id), metrics/evaluation.json, metrics/summary.json (headline).
 Run     python -m stages.evaluate
         python -m stages.evaluate --references FILE --predictions FILE [--documents FILE] [--output FILE]
@@ -31,8 +31,8 @@ PREDICTIONS = Path("data/predictions")
 SCORES = Path("data/scores")
 EVALUATION = Path("metrics/evaluation.json")
 SUMMARY = Path("metrics/summary.json")
-GENERATED = ("base", "adapter")
-COMPARISONS = [("adapter", "base"), ("adapter", "lead"), ("adapter", "oracle")]
+GENERATED = ("base", "tuned")
+COMPARISONS = [("tuned", "base"), ("tuned", "lead"), ("tuned", "oracle")]
 
 
 def predictions_by_id(path: Path, ids: list[str]) -> list[dict]:
@@ -60,18 +60,18 @@ def behaviour_of(rows: list[dict]) -> dict[str, np.ndarray]:
 
 def headline(found: dict) -> dict[str, float | None]:
     """metrics/summary.json: what `dvc exp show` and `dvc metrics diff` put side by side."""
-    adapter, differences = found["systems"]["adapter"], found["comparisons"]
+    tuned, differences = found["systems"]["tuned"], found["comparisons"]
     return {
-        "rouge1": adapter["rouge1"]["value"],
-        "rouge1_low": adapter["rouge1"]["low"],
-        "rouge1_high": adapter["rouge1"]["high"],
-        "rouge2": adapter["rouge2"]["value"],
-        "rougeL": adapter["rougeL"]["value"],
-        "bertscore": adapter["bertscore"]["value"],
-        "verbatim": adapter["verbatim"]["value"],
-        "success_rate": adapter["success_rate"]["value"],
-        "rouge1_over_base": differences["adapter-base"]["rouge1"]["value"],
-        "rouge1_over_lead": differences["adapter-lead"]["rouge1"]["value"],
+        "rouge1": tuned["rouge1"]["value"],
+        "rouge1_low": tuned["rouge1"]["low"],
+        "rouge1_high": tuned["rouge1"]["high"],
+        "rouge2": tuned["rouge2"]["value"],
+        "rougeL": tuned["rougeL"]["value"],
+        "bertscore": tuned["bertscore"]["value"],
+        "verbatim": tuned["verbatim"]["value"],
+        "success_rate": tuned["success_rate"]["value"],
+        "rouge1_over_base": differences["tuned-base"]["rouge1"]["value"],
+        "rouge1_over_lead": differences["tuned-lead"]["rouge1"]["value"],
     }
 
 

@@ -1,9 +1,9 @@
 """Stage `generate`: summaries of the evaluated split by one system.
 
-Reads   data/tokenized/SPLIT.parquet, the base model, and for `adapter` models/adapter/.
+Reads   data/tokenized/SPLIT.parquet, the base model, and for `tuned` models/tuned/.
 Writes  data/predictions/SYSTEM.jsonl (id, prediction, status, input_tokens, output_tokens,
         document_tokens_cut, stopped), one line for every row, in the rows' order.
-Run     python -m stages.generate base | adapter
+Run     python -m stages.generate base | tuned
 """
 
 import argparse
@@ -15,14 +15,14 @@ from stages.common import errors, params
 from stages.common.decoding import inner_model, spanning, summarize_in_batches
 from stages.common.files import read_parquet, write_jsonl
 from stages.common.gate import run_gate
-from stages.common.modeling import load_adapter, load_base, load_tokenizer, merged
+from stages.common.modeling import load_base, load_tokenizer, load_tuned
 from stages.common.runtime import set_up
 
 PARAMS = ("model", "generate", "smoke", "evaluate.split")
 TOKENIZED = Path("data/tokenized")
-ADAPTER = Path("models/adapter")
+TUNED = Path("models/tuned")
 PREDICTIONS = Path("data/predictions")
-SYSTEMS = ("base", "adapter")
+SYSTEMS = ("base", "tuned")
 
 
 def generate_all(model, tokenizer, ids: list[str], prompts: list[list[int]], settings, name: str) -> list:
@@ -52,9 +52,7 @@ def main() -> None:
     table = read_parquet(TOKENIZED / f"{p.evaluate.split}.parquet")
     ids, prompts = table["id"].to_pylist(), table["prompt_ids"].to_pylist()
     tokenizer = load_tokenizer(p.model)
-    model = load_base(p.model)
-    if system == "adapter":
-        model = merged(load_adapter(model, ADAPTER), p.model)
+    model = load_base(p.model) if system == "base" else load_tuned(p.model, TUNED)
     if p.generate.num_beams > 1 and not serves(inner_model(model), p.generate.num_beams):
         print(f"generate {system}: its kind of cache cannot be shared by beams; the library's path is taken")
     chosen = spanning([len(prompt) for prompt in prompts], p.smoke.examples)

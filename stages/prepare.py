@@ -78,6 +78,15 @@ def subset(rows: list[Raw], size: int | None, seed: int, split: str) -> list[Raw
     return [rows[i] for i in order[:size]]
 
 
+def most_novel_half(rows: list[Raw], source: str) -> list[Raw]:
+    """The half of rows (the larger one of an odd number) whose summaries have the most new 2-grams, in the
+    order of `rows`; a summary of one word counts as new."""
+    shares = [novel_ngram_share(body_of(row.document, source), row.summary, 2) for row in rows]
+    novelty = np.array([1.0 if share is None else share for share in shares])
+    chosen = np.sort(np.argsort(-novelty, kind="stable")[: -(-len(rows) // 2)])
+    return [rows[i] for i in chosen]
+
+
 def check_unseen(rows: dict[str, list[Raw]], seen_files: Path) -> None:
     """Refuse a held-out row from a file that pretraining read."""
     seen = set(seen_files.read_text(encoding="utf-8").splitlines())
@@ -131,6 +140,9 @@ def main() -> None:
     empty = [split for split in SPLITS if not kept[split]]
     if empty:
         raise UserError(f"data.source: {data.source}: no row left in {', '.join(empty)} after cleaning")
+    counted = {split: len(rows) for split, rows in kept.items()}
+    if data.selection == "novel_half":
+        kept["train"] = most_novel_half(kept["train"], data.source)
     used = {split: subset(kept[split], sizes[split], data.seed, split) for split in SPLITS}
     if data.source == "docstrings":
         check_unseen(used, SEEN_FILES)
@@ -141,7 +153,8 @@ def main() -> None:
         described[split] = {
             "read": count.pop("read"),
             "dropped": dict(sorted(count.items())),
-            "kept": len(kept[split]),
+            "kept": counted[split],
+            "selected": len(kept[split]),
             "used": len(used[split]),
             **describe(used[split], data.source),
         }

@@ -25,6 +25,7 @@ PARAMS = (
     "model.name",
     "model.quantization",
     "lora.rank",
+    "train.method",
     "generate.num_beams",
     "evaluate.split",
     "evaluate.resamples",
@@ -39,15 +40,21 @@ PLOTS = Path("plots")
 LOSS_DATA = Path("plots/loss.csv")
 RESULTS = Path("plots/results.md")
 PAGE = Path("plots/report.html")
-SYSTEMS = ("lead", "oracle", "base", "adapter")
-SHOWN = ("lead", "base", "adapter")  # beside the reference on the page
+SYSTEMS = ("lead", "oracle", "base", "tuned")
+METHOD_TITLES = {
+    "lora": "LoRA, rank {rank}",
+    "rslora": "rsLoRA, rank {rank}",
+    "dora": "DoRA, rank {rank}",
+    "full": "every weight",
+}
+SHOWN = ("lead", "base", "tuned")  # beside the reference on the page
 COLOURS = {**plots.COLOURS, "oracle": "#CC79A7", "reference": "#009E73"}
 STUDY_GOAL = 35.0  # ROUGE-1 that the original XSum study set itself
 NOVEL = ("novel_1", "novel_2", "novel_3", "novel_4")
 COVERAGE_EDGES = np.linspace(0, 100, 11)  # %
 DENSITY_EDGES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 1e9])  # words
 FACET_TITLES = {
-    "status": "adapter's output",
+    "status": "fine-tuned model's output",
     "cut": "article",
     "length": "document length",
     "novelty": "novelty of the reference",
@@ -83,7 +90,7 @@ def subtitle(evaluation: dict) -> str:
 def draw_metrics(evaluation: dict, reference: str) -> None:
     """Every quality metric of each system with its interval."""
     drawn, axis = plots.figure(width=7.5, height=5.6)
-    names = [name for name in QUALITY if name in evaluation["systems"]["adapter"]]
+    names = [name for name in QUALITY if name in evaluation["systems"]["tuned"]]
     rows = []
     for k, system in enumerate(SYSTEMS):
         found = [evaluation["systems"][system][name] for name in names]
@@ -144,7 +151,7 @@ def draw_extraction(evaluation: dict, tables: dict[str, pa.Table]) -> None:
     drawn, axes = plots.figure(width=9.5, height=3.6, columns=4)
     header = ["system", "coverage_from", "coverage_to", "density_from", "density_to", "percent_of_outputs"]
     rows = []
-    for axis, system in zip(axes, ("reference", "base", "adapter", "lead"), strict=True):
+    for axis, system in zip(axes, ("reference", "base", "tuned", "lead"), strict=True):
         coverage, density = (tables[system][name].drop_null().to_numpy() for name in ("coverage", "density"))
         shares = np.histogram2d(coverage, density, bins=(COVERAGE_EDGES, DENSITY_EDGES))[0]
         shares = 100 * shares / max(1, len(coverage))
@@ -220,7 +227,7 @@ def write_groups(groups: dict[str, tuple[str, list[dict]]]) -> None:
     header = ["facet", "group", "n"]
     for name in SYSTEMS:
         header += [f"{name}_rouge1", f"{name}_low", f"{name}_high", f"{name}_success_percent"]
-    header += ["adapter_minus_lead", "adapter_minus_lead_low", "adapter_minus_lead_high"]
+    header += ["tuned_minus_lead", "tuned_minus_lead_low", "tuned_minus_lead_high"]
     ends = ("value", "low", "high")
     rows = []
     for facet, (_, found) in groups.items():
@@ -244,8 +251,8 @@ def group_table(title: str, rows: list[dict], confidence: float) -> dict:
             title,
             "n",
             *(f"{NAMES[name]}, ROUGE-1" for name in SHOWN),
-            "adapter - lead, ROUGE-1",
-            "success of the adapter",
+            "tuned - lead, ROUGE-1",
+            "success, fine-tuned",
         ],
         "rows": [
             [
@@ -253,7 +260,7 @@ def group_table(title: str, rows: list[dict], confidence: float) -> dict:
                 f"{row['n']:,}",
                 *(cell(row[name], ".2f") for name in SHOWN),
                 cell(row["gain"], "+.2f"),
-                f"{row['adapter_success']:.1f}%",
+                f"{row['tuned_success']:.1f}%",
             ]
             for row in rows
         ],
@@ -291,11 +298,11 @@ def page_items(
             text = tables[name]["text"][i].as_py()
             marks, sources = output_marks(article, text)
             outputs[name] = segments(text, marks)
-            if name == "adapter":
+            if name == "tuned":
                 unsupported = len(marks["number"]) + len(marks["name"])
                 copied = [(start + heading, end + heading) for start, end in sources]
         value = {name: tables[name][HEADLINE][i].as_py() for name in SHOWN}
-        cut = tables["adapter"]["document_tokens_cut"][i].as_py()
+        cut = tables["tuned"]["document_tokens_cut"][i].as_py()
         items.append(
             {
                 "id": table["id"][i].as_py(),
@@ -315,8 +322,8 @@ def page_items(
                     for name in SHOWN
                 },
                 "values": {
-                    "adapter_rouge1": value["adapter"],
-                    "gain": value["adapter"] - value["base"],
+                    "tuned_rouge1": value["tuned"],
+                    "gain": value["tuned"] - value["base"],
                     "document_words": float(len(article.words)),
                     "novelty": tables["reference"]["novel_2"][i].as_py(),
                     "unsupported": float(unsupported),
@@ -336,7 +343,7 @@ def rated_hash(ids: list[str], references: list[str], tables: dict[str, pa.Table
 
 def page_data(p, evaluation: dict, tables: dict, groups: dict, labels: dict, table: pa.Table) -> dict:
     """Everything that the page shows; see `stages.common.page.render`."""
-    chosen = analysis.chosen_articles(tables["adapter"][HEADLINE].to_numpy())
+    chosen = analysis.chosen_articles(tables["tuned"][HEADLINE].to_numpy())
     count = len(chosen["random"])
     items = page_items(chosen, table, tables, labels, p.data.source)
     ids = table["id"].to_pylist()
@@ -353,7 +360,7 @@ def page_data(p, evaluation: dict, tables: dict, groups: dict, labels: dict, tab
         "facts": [
             ["articles", f"{evaluation['n']:,} ({p.data.source}, {evaluation['split']} split)"],
             ["base model", f"{p.model.name}{quantized}"],
-            ["adapter", f"LoRA, rank {p.lora.rank}"],
+            ["fine-tuning", METHOD_TITLES[p.train.method].format(rank=p.lora.rank)],
             ["decoding", f"{p.generate.num_beams} beams"],
             ["intervals and tests", f"{evaluation['confidence']:.0%}, {evaluation['resamples']:,} resamples"],
             ["test set", evaluation["test"]],
@@ -374,15 +381,15 @@ def page_data(p, evaluation: dict, tables: dict, groups: dict, labels: dict, tab
             for name, (title, alt) in titles.items()
         ],
         "groups": [
-            ["worst", f"Worst {count} (ROUGE-1 of the adapter)"],
+            ["worst", f"Worst {count} (ROUGE-1, fine-tuned)"],
             ["average", f"Average {count} (nearest to the mean)"],
             ["best", f"Best {count}"],
             ["random", f"Random {count}"],
         ],
         "systems": [[name, NAMES[name]] for name in SHOWN],
         "sorts": [
-            ["adapter_rouge1", "ROUGE-1 of the adapter"],
-            ["gain", "adapter - base, ROUGE-1"],
+            ["tuned_rouge1", "ROUGE-1, fine-tuned"],
+            ["gain", "tuned - base, ROUGE-1"],
             ["document_words", "document length (words)"],
             ["novelty", "novel 2-grams of the reference (%)"],
             ["unsupported", "numbers and names not in the article"],
@@ -393,7 +400,7 @@ def page_data(p, evaluation: dict, tables: dict, groups: dict, labels: dict, tab
         "rating": {
             "test": rated_hash(ids, table["summary"].to_pylist(), tables),
             "items": [ids[i] for i in chosen["random"]],
-            "pairs": [["adapter", "lead"], ["adapter", "base"], ["adapter", "reference"]],
+            "pairs": [["tuned", "lead"], ["tuned", "base"], ["tuned", "reference"]],
             "criteria": [
                 ["overall", "Overall"],
                 ["fluency", "Fluency"],
@@ -413,9 +420,9 @@ def main() -> None:
     lengths = tables["reference"]["document_words"].to_numpy().astype(float)
     facets = analysis.facets(
         lengths,
-        tables["adapter"]["document_tokens_cut"].to_numpy(),
+        tables["tuned"]["document_tokens_cut"].to_numpy(),
         tables["reference"]["novel_2"].to_numpy(),
-        tables["adapter"]["status"].to_pylist(),
+        tables["tuned"]["status"].to_pylist(),
     )
     groups, labels = {}, {}
     for facet, (title, found) in facets.items():

@@ -1,8 +1,8 @@
-"""Stage `train`: a LoRA adapter on the frozen base.
+"""Stage `train`: fine-tune the base, an adapter on it (LoRA, rsLoRA, DoRA) or every weight.
 
 Reads   data/tokenized/{train,validation}.parquet, the base model, metrics/smoke.json (the gate).
-Writes  models/adapter/, metrics/train.json, plots/loss.csv; seconds and memory to data/cost/train.json,
-        which nothing compares.
+Writes  models/tuned/ (its tuning.json says how it was trained), metrics/train.json, plots/loss.csv; seconds
+        and memory to data/cost/train.json, which nothing compares.
 Run     python -m stages.train
 
 Killed and started again with the same data and settings, it goes on from its last checkpoint and ends
@@ -11,10 +11,12 @@ in the same bytes.
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,13 +29,13 @@ from stages.common.files import file_sha256, id_arrays, read_json, read_parquet,
 from stages.common.losses import completion_loss
 from stages.common.memory import free_bytes, passing_bytes, require_fit, training_memory
 from stages.common.modeling import (
-    add_adapter,
     load_base,
     load_config,
     load_tokenizer,
     parameter_counts,
     require_bfloat16,
-    save_adapter,
+    save_tuned,
+    trainable,
 )
 from stages.common.plots import write_csv
 from stages.common.runtime import set_up
@@ -41,11 +43,12 @@ from stages.common.runtime import set_up
 PARAMS = ("seed", "model", "lora", "train")
 TOKENIZED = Path("data/tokenized")
 SMOKE = Path("metrics/smoke.json")
-ADAPTER = Path("models/adapter")
+TUNED = Path("models/tuned")
 METRICS = Path("metrics/train.json")
 CURVE = Path("plots/loss.csv")
 COST = Path("data/cost/train.json")
-CHECKPOINTS = Path("models/checkpoints")
+# A study's variants run in temporary folders; their checkpoints outlive them in the folder that it names.
+CHECKPOINTS = Path(os.environ.get("STUDY_CHECKPOINTS", "models/checkpoints"))
 EVAL_BATCH = 32
 # Gradients flow back through float16 activations and would vanish below 6e-8; scaled by this they do
 # not, and the adapter's float32 gradients are divided by it again. A power of two is exact.
@@ -59,23 +62,51 @@ def read_rows(split: str) -> list[tuple[np.ndarray, np.ndarray]]:
     return list(zip(id_arrays(table["prompt_ids"]), id_arrays(table["completion_ids"]), strict=True))
 
 
-def batch_order(lengths: list[int], batch_size: int, epochs: int, seed: int) -> list[list[int]]:
+def batch_order(
+    lengths: list[int], batch_size: int, epochs: int, seed: int, novelty: list[float] | None = None
+) -> list[list[int]]:
     """Row indices of every batch of the run. Each epoch visits every row once.
 
     Rows of similar length share a batch: a random order is cut into pools of 16 batches, each pool is
     sorted by length and cut into batches, and the batches of the epoch are shuffled. The last batch of
     an epoch may be smaller.
+
+    With novelty (of each row), an epoch is a curriculum: pools come from the least to the most novel, and
+    batches are shuffled within their pool (a scoring function and a pacing of one pass: Hacohen and
+    Weinshall 2019).
     """
     rng = np.random.default_rng(seed)
     batches = []
     for _ in range(epochs):
-        order = rng.permutation(len(lengths))
+        order = rng.permutation(len(lengths)).tolist()
+        if novelty is not None:
+            order.sort(key=lambda i: novelty[i])
         epoch = []
         for start in range(0, len(order), 16 * batch_size):
-            pool = sorted(order[start : start + 16 * batch_size].tolist(), key=lambda i: (lengths[i], i))
-            epoch += [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]
-        batches += [epoch[i] for i in rng.permutation(len(epoch))]
+            pool = sorted(order[start : start + 16 * batch_size], key=lambda i: (lengths[i], i))
+            cut = [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]
+            epoch += cut if novelty is None else [cut[i] for i in rng.permutation(len(cut))]
+        batches += epoch if novelty is not None else [epoch[i] for i in rng.permutation(len(epoch))]
     return batches
+
+
+def token_novelty(prompt: np.ndarray, completion: np.ndarray) -> float:
+    """Share (0 to 1) of the summary's distinct token 2-grams that its prompt lacks; 1 where it has none."""
+    own = set(pairwise(completion.tolist()))
+    return len(own - set(pairwise(prompt.tolist()))) / len(own) if own else 1.0
+
+
+def batches_of(rows: list, settings, seed: int) -> list[list[int]]:
+    """Row indices of every batch of a run over (prompt, completion) rows, as many as params.yaml's `train`
+    section says: whole epochs, or a number of optimizer steps over as many epochs as it takes."""
+    lengths = [len(prompt) + len(completion) for prompt, completion in rows]
+    novelty = [token_novelty(*row) for row in rows] if settings.order == "extractive_first" else None
+    size = settings.batch_size
+    if settings.steps is None:
+        return batch_order(lengths, size, settings.epochs, seed, novelty)
+    count = settings.steps * settings.gradient_accumulation
+    epochs = -(-count // -(-len(rows) // size))
+    return batch_order(lengths, size, epochs, seed, novelty)[:count]
 
 
 def measured_loss(model, rows: list, pad_id: int) -> float:
@@ -125,8 +156,7 @@ def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path
 
     pad_id = tokenizer.pad_token_id
     settings = p.train
-    lengths = [len(prompt) + len(completion) for prompt, completion in train_rows]
-    batches = batch_order(lengths, settings.batch_size, settings.epochs, p.seed)
+    batches = batches_of(train_rows, settings, p.seed)
     steps = -(-len(batches) // settings.gradient_accumulation)
 
     class SummaryTrainer(Trainer):
@@ -240,16 +270,18 @@ def needed_bytes(p, config, rows: list, batch_size: int, quantization: str) -> i
     length = max(len(prompt) + len(completion) for prompt, completion in rows)
     kept = 1 + max(len(completion) for _, completion in rows)
     model = SimpleNamespace(**{**vars(p.model), "quantization": quantization})
-    training = training_memory(config, model, p.lora, batch_size, length, kept)
+    training = training_memory(config, model, p.lora, batch_size, length, kept, p.train.method)
     measuring = passing_bytes(config, model.dtype, EVAL_BATCH, length, kept)
     return training.resident + max(training.activations + training.transient, measuring)
 
 
-def warn(p, trainable: int, total: int) -> None:
+def warn(p, trained: int, total: int) -> None:
     """Settings that are allowed and rarely meant."""
+    if p.train.method == "full":
+        return
     if not 8 <= p.lora.rank <= 64:
         print(f"train: warning: lora.rank: {p.lora.rank} is outside the usual 8 to 64")
-    share = 100 * trainable / total
+    share = 100 * trained / total
     if total > BILLION and not 0.1 <= share <= 1:
         print(
             f"train: warning: {share:.2f} % of the parameters are trained, outside the usual 0.1 to 1 % "
@@ -291,8 +323,8 @@ def main() -> None:
 
     tokenizer = load_tokenizer(p.model)
     config = load_config(p.model)
-    trainable, total = parameter_counts(config, p.lora)
-    warn(p, trainable, total)
+    trained, total = parameter_counts(config, p.lora, p.train.method)
+    warn(p, trained, total)
     train_rows, validation_rows = read_rows("train"), read_rows("validation")
     needed = require_fit(partial(needed_bytes, p, config, train_rows), p, free_bytes())
     print(
@@ -301,7 +333,7 @@ def main() -> None:
     )
     base = load_base(p.model)
     footprint = base.get_memory_footprint()
-    model = add_adapter(base, p.lora, p.seed)
+    model = trainable(base, p.lora, p.seed, p.train.method)
     if not torch.cuda.is_available():
         from stages.common.dropout import use_few_draws
 
@@ -319,19 +351,21 @@ def main() -> None:
     validation_loss = measured_loss(model, validation_rows, tokenizer.pad_token_id)
     subset = train_rows[: p.train.loss_examples]
     train_loss = measured_loss(model, subset, tokenizer.pad_token_id)
-    with replacing(ADAPTER) as temporary:
-        save_adapter(model, temporary, p.model.name)
-    tokens = p.train.epochs * sum(len(prompt) + len(completion) for prompt, completion in train_rows)
+    with replacing(TUNED) as temporary:
+        save_tuned(model, temporary, p.model.name, p.train.method)
+    order = batches_of(train_rows, p.train, p.seed)
+    tokens = sum(sum(map(len, train_rows[i])) for batch in order for i in batch)
     stored = {"float32": 4, "bfloat16": 2, "float16": 2}[p.model.dtype]
     write_csv(CURVE, ["step", "loss", "validation_loss"], curve_rows(trainer.state.log_history))
     write_json(
         METRICS,
         {
-            "trainable_parameters": trainable,
+            "method": p.train.method,
+            "trainable_parameters": trained,
             "total_parameters": total,
-            "trainable_percent": 100 * trainable / total,
-            "adapter_bytes": (ADAPTER / "adapter_model.safetensors").stat().st_size,
-            "full_checkpoint_bytes": (total - trainable) * stored,
+            "trainable_percent": 100 * trained / total,
+            "tuned_bytes": sum(file.stat().st_size for file in TUNED.glob("*.safetensors")),
+            "full_checkpoint_bytes": (total - (trained if p.train.method != "full" else 0)) * stored,
             "base_footprint_bytes": footprint,
             "steps": trainer.state.global_step,
             "tokens_trained": tokens,
@@ -357,7 +391,7 @@ def main() -> None:
     )
     shutil.rmtree(folder, ignore_errors=True)
     print(
-        f"train: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %), "
+        f"train: {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %), "
         f"{trainer.state.global_step:,} steps, {tokens:,} tokens; loss {train_loss:.3f} on training rows, "
         f"{validation_loss:.3f} on validation (nats/token, no dropout)"
     )

@@ -54,16 +54,16 @@ def test_facets_group_every_article_once():
 
 def test_rows_of_groups_are_the_groups_own_scores():
     rng = np.random.default_rng(2)
-    scores = {name: rng.random(30) * 100 for name in ("lead", "adapter")}
-    succeeded = {"lead": np.ones(30, dtype=bool), "adapter": np.arange(30) >= 3}
+    scores = {name: rng.random(30) * 100 for name in ("lead", "tuned")}
+    succeeded = {"lead": np.ones(30, dtype=bool), "tuned": np.arange(30) >= 3}
     groups = [("first", np.arange(10)), ("one", np.array([29])), ("rest", np.arange(10, 30))]
     found = group_rows(groups, scores, succeeded, 300, 0.95)
     assert [(row["group"], row["n"]) for row in found] == [("first", 10), ("one", 1), ("rest", 20)]
-    assert [row["adapter_success"] for row in found] == [70, 100, 100]
+    assert [row["tuned_success"] for row in found] == [70, 100, 100]
     for row, (_, group) in zip(found, groups, strict=True):
-        assert row["adapter"]["value"] == pytest.approx(scores["adapter"][group].mean(), abs=1e-6)
+        assert row["tuned"]["value"] == pytest.approx(scores["tuned"][group].mean(), abs=1e-6)
         assert row["lead"] == summary_of(scores["lead"][group], 300, 0.95)
-        assert row["gain"] == difference_of(scores["adapter"][group], scores["lead"][group], 300, 0.95)
+        assert row["gain"] == difference_of(scores["tuned"][group], scores["lead"][group], 300, 0.95)
     assert found[1]["gain"]["p_randomization"] > 0.5  # one article shows nothing
 
 

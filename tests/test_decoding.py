@@ -26,13 +26,15 @@ def prompts(count=6, seed=0):
 
 
 def settings(beams=4, new=12):
-    return SimpleNamespace(max_new_tokens=new, num_beams=beams, batch_tokens=500)
+    return SimpleNamespace(
+        max_new_tokens=new, num_beams=beams, batch_tokens=500, length_penalty=1.0, no_repeat_ngram=0
+    )
 
 
 @pytest.mark.parametrize("beams", [1, 2, 4])
 def test_the_shared_prefill_gives_the_librarys_tokens(base, tokenizer, beams):
     ids, mask = pad_left(prompts(), tokenizer.pad_token_id)
-    config = generation_config(tokenizer, 12, beams, base.config.vocab_size)
+    config = generation_config(tokenizer, settings(beams), base.config.vocab_size)
     with torch.inference_mode():
         wanted = base.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     assert torch.equal(generate_tokens(base, ids, mask, config), wanted[:, ids.shape[1] :])
@@ -42,7 +44,7 @@ def test_the_prompt_is_prefilled_once_not_once_a_beam(base, tokenizer):
     seen = []
     base.model.embed_tokens.register_forward_hook(lambda m, inputs, output: seen.append(output.shape[:2]))
     ids, mask = pad_left(prompts(), tokenizer.pad_token_id)
-    generate_tokens(base, ids, mask, generation_config(tokenizer, 5, 4, base.config.vocab_size))
+    generate_tokens(base, ids, mask, generation_config(tokenizer, settings(4, 5), base.config.vocab_size))
     assert seen[0] == (6, 89)
     assert all(length == 1 for _, length in seen[1:])
 
@@ -81,7 +83,7 @@ def test_pad_is_never_generated(base, tokenizer):
 def test_right_padding_is_refused(base, tokenizer):
     ids = torch.tensor([[5, 6, 7], [8, tokenizer.pad_token_id, tokenizer.pad_token_id]])
     mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
-    config = generation_config(tokenizer, 5, 2, base.config.vocab_size)
+    config = generation_config(tokenizer, settings(2, 5), base.config.vocab_size)
     with pytest.raises(ValueError, match="padded on the left"):
         generate_tokens(base, ids, mask, config)
 
@@ -118,7 +120,9 @@ def test_a_batch_holds_no_more_than_its_budget_and_at_least_one_article():
 
 def test_batches_hold_every_row_once_longest_first(base, tokenizer):
     rows = prompts()  # 3, 40, 17, 90, 8 and 60 tokens, and 2 beams of 4 new ones
-    few = SimpleNamespace(max_new_tokens=4, num_beams=2, batch_tokens=140)
+    few = SimpleNamespace(
+        max_new_tokens=4, num_beams=2, batch_tokens=140, length_penalty=1.0, no_repeat_ngram=0
+    )
     names = [str(len(row)) for row in rows]
     found = [batch for batch, _ in summarize_in_batches(base, tokenizer, rows, few, names)]
     # 90 + 8 = 98: one; 60 + 8 = 68: two; 17 + 8 = 25: the rest
@@ -137,7 +141,9 @@ def fail_above(base, rows: int):
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_tokens_stay_the_same(base, tokenizer, capsys):
     rows, names = prompts(), [str(i) for i in range(6)]
-    large = SimpleNamespace(max_new_tokens=6, num_beams=4, batch_tokens=10**6)
+    large = SimpleNamespace(
+        max_new_tokens=6, num_beams=4, batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram=0
+    )
     wanted = [output.tokens for output in summarize(base, tokenizer, rows, large)]
     fail_above(base, 8)  # two articles of four beams
     batches = list(summarize_in_batches(base, tokenizer, rows, large, names))
@@ -150,13 +156,17 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_tokens_stay_the_same(base, 
 
 def test_an_article_that_does_not_fit_alone_is_named(base, tokenizer):
     fail_above(base, 2)
-    few = SimpleNamespace(max_new_tokens=6, num_beams=4, batch_tokens=10**6)
+    few = SimpleNamespace(
+        max_new_tokens=6, num_beams=4, batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram=0
+    )
     with pytest.raises(UserError, match=r"generate.batch_tokens: the-long-one \(40 prompt tokens, 4 beams\)"):
         summarize(base, tokenizer, prompts()[:2], few, ["the-short-one", "the-long-one"])
 
 
 def test_another_error_names_the_ids_of_its_batch(base, tokenizer):
-    few = SimpleNamespace(max_new_tokens=6, num_beams=4, batch_tokens=10**6)
+    few = SimpleNamespace(
+        max_new_tokens=6, num_beams=4, batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram=0
+    )
     with pytest.raises(IndexError) as caught:
         summarize(base, tokenizer, [[10**6], [10**6] * 2], few, ["a", "b"])
     assert caught.value.__notes__ == ["while generating for b, a"]
@@ -182,8 +192,8 @@ def test_the_gate_passes_as_things_are(base, tokenizer):
 def test_max_length_put_back_by_hand_goes_red(base, tokenizer, monkeypatch):
     """The study's mistake: a bound that counts the prompt's tokens too."""
 
-    def misused(tokenizer, max_new_tokens, num_beams, vocabulary):
-        config = generation_config(tokenizer, max_new_tokens, num_beams, vocabulary)
+    def misused(tokenizer, settings, vocabulary):
+        config = generation_config(tokenizer, settings, vocabulary)
         config.max_new_tokens, config.max_length = None, 95
         return config
 

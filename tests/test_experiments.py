@@ -95,10 +95,10 @@ def test_push_clone_pull_and_the_adapter_scores_the_same(project, tmp_path):
     run(clone, "dvc", "pull", "--quiet")
     assert "up to date" in run(clone, "dvc", "status").stdout
     shutil.copytree(clone / "data/predictions", tmp_path / "pulled")
-    (clone / "data/predictions/adapter.jsonl").unlink()
-    stage(clone, "generate", "adapter")
-    again = (clone / "data/predictions/adapter.jsonl").read_bytes()
-    assert again == (tmp_path / "pulled/adapter.jsonl").read_bytes()
+    (clone / "data/predictions/tuned.jsonl").unlink()
+    stage(clone, "generate", "tuned")
+    again = (clone / "data/predictions/tuned.jsonl").read_bytes()
+    assert again == (tmp_path / "pulled/tuned.jsonl").read_bytes()
     wanted = (clone / "metrics/evaluation.json").read_bytes()
     stage(clone, "evaluate")
     assert (clone / "metrics/evaluation.json").read_bytes() == wanted

@@ -52,7 +52,7 @@ def closure(path: Path) -> set[str]:
 
 def test_the_graph_has_just_these_stages():
     assert list(GRAPH["stages"]) == STAGES
-    assert list(GRAPH["stages"]["generate"]["foreach"]) == ["base", "adapter"]
+    assert list(GRAPH["stages"]["generate"]["foreach"]) == ["base", "tuned"]
     assert definition("pretrain")["frozen"] is True
 
 
@@ -117,7 +117,7 @@ LOCKED = [name for name in LOCK["stages"]]
 
 def test_the_lock_has_every_stage():
     assert sorted(LOCKED) == sorted(
-        [s for s in STAGES if s != "generate"] + ["generate@base", "generate@adapter"]
+        [s for s in STAGES if s != "generate"] + ["generate@base", "generate@tuned"]
     )
 
 

@@ -91,7 +91,9 @@ def test_the_cache_is_what_generation_fills(base, tiny_settings):
         layers = base(input_ids=ids, use_cache=True).past_key_values.layers
     real = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
     assert cache_bytes_per_token(config, "float32") * 3 * 20 == real
-    generate = SimpleNamespace(num_beams=4, max_new_tokens=5, batch_tokens=400)
+    generate = SimpleNamespace(
+        num_beams=4, max_new_tokens=5, batch_tokens=400, length_penalty=1.0, no_repeat_ngram=0
+    )
     found = generation_memory(config, tiny_settings, generate, longest=20)
     assert found["cache"] == cache_bytes_per_token(config, "float32") * 10 * 40  # 10 articles of 20 + 4 x 5
     # A vocabulary of 600 at 3 positions is more than 256 numbers at 3 tokens, and less than at 20.

@@ -447,42 +447,42 @@ def test_failures_that_do_not_lean_none_and_all():
 
 def test_copying_is_held_against_the_references():
     systems = {
-        "adapter": {"verbatim": {"value": 70.04}, "novel_2": {"value": None}},
+        "tuned": {"verbatim": {"value": 70.04}, "novel_2": {"value": None}},
         "reference": {"verbatim": {"value": 0.5}, "novel_2": {"value": 83.45}},
     }
     assert copying_sentence(systems) == (
-        "70.0% of the adapter's outputs are spans of their article word for word, of the references 0.5%. "
-        "New 2-grams: n/a% against 83.5%."
+        "70.0% of the fine-tuned model's outputs are spans of their article word for word, of the "
+        "references 0.5%. New 2-grams: n/a% against 83.5%."
     )
-    systems["adapter"]["verbatim"]["value"] = None
-    assert copying_sentence(systems) == "No output of the adapter has a word in it."
+    systems["tuned"]["verbatim"]["value"] = None
+    assert copying_sentence(systems) == "No output of the fine-tuned model has a word in it."
 
 
 def test_the_verdict_says_what_the_numbers_of_real_outputs_say(articles, scores):
     """From outputs to sentences: halves of the references against leads, of which none failed."""
-    renamed = {"adapter": scores["halves"], "lead": scores["lead"], "base": scores["failing"]}
+    renamed = {"tuned": scores["halves"], "lead": scores["lead"], "base": scores["failing"]}
     renamed["reference"] = score_references(*(articles[k] for k in ("ids", "references", "documents")))
     drawn = resampled(renamed, 2_000)
     lengths = np.array([len(document.words) for document in articles["documents"]])
-    succeeded = {name: renamed[name].columns["success_rate"] > 0 for name in ("base", "adapter")}
+    succeeded = {name: renamed[name].columns["success_rate"] > 0 for name in ("base", "tuned")}
     found = {
         "n": N,
         "confidence": 0.95,
         "resamples": 2_000,
         "systems": summaries(renamed, drawn, 0.95),
-        "comparisons": comparisons(renamed, [("adapter", "lead")], drawn, 2_000, 0.95),
+        "comparisons": comparisons(renamed, [("tuned", "lead")], drawn, 2_000, 0.95),
         "failure_bias": {
             "document_words": {name: failure_bias(ok, lengths) for name, ok in succeeded.items()}
         },
     }
-    gain = found["comparisons"]["adapter-lead"]["rouge1"]
+    gain = found["comparisons"]["tuned-lead"]["rouge1"]
     assert gain["value"] > 30 and gain["p_holm"] < 0.05  # half of a reference against a first sentence
     said = verdict(found)
     assert said[0].startswith(
-        f"The base + LoRA adapter gains {gain['value']:.2f} points of ROUGE-1 over the first sentence (lead)"
+        f"The fine-tuned model gains {gain['value']:.2f} points of ROUGE-1 over the first sentence (lead)"
     )
     assert said[1] == "Holm's correction is over all 9 tests (1 comparisons)."
     assert "spans of their article word for word" in said[2]
     assert said[3].startswith("The untuned base: 6 of 40 outputs failed (15.0%) and score 0; they ")
-    assert said[4] == "The base + LoRA adapter: no output failed."
+    assert said[4] == "The fine-tuned model: no output failed."
     assert evaluation.TEXT_SIGNATURE in renamed["reference"].signatures["novel_2"]

@@ -107,8 +107,8 @@ def test_a_saved_adapter_loads_with_peft_alone(base, tiny_settings, tmp_path):
                 weight.normal_(generator=torch.Generator().manual_seed(0))
     ids = torch.arange(20)[None]
     wanted = model.eval()(ids).logits
-    modeling.save_adapter(model, tmp_path / "adapter", "models/tiny")
-    loaded = PeftModel.from_pretrained(modeling.load_base(tiny_settings), tmp_path / "adapter").eval()
+    modeling.save_adapter(model, tmp_path / "tuned", "models/tiny")
+    loaded = PeftModel.from_pretrained(modeling.load_base(tiny_settings), tmp_path / "tuned").eval()
     assert torch.equal(loaded(ids).logits, wanted)
 
 
@@ -135,7 +135,9 @@ def test_quantized_base_trains_and_generates(tiny_settings, tokenizer, quantizat
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    settings = SimpleNamespace(max_new_tokens=5, num_beams=4, batch_tokens=200)
+    settings = SimpleNamespace(
+        max_new_tokens=5, num_beams=4, batch_tokens=200, length_penalty=1.0, no_repeat_ngram=0
+    )
     outputs = summarize(model.eval(), tokenizer, [[5, 6, 7, 8], [9, 10]], settings)
     assert all(output.complete for output in outputs)
 
@@ -156,7 +158,9 @@ def test_a_quantized_base_that_has_generated_trains_as_an_unused_one(tiny_settin
                 base,
                 tokenizer,
                 [[5, 6, 7, 8]],
-                SimpleNamespace(max_new_tokens=3, num_beams=2, batch_tokens=1),
+                SimpleNamespace(
+                    max_new_tokens=3, num_beams=2, batch_tokens=1, length_penalty=1.0, no_repeat_ngram=0
+                ),
             )
         model = modeling.add_adapter(base, lora(), seed=0).train()
         completion_loss(model, batch).backward()

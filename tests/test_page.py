@@ -18,7 +18,7 @@ PLACES = ["library", "swimming pool", "bus station", "museum"]
 SYSTEMS = [
     ["lead", "first sentence (lead)"],
     ["base", "untuned base"],
-    ["adapter", "base + LoRA adapter"],
+    ["tuned", "fine-tuned model"],
 ]
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="20pt" height="10pt"><rect width="9" height="9"/></svg>'
 
@@ -28,7 +28,7 @@ def an_item(k: int) -> dict:
     town, place = TOWNS[k % 8], PLACES[k % 4]
     first = f"Councillors in {town} have voted to close the {place} at the end of month {k}."
     rest = f"\n\nMore than {100 + k} residents had signed a petition against the plan." * (1 + 12 * (k % 2))
-    values = {"adapter_rouge1": float(k * 37 % 50), "gain": None if k % 7 == 3 else float(k % 5)}
+    values = {"tuned_rouge1": float(k * 37 % 50), "gain": None if k % 7 == 3 else float(k % 5)}
     return {
         "id": f"story-{k:03d}",
         "groups": [["worst", "average", "best"][k % 3], *(["random"] if k % 4 == 0 else [])],
@@ -37,7 +37,7 @@ def an_item(k: int) -> dict:
         "outputs": {
             "lead": [[first, "copied"]],
             "base": [] if k % 6 == 5 else [[f"Summary: the {place} {k}, the {place}, the {place}.", ""]],
-            "adapter": [
+            "tuned": [
                 [f"The {place} will close", "copied"],
                 [" in ", ""],
                 ["2031", "number"],
@@ -46,7 +46,7 @@ def an_item(k: int) -> dict:
                 [f" of {town}, case {k}.", ""],
             ],
         },
-        "status": {"lead": "ok", "base": "empty" if k % 6 == 5 else "ok", "adapter": "ok"},
+        "status": {"lead": "ok", "base": "empty" if k % 6 == 5 else "ok", "tuned": "ok"},
         "scores": {
             name: [["ROUGE-1", 12.345 + k, "F1"], ["ROUGE-2", 0, "F1"], ["novelty", None, "%"]]
             for name, _ in SYSTEMS
@@ -74,14 +74,14 @@ def a_page(n: int = 45, rated: int = 20) -> dict:
         "plots": [{"title": "ROUGE", "alt": "Three bars, the adapter's the highest", "svg": SVG}],
         "groups": [[key, f"{key.title()} 15"] for key in ("worst", "average", "best", "random")],
         "systems": SYSTEMS,
-        "sorts": [["adapter_rouge1", "ROUGE-1 of the adapter"], ["gain", "gain"]],
+        "sorts": [["tuned_rouge1", "ROUGE-1 of the adapter"], ["gain", "gain"]],
         "facets": [["cut", "article cut"], ["length", "document length"]],
         "facet_values": {"cut": ["cut", "whole"], "length": ["short", "long"]},
         "items": items,
         "rating": {
             "test": "0123456789abcdef",
             "items": [item["id"] for item in items[:rated]],
-            "pairs": [["adapter", "lead"], ["adapter", "base"], ["adapter", "reference"]],
+            "pairs": [["tuned", "lead"], ["tuned", "base"], ["tuned", "reference"]],
             "criteria": [["overall", "Overall"], ["fluency", "Fluency"], ["coverage", "Coverage"]],
         },
     }
@@ -221,7 +221,7 @@ def test_an_example_shows_all_texts_with_marks_scores_and_failures(show):
         "Reference",
         "first sentence (lead)",
         "untuned base empty output",
-        "base + LoRA adapter",
+        "fine-tuned model",
     ]
     texts = [element.inner_text() for element in card.locator(".text").all()]
     assert texts[1] == plain(item["reference"]) and texts[2] == plain(item["outputs"]["lead"])
@@ -347,11 +347,11 @@ def test_rates_by_keyboard_and_goes_on_after_a_reload(show):
         "format": "one-sentence ratings 1",
         "rater": "abe Bea",
         "test": "0123456789abcdef",
-        "pair": ["adapter", "lead"],
+        "pair": ["tuned", "lead"],
         "ratings": [{"id": item, **rated[item]} for item in sorted(rated)],
     }
     assert text == json.dumps(wanted, indent=2, sort_keys=True) + "\n"
-    assert {"adapter", "lead", "equal"} >= {winner for entry in rated.values() for winner in entry.values()}
+    assert {"tuned", "lead", "equal"} >= {winner for entry in rated.values() for winner in entry.values()}
 
 
 def test_sides_and_order_are_random_for_each_rater_and_the_same_every_time(show):
@@ -361,15 +361,15 @@ def test_sides_and_order_are_random_for_each_rater_and_the_same_every_time(show)
     first = walk(tab, page)
     listed = page["rating"]["items"]
     assert sorted(item for item, _, _ in first) == sorted(listed) != [item for item, _, _ in first]
-    assert all({a, b} == {"adapter", "lead"} for _, a, b in first)
-    assert sum(a == "adapter" for _, a, _ in first) == 10  # half, in no regular turn:
+    assert all({a, b} == {"tuned", "lead"} for _, a, b in first)
+    assert sum(a == "tuned" for _, a, _ in first) == 10  # half, in no regular turn:
     assert len({(first[k][1], first[k + 1][1]) for k in range(19)}) == 4
     for rater, pair in (("Bob", 0), ("Ann", 1)):
         tab.reload()
         start(tab, rater, pair)
         other = walk(tab, page)
         assert [item for item, _, _ in other] != [item for item, _, _ in first]
-        assert [a == "adapter" for _, a, _ in other] != [a == "adapter" for _, a, _ in first]
+        assert [a == "tuned" for _, a, _ in other] != [a == "tuned" for _, a, _ in first]
     tab.reload()
     start(tab, "Ann")
     assert progress(tab).startswith("Item 20 of 20")
@@ -385,7 +385,7 @@ def test_outputs_of_another_model_start_without_the_ratings_of_this_one(show, tm
     start(tab, "Ann")
     tab.keyboard.press("a")
     assert progress(tab) == "Item 1 of 20, 1 rated"
-    page["items"][3]["outputs"]["adapter"][0][0] = "The library stays open"
+    page["items"][3]["outputs"]["tuned"][0][0] = "The library stays open"
     write_text(tmp_path / "report.html", render(page))
     tab.reload()
     start(tab, "Ann")
@@ -399,7 +399,7 @@ def test_ratings_go_through_the_stage_with_the_right_winner(show, tmp_path):
     start(tab, "Zoë", pair=2)
     while True:
         _, a, _ = sides(tab, page)
-        tab.keyboard.press("a" if a == "adapter" else "b")
+        tab.keyboard.press("a" if a == "tuned" else "b")
         tab.keyboard.press("e")
         if not tab.locator("#next").is_enabled():
             break
@@ -410,7 +410,7 @@ def test_ratings_go_through_the_stage_with_the_right_winner(show, tmp_path):
     stage(ROOT, "ratings", str(tmp_path / name), "--output", str(tmp_path / "ratings.json"))
     result = json.loads((tmp_path / "ratings.json").read_text())
     assert result["test"] == page["rating"]["test"]
-    found = result["pairs"]["adapter-reference"]["criteria"]
+    found = result["pairs"]["tuned-reference"]["criteria"]
     assert (found["overall"]["win_rate"], found["overall"]["wins"]) == (100, 20)
     assert (found["fluency"]["win_rate"], found["fluency"]["ties"]) == (50, 20)
     assert "coverage" not in found
@@ -420,7 +420,7 @@ def test_nothing_on_the_rating_page_tells_the_systems_apart(show):
     page = a_page()
     tab = show(page)
     start(tab, "Ann", pair=1)
-    telling = ["adapter", "lead", "base", "lora", "story-"]
+    telling = ["tuned", "lead", "base", "lora", "story-"]
     telling_a_reader = [*telling, "rouge", "verdict", "empty output", "novelty", "12.3", "not in the"]
     empty = 0
     for _ in range(20):

@@ -42,10 +42,10 @@ def test_every_output_is_there_and_nothing_else(finished):
     ]
     assert sorted(found) == sorted([*TRACKED, "plots/report.html"])
     assert sorted(p.name for p in (folder / "data/predictions").glob("*.jsonl")) == [
-        "adapter.jsonl",
+        "tuned.jsonl",
         "base.jsonl",
     ]
-    assert sorted(p.name for p in (folder / "models/adapter").iterdir()) == [
+    assert sorted(p.name for p in (folder / "models/tuned").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
@@ -70,7 +70,7 @@ def test_every_test_row_has_one_prediction_in_order(finished):
 
     folder, _ = finished
     ids = pq.read_table(folder / "data/prepared/test.parquet")["id"].to_pylist()
-    for system in ("base", "adapter"):
+    for system in ("base", "tuned"):
         lines = (folder / f"data/predictions/{system}.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
         assert [row["id"] for row in rows] == ids
@@ -85,7 +85,7 @@ def test_evaluation_has_the_documented_form(finished):
     folder, _ = finished
     found = json.loads((folder / "metrics/evaluation.json").read_text())
     assert found["n"] == 8
-    assert list(found["systems"]) == ["lead", "oracle", "base", "adapter", "reference"]
+    assert list(found["systems"]) == ["lead", "oracle", "base", "tuned", "reference"]
     declared = {name: rule for kind in found["metrics"].values() for name, rule in kind.items()}
     for name, system in found["systems"].items():
         assert set(system) <= set(declared)
@@ -106,8 +106,8 @@ def test_evaluation_has_the_documented_form(finished):
         name: system["rouge1"]["value"] for name, system in found["systems"].items() if "rouge1" in system
     }
     assert scores["oracle"] >= scores["lead"]
-    gain = found["comparisons"]["adapter-lead"]["rouge1"]["value"]
-    assert gain == pytest.approx(scores["adapter"] - scores["lead"], abs=2e-4)
+    gain = found["comparisons"]["tuned-lead"]["rouge1"]["value"]
+    assert gain == pytest.approx(scores["tuned"] - scores["lead"], abs=2e-4)
     summary = json.loads((folder / "metrics/summary.json").read_text())
     assert len(summary) <= 10 and all(isinstance(value, float) for value in summary.values())
     # A changed score is one changed line of the diff.
@@ -123,7 +123,7 @@ def test_scores_hold_a_row_an_id_and_give_the_aggregates(finished):
     folder, _ = finished
     evaluation = json.loads((folder / "metrics/evaluation.json").read_text())
     ids = pq.read_table(folder / "data/prepared/test.parquet")["id"].to_pylist()
-    for name in ("lead", "oracle", "base", "adapter"):
+    for name in ("lead", "oracle", "base", "tuned"):
         table = pq.read_table(folder / f"data/scores/{name}.parquet")
         assert table["id"].to_pylist() == ids
         mean = sum(table["rouge1"].to_pylist()) / len(ids)
@@ -135,7 +135,7 @@ def test_the_page_is_cached_and_not_in_git(finished):
     tracked = run(folder, "git", "ls-files", "plots", "data/scores").stdout.split()
     assert "plots/report.html" not in tracked and not any(name.startswith("data/scores") for name in tracked)
     text = (folder / "plots/report.html").read_text()
-    assert "base + LoRA adapter" in text and len(text) < 5_000_000
+    assert "fine-tuned model" in text and len(text) < 5_000_000
     # Nothing that git tracks holds an article.
     import pyarrow.parquet as pq
 
@@ -152,7 +152,7 @@ def test_a_second_evaluation_writes_the_same_bytes(finished):
     import sys
 
     folder, _ = finished
-    names = ["metrics/evaluation.json", *(f"data/scores/{n}.parquet" for n in ("lead", "base", "adapter"))]
+    names = ["metrics/evaluation.json", *(f"data/scores/{n}.parquet" for n in ("lead", "base", "tuned"))]
     before = [(folder / name).read_bytes() for name in names]
     subprocess.run(
         [sys.executable, "-m", "stages.evaluate"],
@@ -178,7 +178,7 @@ def test_a_changed_rank_reruns_train_and_never_generate_base(finished):
     assert "train" in status
     result = run(folder, "dvc", "repro")
     ran = re.findall(r"Running stage '([^']+)'", result.stdout)
-    assert ran == ["train", "generate@adapter", "evaluate", "report"]
+    assert ran == ["train", "generate@tuned", "evaluate", "report"]
     changed = run(folder, "git", "status", "--porcelain").stdout
     assert "metrics/train.json" in changed and "metrics/smoke.json" not in changed
 
@@ -186,7 +186,7 @@ def test_a_changed_rank_reruns_train_and_never_generate_base(finished):
 def test_the_table_and_the_verdict(finished):
     folder, _ = finished
     shown = run(folder, "python", "-m", "stages.commands.results").stdout
-    for text in ("lead", "oracle", "adapter", "ROUGE-1", "Holm's correction", "plots/report.html"):
+    for text in ("lead", "oracle", "tuned", "ROUGE-1", "Holm's correction", "plots/report.html"):
         assert text in shown
     # 100 resamples cannot carry 30 corrected tests, and the verdict says so.
     assert "nothing can be called real" in shown and " gains " not in shown
@@ -204,14 +204,14 @@ def test_the_estimate_names_parts_and_times(finished):
 def test_a_run_that_will_not_fit_is_refused_and_leaves_everything(finished):
     folder, _ = finished
     before = (folder / "params.yaml").read_bytes()
-    adapter = (folder / "models/adapter/adapter_model.safetensors").read_bytes()
+    adapter = (folder / "models/tuned/adapter_model.safetensors").read_bytes()
     edit(folder, train__batch_size=16_000_000)
     failed = stage(folder, "train", check=False)
     (folder / "params.yaml").write_bytes(before)
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
     assert "error: train: will not fit: needs about" in failed.stderr
     assert "these would fit: train.batch_size: " in failed.stderr
-    assert (folder / "models/adapter/adapter_model.safetensors").read_bytes() == adapter
+    assert (folder / "models/tuned/adapter_model.safetensors").read_bytes() == adapter
 
 
 def test_inspect_shows_a_row_with_its_prompt_and_labels(finished):

@@ -64,7 +64,7 @@ def test_a_preset_end_to_end(preset, tmp_path, pairs, tiny):
     for name in (
         "metrics/summary.json",
         "metrics/evaluation.json",
-        "models/adapter/adapter_model.safetensors",
+        "models/tuned/adapter_model.safetensors",
     ):
         assert (folder / name).is_file()
     curve = (folder / "plots/loss.csv").read_text().splitlines()[1:]

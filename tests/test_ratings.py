@@ -24,7 +24,7 @@ def given(tmp_path):
             "format": "one-sentence ratings 1",
             "rater": by,
             "test": TEST,
-            "pair": ["adapter", "lead"],
+            "pair": ["tuned", "lead"],
             "ratings": entries,
             **other,
         }
@@ -43,13 +43,13 @@ def overall(**winners: str) -> list[dict]:
 def test_rates_and_counts_by_hand(given):
     """Items: a (1 + 1) / 2 = 1; b (0.5 + 1) / 2 = 0.75; c 0; d 0.5. Mean 2.25 / 4 = 56.25%."""
     files = [
-        given("Ann", overall(a="adapter", b="equal", c="lead", d="equal")),
-        given("Bob", overall(b="adapter", a="adapter")),
+        given("Ann", overall(a="tuned", b="equal", c="lead", d="equal")),
+        given("Bob", overall(b="tuned", a="tuned")),
     ]
     result = summary(read_all(files))
-    assert (result["test"], result["raters"], list(result["pairs"])) == (TEST, 2, ["adapter-lead"])
+    assert (result["test"], result["raters"], list(result["pairs"])) == (TEST, 2, ["tuned-lead"])
     assert (result["confidence"], result["resamples"]) == (0.95, 2_000)
-    pair = result["pairs"]["adapter-lead"]
+    pair = result["pairs"]["tuned-lead"]
     assert (pair["items"], pair["raters"], list(pair["criteria"])) == (4, 2, ["overall"])
     found = pair["criteria"]["overall"]
     assert found["win_rate"] == pytest.approx(56.25)
@@ -65,8 +65,8 @@ def test_rates_and_counts_by_hand(given):
 
 
 def test_criteria_are_counted_apart(given):
-    entries = [{"id": "a", "overall": "lead", "fluency": "adapter"}, {"id": "b", "fluency": "adapter"}]
-    pair = summary(read_all([given("Ann", entries)]))["pairs"]["adapter-lead"]
+    entries = [{"id": "a", "overall": "lead", "fluency": "tuned"}, {"id": "b", "fluency": "tuned"}]
+    pair = summary(read_all([given("Ann", entries)]))["pairs"]["tuned-lead"]
     assert pair["items"] == 2 and list(pair["criteria"]) == ["overall", "fluency"]
     assert [(row["n"], row["win_rate"]) for row in pair["criteria"].values()] == [(1, 0), (2, 100)]
     assert [(row["low"], row["high"]) for row in pair["criteria"].values()] == [(0, 0), (100, 100)]
@@ -74,14 +74,14 @@ def test_criteria_are_counted_apart(given):
 
 
 def test_a_pair_takes_the_direction_of_the_first_file(given):
-    ann = given("Ann", overall(a="adapter", b="adapter", c="lead"))
-    bob = given("Bob", overall(a="adapter", b="equal"), pair=["lead", "adapter"])
+    ann = given("Ann", overall(a="tuned", b="tuned", c="lead"))
+    bob = given("Bob", overall(a="tuned", b="equal"), pair=["lead", "tuned"])
     forward = summary(read_all([ann, bob]))["pairs"]
     backward = summary(read_all([bob, ann]))["pairs"]
-    assert list(forward) == ["adapter-lead"] and list(backward) == ["lead-adapter"]
+    assert list(forward) == ["tuned-lead"] and list(backward) == ["lead-tuned"]
     one, other = (
-        forward["adapter-lead"]["criteria"]["overall"],
-        backward["lead-adapter"]["criteria"]["overall"],
+        forward["tuned-lead"]["criteria"]["overall"],
+        backward["lead-tuned"]["criteria"]["overall"],
     )
     assert one["win_rate"] == pytest.approx(100 * (1 + 0.75 + 0) / 3)
     assert other["win_rate"] == pytest.approx(100 - one["win_rate"])
@@ -94,7 +94,7 @@ def test_the_order_of_the_files_moves_nothing(given):
     files = [
         given(
             name,
-            overall(**{f"i{k}": str(rng.choice(["adapter", "lead", "equal"])) for k in range(start, 20)}),
+            overall(**{f"i{k}": str(rng.choice(["tuned", "lead", "equal"])) for k in range(start, 20)}),
         )
         for start, name in enumerate(["Ann", "Bob", "Cem"])
     ]
@@ -103,12 +103,12 @@ def test_the_order_of_the_files_moves_nothing(given):
 
 def test_pairs_of_one_rater_are_kept_apart(given):
     files = [
-        given("Ann", overall(a="adapter")),
-        given("Ann", overall(a="base"), name="other", pair=["adapter", "base"]),
+        given("Ann", overall(a="tuned")),
+        given("Ann", overall(a="base"), name="other", pair=["tuned", "base"]),
     ]
     result = summary(read_all(files))
     rates = {pair: entry["criteria"]["overall"]["win_rate"] for pair, entry in result["pairs"].items()}
-    assert rates == {"adapter-lead": 100, "adapter-base": 0} and result["raters"] == 1
+    assert rates == {"tuned-lead": 100, "tuned-base": 0} and result["raters"] == 1
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
@@ -123,10 +123,10 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 
 def test_outcomes_by_hand(given):
-    files = read_all([given("Ann", overall(b="lead", a="equal")), given("Bob", overall(c="adapter"))])
-    found = outcomes(files["adapter", "lead"], "adapter", "overall")
+    files = read_all([given("Ann", overall(b="lead", a="equal")), given("Bob", overall(c="tuned"))])
+    found = outcomes(files["tuned", "lead"], "tuned", "overall")
     assert np.array_equal(found, [[TIE, LOSS, NONE], [NONE, NONE, WIN]], equal_nan=True)
-    assert outcomes(files["adapter", "lead"], "adapter", "fluency").shape == (2, 0)
+    assert outcomes(files["tuned", "lead"], "tuned", "fluency").shape == (2, 0)
 
 
 def test_alpha_is_the_published_one():
@@ -167,7 +167,7 @@ def test_alpha_is_none_where_it_is_undefined(values):
     assert agreement(np.array(values)) is None
 
 
-A = [{"id": "a", "overall": "adapter"}]
+A = [{"id": "a", "overall": "tuned"}]
 
 
 @pytest.mark.parametrize(
@@ -177,14 +177,14 @@ A = [{"id": "a", "overall": "adapter"}]
         (A, {"rater": " "}, r"rater: found ' ', expected a name"),
         (A, {"test": "XYZ"}, r"test: found 'XYZ', expected a hash"),
         (A, {"test": None}, r"test: found None"),
-        (A, {"pair": ["adapter"]}, r"pair: found \['adapter'\], expected the names of two"),
-        (A, {"pair": ["adapter", "adapter"]}, r"pair: .* two different systems"),
-        (A, {"pair": ["adapter", "equal"]}, r"pair: .* two different systems"),
-        (A, {"pair": ["adapter", "a-b"]}, r"pair: .* two different systems"),
+        (A, {"pair": ["tuned"]}, r"pair: found \['tuned'\], expected the names of two"),
+        (A, {"pair": ["tuned", "tuned"]}, r"pair: .* two different systems"),
+        (A, {"pair": ["tuned", "equal"]}, r"pair: .* two different systems"),
+        (A, {"pair": ["tuned", "a-b"]}, r"pair: .* two different systems"),
         ([], {}, r"ratings: found \[\], expected a list with ratings in it"),
-        ({"a": "adapter"}, {}, r"ratings: found \{.*expected a list"),
+        ({"a": "tuned"}, {}, r"ratings: found \{.*expected a list"),
         (["a"], {}, r"rating 1: found 'a', expected an item's `id`"),
-        ([{"overall": "adapter"}], {}, r"rating 1: .*expected an item's `id`"),
+        ([{"overall": "tuned"}], {}, r"rating 1: .*expected an item's `id`"),
         ([{"id": "a"}], {}, r"rating 1, item 'a': no criterion is rated"),
         (
             [*A, {"id": "b", "style": "lead"}],
@@ -194,7 +194,7 @@ A = [{"id": "a", "overall": "adapter"}]
         (
             [{"id": "a", "overall": "base"}],
             {},
-            r"item 'a': overall: found 'base', expected 'adapter', 'lead' or",
+            r"item 'a': overall: found 'base', expected 'tuned', 'lead' or",
         ),
         ([{"id": "a", "overall": ["lead"]}], {}, r"item 'a': overall: found \['lead'\]"),
         ([*A, *A], {}, r"item 'a': rated twice"),
@@ -223,23 +223,23 @@ def test_refuses_files_that_do_not_go_together(given):
         UserError, match=r"Bob\.json: test: found 'ffff', expected '5f2b9c01' as in .*Ann\.json"
     ):
         read_all([first, given("Bob", A, test="ffff")])
-    for pair in (["adapter", "lead"], ["lead", "adapter"]):
+    for pair in (["tuned", "lead"], ["lead", "tuned"]):
         with pytest.raises(UserError, match=r"copy\.json: rater 'Ann' rated .* in .*Ann\.json too"):
             read_all([first, given("Ann", A, name="copy", pair=pair)])
 
 
 def test_the_command_writes_the_result_and_says_it(given, tmp_path):
     files = [
-        given("Ann", overall(a="adapter", b="equal", c="lead", d="equal")),
-        given("Bob", overall(b="adapter", a="adapter")),
+        given("Ann", overall(a="tuned", b="equal", c="lead", d="equal")),
+        given("Bob", overall(b="tuned", a="tuned")),
     ]
     output = tmp_path / "metrics/ratings.json"
     said = stage(ROOT, "ratings", *map(str, files), "--output", str(output)).stdout
     result = summary(read_all(files))
     written = json.loads(output.read_text())
-    assert written["pairs"]["adapter-lead"]["criteria"]["overall"]["win_rate"] == 56.25
+    assert written["pairs"]["tuned-lead"]["criteria"]["overall"]["win_rate"] == 56.25
     assert list(written) == list(result) and said.splitlines()[:-1] == lines(result)
-    assert said.startswith("adapter-lead overall: win rate 56.2% [")
+    assert said.startswith("tuned-lead overall: win rate 56.2% [")
     assert "3 wins, 2 ties, 1 losses on 4 items by 2 raters, alpha " in said
 
 
@@ -248,7 +248,7 @@ def test_the_command_fails_with_one_sentence_and_writes_nothing(given, tmp_path)
     failed = stage(ROOT, "ratings", str(path), "--output", str(output), check=False)
     assert failed.returncode == 1 and failed.stdout == "" and not output.exists()
     assert failed.stderr == (
-        f"error: {path}: rating 1, item 'a': overall: found 'B', expected 'adapter', 'lead' or 'equal'\n"
+        f"error: {path}: rating 1, item 'a': overall: found 'B', expected 'tuned', 'lead' or 'equal'\n"
     )
 
 

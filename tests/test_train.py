@@ -134,11 +134,11 @@ def test_killed_at_step_150_and_run_again_gives_the_same_bytes(project):
     edit(project, data__train_size=40, train__epochs=22, train__log_every=25, train__checkpoint_every=100)
     run(project, "dvc", "repro", "--quiet", "smoke")
     stage(project, "train")
-    uninterrupted = digest(project / "models/adapter")
+    uninterrupted = digest(project / "models/tuned")
     metrics = (project / "metrics/train.json").read_bytes()
     curve = (project / "plots/loss.csv").read_bytes()
 
-    for file in ("models/adapter/adapter_model.safetensors", "metrics/train.json", "plots/loss.csv"):
+    for file in ("models/tuned/adapter_model.safetensors", "metrics/train.json", "plots/loss.csv"):
         (project / file).unlink()
     killed = subprocess.Popen(
         [sys.executable, "-m", "stages.train"],
@@ -161,7 +161,7 @@ def test_killed_at_step_150_and_run_again_gives_the_same_bytes(project):
 
     again = stage(project, "train")
     assert "going on from" in again.stdout and "checkpoint-100" in again.stdout
-    assert digest(project / "models/adapter") == uninterrupted
+    assert digest(project / "models/tuned") == uninterrupted
     assert (project / "metrics/train.json").read_bytes() == metrics
     assert (project / "plots/loss.csv").read_bytes() == curve
     assert not list((project / "models/checkpoints").glob("train-*"))
@@ -184,13 +184,13 @@ def test_the_same_bytes_with_other_threads_and_kernels_asked_for(project, monkey
     for name in ("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
     run(project, "dvc", "repro", "--quiet", "generate")
-    files = ["metrics/train.json", "plots/loss.csv", "data/predictions/adapter.jsonl"]
-    before = digest(project / "models/adapter"), [(project / file).read_bytes() for file in files]
+    files = ["metrics/train.json", "plots/loss.csv", "data/predictions/tuned.jsonl"]
+    before = digest(project / "models/tuned"), [(project / file).read_bytes() for file in files]
     for name, value in elsewhere.items():
         monkeypatch.setenv(name, value)
     stage(project, "train")
-    stage(project, "generate", "adapter")
-    assert (digest(project / "models/adapter"), [(project / f).read_bytes() for f in files]) == before
+    stage(project, "generate", "tuned")
+    assert (digest(project / "models/tuned"), [(project / f).read_bytes() for f in files]) == before
 
 
 def test_autocast_multiplies_in_bfloat16_and_stores_float32(project):
@@ -202,11 +202,11 @@ def test_autocast_multiplies_in_bfloat16_and_stores_float32(project):
     if not BFLOAT16_FLAGS & set(cpu_info().get("flags", "").split()):
         pytest.skip("this CPU has no bfloat16")
     run(project, "dvc", "repro", "--quiet", "train")
-    exact = load_file(project / "models/adapter/adapter_model.safetensors")
+    exact = load_file(project / "models/tuned/adapter_model.safetensors")
     loss = json.loads((project / "metrics/train.json").read_text())["validation_loss"]
     edit(project, train__autocast="bfloat16")
     stage(project, "train")
-    rounded = load_file(project / "models/adapter/adapter_model.safetensors")
+    rounded = load_file(project / "models/tuned/adapter_model.safetensors")
     assert all(weight.dtype == torch.float32 for weight in rounded.values())
     assert any(not torch.equal(rounded[name], exact[name]) for name in exact)
     found = json.loads((project / "metrics/train.json").read_text())["validation_loss"]

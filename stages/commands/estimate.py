@@ -53,19 +53,20 @@ def memory_table(p, config) -> list[list[str]]:
     from stages.common.memory import training_memory
 
     length, completion = longest_rows(p)
+    adapter = "lora" if p.train.method == "full" else p.train.method
     ways = {
-        "as set": (p.model.quantization, "lora"),
-        "QLoRA (nf4)": ("nf4", "lora"),
-        "full": ("none", "full"),
+        "as set": (p.model.dtype, p.model.quantization, p.train.method),
+        "QLoRA (nf4)": (p.model.dtype, "nf4", adapter),
+        "full": ("float32", "none", "full"),
     }
     found = {}
-    for name, (quantization, method) in ways.items():
-        model = SimpleNamespace(**{**vars(p.model), "quantization": quantization})
+    for name, (dtype, quantization, method) in ways.items():
+        model = SimpleNamespace(**{**vars(p.model), "dtype": dtype, "quantization": quantization})
         found[name] = training_memory(
             config, model, p.lora, p.train.batch_size, length, completion + 1, method
         )
     parts = ("libraries", "weights", "trained", "gradients", "optimizer", "activations", "transient", "total")
-    titles = {"trained": "adapter", "transient": "logits, widest gradient"}
+    titles = {"trained": "tuned", "transient": "logits, widest gradient"}
     return [
         [titles.get(part, part), *(f"{getattr(each, part) / GIGA:.3f}" for each in found.values())]
         for part in parts
@@ -80,21 +81,21 @@ def probe(p) -> list[str]:
     from stages.common.encoding import training_batch
     from stages.common.files import read_parquet
     from stages.common.losses import completion_loss
-    from stages.common.modeling import add_adapter, load_base, load_tokenizer
+    from stages.common.modeling import load_base, load_tokenizer, trainable
     from stages.common.runtime import set_up
-    from stages.train import batch_order, read_rows
+    from stages.train import batches_of, read_rows
 
     split = TOKENIZED / f"{p.evaluate.split}.parquet"
     if not split.is_file():
         return ["time: nothing is tokenized yet; run `dvc repro tokenize` for an estimate of the time"]
     set_up(p.seed)
     tokenizer, rows = load_tokenizer(p.model), read_rows("train")
-    model = add_adapter(load_base(p.model), p.lora, p.seed).train()
+    model = trainable(load_base(p.model), p.lora, p.seed, p.train.method).train()
     lengths = [len(a) + len(b) for a, b in rows]
-    batches = batch_order(lengths, p.train.batch_size, 1, p.seed)[: PROBE_STEPS + 1]
+    order = batches_of(rows, p.train, p.seed)
     device = next(model.parameters()).device
     seen, started = 0, 0.0
-    for k, chosen in enumerate(batches):
+    for k, chosen in enumerate(order[: PROBE_STEPS + 1]):
         if k == 1:  # the first step warms up
             started = time.perf_counter()
         batch = training_batch([rows[i] for i in chosen], tokenizer.pad_token_id)
@@ -108,11 +109,11 @@ def probe(p) -> list[str]:
         started = time.perf_counter()
         summarize(model, tokenizer, few, p.generate)
     articles = len(few) / (time.perf_counter() - started)
-    tokens = p.train.epochs * sum(lengths)
+    tokens = sum(lengths[i] for batch in order for i in batch)
     return [
         f"train: {tokens:,} tokens at {rate:,.0f} a second: about {tokens / rate / 60:.1f} min",
         f"generate: {len(prompts):,} articles at {articles:.1f} a second: about "
-        f"{len(prompts) / articles / 60:.1f} min each for the base and the adapter",
+        f"{len(prompts) / articles / 60:.1f} min each for the base and the tuned model",
     ]
 
 

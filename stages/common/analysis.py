@@ -31,7 +31,7 @@ def facets(
     lengths: np.ndarray, cut: np.ndarray, novelty: np.ndarray, statuses: list[str]
 ) -> dict[str, tuple[str, list[tuple[str, np.ndarray]]]]:
     """(title, groups) by facet: document length (words), cut or not, novel 2-grams of the reference (%),
-    what became of the adapter's output."""
+    what became of the fine-tuned model's output."""
     return {
         "length": ("document length (words)", quantile_groups(lengths, LENGTH_GROUPS, ".0f")),
         "cut": (
@@ -42,7 +42,7 @@ def facets(
             "novel 2-grams of the reference (%)",
             quantile_groups(novelty, NOVELTY_GROUPS, ".0f"),
         ),
-        "status": ("output of the adapter", labelled_groups(statuses)),
+        "status": ("output, fine-tuned", labelled_groups(statuses)),
     }
 
 
@@ -53,7 +53,7 @@ def group_rows(
     resamples: int,
     confidence: float,
 ) -> list[dict]:
-    """A row for each group: n, each system's score with interval and success rate (%), adapter - lead.
+    """A row for each group: n, each system's score with interval and success rate (%), tuned - lead.
 
     scores, succeeded: [articles] by system.
     """
@@ -63,7 +63,7 @@ def group_rows(
         for name, values in scores.items():
             row[name] = summary_of(values[group], resamples, confidence)
             row[f"{name}_success"] = float(100 * succeeded[name][group].mean())
-        row["gain"] = difference_of(scores["adapter"][group], scores["lead"][group], resamples, confidence)
+        row["gain"] = difference_of(scores["tuned"][group], scores["lead"][group], resamples, confidence)
         found.append(row)
     return found
 

@@ -189,10 +189,11 @@ def serves(model, num_beams: int) -> bool:
     return num_beams > 1 and full and getattr(model, "_supports_attention_backend", False)
 
 
-def beam_search(model, ids, mask, config):
+def beam_search(model, ids, mask, config, processors=None):
     """What `model.generate(ids, attention_mask=mask, generation_config=config)` returns, [prompts, tokens].
 
-    ids, mask: left-padded prompts [prompts, length]. To be called in inference mode, where `serves`.
+    ids, mask: left-padded prompts [prompts, length]; processors: of logits, generate's own argument. To be
+    called in inference mode, where `serves`.
     """
     prompts = DynamicCache(config=model.config)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -210,5 +211,9 @@ def beam_search(model, ids, mask, config):
     cache = SharedPromptCache(prompts, mask[:, :-1], config.num_beams, room)
     with sharing(model, cache, config.early_stopping is True):
         return model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=config, past_key_values=cache
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            past_key_values=cache,
+            logits_processor=processors,
         )

@@ -32,8 +32,10 @@ class Output:
         return self.complete and self.status == "ok"
 
 
-def generation_config(tokenizer, max_new_tokens: int, num_beams: int, vocabulary: int):
-    """Every argument of generation, explicit: no sampling, pad and eos named, the length in new tokens.
+def generation_config(tokenizer, settings, vocabulary: int):
+    """params.yaml's `generate` section for a model of `vocabulary` ids.
+
+    Every argument of generation, explicit: no sampling, pad and eos named, the length in new tokens.
 
     Ids that the model has and the tokenizer lacks (Phi-2: 51,200 against 50,295) are suppressed, since
     decoding one gives None (transformers#29269); so is pad, which would look like the end of a row.
@@ -45,11 +47,11 @@ def generation_config(tokenizer, max_new_tokens: int, num_beams: int, vocabulary
         suppressed.append(tokenizer.pad_token_id)
 
     return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
         do_sample=False,
-        early_stopping=num_beams > 1,
-        length_penalty=1.0,
+        early_stopping=settings.num_beams > 1,
+        length_penalty=float(settings.length_penalty),
         num_return_sequences=1,
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
@@ -64,7 +66,25 @@ def inner_model(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def generate_tokens(model, ids, mask, config):
+def processors(no_repeat_ngram: int, prompt_length: int):
+    """What changes logits before they are ranked: no n-gram twice in an output (Paulus et al. 2018).
+
+    transformers' own argument would count the prompt too, and forbid every n-gram of the article.
+    """
+    from transformers import LogitsProcessorList
+    from transformers.generation.logits_process import LogitsProcessor, NoRepeatNGramLogitsProcessor
+
+    class OfTheOutput(LogitsProcessor):
+        def __init__(self) -> None:
+            self.inner = NoRepeatNGramLogitsProcessor(no_repeat_ngram)
+
+        def __call__(self, input_ids, scores):
+            return self.inner(input_ids[:, prompt_length:], scores)
+
+    return LogitsProcessorList([OfTheOutput()] if no_repeat_ngram else [])
+
+
+def generate_tokens(model, ids, mask, config, no_repeat_ngram: int = 0):
     """New tokens [prompts, at most max_new_tokens] for left-padded prompts ids, mask [prompts, length].
 
     Beams share their prompt's cache where its kind allows that (`beams.serves`); the tokens stay the same.
@@ -78,11 +98,14 @@ def generate_tokens(model, ids, mask, config):
     model = inner_model(model)
     # What the model's own file says of generation must not fill in for what we leave unset.
     model.generation_config = config
+    changed = processors(no_repeat_ngram, ids.shape[1])
     with torch.inference_mode():
         if ids.shape[1] > 1 and serves(model, config.num_beams):
-            sequences = beam_search(model, ids, mask, config)
+            sequences = beam_search(model, ids, mask, config, changed)
         else:
-            sequences = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            sequences = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=changed
+            )
     return sequences[:, ids.shape[1] :]
 
 
@@ -105,10 +128,8 @@ def summarize_batch(model, tokenizer, prompts: list[list[int]], settings) -> lis
     """Outputs for one batch of prompts (token ids), in order."""
     ids, mask = pad_left(prompts, tokenizer.pad_token_id)
     device = next(model.parameters()).device
-    config = generation_config(
-        tokenizer, settings.max_new_tokens, settings.num_beams, model.config.vocab_size
-    )
-    new = generate_tokens(model, ids.to(device), mask.to(device), config).tolist()
+    config = generation_config(tokenizer, settings, model.config.vocab_size)
+    new = generate_tokens(model, ids.to(device), mask.to(device), config, settings.no_repeat_ngram).tolist()
     return [
         read_output(tokenizer, row, prompt, settings.max_new_tokens)
         for row, prompt in zip(new, prompts, strict=True)

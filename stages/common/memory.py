@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stages.common.errors import UserError
-from stages.common.modeling import add_adapter, device_name, fused
+from stages.common.modeling import device_name, fused, trainable
 from stages.common.runtime import MAPPED_BYTES
 
 KEPT_ATTENTION = "kept_shapes"
@@ -141,26 +141,24 @@ def training_memory(
 ) -> Training:
     """Bytes of a training step over `rows` padded to `length` tokens, with logits at `kept` positions.
 
-    settings: params.yaml's `model` section; method: lora, or full (every weight is trained in its own
-    format, its two moments in float32).
+    settings: params.yaml's `model` section; method: of `train`. What is trained is float32, with a gradient
+    and two moments.
     """
     base = meta_model(config, settings.dtype)
     weights = weight_bytes(base, settings.dtype, settings.quantization)
-    base.requires_grad_(method == "full")
-    if method == "lora":
-        add_adapter(base, lora, seed=0)
+    trainable(base.requires_grad_(False), lora, 0, method)
+    if method != "full":
         if device_name() == "cpu":  # as the stage does; its masks take a quarter of torch's own
             from stages.common.dropout import use_few_draws
 
             use_few_draws(base)
     base.train()
     trained = sum(weight.numel() for weight in base.parameters() if weight.requires_grad)
-    size = BYTES[settings.dtype]
     return Training(
         libraries=LIBRARIES if device_name() == "cpu" else 0,
         weights=weights,
         trained=0 if method == "full" else 4 * trained,
-        gradients=(size if method == "full" else 4) * trained,
+        gradients=4 * trained,
         optimizer=8 * trained,
         activations=held_bytes(kept_bytes(base, rows, length)),
         transient=passing_bytes(config, settings.dtype, rows, length, kept),
@@ -224,7 +222,8 @@ def require_fit(needed: Callable[[int, str], int], p, free: int) -> int:
     total = needed(batch_size, p.model.quantization)
     if total <= free:
         return total
-    for quantization in dict.fromkeys((p.model.quantization, "nf4")):
+    full = p.train.method == "full"
+    for quantization in dict.fromkeys((p.model.quantization, p.model.quantization if full else "nf4")):
         smaller = fitting_batch(lambda size: needed(size, quantization), batch_size, free)  # noqa: B023
         if smaller:
             steps = accumulation * batch_size // smaller
@@ -234,7 +233,8 @@ def require_fit(needed: Callable[[int, str], int], p, free: int) -> int:
             )
             break
     else:
-        advice = "no batch size fits, in nf4 neither; lower prompt.max_input_tokens or use a smaller base"
+        tried, instead = ("", "train.method: lora") if full else (", in nf4 neither", "a smaller base")
+        advice = f"no batch size fits{tried}; lower prompt.max_input_tokens or use {instead}"
     raise UserError(
         f"train: will not fit: needs about {total / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; {advice}"
     )

@@ -1,4 +1,4 @@
-"""Loading the base model, its tokenizer, and the adapter: one loader for every stage.
+"""Loading the base model, its tokenizer, and what was trained: one loader for every stage.
 
 Safetensors only, no remote code. What params.yaml asks for is what is loaded, or an error.
 """
@@ -6,14 +6,18 @@ Safetensors only, no remote code. What params.yaml asks for is what is loaded, o
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 from stages.common.errors import UserError
+from stages.common.files import read_json, write_json
 from stages.common.runtime import cpu_info, quiet_libraries
 
 FLOAT32_ATTENTION = "float32_sdpa"
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 # The same function in one kernel instead of eight passes over the widest tensor of the model.
 FUSED_ACTIVATIONS = {"gelu_new": "gelu_pytorch_tanh"}
+METHODS = ("lora", "rslora", "dora", "full")
+TUNING = "tuning.json"  # in the folder of a tuned model: how it was trained
 
 
 def device_name() -> str:
@@ -209,9 +213,11 @@ def check_targets(base, target_modules: list[str]) -> None:
         )
 
 
-def add_adapter(base, lora, seed: int):
-    """A fresh LoRA adapter on `base`: its update is zero until trained (B = 0).
+def add_adapter(base, lora, seed: int, method: str = "lora"):
+    """A fresh adapter on `base`: its update is zero until trained (B = 0).
 
+    method: lora (Hu et al. 2021: the update is alpha / rank x BA), rslora (Kalajdzievski 2023: alpha /
+    sqrt(rank)) or dora (Liu et al. 2024: the length of each column is trained apart from its direction).
     Adapter weights are float32 whatever the base's dtype.
     """
     import torch
@@ -226,17 +232,31 @@ def add_adapter(base, lora, seed: int):
         target_modules=sorted(lora.target_modules),
         bias="none",
         task_type="CAUSAL_LM",
+        use_rslora=method == "rslora",
+        use_dora=method == "dora",
     )
     return get_peft_model(base, config)
 
 
-def load_adapter(base, folder: Path):
-    """The trained adapter in `folder` on `base`, in eval mode."""
+def trainable(base, lora, seed: int, method: str):
+    """`base` ready to be trained: with a fresh adapter on it, or with every weight free (full)."""
+    if method == "full":
+        return base.requires_grad_(True)
+    return add_adapter(base, lora, seed, method)
+
+
+def load_tuned(settings, folder: Path):
+    """The model that `train` wrote to `folder`, in eval mode, its adapter merged where that loses nothing.
+
+    settings: params.yaml's `model` section, the base that it was trained on.
+    """
     from peft import PeftModel
 
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(f"{folder}: no adapter_model.safetensors there; run `dvc repro` to train one")
-    return PeftModel.from_pretrained(base, folder).eval()
+    if not (folder / TUNING).is_file():
+        raise UserError(f"{folder}: no {TUNING} there; run `dvc repro` to train a model")
+    if read_json(folder / TUNING)["method"] == "full":
+        return load_base(SimpleNamespace(**{**vars(settings), "name": str(folder), "path": str(folder)}))
+    return merged(PeftModel.from_pretrained(load_base(settings), folder).eval(), settings)
 
 
 def merged(model, settings):
@@ -250,30 +270,32 @@ def merged(model, settings):
     return model.merge_and_unload()
 
 
-def save_adapter(model, folder: Path, base_name: str) -> None:
-    """Write adapter_model.safetensors and adapter_config.json, the same bytes on every run.
+def save_tuned(model, folder: Path, base_name: str, method: str) -> None:
+    """Write what was trained, and how, the same bytes on every run.
 
-    peft writes sets in hash order, the base's path as it was resolved, and a README with both.
+    An adapter: adapter_model.safetensors and adapter_config.json; peft writes sets in hash order, the base's
+    path as it was resolved, and a README with both. All weights: model.safetensors and config.json.
     """
     model.save_pretrained(folder, safe_serialization=True)
-    (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = base_name
-    config = {key: sorted(v) if key == "target_modules" else v for key, v in sorted(config.items())}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if method != "full":
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = base_name
+        config["target_modules"].sort()
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for extra in folder.iterdir():
-        if extra.name not in ("adapter_model.safetensors", "adapter_config.json"):
+        if extra.suffix not in (".safetensors", ".json"):
             shutil.rmtree(extra) if extra.is_dir() else extra.unlink()
+    write_json(folder / TUNING, {"method": method, "base": base_name})
 
 
-def parameter_counts(config, lora) -> tuple[int, int]:
-    """(trainable, total with adapter) parameters of a configuration under LoRA, on the meta device."""
+def parameter_counts(config, lora, method: str) -> tuple[int, int]:
+    """(trained, all with those of an adapter) parameters of a configuration, counted on the meta device."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        model = add_adapter(base, lora, seed=0)
-    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    return trainable, sum(weight.numel() for weight in model.parameters())
+        model = trainable(base, lora, 0, method)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return trained, sum(weight.numel() for weight in model.parameters())

@@ -96,6 +96,7 @@ SCHEMA: dict[str, Key | dict[str, Key]] = {
         "document_column": TEXT,
         "summary_column": TEXT,
         "seed": whole(0),
+        "selection": choice("all", "novel_half"),
         "train_size": whole(1, nullable=True, or_null="all"),
         "validation_size": whole(1, nullable=True, or_null="all"),
         "test_size": whole(1, nullable=True, or_null="all"),
@@ -118,7 +119,10 @@ SCHEMA: dict[str, Key | dict[str, Key]] = {
         "target_modules": NAMES,
     },
     "train": {
-        "epochs": whole(1),
+        "method": choice("lora", "rslora", "dora", "full"),
+        "epochs": whole(1, nullable=True, or_null="train.steps decides"),
+        "steps": whole(1, nullable=True, or_null="train.epochs decides"),
+        "order": choice("random", "extractive_first"),
         "batch_size": whole(1),
         "gradient_accumulation": whole(1),
         "learning_rate": number(0, 1, low_open=True),
@@ -135,6 +139,8 @@ SCHEMA: dict[str, Key | dict[str, Key]] = {
     "generate": {
         "max_new_tokens": whole(1),
         "num_beams": whole(1),
+        "length_penalty": number(-10, 10),
+        "no_repeat_ngram": whole(0),
         "batch_tokens": whole(1),
     },
     "evaluate": {
@@ -266,6 +272,16 @@ def _contradictions(values: dict) -> list[str]:
             "train.autocast: must be none unless model.dtype is float32 and model.quantization none; "
             "other weights are computed with in their own format"
         )
+    train, generate = values["train"], values["generate"]
+    if (train["epochs"] is None) == (train["steps"] is None):
+        found.append("train.steps: must be null unless train.epochs is null, and a number then")
+    if train["method"] == "full" and not exact:
+        found.append(
+            "train.method: full needs model.dtype: float32 and model.quantization: none; quantized weights "
+            "cannot be trained, and 16-bit ones round small updates away (train.autocast is for speed)"
+        )
+    if generate["num_beams"] == 1 and generate["length_penalty"] != 1:
+        found.append("generate.length_penalty: must be 1.0 where generate.num_beams is 1: it ranks beams")
     if values["train"]["checkpoint_every"] % values["train"]["log_every"]:
         found.append(
             "train.checkpoint_every: must be a multiple of train.log_every; "

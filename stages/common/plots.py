@@ -10,7 +10,7 @@ from pathlib import Path
 from stages.common.files import replacing, rounded, write_text
 
 # Colours that stay apart for colour-blind readers and in grey (Okabe and Ito 2008).
-COLOURS = {"lead": "#999999", "base": "#E69F00", "adapter": "#0072B2"}
+COLOURS = {"lead": "#999999", "base": "#E69F00", "tuned": "#0072B2"}
 
 
 def figure(width: float = 7.0, height: float = 4.2, columns: int = 1):

@@ -1,7 +1,9 @@
 """The prompt templates, and the one place that fills them.
 
-The five of the original study. A template is the text around `{article}`; the summary follows it after
-one space and ends with EOS. `direct` is the study's choice.
+A template is the text around `{article}`; the summary follows it after one space and ends with EOS. The first
+five are the original study's, `direct` its choice. The others vary one thing at a time: what is asked
+(nothing, a headline, rules, a role, a reader), where it stands (before, after, both sides), and the form
+(Markdown, tags, JSON).
 """
 
 TEMPLATES = {
@@ -10,6 +12,40 @@ TEMPLATES = {
     "chat": ("User: Please summarize this article in one sentence.\n\n{article}\n\nAssistant:"),
     "direct": "Article: {article}\n\nSummarize the above article in one sentence.\nSummary:",
     "qa": "Context: {article}\n\nQuestion: What is the article about, in one sentence?\nAnswer:",
+    # No instruction, or next to none.
+    "bare": "{article}\n",
+    "label": "{article}\n\nSummary:",
+    "headline": "{article}\n\nHeadline:",
+    "in_short": "{article}\n\nIn short,",
+    "one_sentence": "{article}\n\nIn one sentence:",
+    # The same request before the article, or on both sides of it.
+    "before": "Summarize the article below in one sentence.\n\nArticle: {article}\nSummary:",
+    "both_sides": (
+        "Summarize the article below in one sentence.\n\nArticle: {article}\n\n"
+        "Summarize the above article in one sentence.\nSummary:"
+    ),
+    # More words.
+    "rules": (
+        "Article: {article}\n\nWrite one sentence of at most 20 words that says what matters most in the "
+        "article. Use your own words. Add nothing that the article does not say.\nSummary:"
+    ),
+    "role": (
+        "You are an editor who writes the first sentence of news stories.\n\nArticle: {article}\n\n"
+        "First sentence:"
+    ),
+    "reader": (
+        "Article: {article}\n\nTell a colleague who has no time to read the article what it says, in one "
+        "sentence.\nSummary:"
+    ),
+    "steps": (
+        "Article: {article}\n\nFind the subject of the article. Find what is said about it. Put both into "
+        "one sentence.\nSummary:"
+    ),
+    # Other forms.
+    "question": "Article: {article}\n\nWhat is the main point?\nThe main point:",
+    "markdown": "# Article\n\n{article}\n\n# Summary in one sentence\n\n",
+    "tags": "<article>{article}</article>\n<summary>",
+    "json": '{"article": "{article}", "summary": "',
 }
 
 

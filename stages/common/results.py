@@ -18,7 +18,7 @@ PUBLISHED_XSUM = (
     ("BRIO", 49.07, 25.59, 40.40, 11_334, PERL, "Liu et al. 2022"),
 )
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
-SYSTEMS = ("lead", "oracle", "base", "adapter")
+SYSTEMS = ("lead", "oracle", "base", "tuned")
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim")  # of the table in the README
 
 

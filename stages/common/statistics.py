@@ -131,7 +131,7 @@ def summary_of(values: np.ndarray, resamples: int, confidence: float) -> dict:
     return score_of(statistics, mean_of, resampled_sums(statistics, resamples), confidence)
 
 
-def _p_value(distances: np.ndarray, observed: float) -> float:
+def p_value(distances: np.ndarray, observed: float) -> float:
     """Share of distances at least as large as the observed one, counting the observed one itself.
 
     An undefined distance counts as large: a test must not gain from it.
@@ -181,8 +181,8 @@ def paired_difference(
         "high": high,
         "bca_low": bca_low,
         "bca_high": bca_high,
-        "p_bootstrap": _p_value(np.abs(values - observed), observed),
-        "p_randomization": _p_value(np.abs(aggregate(swapped[0]) - aggregate(swapped[1])), observed),
+        "p_bootstrap": p_value(np.abs(values - observed), observed),
+        "p_randomization": p_value(np.abs(aggregate(swapped[0]) - aggregate(swapped[1])), observed),
         "detectable": float(ndtri((1 + confidence) / 2) + ndtri(POWER)) * error,
     }
 

@@ -6,7 +6,7 @@ NAMES = {  # of the pipeline's systems; a given system is called what the user c
     "lead": "first sentence (lead)",
     "oracle": "extractive oracle",
     "base": "untuned base",
-    "adapter": "base + LoRA adapter",
+    "tuned": "fine-tuned model",
     "reference": "references",
 }
 LEANING = 0.05  # p of the rank test below which failures are said to lean
@@ -78,14 +78,14 @@ def bias_sentence(name: str, bias: dict, n: int) -> str:
 
 
 def copying_sentence(systems: dict) -> str:
-    """What ROUGE cannot show: how much of the adapter's output is copied, against the references."""
-    adapter, reference = systems["adapter"], systems["reference"]
-    if adapter["verbatim"]["value"] is None:
-        return "No output of the adapter has a word in it."
+    """What ROUGE cannot show: how much of the fine-tuned model's output is copied, against the references."""
+    tuned, reference = systems["tuned"], systems["reference"]
+    if tuned["verbatim"]["value"] is None:
+        return "No output of the fine-tuned model has a word in it."
     return (
-        f"{adapter['verbatim']['value']:.1f}% of the adapter's outputs are spans of their article word for "
-        f"word, of the references {reference['verbatim']['value']:.1f}%. New 2-grams: "
-        f"{_shown(adapter['novel_2']['value'])}% against {_shown(reference['novel_2']['value'])}%."
+        f"{tuned['verbatim']['value']:.1f}% of the fine-tuned model's outputs are spans of their article "
+        f"word for word, of the references {reference['verbatim']['value']:.1f}%. New 2-grams: "
+        f"{_shown(tuned['novel_2']['value'])}% against {_shown(reference['novel_2']['value'])}%."
     )
 
 

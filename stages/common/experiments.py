@@ -1,0 +1,90 @@
+"""DVC experiments as git holds them: which there are, and whether one is of this code and these values."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from stages.common import params
+from stages.common.errors import UserError
+from stages.common.studies import Study
+
+COMPARED = ("prepare", "tokenize", "smoke", "train", "generate@base", "generate@tuned", "evaluate")
+
+
+def git(*arguments: str, check: bool = True) -> str:
+    """What git prints."""
+    done = subprocess.run(["git", *arguments], check=False, capture_output=True, text=True)
+    if check and done.returncode:
+        raise UserError(f"git {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def experiment_refs() -> dict[str, list[str]]:
+    """Git refs of every DVC experiment, by its name."""
+    found: dict[str, list[str]] = {}
+    for ref in git("for-each-ref", "--format=%(refname)", "refs/exps").split():
+        parts = ref.split("/")
+        if len(parts) == 5 and len(parts[2]) == 2:  # refs/exps/<2 digits>/<38 digits>/<name>
+            found.setdefault(parts[4], []).append(ref)
+    return found
+
+
+def md5(path: Path) -> str:
+    """As DVC writes it."""
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def lookup(values: dict, name: str):
+    """The value of a dotted key."""
+    for part in name.split("."):
+        values = values[part]
+    return values
+
+
+def wanted_params(values: dict[str, object]) -> dict:
+    """params.yaml with a variant's values in it."""
+    found = params.read_yaml(params.PARAMS_FILE)
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        if key:
+            found[section][key] = value
+        else:
+            found[section] = value
+    return found
+
+
+def is_finished(ref: str, values: dict[str, object]) -> bool:
+    """Whether an experiment is of the code that is here and of these values."""
+    text = git("show", f"{ref}:dvc.lock", check=False)
+    stages = (yaml.safe_load(text) or {}).get("stages", {}) if text else {}
+    if not set(COMPARED) <= set(stages):
+        return False
+    wanted = wanted_params(values)
+    for name in COMPARED:
+        for item in stages[name]["deps"]:
+            path = Path(item["path"])
+            if path.suffix in (".py", ".txt") and (not path.is_file() or md5(path) != item["md5"]):
+                return False
+        for key, value in stages[name].get("params", {}).get("params.yaml", {}).items():
+            if lookup(wanted, key) != value:
+                return False
+    return True
+
+
+def finished(study: Study) -> dict[str, str]:
+    """Git ref of each experiment of a study that is there, by its name."""
+    refs = experiment_refs()
+    found = {}
+    for name, values in study.experiments().items():
+        for ref in refs.get(name, ()):
+            if is_finished(ref, values):
+                found[name] = ref
+                break
+    return found
+
+
+def remove(ref: str) -> None:
+    """Drop an experiment that another one replaces: a name that stands for two would be none to DVC."""
+    git("update-ref", "-d", ref)

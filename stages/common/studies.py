@@ -1,0 +1,246 @@
+"""studies.yaml: what is compared, declared once for the runner, the comparison and the reader.
+
+A study is a set of variants: named changes to params.yaml, each run with every seed. Names are the same
+experiment in every study that lists them, so that a variant that two studies share runs once.
+"""
+
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stages.common import params
+from stages.common.errors import UserError
+
+STUDIES_FILE = Path("studies.yaml")
+NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+ANALYSES = ("none", "trend", "scaling", "pareto", "prompt", "full", "copying")
+QUICK = "quick-"
+STUDY_KEYS = {
+    "question",
+    "reference",
+    "seeds",
+    "axes",
+    "variants",
+    "search",
+    "settings",
+    "analysis",
+    "along",
+    "series",
+    "hours",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """changes: what it sets in params.yaml beyond the study's settings; values: everything it sets."""
+
+    name: str
+    changes: dict[str, object]
+    values: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study on one scale.
+
+    along: the key that the analysis follows; series: variants in its order, one list for each curve; hours:
+    measured, on the machine of the scale; None where it has not run.
+    """
+
+    name: str
+    question: str
+    scale: str
+    reference: str
+    seeds: tuple[int, ...]
+    variants: tuple[Variant, ...]
+    analysis: str
+    along: str | None
+    series: dict[str, list[Variant]]
+    hours: float | None
+
+    def experiments(self) -> dict[str, dict[str, object]]:
+        """Everything that each experiment sets, by the experiment's name."""
+        return {
+            experiment(variant.name, seed): {**variant.values, "seed": seed}
+            for seed in self.seeds
+            for variant in self.variants
+        }
+
+
+def experiment(variant: str, seed: int) -> str:
+    """Name of the DVC experiment of a variant and a seed."""
+    return f"{variant}-seed{seed}"
+
+
+def short(key: str, value: object) -> str:
+    """A value in a variant's name: `rank-8` of lora.rank = 8."""
+    text = "all" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{key.rpartition('.')[2].replace('_', '-')}-{text.lower().replace('_', '-')}"
+
+
+def from_axes(axes: dict[str, list]) -> dict[str, dict]:
+    """Variants by name: every combination of the axes' values."""
+    found = {}
+    for values in itertools.product(*axes.values()):
+        pairs = list(zip(axes, values, strict=True))
+        found["-".join(short(*pair) for pair in pairs)] = dict(pairs)
+    return found
+
+
+def from_search(search: dict) -> dict[str, dict]:
+    """Variants by name: `budget` draws of a random search (Bergstra and Bengio 2012).
+
+    A key's values are a list to choose from, or {low, high}: uniform in the logarithm.
+    """
+    rng = np.random.default_rng(search["seed"])
+    found = {}
+    for number in range(search["budget"]):
+        drawn = {}
+        for key, values in search["keys"].items():
+            if isinstance(values, list):
+                drawn[key] = values[rng.integers(len(values))]
+            else:
+                place = rng.uniform(np.log(values["low"]), np.log(values["high"]))
+                drawn[key] = float(f"{np.exp(place):.2g}")
+        found[f"search-{number:02d}"] = drawn
+    return found
+
+
+def problem_of_value(key: str, value: object) -> str | None:
+    """What is wrong with setting a key of params.yaml to a value, or None."""
+    section, _, name = key.partition(".")
+    rule = params.SCHEMA.get(section)
+    rule = rule.get(name) if isinstance(rule, dict) else None
+    if rule is None:
+        return f"{key}: unknown key of params.yaml"
+    if not rule.accepts(value):
+        return f"{key}: expected {rule.expected}, found {value!r}"
+    return None
+
+
+class Studies:
+    """studies.yaml as it applies to the model in params.yaml."""
+
+    def __init__(self, model: str, path: Path = STUDIES_FILE) -> None:
+        """model: model.name of params.yaml, which decides the scale."""
+        self.path = path
+        self.declared = params.read_yaml(path)
+        if set(self.declared) != {"scales", "studies"}:
+            raise UserError(
+                f"{path}: expected the sections scales and studies, found {', '.join(self.declared)}"
+            )
+        scales = self.declared["scales"]
+        matching = [name for name, scale in scales.items() if scale["model"] == model]
+        if not matching:
+            known = ", ".join(f"{name} ({scale['model']})" for name, scale in scales.items())
+            raise UserError(
+                f"{path}: no scale for model.name {model!r}; there are {known}. Add one, or set the model "
+                "with `make preset`"
+            )
+        self.scale = matching[0]
+
+    def names(self) -> list[str]:
+        """Studies that are declared, in their order."""
+        return list(self.declared["studies"])
+
+    def study(self, name: str, quick: bool = False) -> Study:
+        """One study; a UserError names the key where its declaration is wrong.
+
+        quick: one seed and the scale's quick settings, under names of its own.
+        """
+        entries = self.declared["studies"]
+        if name not in entries:
+            raise UserError(f"{self.path}: no study {name!r}; there are {', '.join(entries)}")
+        where, entry = f"{self.path}: studies.{name}", entries[name]
+        unknown = set(entry) - STUDY_KEYS
+        if unknown:
+            known = ", ".join(sorted(STUDY_KEYS))
+            raise UserError(f"{where}.{sorted(unknown)[0]}: unknown key; known here: {known}")
+        missing = {"question", "reference", "seeds"} - set(entry)
+        if missing:
+            raise UserError(f"{where}.{sorted(missing)[0]}: missing")
+        if entry.get("analysis", "none") not in ANALYSES:
+            raise UserError(f"{where}.analysis: expected one of {', '.join(ANALYSES)}")
+        changes = from_axes(self.here(entry["axes"])) if "axes" in entry else {}
+        changes |= from_search(self.here(entry["search"])) if "search" in entry else {}
+        changes |= self.here(entry.get("variants", {}))
+        reference = entry["reference"]
+        reference = reference[self.scale] if isinstance(reference, dict) else reference
+        scale = self.declared["scales"][self.scale]
+        settings = {**scale["settings"], **entry.get("settings", {}).get(self.scale, {})}
+        seeds, prefix = entry["seeds"], ""
+        if quick:
+            settings, seeds, prefix = {**settings, **scale["quick"]}, seeds[:1], QUICK
+        variants = []
+        for label, change in changes.items():
+            if not NAME.fullmatch(label):
+                raise UserError(f"{where}: variant {label!r}: expected a name of a-z, 0-9, '.', '+' and '-'")
+            values = {**settings, **change}
+            if quick:  # a study of data sizes stays one
+                values |= {key: value for key, value in scale["quick"].items() if key not in change}
+            wrong = [found for pair in values.items() if (found := problem_of_value(*pair))]
+            if wrong:
+                raise UserError(f"{where}: variant {label}: {wrong[0]}")
+            variants.append(Variant(prefix + label, change, values))
+        if prefix + reference not in [variant.name for variant in variants]:
+            raise UserError(
+                f"{where}.reference: {entry['reference']!r} is none of its variants: {', '.join(changes)}"
+            )
+        return Study(
+            name=prefix + name,
+            question=entry["question"],
+            scale=self.scale,
+            reference=prefix + reference,
+            seeds=tuple(seeds),
+            variants=tuple(variants),
+            analysis=entry.get("analysis", "none"),
+            along=entry.get("along"),
+            series=self.series(where, entry, {variant.name: variant for variant in variants}, prefix),
+            hours=entry.get("hours", {}).get(self.scale),
+        )
+
+    def series(self, where: str, entry: dict, variants: dict[str, Variant], prefix: str) -> dict:
+        """Lists of variants by label, each in the order of `along`; all variants where none is declared."""
+        along = entry.get("along")
+        if along is None:
+            return {}
+        declared = self.here(entry.get("series", {})) or {"": [name[len(prefix) :] for name in variants]}
+        found = {}
+        for label, names in declared.items():
+            members = [variants.get(prefix + name) for name in names]
+            for name, member in zip(names, members, strict=True):
+                if member is None or along not in member.values:
+                    raise UserError(f"{where}.series: {name!r} is no variant that sets {along}")
+            found[label] = sorted(members, key=lambda member: member.values[along])
+        return found
+
+    def here(self, declared: dict) -> dict:
+        """`declared`, or what it holds for this scale where its keys are scales."""
+        return declared.get(self.scale, {}) if set(declared) & set(self.declared["scales"]) else declared
+
+    def check_names(self) -> None:
+        """Raise a UserError where two studies give one experiment's name to different settings."""
+        seen: dict[str, tuple[str, dict]] = {}
+        for name in self.names():
+            for label, values in self.study(name).experiments().items():
+                other, known = seen.setdefault(label, (name, values))
+                if known != values:
+                    keys = [key for key in {**known, **values} if known.get(key) != values.get(key)]
+                    raise UserError(
+                        f"{self.path}: {label} stands in {other} and {name} with different "
+                        f"{', '.join(keys)}; rename one of the two"
+                    )
+
+
+def option(key: str, value: object) -> str:
+    """`-S` of `dvc exp run` for one key: numbers as YAML 1.1 reads them, lists and null as DVC does."""
+    if value is None:
+        return f"{key}=null"
+    if isinstance(value, bool):
+        return f"{key}={str(value).lower()}"
+    if isinstance(value, list):
+        return f"{key}=[{','.join(map(str, value))}]"
+    return f"{key}={value}"

@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # dvc runs `python -m stages.NAME`: the environment's python must come first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lint preset data remote ladder results estimate verify bench setup
+.PHONY: repro test lint preset data remote ladder results estimate verify bench study setup
 
 repro: setup ## Reproduce the whole study, then print its table
 	dvc repro
@@ -39,6 +39,9 @@ remote: setup ## make remote DIR=PATH: keep data, models and predictions in a fo
 	@mkdir -p "$(DIR)"
 	@dvc remote add --force --default --local storage "$(abspath $(DIR))"
 	@echo "dvc push and dvc pull now use $(DIR) (in .dvc/config.local, which git ignores)"
+
+study: setup ## make study NAME=rank [JOBS=2] [QUICK=1]: run what is missing of a study, then compare
+	@python -m stages.commands.study $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(if $(QUICK),--quick)
 
 ladder: setup ## Run the graph on 10, 100, 1,000 and all rows asked for; stop at the first rung that fails
 	@python -m stages.commands.ladder

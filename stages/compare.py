@@ -30,6 +30,7 @@ PLOTS = Path("plots/studies")
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")  # tested
 DESCRIBED = ("verbatim", "coverage", "novel_2", "words")  # told beside them
 START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"
+CURVE_POINTS = 25  # of a fitted law and its band
 ONE_LINE = 4  # depth in the JSON from which a score stands on one line
 
 
@@ -146,7 +147,11 @@ def analyse(study: Study, variants: dict, drawn: dict, bases: dict, confidence: 
         found = {}
         for label, members in study.series.items():
             x = np.array([variant.values[study.along] for variant in members])
-            found[label] = hierarchy.scaling(x, [headline[v.name] for v in members], confidence)
+            drawn_scores = [headline[v.name] for v in members]
+            found[label] = hierarchy.scaling(x, drawn_scores, confidence)
+            at = np.geomspace(x[0], x[-1], CURVE_POINTS)
+            curve = hierarchy.band(x, drawn_scores, at, confidence)
+            found[label]["curve"] = np.vstack([at, curve]).T.tolist()
         return {"laws": found}
     if study.analysis == "pareto":
         cost = [variants[name]["cost"]["base_bytes"] for name in names]
@@ -240,7 +245,13 @@ def draw_series(axis, study: Study, found: dict) -> None:
         scores = [found["variants"][member.name]["scores"][HEADLINE] for member in members]
         bars = np.array([bar_of(score) for score in scores])[:, :, 0].T
         y = [score["value"] for score in scores]
-        axis.errorbar(x, y, yerr=bars, fmt="o-", color=colour, capsize=2, label=label)
+        law = found["analysis"].get("laws", {}).get(label)
+        line = "o" if law else "o-"
+        axis.errorbar(x, y, yerr=bars, fmt=line, color=colour, capsize=2, label=label)
+        if law:
+            at, fit, low, high = np.array(law["curve"]).T
+            axis.plot(at, fit, color=colour, lw=1)
+            axis.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
     if any(study.series):
         axis.legend(frameon=False)
     axis.set_xscale("log", base=2)

@@ -1,5 +1,6 @@
 """Generation: the library's tokens, and the study's mistakes put back by hand go red."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -61,6 +62,47 @@ def test_every_output_uses_the_whole_of_max_new_tokens_or_stops(base, tokenizer)
         assert output.complete
         assert output.stopped == (output.tokens[-1] == tokenizer.eos_token_id)
         assert output.stopped or len(output.tokens) == 9
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_no_ngram_twice_in_an_output_and_the_prompts_may_be_copied(base, tokenizer, beams):
+    """transformers' own ban counts the prompt; ours is of the output alone."""
+    plain = summarize(base, tokenizer, prompts(), settings(beams, 30))
+    banned = settings(beams, 30)
+    banned.no_repeat_ngram = 2
+    found = summarize(base, tokenizer, prompts(), banned)
+
+    def repeats(tokens):
+        pairs = list(pairwise(tokens))
+        return len(pairs) - len(set(pairs))
+
+    assert any(repeats(output.tokens) for output in plain)
+    assert not any(repeats(output.tokens) for output in found)
+    # A prompt that holds what the model would say anyway does not forbid it.
+    said = found[0].tokens[:3]
+    with torch.inference_mode():
+        ids = torch.tensor([[*prompts()[0], *said, *prompts()[0]]])
+        ours = generate_tokens(
+            base, ids, torch.ones_like(ids), generation_config(tokenizer, banned, 600), no_repeat_ngram=2
+        )
+        config = generation_config(tokenizer, banned, 600)
+        config.no_repeat_ngram_size = 2
+        theirs = base.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    seen = set(pairwise(ids[0].tolist()))
+    assert not seen & set(pairwise(theirs[0, ids.shape[1] :].tolist()))
+    assert seen & set(pairwise([ids[0, -1].item(), *ours[0].tolist()]))
+
+
+def test_the_length_penalty_reaches_the_search(base, tokenizer):
+    """Far below 1 short outputs win, far above long ones."""
+    with torch.no_grad():
+        base.lm_head.bias[tokenizer.eos_token_id] = 1.5
+    lengths = []
+    for penalty in (-5.0, 5.0):
+        chosen = settings(4, 12)
+        chosen.length_penalty = penalty
+        lengths.append(sum(len(o.tokens) for o in summarize(base, tokenizer, prompts(), chosen)))
+    assert lengths[0] < lengths[1]
 
 
 def test_ids_without_a_token_are_never_generated(base, tokenizer):

@@ -256,3 +256,38 @@ def test_bfloat16_autocast_is_refused_on_a_cpu_without_it(monkeypatch):
         modeling.require_bfloat16("train.autocast", "none")
     monkeypatch.setattr(modeling, "cpu_info", lambda: {"flags": "fpu avx2 avx512f avx512_bf16"})
     modeling.require_bfloat16("train.autocast", "none")
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "full"])
+def test_what_was_trained_is_loaded_whatever_it_is(base, tiny_settings, tmp_path, method):
+    """Saved and loaded, a changed model gives the same logits; the base alone does not."""
+    torch.manual_seed(1)
+    ids = torch.randint(5, 500, (2, 30))
+    before = base(ids).logits
+    model = modeling.trainable(base, lora(), 0, method)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.02 * torch.randn_like(weight))
+    changed = model(ids).logits
+    assert not torch.allclose(changed, before, atol=1e-2)
+    modeling.save_tuned(model, tmp_path, "models/tiny", method)
+    loaded = modeling.load_tuned(tiny_settings, tmp_path)
+    assert not loaded.training
+    assert torch.allclose(loaded(ids).logits, changed, atol=1e-4)
+
+
+def test_the_scale_of_an_update_by_method(tiny_settings):
+    """LoRA: alpha / rank; rsLoRA: alpha / sqrt(rank)."""
+    scales = {}
+    for method in ("lora", "rslora"):
+        settings = SimpleNamespace(rank=16, alpha=32, dropout=0.0, target_modules=["q_proj"])
+        model = modeling.add_adapter(modeling.load_base(tiny_settings), settings, 0, method)
+        layer = model.get_base_model().model.layers[0].self_attn.q_proj
+        scales[method] = layer.scaling["default"]
+    assert scales == {"lora": 2.0, "rslora": 8.0}
+
+
+def test_a_folder_without_a_tuned_model_is_named(tiny_settings, tmp_path):
+    with pytest.raises(UserError, match=r"no tuning.json there; run `dvc repro`"):
+        modeling.load_tuned(tiny_settings, tmp_path)

@@ -303,3 +303,26 @@ def test_autocast_is_for_float32_weights(values, model):
     values["model"].update(model)
     (problem,) = params.problems(values)
     assert problem.startswith("train.autocast: must be none")
+
+
+@pytest.mark.parametrize(
+    ("section", "update", "problem"),
+    [
+        ("train", {"epochs": None}, "train.steps: must be null unless train.epochs is null"),
+        ("train", {"steps": 10}, "train.steps: must be null unless train.epochs is null"),
+        ("generate", {"num_beams": 1, "length_penalty": 2.0}, "generate.length_penalty: must be 1.0"),
+    ],
+)
+def test_settings_of_which_one_would_not_be_read(values, section, update, problem):
+    values[section].update(update)
+    (found,) = params.problems(values)
+    assert found.startswith(problem)
+
+
+@pytest.mark.parametrize("model", [{"dtype": "bfloat16"}, {"quantization": "nf4"}])
+def test_every_weight_is_trained_in_float32(values, model):
+    values["train"].update(method="full", epochs=None, steps=5)
+    assert params.problems(values) == []
+    values["model"].update(model)
+    (found,) = params.problems(values)
+    assert found.startswith("train.method: full needs model.dtype: float32")

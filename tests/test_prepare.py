@@ -18,6 +18,7 @@ from stages.prepare import (
     check_unseen,
     clean,
     describe,
+    most_novel_half,
     near_duplicate_percent,
     quantiles,
     subset,
@@ -37,6 +38,21 @@ def test_good_rows_are_kept_in_order():
     kept, counts = cleaned(train=rows[:3], validation=rows[3:4], test=rows[4:])
     assert kept == {"train": rows[:3], "validation": rows[3:4], "test": rows[4:]}
     assert counts == {"train": {"read": 3}, "validation": {"read": 1}, "test": {"read": 1}}
+
+
+def test_the_most_novel_half_by_hand():
+    document = "The bridge over the river was closed."
+    summaries = {
+        "copy": "The bridge over the river",  # every 2-gram is the document's
+        "half": "bridge over a river",  # 1 of 3 is
+        "new": "Crossing shut",
+        "word": "Shut",  # has no 2-gram: counts as new
+        "most": "The bridge is shut",  # 1 of 3 is
+    }
+    rows = [Raw(name, document, summary) for name, summary in summaries.items()]
+    assert [row.id for row in most_novel_half(rows, "local")] == ["half", "new", "word"]  # order kept
+    assert [row.id for row in most_novel_half(rows[:2], "local")] == ["half"]
+    assert most_novel_half([], "local") == []
 
 
 def test_each_reason_drops_and_counts():

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +18,16 @@ from conftest import edit, run, stage
 
 from stages.common.encoding import training_batch
 from stages.common.losses import completion_loss
-from stages.train import FLOAT16_SCALE, batch_order, curve_rows, measured_loss, scale_float16_gradients, warn
+from stages.train import (
+    FLOAT16_SCALE,
+    batch_order,
+    batches_of,
+    curve_rows,
+    measured_loss,
+    scale_float16_gradients,
+    token_novelty,
+    warn,
+)
 
 
 def test_every_epoch_visits_every_row_once():
@@ -46,6 +57,54 @@ def test_batches_hold_rows_of_similar_length():
     ours = padding(batch_order(lengths, 8, 1, 0)) / (sum(lengths) / len(lengths))
     random = np.random.default_rng(1).permutation(1_000).reshape(-1, 8).tolist()
     assert ours < 1.15 < padding(random) / (sum(lengths) / len(lengths))
+
+
+def rows_of(count: int) -> list:
+    import numpy as np
+
+    return [(np.arange(5 + i % 40), np.array([3, 4, 0])) for i in range(count)]
+
+
+def schedule(**values):
+    given = {"batch_size": 4, "gradient_accumulation": 3, "epochs": None, "steps": None, "order": "random"}
+    return SimpleNamespace(**{**given, **values})
+
+
+def test_steps_take_as_many_epochs_as_they_need():
+    rows = rows_of(22)  # 6 batches an epoch, the last of 2 rows
+    batches = batches_of(rows, schedule(steps=5), seed=1)  # 15 batches: 2 epochs and a half
+    assert len(batches) == 15
+    assert batches == batches_of(rows, schedule(epochs=3), seed=1)[:15]
+    assert len(batches_of(rows, schedule(steps=4), seed=1)) == 12
+    assert len(batches_of(rows, schedule(epochs=2), seed=1)) == 12
+
+
+def test_token_novelty_by_hand():
+    import numpy as np
+
+    prompt = np.array([1, 2, 3, 4])
+    assert token_novelty(prompt, np.array([2, 3, 0])) == 0.5  # (2, 3) is there, (3, 0) is not
+    assert token_novelty(prompt, np.array([1, 2, 3])) == 0.0
+    assert token_novelty(prompt, np.array([3, 2])) == 1.0
+    assert token_novelty(prompt, np.array([2, 3, 2, 3, 9])) == pytest.approx(2 / 3)  # distinct ones count
+    assert token_novelty(prompt, np.array([7])) == 1.0
+
+
+def test_a_curriculum_goes_from_copies_to_novelty_and_visits_every_row():
+    import numpy as np
+
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(10, 300, size=500).tolist()
+    novelty = rng.random(500).tolist()
+    batches = batch_order(lengths, 4, 2, 0, novelty)
+    assert Counter(i for batch in batches for i in batch) == dict.fromkeys(range(500), 2)
+    for epoch in (batches[:125], batches[125:]):
+        rows = [i for batch in epoch for i in batch]
+        pools = [[novelty[i] for i in rows[k : k + 64]] for k in range(0, 500, 64)]
+        assert all(max(left) <= min(right) for left, right in pairwise(pools))
+    assert batches[:125] != batches[125:] and batches != batch_order(lengths, 4, 2, 1, novelty)
+    mixed = [novelty[i] for batch in batch_order(lengths, 4, 1, 0) for i in batch]
+    assert abs(np.corrcoef(mixed, range(500))[0, 1]) < 0.2  # the random order has no trend
 
 
 def test_measured_loss_is_the_token_mean_without_dropout(base):
@@ -211,6 +270,39 @@ def test_autocast_multiplies_in_bfloat16_and_stores_float32(project):
     assert any(not torch.equal(rounded[name], exact[name]) for name in exact)
     found = json.loads((project / "metrics/train.json").read_text())["validation_loss"]
     assert found == pytest.approx(loss, rel=0.01)
+
+
+@pytest.mark.parametrize("method", ["full", "dora", "rslora"])
+def test_other_methods_train_generate_and_say_what_they_are(project, method):
+    from safetensors.torch import load_file
+
+    edit(project, train__method=method, train__order="extractive_first", train__epochs=None, train__steps=3)
+    run(project, "dvc", "repro", "--quiet", "generate@tuned")
+    files = {path.name for path in (project / "models/tuned").iterdir()}
+    assert json.loads((project / "models/tuned/tuning.json").read_text()) == {
+        "base": "models/tiny",
+        "method": method,
+    }
+    metrics = json.loads((project / "metrics/train.json").read_text())
+    assert (metrics["method"], metrics["steps"]) == (method, 3)
+    if method == "full":
+        assert {"model.safetensors", "config.json"} <= files and "adapter_config.json" not in files
+        assert metrics["trainable_parameters"] == metrics["total_parameters"]
+        base = load_file(project / "models/tiny/model.safetensors")
+        tuned = load_file(project / "models/tuned/model.safetensors")
+        assert set(base) == set(tuned) and all(base[name].shape == tuned[name].shape for name in base)
+        assert all(not torch.equal(base[name], tuned[name]) for name in base if "layers.0" in name)
+        assert metrics["tuned_bytes"] == (project / "models/tuned/model.safetensors").stat().st_size
+    else:
+        config = json.loads((project / "models/tuned/adapter_config.json").read_text())
+        assert (config["use_dora"], config["use_rslora"]) == (method == "dora", method == "rslora")
+        assert files == {"adapter_config.json", "adapter_model.safetensors", "tuning.json"}
+    outputs = (project / "data/predictions/tuned.jsonl").read_bytes()
+    before = digest(project / "models/tuned")
+    stage(project, "train")
+    stage(project, "generate", "tuned")
+    assert digest(project / "models/tuned") == before
+    assert (project / "data/predictions/tuned.jsonl").read_bytes() == outputs
 
 
 def test_the_loss_falls_the_base_stays_and_cost_is_kept_apart(project):

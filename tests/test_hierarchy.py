@@ -1,0 +1,165 @@
+"""Two-level resampling against exact variances, and the fits against data whose law is known."""
+
+import numpy as np
+import pytest
+
+from stages.common import hierarchy
+from stages.common.hierarchy import (
+    difference,
+    fitted,
+    pareto_front,
+    resampled,
+    scaling,
+    slope,
+    summary,
+)
+from stages.common.statistics import mean_of, mean_statistics, resampled_sums
+
+RESAMPLES = 20_000
+
+
+def simulated(rng, seeds: int, n: int, level: float, between: float, within: float, articles=None):
+    """Scores [seeds, n]: level + a seed's own shift + an article's + noise."""
+    articles = rng.normal(0, 10, n) if articles is None else articles
+    return level + rng.normal(0, between, (seeds, 1)) + articles + rng.normal(0, within, (seeds, n))
+
+
+def test_one_seed_is_the_plain_bootstrap():
+    scores = np.random.default_rng(0).uniform(0, 100, (1, 50))
+    found = resampled(scores, 500, 3)
+    assert np.array_equal(found.both, mean_of(resampled_sums(mean_statistics(scores[0]), 500)))
+    assert summary(found, 0.95)["seed_sd"] is None
+    assert found.value == pytest.approx(scores.mean(), abs=1e-6)
+
+
+def test_the_spread_of_seeds_and_of_articles_by_hand():
+    """Articles that are all alike leave the seeds' spread alone: variance of a mean of three, s^2 / 3."""
+    scores = np.repeat(np.array([[20.0], [23.0], [29.0]]), 40, axis=1)
+    found = resampled(scores, RESAMPLES, 0)
+    said = summary(found, 0.95)
+    assert said["value"] == 24.0 and said["sampling_se"] == pytest.approx(0, abs=1e-12)
+    assert said["seed_sd"] == pytest.approx(np.std([20, 23, 29], ddof=1), abs=1e-6)
+    assert found.both.std() == pytest.approx(said["seed_sd"] / np.sqrt(3), rel=0.02)
+    # Seeds that are all alike leave the articles': s / sqrt(n).
+    row = np.random.default_rng(1).uniform(0, 100, 200)
+    same = resampled(np.stack([row] * 3), RESAMPLES, 0)
+    assert np.array_equal(same.both, same.articles)
+    assert same.both.std() == pytest.approx(row.std() / np.sqrt(200), rel=0.02)
+
+
+def test_differences_cover_the_truth_over_seeds_and_articles():
+    """With three seeds the interval of a difference must hold the true one about as often as it says, and
+    one that took seeds for fixed must not."""
+    rng = np.random.default_rng(5)
+    covered = {"both": 0, "articles": 0}
+    trials = 200
+    for _ in range(trials):
+        articles = rng.normal(0, 10, 200)
+        left = resampled(simulated(rng, 3, 200, 31, 1.5, 6, articles), 300, 0)
+        right = resampled(simulated(rng, 3, 200, 30, 1.5, 6, articles), 300, 1)
+        for kind in covered:
+            low, high = np.quantile(getattr(left, kind) - getattr(right, kind), [0.025, 0.975])
+            covered[kind] += low <= 1.0 <= high
+    assert covered["both"] / trials >= 0.83  # three seeds cannot give all of 95 %
+    assert covered["articles"] / trials <= 0.6
+
+
+def test_articles_are_paired_and_seeds_are_not():
+    rng = np.random.default_rng(2)
+    articles = rng.normal(40, 15, 300)
+    left = resampled(np.stack([articles, articles]), 1_000, 0)
+    right = resampled(np.stack([articles - 2, articles - 2]), 1_000, 1)
+    found = difference(left, right, 0.95)
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((2, 2, 2), abs=1e-6)
+    assert found["p"] == pytest.approx(1 / 1_001) and found["detectable"] == pytest.approx(0, abs=1e-6)
+    seeds = np.repeat(np.array([[10.0], [20.0]]), 30, axis=1)
+    apart = difference(resampled(seeds, 1_000, 0), resampled(seeds, 1_000, 1), 0.95)
+    assert apart["value"] == 0 and apart["low"] < -3 and apart["high"] > 3
+
+
+def test_p_is_large_where_nothing_differs_and_small_where_much_does():
+    rng = np.random.default_rng(8)
+    articles = rng.normal(0, 10, 400)
+
+    def variant(level, stream):
+        return resampled(simulated(rng, 3, 400, level, 0.2, 5, articles), 2_000, stream)
+
+    same, far = (
+        difference(variant(30, 0), variant(30, 1), 0.95),
+        difference(variant(34, 0), variant(30, 1), 0.95),
+    )
+    assert same["p"] > 0.05 and far["p"] < 0.01
+    assert same["low"] < 0 < same["high"] and 0 < far["low"] < 4 < far["high"]
+
+
+def test_a_slope_by_hand():
+    """Scores 30, 31, 32 along log2(rank) = 3, 4, 5 gain 1 for each doubling."""
+    found = [resampled(np.full((1, 20), level), 100, k) for k, level in enumerate((30.0, 31.0, 32.0))]
+    entry = slope(np.log2([8, 16, 32]), found, 0.95)
+    assert (entry["value"], entry["low"], entry["high"]) == pytest.approx((1, 1, 1))
+    # Against numpy's least squares on uneven points.
+    levels = [30.0, 33.0, 31.0, 36.0]
+    x = np.array([3.0, 4.0, 6.0, 7.0])
+    found = [resampled(np.full((1, 20), level), 100, k) for k, level in enumerate(levels)]
+    assert slope(x, found, 0.95)["value"] == pytest.approx(np.polyfit(x, levels, 1)[0])
+
+
+def test_the_power_law_is_found_where_it_is_one():
+    x = np.array([250, 500, 1_000, 2_000, 4_000, 8_000.0])
+    truth = np.array([[40 - 300 * value**-0.4 for value in x], [35 - 20_000 * value**-1.2 for value in x]])
+    a, b, c = fitted(x, truth)
+    assert c == pytest.approx([0.4, 1.2], abs=1e-6)
+    assert a == pytest.approx([40, 35], rel=1e-6) and b == pytest.approx([300, 20_000], rel=1e-6)
+
+
+def test_falling_or_flat_points_are_a_constant():
+    x = np.array([250, 500, 1_000.0])
+    a, b, _ = fitted(x, np.array([[30.0, 29.0, 28.0], [31.0, 31.0, 31.0]]))
+    assert a == pytest.approx([29, 31]) and b.tolist() == [0, 0]
+
+
+def test_the_fit_is_scipys_best():
+    from scipy.optimize import curve_fit
+
+    x = np.array([250, 500, 1_000, 2_000, 4_000.0])
+    y = 38 - 250 * x**-0.45 + np.random.default_rng(4).normal(0, 0.2, 5)
+    a, b, c = (part[0] for part in fitted(x, y[None]))
+    (a2, b2, c2), _ = curve_fit(lambda n, a, b, c: a - b * n**-c, x, y, p0=(40, 200, 0.5), maxfev=50_000)
+
+    def error(a, b, c):
+        return ((y - a + b * x**-c) ** 2).sum()
+
+    assert error(a, b, c) <= 1.02 * error(a2, b2, c2)
+    assert c == pytest.approx(c2, abs=0.03)
+
+
+def test_scaling_holds_the_law_against_the_largest_size():
+    """The law is fitted without the largest point, and its miss is that point's distance."""
+    x = np.array([250, 500, 1_000, 2_000, 4_000])
+    levels = [40 - 300 * float(n) ** -0.4 for n in x]
+    levels[-1] += 1.5
+    found = [resampled(np.full((1, 30), level), 200, k) for k, level in enumerate(levels)]
+    law = scaling(x, found, 0.95)
+    assert law["exponent"] == pytest.approx(0.4, abs=1e-4)
+    assert law["miss"]["value"] == pytest.approx(1.5, abs=1e-3)
+    assert law["predicted"]["value"] == pytest.approx(levels[-1] - 1.5, abs=1e-3)
+    # 4,000 pairs reach 29.13 + 1.5 = 30.63, 2,000 reach 25.66: none but the largest is within a point.
+    assert law["within_one_point"]["value"] == 4_000
+    flat = [
+        resampled(np.full((1, 30), level), 200, k) for k, level in enumerate((20.0, 29.2, 29.5, 29.9, 30.0))
+    ]
+    assert scaling(x, flat, 0.95)["within_one_point"] == {"value": 500, "low": 500, "high": 500}
+
+
+def test_the_band_passes_through_the_fitted_law():
+    x = np.array([250, 500, 1_000, 2_000])
+    found = [resampled(np.full((1, 30), 40 - 300 * float(n) ** -0.4), 50, k) for k, n in enumerate(x)]
+    drawn = hierarchy.band(x, found, np.array([500.0, 9_000.0]), 0.95)
+    assert drawn.shape == (3, 2)
+    assert drawn[0] == pytest.approx([40 - 300 * 500**-0.4, 40 - 300 * 9_000**-0.4], abs=1e-3)
+
+
+def test_the_pareto_front_by_hand():
+    cost, value = [27.0, 14.0, 9.0, 6.0, 9.0], [30.0, 30.0, 29.0, 29.5, 29.5]
+    assert pareto_front(cost, value) == [1, 3]  # 30 for 14 beats 30 for 27; 29.5 for 6 beats all at 9
+    assert pareto_front([1.0, 1.0], [5.0, 5.0]) == [0, 1]

@@ -1,0 +1,329 @@
+"""Studies: declared, run, killed, compared, told in words."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT, run
+
+from stages.common import params
+from stages.common.errors import UserError
+from stages.common.studies import STUDIES_FILE, Studies, experiment, from_axes, from_search, option
+from stages.common.study_words import verdict
+
+MODELS = [scale["model"] for scale in yaml.safe_load((ROOT / STUDIES_FILE).read_text())["scales"].values()]
+
+
+def declared(tmp_path, **studies) -> Studies:
+    text = {
+        "scales": {"tiny": {"model": "m", "settings": {"train.epochs": 1}, "quick": {"data.train_size": 5}}}
+    }
+    (tmp_path / "studies.yaml").write_text(yaml.safe_dump({**text, "studies": studies}))
+    return Studies("m", tmp_path / "studies.yaml")
+
+
+RANKS = {
+    "question": "?",
+    "reference": "rank-8",
+    "seeds": [0, 7],
+    "axes": {"lora.rank": [8, 16]},
+    "analysis": "trend",
+    "along": "lora.rank",
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_shipped_study_is_sound_on_both_scales(model, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    studies = Studies(model)
+    studies.check_names()
+    assert len(studies.names()) >= 11
+    for name in studies.names():
+        for quick in (False, True):
+            study = studies.study(name, quick)
+            assert study.question.endswith("?") and len(study.variants) >= 2
+            for values in study.experiments().values():
+                whole = params.read_yaml(params.PARAMS_FILE)
+                if model != whole["model"]["name"]:
+                    preset = params.read_yaml(Path("presets/phi2-xsum-t4.yaml"))
+                    for section, found in preset.items():
+                        whole[section] |= found
+                for key, value in values.items():
+                    section, _, inner = key.partition(".")
+                    if inner:
+                        whole[section][inner] = value
+                    else:
+                        whole[section] = value
+                assert params.problems(whole) == [], (name, values)
+
+
+def test_names_and_values_of_axes():
+    found = from_axes({"lora.rank": [8], "train.learning_rate": [0.002, 1e-05]})
+    assert found == {
+        "rank-8-learning-rate-0.002": {"lora.rank": 8, "train.learning_rate": 0.002},
+        "rank-8-learning-rate-1e-05": {"lora.rank": 8, "train.learning_rate": 1e-05},
+    }
+    assert list(from_axes({"data.train_size": [None], "prompt.template": ["in_short"]})) == [
+        "train-size-all-template-in-short"
+    ]
+
+
+def test_a_search_is_its_seed_and_stays_in_its_bounds():
+    search = {"budget": 200, "seed": 3, "keys": {"a": {"low": 0.001, "high": 0.1}, "b": [1, 2]}}
+    found = from_search(search)
+    assert found == from_search(search) and found != from_search({**search, "seed": 4})
+    rates = np.array([drawn["a"] for drawn in found.values()])
+    assert len(found) == 200 and rates.min() >= 0.001 and rates.max() <= 0.1
+    assert 0.35 < (rates < 0.01).mean() < 0.65  # half of the draws in each of the two decades
+    assert {drawn["b"] for drawn in found.values()} == {1, 2}
+
+
+def test_a_study_sets_the_scale_then_the_study_then_the_variant(tmp_path):
+    study = declared(tmp_path, rank={**RANKS, "settings": {"tiny": {"data.test_size": 9}}}).study("rank")
+    assert study.experiments()["rank-16-seed7"] == {
+        "train.epochs": 1,
+        "data.test_size": 9,
+        "lora.rank": 16,
+        "seed": 7,
+    }
+    assert [member.name for member in study.series[""]] == ["rank-8", "rank-16"]
+
+
+def test_quick_has_one_seed_and_its_own_names(tmp_path):
+    study = declared(tmp_path, rank=RANKS).study("rank", quick=True)
+    assert study.name == "quick-rank" and list(study.experiments()) == [
+        "quick-rank-8-seed0",
+        "quick-rank-16-seed0",
+    ]
+    assert study.experiments()["quick-rank-8-seed0"]["data.train_size"] == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"axis": {}}, "studies.rank.axis: unknown key"),
+        ({"reference": "rank-4"}, "studies.rank.reference: 'rank-4' is none of its variants"),
+        ({"axes": {"lora.rnak": [8]}}, "lora.rnak: unknown key of params.yaml"),
+        ({"axes": {"lora.rank": [0.5]}}, "lora.rank: expected a whole number"),
+        ({"variants": {"a b": {}}}, "variant 'a b': expected a name"),
+        ({"analysis": "guess"}, "studies.rank.analysis: expected one of"),
+        ({"series": {"x": ["rank-9"]}}, "studies.rank.series: 'rank-9' is no variant"),
+    ],
+)
+def test_a_wrong_declaration_is_named(tmp_path, change, problem):
+    with pytest.raises(UserError, match=problem.replace(".", r"\.")):
+        declared(tmp_path, rank={**RANKS, **change}).study("rank")
+
+
+def test_a_study_or_scale_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="no study 'x'; there are rank"):
+        declared(tmp_path, rank=RANKS).study("x")
+    with pytest.raises(UserError, match=r"no scale for model.name 'other'; there are tiny \(m\)"):
+        Studies("other", tmp_path / "studies.yaml")
+
+
+def test_one_name_for_two_settings_is_refused(tmp_path):
+    other = {**RANKS, "settings": {"tiny": {"train.epochs": 2}}}
+    with pytest.raises(
+        UserError, match=r"rank-8-seed0 stands in rank and again with different train\.epochs"
+    ):
+        declared(tmp_path, rank=RANKS, again=other).check_names()
+    declared(tmp_path, rank=RANKS, again=RANKS).check_names()
+
+
+def test_options_are_read_back_as_they_were():
+    for value in (8, 0.002, 1e-05, None, True, "none", ["q_proj", "k_proj"]):
+        key, _, text = option("a.b", value).partition("=")
+        assert key == "a.b"
+        assert params.parse_yaml(f"v: {text}", Path("x"))["v"] == value
+
+
+# Words.
+
+
+def found(value: float, p: float, **more) -> dict:
+    score = {"value": 30.0, "low": 29.0, "high": 31.0, "seed_sd": 0.2, "sampling_se": 0.4}
+    entry = {"value": value, "low": value - 1, "high": value + 1, "p": p, "p_holm": p, "detectable": 1.4}
+    return {
+        "study": "s",
+        "question": "?",
+        "reference": "a",
+        "confidence": 0.95,
+        "n": 2_000,
+        "seeds": [0, 1, 2],
+        "variants": {
+            "a": {"scores": {"rouge1": score}, "difference": {}},
+            "b": {"scores": {"rouge1": score}, "difference": {"rouge1": entry}},
+        },
+        "analysis": more,
+    }
+
+
+def test_no_difference_says_what_could_have_been_missed():
+    said = verdict(found(0.3, 0.6))
+    assert said[0] == (
+        "From a no variant differs; a true difference of 1.40 points would have shown in 80% of cases, a "
+        "smaller one could have been missed."
+    )
+    assert said[-1] == (
+        "Seeds are 0.20 points apart (median standard deviation over 3 seeds, at most 0.20); the draw of "
+        "2,000 articles moves a score by 0.40 points (standard error)."
+    )
+
+
+def test_a_real_difference_is_called_one():
+    assert verdict(found(2.0, 0.01))[0] == ("Real differences in ROUGE-1 from a: b +2.00 [+1.00, +3.00].")
+
+
+def test_a_trend_in_words():
+    entry = {"value": 0.5, "low": 0.1, "high": 0.9, "p": 0.01, "detectable": 0.6}
+    said = verdict(found(2.0, 0.01, for_each_doubling={"": entry}))[1]
+    assert (
+        said
+        == "+0.50 [+0.10, +0.90] points of ROUGE-1 for each doubling (p = 0.0100): quality grows with it."
+    )
+    flat = {**entry, "p": 0.4}
+    said = verdict(found(2.0, 0.01, for_each_doubling={"shared": flat}))[1]
+    assert said.startswith("shared: ") and said.endswith(
+        "no trend is shown; one of 0.60 points would have been."
+    )
+
+
+# The whole: real stages, real experiments.
+
+TINY_STUDIES = {
+    "scales": {
+        "tiny": {"model": "models/tiny", "settings": {"evaluate.split": "validation"}, "quick": {}},
+    },
+    "studies": {
+        "rank": {
+            "question": "Does quality grow with the rank?",
+            "reference": "rank-2",
+            "seeds": [0, 1],
+            "axes": {"lora.rank": [2, 4]},
+            "analysis": "trend",
+            "along": "lora.rank",
+        },
+        "broken": {
+            "question": "What of a variant that fails?",
+            "reference": "as-set",
+            "seeds": [0],
+            "variants": {"as-set": {}, "no-module": {"lora.target_modules": ["nothing"]}},
+        },
+        "unlike": {
+            "question": "What of other articles?",
+            "reference": "as-set",
+            "seeds": [0],
+            "variants": {"as-set": {}, "fewer": {"data.validation_size": 5}},
+        },
+    },
+}
+
+
+@pytest.fixture
+def studied(project):
+    """The tiny project with studies of its own, committed."""
+    (project / "studies.yaml").write_text(yaml.safe_dump(TINY_STUDIES, sort_keys=False))
+    run(project, "git", "add", "--all")
+    run(project, "git", "commit", "--quiet", "--message=studies")
+    return project
+
+
+def study(folder: Path, *arguments: str, check: bool = True):
+    return run(folder, "python", "-m", "stages.commands.study", *arguments, check=check)
+
+
+def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied, monkeypatch):
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": "",
+    }
+    with subprocess.Popen(
+        ["python", "-m", "stages.commands.study", "rank", "--jobs", "2"],
+        cwd=studied,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as first:
+        logs = studied / ".dvc/tmp/studies"
+        deadline = time.time() + 180
+        while time.time() < deadline:
+            texts = [log.read_text() for log in logs.glob("*.log")] if logs.is_dir() else []
+            if any("Running stage 'train'" in text for text in texts):
+                break
+            time.sleep(0.3)
+        first.send_signal(signal.SIGKILL)  # nothing can be tidied up
+    assert list(logs.glob("*.pid"))
+
+    done = study(studied, "rank", "--jobs", "2")
+    assert "runs of a killed study were still going; they start again" in done.stdout
+    assert "study rank: 0 of 4 runs are there" in done.stdout
+    assert "for each doubling" in done.stdout and "rank-4" in done.stdout
+    assert not list(logs.glob("*.pid"))
+    compared = json.loads((studied / "metrics/studies/rank.json").read_text())
+    assert list(compared["variants"]) == ["rank-2", "rank-4"] and compared["seeds"] == [0, 1]
+    assert compared["variants"]["rank-4"]["cost"]["trainable_parameters"] == 2 * 2 * 3 * 2 * 64 * 2
+    assert (studied / "plots/studies/rank.svg").is_file()
+    assert "**rank**: Does quality grow with the rank?" in (studied / "README.md").read_text()
+
+    # Again: everything is there, nothing runs, not a byte changes; plain DVC reads the experiments.
+    before = {path: path.read_bytes() for path in (studied / "metrics/studies").iterdir()}
+    again = study(studied, "rank")
+    assert "4 of 4 runs are there, 0 to go" in again.stdout
+    assert {path: path.read_bytes() for path in (studied / "metrics/studies").iterdir()} == before
+    shown = json.loads(run(studied, "dvc", "exp", "show", "--json").stdout)
+    names = {e["name"] for revision in shown for e in revision.get("experiments") or []}
+    assert names == {experiment(f"rank-{rank}", seed) for rank in (2, 4) for seed in (0, 1)}
+    means = []
+    for seed in (0, 1):
+        text = run(
+            studied, "git", "show", f"refs/exps/{ref_of(studied, f'rank-4-seed{seed}')}:metrics/summary.json"
+        )
+        means.append(json.loads(text.stdout)["rouge1"])
+    assert compared["variants"]["rank-4"]["scores"]["rouge1"]["value"] == pytest.approx(
+        np.mean(means), abs=1e-3
+    )
+
+    # A change of what the runs were made with makes them missing; one of the page they end in does not.
+    from stages.common.experiments import finished
+
+    monkeypatch.chdir(studied)
+    assert len(finished(Studies("models/tiny").study("rank"))) == 4
+    report = studied / "stages/report.py"
+    report.write_text(report.read_text() + "\n")
+    assert len(finished(Studies("models/tiny").study("rank"))) == 4
+    train = studied / "stages/train.py"
+    train.write_text(train.read_text() + "\n")
+    assert finished(Studies("models/tiny").study("rank")) == {}
+
+
+def ref_of(folder: Path, name: str) -> str:
+    refs = run(folder, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
+    (found,) = [ref for ref in refs if ref.endswith(f"/{name}")]
+    return found.removeprefix("refs/exps/")
+
+
+def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
+    failed = study(studied, "broken", check=False)
+    assert failed.returncode == 1
+    assert "no-module-seed0 failed, its log is .dvc/tmp/studies/no-module-seed0.log" in failed.stderr
+    assert "lora.target_modules: nothing matches no module" in failed.stderr
+    assert failed.stderr.strip().endswith("The same command tries them again")
+    assert ref_of(studied, "as-set-seed0")
+    assert not (studied / "metrics/studies/broken.json").exists()
+
+    # Experiments of other articles are refused, by what differs.
+    unlike = study(studied, "unlike", check=False)
+    assert unlike.returncode == 1 and "compare: n is 5 in fewer-seed0 and 6 in as-set-seed0" in unlike.stderr
+
+    (studied / "params.yaml").write_text((studied / "params.yaml").read_text() + "\n")
+    dirty = study(studied, "rank", check=False)
+    assert "1 tracked files are changed, such as params.yaml; commit them first" in dirty.stderr

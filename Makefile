@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # dvc runs `python -m stages.NAME`: the environment's python must come first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lint preset data remote ladder results estimate verify bench study setup
+.PHONY: repro test lint preset data remote ladder results estimate verify bench study show diff setup
 
 repro: setup ## Reproduce the whole study, then print its table
 	dvc repro
@@ -42,6 +42,13 @@ remote: setup ## make remote DIR=PATH: keep data, models and predictions in a fo
 
 study: setup ## make study NAME=rank [JOBS=2] [QUICK=1]: run what is missing of a study, then compare
 	@python -m stages.commands.study $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(if $(QUICK),--quick)
+
+show: setup ## make show [NAME=rank]: the experiments, their headline metrics and what they set
+	@python -m stages.commands.show $(NAME)
+
+diff: setup ## make diff REV=main: parameters, metrics with intervals and plots against a revision
+	@test -n "$(REV)" || { echo "usage: make diff REV=main, or another commit, branch, tag or experiment"; exit 2; }
+	@python -m stages.commands.diff "$(REV)" $(if $(MARKDOWN),--markdown)
 
 ladder: setup ## Run the graph on 10, 100, 1,000 and all rows asked for; stop at the first rung that fails
 	@python -m stages.commands.ladder

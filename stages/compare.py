@@ -1,7 +1,8 @@
 """Compare the variants of a study: intervals, paired tests, what could have been missed, what each cost.
 
 Reads   studies.yaml, params.yaml, and the study's DVC experiments (their scores of every article by id).
-Writes  metrics/studies/NAME.json, plots/studies/NAME.svg and .csv, and the README between its markers.
+Writes  metrics/studies/NAME.json, plots/studies/NAME.svg and .csv, docs/decisions.md, and the README between
+        its markers.
 Run     python -m stages.compare NAME [--quick]    (`make study` ends with it)
 
 Nothing is run again. Experiments that scored other articles, or with other settings, are refused.
@@ -17,9 +18,10 @@ import numpy as np
 from stages.commands.results import put_into_readme
 from stages.common import errors, hierarchy, params, plots
 from stages.common.commandline import print_table
+from stages.common.decisions import DECISIONS_FILE, current_decisions
 from stages.common.errors import UserError
 from stages.common.experiments import finished
-from stages.common.files import read_json, write_json
+from stages.common.files import read_json, write_json, write_text
 from stages.common.metrics import HEADLINE, Scores, read_scores, require_comparable
 from stages.common.statistics import holm
 from stages.common.studies import Studies, Study, experiment
@@ -330,6 +332,7 @@ def main() -> None:
     write_plots(study, found)
     if not arguments.quick:
         put_into_readme(START, END, section(STUDIES, Studies(p.model.name).names()))
+        write_text(DECISIONS_FILE, current_decisions(STUDIES))
     print_study(found)
 
 

@@ -25,7 +25,7 @@ def declared(tmp_path, **studies) -> Studies:
     text = {
         "scales": {"tiny": {"model": "m", "settings": {"train.epochs": 1}, "quick": {"data.train_size": 5}}}
     }
-    (tmp_path / "studies.yaml").write_text(yaml.safe_dump({**text, "studies": studies}))
+    (tmp_path / "studies.yaml").write_text(yaml.safe_dump({**text, "studies": studies}, sort_keys=False))
     return Studies("m", tmp_path / "studies.yaml")
 
 
@@ -292,6 +292,18 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied, monkeypa
         np.mean(means), abs=1e-3
     )
 
+    # What a reviewer sees: the experiments, and one against the other, paired by article.
+    shown = run(studied, "python", "-m", "stages.commands.show", "rank").stdout
+    assert "4 experiments" in shown and "rank=4, seed=1" not in shown.split("rank-4-seed0")[1].split("\n")[0]
+    assert all(len(line) <= 120 for line in shown.splitlines())
+    run(studied, "dvc", "exp", "apply", "rank-2-seed0")
+    diff = run(studied, "python", "-m", "stages.commands.diff", "rank-4-seed0", "--markdown").stdout
+    assert "| lora.rank | 4 | 2 |" in diff and "paired by article" in diff
+    same = run(studied, "python", "-m", "stages.commands.diff", "rank-2-seed0").stdout
+    assert same.count("the same") == 6 and "none changed" in same
+    missing = run(studied, "python", "-m", "stages.commands.diff", "nothing", check=False)
+    assert "'nothing' is no commit, branch, tag or experiment" in missing.stderr
+
     # A change of what the runs were made with makes them missing; one of the page they end in does not.
     from stages.common.experiments import finished
 
@@ -327,3 +339,38 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     (studied / "params.yaml").write_text((studied / "params.yaml").read_text() + "\n")
     dirty = study(studied, "rank", check=False)
     assert "1 tracked files are changed, such as params.yaml; commit them first" in dirty.stderr
+
+
+# What is committed.
+
+
+def test_the_decisions_hold_the_studies_numbers(monkeypatch):
+    from stages.common.decisions import DECISIONS, DECISIONS_FILE, current_decisions
+
+    monkeypatch.chdir(ROOT)
+    assert DECISIONS_FILE.read_text() == current_decisions(Path("metrics/studies"))
+    studies = Studies("models/phi-tiny")
+    for decision in DECISIONS:
+        varied = {key for variant in studies.study(decision.study).variants for key in variant.changes}
+        assert decision.key in varied, decision
+
+
+def test_the_readme_shows_every_committed_study(monkeypatch):
+    from stages.compare import END, START, section
+
+    monkeypatch.chdir(ROOT)
+    text = Path("README.md").read_text()
+    shown = text.partition(START)[2].partition(END)[0]
+    assert shown == section(Path("metrics/studies"), Studies("models/phi-tiny").names())
+
+
+def test_committed_studies_are_of_the_declared_variants(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    studies = Studies("models/phi-tiny")
+    for path in Path("metrics/studies").glob("[!q]*.json"):
+        committed, study = json.loads(path.read_text()), studies.study(path.stem)
+        assert list(committed["variants"]) == [variant.name for variant in study.variants], path
+        assert committed["seeds"] == list(study.seeds) and committed["reference"] == study.reference
+        for variant in study.variants:
+            assert committed["variants"][variant.name]["sets"] == variant.changes
+        assert committed["n"] >= 2_000

@@ -55,18 +55,30 @@ def wanted_params(values: dict[str, object]) -> dict:
     return found
 
 
-def is_finished(ref: str, values: dict[str, object]) -> bool:
-    """Whether an experiment is of the code that is here and of these values."""
+def locked(ref: str) -> dict | None:
+    """The compared stages of an experiment's dvc.lock, or None where it has not run them all."""
     text = git("show", f"{ref}:dvc.lock", check=False)
     stages = (yaml.safe_load(text) or {}).get("stages", {}) if text else {}
-    if not set(COMPARED) <= set(stages):
+    return {name: stages[name] for name in COMPARED} if set(COMPARED) <= set(stages) else None
+
+
+def same_code(ref: str) -> bool:
+    """Whether an experiment was made by the code that is here."""
+    stages = locked(ref)
+    if stages is None:
+        return False
+    files = {item["path"]: item["md5"] for stage in stages.values() for item in stage["deps"]}
+    code = {Path(path): found for path, found in files.items() if Path(path).suffix in (".py", ".txt")}
+    return all(path.is_file() and md5(path) == found for path, found in code.items())
+
+
+def is_finished(ref: str, values: dict[str, object]) -> bool:
+    """Whether an experiment is of the code that is here and of these values."""
+    stages = locked(ref)
+    if stages is None or not same_code(ref):
         return False
     wanted = wanted_params(values)
     for name in COMPARED:
-        for item in stages[name]["deps"]:
-            path = Path(item["path"])
-            if path.suffix in (".py", ".txt") and (not path.is_file() or md5(path) != item["md5"]):
-                return False
         for key, value in stages[name].get("params", {}).get("params.yaml", {}).items():
             if lookup(wanted, key) != value:
                 return False

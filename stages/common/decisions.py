@@ -1,0 +1,166 @@
+"""docs/decisions.md: each default of params.yaml with the study, the numbers and the paper behind it.
+
+Written from metrics/studies/ alone, so that a number there can be no other than the study's.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.common import params
+from stages.common.files import read_json
+from stages.common.metrics import HEADLINE, METRICS
+from stages.common.study_words import between
+from stages.common.verdict import is_real
+
+DECISIONS_FILE = Path("docs/decisions.md")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """key: of params.yaml; study: that varies it; paper: what others found."""
+
+    key: str
+    study: str
+    paper: str
+
+
+DECISIONS = (
+    Decision(
+        "train.method",
+        "method",
+        "Hu et al. 2021 (LoRA): on par with training every weight. Biderman et al. 2024: it "
+        "learns less and forgets less. Kalajdzievski 2023 (rsLoRA), Liu et al. 2024 (DoRA).",
+    ),
+    Decision(
+        "lora.target_modules",
+        "method",
+        "Hu et al. 2021 adapt attention alone; Dettmers et al. 2023 (QLoRA) need every linear "
+        "layer to match full fine-tuning.",
+    ),
+    Decision(
+        "lora.rank",
+        "rank",
+        "Hu et al. 2021, section 7.2: low ranks are enough where the task is near to what the base knows.",
+    ),
+    Decision(
+        "train.learning_rate",
+        "learning_rate",
+        "Biderman et al. 2024: LoRA's best rate is an order of magnitude above that of full fine-tuning.",
+    ),
+    Decision(
+        "lora.alpha",
+        "ablation",
+        "Kalajdzievski 2023: with the scale alpha / rank, updates shrink as the rank grows.",
+    ),
+    Decision(
+        "lora.dropout",
+        "ablation",
+        "Dettmers et al. 2023: 0.05 helped models of 7 and 13 billion weights and not those of 33 and 65.",
+    ),
+    Decision(
+        "data.train_size",
+        "data_size",
+        "Hestness et al. 2017: error falls as a power law of the number of examples.",
+    ),
+    Decision(
+        "train.epochs",
+        "ablation",
+        "Muennighoff et al. 2023: up to four passes over the same data are worth nearly as much as new data.",
+    ),
+    Decision(
+        "train.gradient_accumulation",
+        "ablation",
+        "McCandlish et al. 2018: the batch that is still useful grows as the loss falls.",
+    ),
+    Decision(
+        "train.warmup_share",
+        "ablation",
+        "Goyal et al. 2017: rising to the full rate step by step avoids trouble early on.",
+    ),
+    Decision(
+        "train.autocast",
+        "ablation",
+        "Micikevicius et al. 2018: products in 16 bits, sums and weights in 32.",
+    ),
+    Decision(
+        "prompt.max_input_tokens",
+        "ablation",
+        "Narayan et al. 2018: what a summary in XSum needs is spread over the article.",
+    ),
+    Decision(
+        "prompt.template",
+        "prompt",
+        "Sclar et al. 2024: scores of untuned models hang on the form of the prompt.",
+    ),
+    Decision(
+        "model.quantization",
+        "quantization",
+        "Dettmers et al. 2023: LoRA on an NF4 base matches fine-tuning in 16 bits.",
+    ),
+    Decision(
+        "generate.num_beams",
+        "decoding",
+        "Koehn and Knowles 2017: wider beams help up to a width, then quality falls.",
+    ),
+    Decision("generate.length_penalty", "decoding", "Wu et al. 2016."),
+    Decision("generate.no_repeat_ngram", "decoding", "Paulus et al. 2018."),
+    Decision(
+        "data.selection",
+        "novelty",
+        "Narayan et al. 2018 measure how abstractive a summary is by its new n-grams.",
+    ),
+    Decision("train.order", "novelty", "Bengio et al. 2009: easy examples first."),
+)
+
+
+def compared_values(found: dict, key: str, confidence: float) -> list[str]:
+    """A line for each variant of a study that changes `key` alone, against the study's reference."""
+    lines = []
+    for name, variant in found["variants"].items():
+        if key not in variant["sets"] or name == found["reference"]:
+            continue
+        others = set(variant["sets"]) - set(found["variants"][found["reference"]]["sets"]) - {key}
+        entry = variant["difference"][HEADLINE]
+        verdict = (
+            "real" if is_real(entry, confidence) else f"not distinguishable, {entry['detectable']:.2f} were"
+        )
+        also = f" (with {', '.join(sorted(others))})" if others else ""
+        lines.append(f"- `{name}`{also}: {between(entry)}, {verdict}")
+    return lines
+
+
+def decisions_text(studies: Path, values: dict) -> str:
+    """The whole file. values: params.yaml."""
+    title = METRICS[HEADLINE].title
+    parts = [
+        "# Decisions\n",
+        "Each default in `params.yaml` that a study varies: what the study found, and what others did. "
+        f"Numbers are differences in {title} from the study's reference, with 95% intervals over seeds and "
+        "articles; *real* is after Holm's correction over the study; where nothing is distinguishable, the "
+        "difference is named that would have shown in 80% of cases. Written by `make study`.\n",
+    ]
+    for decision in DECISIONS:
+        section, _, key = decision.key.partition(".")
+        value = values[section][key]
+        shown = ", ".join(value) if isinstance(value, list) else "null" if value is None else value
+        parts.append(f"## `{decision.key}: {shown}`\n")
+        path = studies / f"{decision.study}.json"
+        if path.is_file():
+            found = read_json(path)
+            seeds = len(found["seeds"])
+            parts.append(
+                f"Study `{decision.study}`: {found['n']:,} {found['split']} articles, {seeds} "
+                f"seed{'s' * (seeds > 1)}, reference `{found['reference']}` at "
+                f"{found['variants'][found['reference']]['scores'][HEADLINE]['value']:.2f}.\n"
+            )
+            lines = compared_values(found, decision.key, found["confidence"])
+            parts.append("\n".join(lines) + "\n")
+        else:
+            parts.append(f"Study `{decision.study}`: declared in `studies.yaml`, not run yet.\n")
+        parts.append(f"{decision.paper}\n")
+    return "\n".join(parts)
+
+
+def current_decisions(studies: Path) -> str:
+    """docs/decisions.md as it must be."""
+    return decisions_text(studies, params.read_yaml(params.PARAMS_FILE))

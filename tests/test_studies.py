@@ -326,8 +326,8 @@ def ref_of(folder: Path, name: str) -> str:
 def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     failed = study(studied, "broken", check=False)
     assert failed.returncode == 1
-    assert "no-module-seed0 failed, its log is .dvc/tmp/studies/no-module-seed0.log" in failed.stderr
-    assert "lora.target_modules: nothing matches no module" in failed.stderr
+    assert "no-module-seed0 failed, its log is .dvc/tmp/studies/no-module-seed0.log" in failed.stdout
+    assert "lora.target_modules: nothing matches no module" in failed.stdout
     assert failed.stderr.strip().endswith("The same command tries them again")
     assert ref_of(studied, "as-set-seed0")
     assert not (studied / "metrics/studies/broken.json").exists()

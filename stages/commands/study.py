@@ -18,6 +18,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from tqdm import tqdm
 
 from stages.common import errors, params
@@ -57,24 +58,24 @@ def kill_group(process_id: int) -> None:
 
 def clear_remains() -> int:
     """End what a killed study left running, drop what it left lying; how many were still running."""
-    left = 0
-    for file in WORK.glob("*.pid"):
+    left, files = 0, list(WORK.glob("*.pid"))
+    for file in files:
         process_id, _, begun = file.read_text().partition(" ")
         if began(int(process_id)) == begun:
             left += 1
             kill_group(int(process_id))
         file.unlink()
-    git("update-ref", "-d", STASH, check=False)
-    if STANDALONE.is_dir():
-        shutil.rmtree(STANDALONE)
+    if files:
+        git("update-ref", "-d", STASH, check=False)
+        shutil.rmtree(STANDALONE, ignore_errors=True)
     return left
 
 
 def began(process_id: int) -> str:
-    """When a process began, in the kernel's clock ticks: an id may have gone to another by now."""
+    """When a process began: by now its id may have gone to another. Empty where there is none."""
     try:
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
+        return str(psutil.Process(process_id).create_time())
+    except psutil.NoSuchProcess:
         return ""
 
 

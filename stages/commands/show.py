@@ -11,13 +11,14 @@ from stages.common import errors, params
 from stages.common.commandline import print_table
 from stages.common.errors import UserError
 from stages.common.experiments import experiment_refs, git, same_code
+from stages.common.results import number
 from stages.common.studies import Studies
 
 
 def row(name: str, summary: dict, code: str, changes: dict) -> list[str]:
     """Cells of one experiment."""
     interval = f"{summary['rouge1']:.2f} [{summary['rouge1_low']:.2f}, {summary['rouge1_high']:.2f}]"
-    cells = [f"{summary[key]:.2f}" for key in ("rougeL", "bertscore", "verbatim")]
+    cells = [number(summary[key]) for key in ("rougeL", "bertscore", "verbatim")]
     said = ", ".join(f"{key.rpartition('.')[2]}={shown(value)}" for key, value in changes.items())
     return [name, interval, *cells, code, said]
 

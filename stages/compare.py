@@ -22,7 +22,7 @@ from stages.common.decisions import DECISIONS_FILE, current_decisions
 from stages.common.errors import UserError
 from stages.common.experiments import finished
 from stages.common.files import read_json, write_json, write_text
-from stages.common.metrics import HEADLINE, Scores, read_scores, require_comparable
+from stages.common.metrics import HEADLINE, Scores, read_scores, require_comparable, scores_file
 from stages.common.statistics import holm
 from stages.common.studies import Studies, Study, experiment
 from stages.common.study_words import verdict
@@ -47,7 +47,7 @@ def read_experiment(ref: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         for system in ("base", "tuned"):
             path = Path(folder) / f"{system}.parquet"
-            files.get_file(f"data/scores/{system}.parquet", str(path))
+            files.get_file(scores_file(system).as_posix(), str(path))
             found[system] = read_scores(path)
     return found
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from stages.common import analysis, errors, page, params, plots
 from stages.common.article import Article, output_marks, segments
 from stages.common.files import read_json, read_parquet, write_text
-from stages.common.metrics import HEADLINE, METRICS, QUALITY, test_hash
+from stages.common.metrics import HEADLINE, METRICS, QUALITY, scores_file, test_hash
 from stages.common.plots import write_csv
 from stages.common.results import comparison_rows, results_table, score_rows
 from stages.common.text import body_of
@@ -34,7 +34,6 @@ PARAMS = (
 )
 EVALUATION = Path("metrics/evaluation.json")
 TRAIN = Path("metrics/train.json")
-SCORES = Path("data/scores")
 PREPARED = Path("data/prepared")
 PLOTS = Path("plots")
 LOSS_DATA = Path("plots/loss.csv")
@@ -415,7 +414,7 @@ def page_data(p, evaluation: dict, tables: dict, groups: dict, labels: dict, tab
 def main() -> None:
     p = params.load(PARAMS)
     evaluation = read_json(EVALUATION)
-    tables = {name: read_parquet(SCORES / f"{name}.parquet") for name in (*SYSTEMS, "reference")}
+    tables = {name: read_parquet(scores_file(name)) for name in (*SYSTEMS, "reference")}
     table = read_parquet(PREPARED / f"{p.evaluate.split}.parquet")
     lengths = tables["reference"]["document_words"].to_numpy().astype(float)
     facets = analysis.facets(

@@ -4,7 +4,7 @@ Run     python -m stages.significance --references FILE --system A=FILE --system
         python -m stages.significance --scores A=FILE --scores B=FILE [...] [--output FILE]
 
 The first form scores files of outputs (a text a line, or JSONL) with the stage `evaluate`'s code; the
-second takes scores that it wrote (data/scores/SYSTEM.parquet, of two runs say), and refuses scores of other
+second takes scores that it wrote (a file of data/scores, of two runs say), and refuses scores of other
 articles or settings. Every system is compared with every one named after it; Holm's correction is over
 all of these tests.
 """

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from stages import score
 from stages.common.results import results_table
 
-STAGES = ["pretrain", "prepare", "tokenize", "smoke", "train", "generate", "evaluate", "report"]
+STAGES = ["pretrain", "prepare", "tokenize", "smoke", "train", "generate", "score", "evaluate", "report"]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 LOCK = yaml.safe_load((ROOT / "dvc.lock").read_text())
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -53,6 +54,7 @@ def closure(path: Path) -> set[str]:
 def test_the_graph_has_just_these_stages():
     assert list(GRAPH["stages"]) == STAGES
     assert list(GRAPH["stages"]["generate"]["foreach"]) == ["base", "tuned"]
+    assert list(GRAPH["stages"]["score"]["foreach"]) == list(score.GROUPS)
     assert definition("pretrain")["frozen"] is True
 
 
@@ -117,7 +119,8 @@ LOCKED = [name for name in LOCK["stages"]]
 
 def test_the_lock_has_every_stage():
     assert sorted(LOCKED) == sorted(
-        [s for s in STAGES if s != "generate"] + ["generate@base", "generate@tuned"]
+        [s for s in STAGES if s not in ("generate", "score")]
+        + ["generate@base", "generate@tuned", "score@baselines", "score@tuned"]
     )
 
 

@@ -7,6 +7,8 @@ import re
 import pytest
 from conftest import SMALL, copy_repository, edit, run, stage
 
+from stages.common.metrics import scores_file
+
 TRACKED = """
 metrics/data.json metrics/evaluation.json metrics/pretrain.json metrics/prompt.json metrics/smoke.json
 metrics/summary.json metrics/train.json
@@ -124,7 +126,7 @@ def test_scores_hold_a_row_an_id_and_give_the_aggregates(finished):
     evaluation = json.loads((folder / "metrics/evaluation.json").read_text())
     ids = pq.read_table(folder / "data/prepared/test.parquet")["id"].to_pylist()
     for name in ("lead", "oracle", "base", "tuned"):
-        table = pq.read_table(folder / f"data/scores/{name}.parquet")
+        table = pq.read_table(folder / scores_file(name))
         assert table["id"].to_pylist() == ids
         mean = sum(table["rouge1"].to_pylist()) / len(ids)
         assert evaluation["systems"][name]["rouge1"]["value"] == pytest.approx(mean, abs=1e-4)
@@ -152,7 +154,7 @@ def test_a_second_evaluation_writes_the_same_bytes(finished):
     import sys
 
     folder, _ = finished
-    names = ["metrics/evaluation.json", *(f"data/scores/{n}.parquet" for n in ("lead", "base", "tuned"))]
+    names = ["metrics/evaluation.json", *(scores_file(n).as_posix() for n in ("lead", "base", "tuned"))]
     before = [(folder / name).read_bytes() for name in names]
     subprocess.run(
         [sys.executable, "-m", "stages.evaluate"],
@@ -178,7 +180,7 @@ def test_a_changed_rank_reruns_train_and_never_generate_base(finished):
     assert "train" in status
     result = run(folder, "dvc", "repro")
     ran = re.findall(r"Running stage '([^']+)'", result.stdout)
-    assert ran == ["train", "generate@tuned", "evaluate", "report"]
+    assert ran == ["train", "generate@tuned", "score@tuned", "evaluate", "report"]
     changed = run(folder, "git", "status", "--porcelain").stdout
     assert "metrics/train.json" in changed and "metrics/smoke.json" not in changed
 

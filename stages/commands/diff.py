@@ -19,11 +19,10 @@ from stages.common.commandline import print_table
 from stages.common.errors import UserError
 from stages.common.experiments import experiment_refs, git
 from stages.common.files import read_json
-from stages.common.metrics import METRICS, Scores, read_scores
+from stages.common.metrics import METRICS, Scores, read_scores, scores_file
 from stages.common.statistics import POWER, difference_of, holm
 
 EVALUATION = Path("metrics/evaluation.json")
-SCORES = Path("data/scores/tuned.parquet")
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim", "success_rate")
 SYSTEM = "tuned"
 
@@ -76,7 +75,7 @@ def scores_of(revision: str) -> Scores | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scores.parquet"
         try:
-            DVCFileSystem(rev=revision).get_file(SCORES.as_posix(), str(path))
+            DVCFileSystem(rev=revision).get_file(scores_file(SYSTEM).as_posix(), str(path))
             return read_scores(path)
         except (OSError, UserError):
             return None
@@ -164,7 +163,7 @@ def main() -> None:
             raise UserError(f"diff: {arguments.revision} has no {name}; there is nothing to compare with")
     before, after = json.loads(texts[EVALUATION.as_posix()]), read_json(EVALUATION)
     old = params.parse_yaml(texts["params.yaml"], Path(f"{arguments.revision}:params.yaml"))
-    here = read_scores(SCORES) if SCORES.is_file() else None
+    here = read_scores(scores_file(SYSTEM)) if scores_file(SYSTEM).is_file() else None
     found, paired = compared(before, after, (scores_of(revision), here))
     changed = changed_params(old, params.read_yaml(params.PARAMS_FILE))
     plots = git("diff", "--name-only", revision, "--", "plots").split()

@@ -10,7 +10,16 @@ from stages.common import params
 from stages.common.errors import UserError
 from stages.common.studies import Study
 
-COMPARED = ("prepare", "tokenize", "smoke", "train", "generate@base", "generate@tuned", "evaluate")
+COMPARED = (
+    "prepare",
+    "tokenize",
+    "smoke",
+    "train",
+    "generate@base",
+    "generate@tuned",
+    "score@tuned",
+    "evaluate",
+)
 
 
 def git(*arguments: str, check: bool = True) -> str:

@@ -1,6 +1,6 @@
 """Every metric: its unit, direction and range, how articles add up to a score, and what it was computed with.
 
-`Scores` holds one system's scores of every article, as data/scores/SYSTEM.parquet does; a signature says
+`Scores` holds one system's scores of every article, as a file of data/scores does; a signature says
 how they came about, and scores are compared only under equal signatures.
 """
 
@@ -18,6 +18,7 @@ from stages.common.errors import UserError
 from stages.common.files import write_parquet
 from stages.common.statistics import Aggregate, mean_of, mean_statistics
 
+SCORES = Path("data/scores")
 HEADLINE = "rouge1"  # the metric that a comparison is decided on, chosen before any result
 KINDS = ("quality", "abstractiveness", "faithfulness", "behaviour")
 SCORE_DECIMALS = 6  # of a stored score; what `statistics` counts in
@@ -114,6 +115,11 @@ class Scores:
 def aggregate(name: str) -> Aggregate:
     """What turns a metric's summed statistics into its score."""
     return CORPUS[name][1] if name in CORPUS else mean_of
+
+
+def scores_file(system: str) -> Path:
+    """Where the stage `score` writes a system of the pipeline: what is known before training is apart."""
+    return SCORES / ("tuned" if system == "tuned" else "baselines") / f"{system}.parquet"
 
 
 def test_hash(ids: list[str], references: list[str]) -> str:

@@ -1,0 +1,112 @@
+"""Stage `score`: every metric of every article, for what is known before training or for the tuned model.
+
+Reads   data/prepared/SPLIT.parquet, data/predictions/base.jsonl or tuned.jsonl.
+Writes  data/scores/GROUP/SYSTEM.parquet (a row an id): baselines are lead, oracle, base and the references
+        themselves (reference: how abstractive they are); tuned is the fine-tuned model.
+Run     python -m stages.score baselines | tuned
+
+`lead` is the first sentence of the document, `oracle` its sentence with the best ROUGE-1 + ROUGE-2 against
+the reference. An output that failed scores 0 in every quality metric. The two groups are apart so that a
+variant of training does not score again what it cannot change.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from stages.common import errors, evaluation, params
+from stages.common.article import Article
+from stages.common.errors import UserError
+from stages.common.files import read_jsonl, read_parquet, replacing
+from stages.common.metrics import SCORES, write_scores
+from stages.common.overlap import oracle_sentences
+from stages.common.text import body_of, first_sentence
+
+PARAMS = (
+    "data.source",
+    "evaluate.split",
+    "evaluate.meteor_synonyms",
+    "evaluate.bertscore_model",
+    "evaluate.bertscore_layer",
+    "evaluate.bertscore_sha256",
+)
+PREPARED = Path("data/prepared")
+PREDICTIONS = Path("data/predictions")
+GROUPS = {"baselines": "base", "tuned": "tuned"}  # and whose generated outputs are in each
+
+
+def predictions_by_id(path: Path, ids: list[str]) -> list[dict]:
+    """The rows of a predictions file in the order of `ids`; they must be the same ids."""
+    rows = read_jsonl(path)
+    by_id = {row["id"]: row for row in rows}
+    if len(by_id) != len(rows):
+        raise UserError(f"{path}: {len(rows) - len(by_id)} ids stand twice; run `dvc repro`")
+    missing, unknown = set(ids) - set(by_id), set(by_id) - set(ids)
+    if missing or unknown:
+        raise UserError(
+            f"{path}: {len(missing)} articles have no prediction and {len(unknown)} predictions no article "
+            f"(such as {sorted(missing | unknown)[0]!r}); run `dvc repro`"
+        )
+    return [by_id[name] for name in ids]
+
+
+def behaviour_of(rows: list[dict]) -> dict[str, np.ndarray]:
+    """Columns that only generation knows: stopped by EOS, prompt echo, in %."""
+    return {
+        "stopped": np.array([100.0 * row["stopped"] for row in rows]),
+        "echo": np.array([100.0 * (row["status"] == "echo") for row in rows]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.score", description=__doc__.split("\n")[0])
+    parser.add_argument("group", choices=GROUPS)
+    group = parser.parse_args().group
+    p = params.load(PARAMS)
+    table = read_parquet(PREPARED / f"{p.evaluate.split}.parquet")
+    ids, references = table["id"].to_pylist(), table["summary"].to_pylist()
+    sources = table["document"].to_pylist()
+    bodies = [body_of(source, p.data.source) for source in sources]
+    documents = [Article(body, source) for body, source in zip(bodies, sources, strict=True)]
+    lengths = pa.array([len(document.words) for document in documents], pa.int32())
+
+    outputs = {}
+    if group == "baselines":
+        outputs["lead"] = [first_sentence(body) for body in bodies]
+        outputs["oracle"] = oracle_sentences(bodies, references)
+    succeeded = {name: [True] * len(ids) for name in outputs}
+    generated = GROUPS[group]
+    rows = predictions_by_id(PREDICTIONS / f"{generated}.jsonl", ids)
+    outputs[generated] = [row["prediction"] for row in rows]
+    succeeded[generated] = [row["status"] == "ok" for row in rows]
+    scores = evaluation.score_systems(
+        ids,
+        references,
+        outputs,
+        succeeded,
+        documents,
+        p.evaluate,
+        bertscore=True,
+        behaviour={generated: behaviour_of(rows)},
+    )
+    if group == "baselines":
+        scores["reference"] = evaluation.score_references(ids, references, documents)
+    with replacing(SCORES / group) as folder:
+        for name, system in scores.items():
+            more = {"document_words": lengths, "text": pa.array(outputs.get(name, references), pa.string())}
+            if name == generated:
+                more["status"] = pa.array([row["status"] for row in rows], pa.string())
+                more["document_tokens_cut"] = pa.array(
+                    [row["document_tokens_cut"] for row in rows], pa.int32()
+                )
+            write_scores(folder / f"{name}.parquet", system, more)
+    shown = ", ".join(
+        f"{name} {system.columns['rouge1'].mean():.2f}" for name, system in scores.items() if name in outputs
+    )
+    print(f"score {group}: ROUGE-1 (F1 x 100) on {len(ids):,} {p.evaluate.split} articles: {shown}")
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -10,7 +10,7 @@ from conftest import SMALL, copy_repository, edit, run, stage
 from stages.common.metrics import scores_file
 
 TRACKED = """
-metrics/data.json metrics/evaluation.json metrics/pretrain.json metrics/prompt.json metrics/smoke.json
+metrics/.gitignore metrics/data.json metrics/evaluation.json metrics/pretrain.json metrics/prompt.json metrics/smoke.json
 metrics/summary.json metrics/train.json
 plots/.gitignore plots/extraction.csv plots/extraction.svg plots/groups.csv plots/length.csv plots/length.svg
 plots/loss.csv plots/loss.svg plots/metrics.csv plots/metrics.svg plots/novelty.csv plots/novelty.svg
@@ -40,16 +40,18 @@ def numbers(value):
 def test_every_output_is_there_and_nothing_else(finished):
     folder, _ = finished
     found = [
-        p.relative_to(folder).as_posix() for top in ("metrics", "plots") for p in (folder / top).rglob("*")
+        p.relative_to(folder).as_posix() for top in ("metrics", "plots") for p in (folder / top).iterdir()
     ]
-    assert sorted(found) == sorted([*TRACKED, "plots/report.html"])
+    studies = {"metrics/studies", "plots/studies"}  # of the repository, where some were compared
+    assert sorted(set(found) - studies) == sorted([*TRACKED, "plots/report.html"])
     assert sorted(p.name for p in (folder / "data/predictions").glob("*.jsonl")) == [
-        "tuned.jsonl",
         "base.jsonl",
+        "tuned.jsonl",
     ]
     assert sorted(p.name for p in (folder / "models/tuned").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "tuning.json",
     ]
     assert not list(folder.rglob("*.tmp"))
 

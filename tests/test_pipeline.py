@@ -10,8 +10,8 @@ from conftest import SMALL, copy_repository, edit, run, stage
 from stages.common.metrics import scores_file
 
 TRACKED = """
-metrics/.gitignore metrics/data.json metrics/evaluation.json metrics/pretrain.json metrics/prompt.json metrics/smoke.json
-metrics/summary.json metrics/train.json
+metrics/.gitignore metrics/data.json metrics/evaluation.json metrics/pretrain.json metrics/prompt.json
+metrics/smoke.json metrics/summary.json metrics/train.json
 plots/.gitignore plots/extraction.csv plots/extraction.svg plots/groups.csv plots/length.csv plots/length.svg
 plots/loss.csv plots/loss.svg plots/metrics.csv plots/metrics.svg plots/novelty.csv plots/novelty.svg
 plots/results.md plots/tokens.csv plots/tokens.svg

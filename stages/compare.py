@@ -31,6 +31,7 @@ STUDIES = Path("metrics/studies")
 PLOTS = Path("plots/studies")
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")  # tested
 DESCRIBED = ("verbatim", "coverage", "novel_2", "words")  # told beside them
+COPYING = ("verbatim", "coverage", "novel_2")
 START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"
 CURVE_POINTS = 25  # of a fitted law and its band
 ONE_LINE = 4  # depth in the JSON from which a score stands on one line
@@ -182,6 +183,19 @@ def analyse(study: Study, variants: dict, drawn: dict, bases: dict, confidence: 
                 value = 100 * (1 - headline[name].value / full.value)
                 found[name] = hierarchy.test_of(share, value, confidence)
         return {"percent_below_full": found}
+    if study.analysis == "copying":
+        return {
+            "copying": {
+                name: {
+                    metric: hierarchy.difference(
+                        drawn[name][metric], drawn[study.reference][metric], confidence
+                    )
+                    for metric in COPYING
+                }
+                for name in names
+                if name != study.reference
+            }
+        }
     return {}
 
 

@@ -94,6 +94,13 @@ def analysis_sentences(found: dict) -> list[str]:
         )
     for name, entry in analysis.get("percent_below_full", {}).items():
         said.append(f"{name} is {between(entry, '.1f')}% below {found['reference']}.")
+    for name, metrics in analysis.get("copying", {}).items():
+        shown = ", ".join(
+            f"{METRICS[metric].title} {between(entry)} points"
+            + ("" if entry["p"] <= 1 - confidence else " (not distinguishable)")
+            for metric, entry in metrics.items()
+        )
+        said.append(f"{name} against {found['reference']}: {shown}; p-values not corrected.")
     return said
 
 

@@ -57,6 +57,7 @@ bench: setup ## make bench XSUM=FOLDER: speed and memory against what people use
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	python -m benchmarks.generation --output benchmarks/results/generation.json
 	python -m benchmarks.precision --output benchmarks/results/precision.json
+	python -m benchmarks.precision --documents "$(XSUM)/test.jsonl" --articles 1201 --formats float32 --output benchmarks/results/precision_xsum.json
 	python -m benchmarks.training --output benchmarks/results/training.json
 	python -m benchmarks.training --wide --pairs 16 --output benchmarks/results/training_wide.json
 	python -m benchmarks.memory --output benchmarks/results/memory.json

@@ -5,10 +5,14 @@ equal to rounding change places. For each format: how many articles differ, how 
 in mean log-probability a token (of the unquantized model in float32, one forward pass for both), and how
 often ours is the better one.
 
-Run     python -m benchmarks.precision [--articles 100] [--output FILE]
+Run     python -m benchmarks.precision [--articles 100] [--documents FILE] [--formats NAME ...]
+                [--output FILE]
+
+--documents takes the articles from a .jsonl file with `document` instead of from the evaluated split.
 """
 
 import argparse
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +20,7 @@ import numpy as np
 
 from stages.common import errors, params
 from stages.common.decoding import generation_config, inner_model, spanning, summarize_in_batches
-from stages.common.encoding import pad_left
+from stages.common.encoding import encode_prompt, pad_left
 from stages.common.files import read_parquet, write_json
 from stages.common.machine import machine
 from stages.common.modeling import load_adapter, load_base, load_tokenizer, merged
@@ -45,19 +49,31 @@ def score(model, prompt: list[int], tokens: list[int]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--articles", type=int, default=100, help="spread over all lengths")
+    parser.add_argument("--documents", type=Path)
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    p = params.load(("model", "generate", "evaluate.split"))
+    p = params.load(("model", "prompt", "generate", "evaluate.split"))
     set_up(seed=0)
     import torch
 
     tokenizer = load_tokenizer(p.model)
-    prompts = read_parquet(Path(f"data/tokenized/{p.evaluate.split}.parquet"))["prompt_ids"].to_pylist()
+    if arguments.documents:
+        lines = arguments.documents.read_text(encoding="utf-8").splitlines()
+        texts = [json.loads(line)["document"] for line in lines]
+        filled = [
+            encode_prompt(tokenizer, p.prompt.template, text, p.prompt.max_input_tokens) for text in texts
+        ]
+        prompts = [each.ids for each in filled]
+    else:
+        split = Path(f"data/tokenized/{p.evaluate.split}.parquet")
+        prompts = read_parquet(split)["prompt_ids"].to_pylist()
     prompts = [prompts[i] for i in sorted(spanning([len(ids) for ids in prompts], arguments.articles))]
     names = [str(i) for i in range(len(prompts))]
     judge = merged(load_adapter(load_base(p.model), ADAPTER), p.model)
     found = {}
-    for name, (dtype, quantization) in FORMATS.items():
+    for name in arguments.formats:
+        dtype, quantization = FORMATS[name]
         settings = SimpleNamespace(**{**vars(p.model), "dtype": dtype, "quantization": quantization})
         model = merged(load_adapter(load_base(settings), ADAPTER), settings)
         plain = inner_model(model)

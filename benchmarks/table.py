@@ -49,14 +49,15 @@ def rows() -> list[tuple[str, str, str]]:
         ),
         ("", "`pipeline`, 16 at once", spread(generation["times_pipeline"])),
     ]
-    for name, entry in precision["formats"].items():
-        found.append(
-            (
-                f"generation, articles with other tokens ({name})",
-                f"`generate()`, {precision['articles']} articles",
-                differing(entry),
+    for result, what in ((precision, ""), (read_json(RESULTS / "precision_xsum.json"), ", XSum")):
+        for name, entry in result["formats"].items():
+            found.append(
+                (
+                    f"generation, articles with other tokens ({name}{what})",
+                    f"`generate()`, {result['articles']:,} articles",
+                    differing(entry),
+                )
             )
-        )
     for name, result in (("phi-tiny", training), ("Phi-2's width, 2 layers", wide)):
         for peer, title in (("trl", "TRL `SFTTrainer`"), ("trl, kept", "the same without checkpointing")):
             found.append((f"training, tokens/s ({name})", title, spread(result["speed"][peer])))

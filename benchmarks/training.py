@@ -1,8 +1,9 @@
 """How fast is fine-tuning, against TRL's SFTTrainer and against the matrix products alone?
 
 Every way trains the same adapter (rank, targets, dropout, learning rate, batch, precision) on the same
-pairs, each run in a process of its own; ways take turns. Real tokens are those of the pairs, padding not
-counted. Peak memory is what training adds to the resident size after imports and model load.
+pairs, each run in a process of its own; ways take turns, and each round has a seed of its own. Real tokens
+are those of the pairs, padding not counted. Peak memory is what training adds to the resident size after
+imports and model load.
 
 `trl` is SFTTrainer with completion-only loss and its own defaults (gradient checkpointing on);
 `trl, kept` has checkpointing off, which is faster and takes more memory. `products` multiplies random
@@ -184,6 +185,7 @@ def settings(arguments) -> SimpleNamespace:
     p = params.load(("seed", "model", "lora", "train"))
     if arguments.base:
         p.model.name = p.model.path = arguments.base
+    p.seed = arguments.seed
     p.train.epochs = arguments.epochs
     p.train.log_every = p.train.checkpoint_every = 10_000
     return p
@@ -197,6 +199,7 @@ def main() -> None:
     parser.add_argument("--wide", action="store_true", help="Phi-2's width with 2 layers, random weights")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--base", help=argparse.SUPPRESS)  # of a child: the folder of the wide model
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)  # of a child: its round
     parser.add_argument("--way", choices=WAYS, help="run this one alone, here, and print JSON")
     arguments = parser.parse_args()
     if arguments.way:
@@ -207,15 +210,17 @@ def main() -> None:
         if arguments.wide:
             write_random_model(Path(folder), layers=2)
             load_tokenizer(settings(arguments).model).save_pretrained(folder)
-        for _ in range(arguments.rounds):
+        for seed in range(arguments.rounds):
             for way in WAYS:
                 command = [sys.executable, "-m", "benchmarks.training", "--way", way]
                 command += ["--pairs", str(arguments.pairs), "--epochs", str(arguments.epochs)]
+                command += ["--seed", str(seed)]
                 command += ["--base", folder] if arguments.wide else []
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 found[way].append(json.loads(done.stdout.splitlines()[-1]))
     rate = {way: np.array([run["tokens"] / run["seconds"] for run in runs]) for way, runs in found.items()}
     peak = {way: np.array([run["peak_bytes"] for run in runs], dtype=float) for way, runs in found.items()}
+    loss = {way: np.array([run["validation_loss"] for run in found[way]]) for way in WAYS[:3]}
     result = {
         "base": "Phi-2's width, 2 layers" if arguments.wide else "models/phi-tiny",
         "pairs": arguments.pairs,
@@ -225,7 +230,8 @@ def main() -> None:
         "time_of_the_products": ratios(rate["products"], rate["ours"]),
         "peak_megabytes": {way: float(np.median(values) / 1e6) for way, values in peak.items()},
         "memory": {way: ratios(peak["ours"], peak[way]) for way in WAYS[1:3]},
-        "validation_loss": {way: found[way][0]["validation_loss"] for way in WAYS[:3]},
+        "validation_loss": {way: float(values.mean()) for way, values in loss.items()},
+        "validation_loss_of_trl": ratios(loss["ours"], loss["trl"]),
         "machine": machine(),
     }
     print(json.dumps({k: v for k, v in result.items() if k != "machine"}, indent=2))

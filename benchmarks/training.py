@@ -158,7 +158,7 @@ def run_one(way: str, arguments) -> None:
     from stages.train import measured_loss
 
     tokenizer, model, rows, validation = load(p, way)
-    rows, validation = rows[: arguments.pairs], validation[:100]
+    rows, validation = rows[: arguments.pairs], validation[: min(100, arguments.pairs)]
     # Kernels are chosen and buffers made at the first call: not what is measured.
     batch = training_batch(rows[:2], tokenizer.pad_token_id)
     model(**batch).loss.backward()

@@ -90,6 +90,17 @@ def test_rouge_lsum_of_several_sentences_by_hand():
     assert found == pytest.approx((50, 100))
 
 
+def test_the_longest_common_subsequence_is_the_tables():
+    from rouge_score.rouge_scorer import _lcs_table
+
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        left, right = (
+            [str(k) for k in rng.integers(0, rng.integers(1, 12), size=rng.integers(0, 90))] for _ in "ab"
+        )
+        assert overlap.lcs_length(left, right) == _lcs_table(left, right)[-1][-1]
+
+
 def test_rouge_is_rouge_scores_own(texts, scored):
     scorer = RougeScorer(list(ROUGE), use_stemmer=True)
     for k, (reference, output) in enumerate(zip(*texts, strict=True)):

@@ -4,6 +4,7 @@ Scores run from 0 to 100. A failed or empty output scores 0 and enters the corpu
 """
 
 import os
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from importlib import metadata
@@ -43,6 +44,51 @@ class _RougeTokens:
         self.tokenize = lru_cache(maxsize=4_096)(lambda text: tokenize.tokenize(text, stems))
 
 
+def lcs_length(left: list[str], right: list[str]) -> int:
+    """Length of the longest common subsequence: a row of the table is the bits of one number (Hyyrö 2004)."""
+    places: dict[str, int] = {}
+    for place, token in enumerate(left):
+        places[token] = places.get(token, 0) | 1 << place
+    whole = row = (1 << len(left)) - 1  # a 0 for each place where the length grows
+    for token in right:
+        met = row & places.get(token, 0)
+        row = ((row + met) | (row - met)) & whole
+    return len(left) - row.bit_count()
+
+
+class _Rouge:
+    """rouge_score's F1 (0 to 1), bit for bit: its tokens and formulas, without its tables in Python."""
+
+    def __init__(self, stems: _Stems) -> None:
+        from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.scoring import fmeasure
+
+        tokens = _RougeTokens(stems)
+        self.tokens, self.fmeasure = tokens.tokenize, fmeasure
+        self.of_several = RougeScorer(["rougeLsum"], tokenizer=tokens)
+
+    def f1(self, matched: int, reference: int, output: int) -> float:
+        """F1 of counts: what is in both, in the reference, in the output."""
+        return self.fmeasure(matched / max(output, 1), matched / max(reference, 1))
+
+    def ngrams(self, reference: str, output: str, n: int) -> float:
+        """ROUGE-n."""
+        both = [
+            Counter(zip(*(tokens[k:] for k in range(n)), strict=False))
+            for tokens in (self.tokens(reference), self.tokens(output))
+        ]
+        return self.f1((both[0] & both[1]).total(), both[0].total(), both[1].total())
+
+    def all(self, reference: str, output: str) -> list[float]:
+        """In the order of ROUGE. ROUGE-Lsum takes a line for a sentence; of one each it is ROUGE-L."""
+        target, found = self.tokens(reference), self.tokens(output)
+        longest = self.f1(lcs_length(target, found), len(target), len(found))
+        several = longest
+        if "\n" in reference or "\n" in output:
+            several = self.of_several.score(reference, output)["rougeLsum"].fmeasure
+        return [self.ngrams(reference, output, 1), self.ngrams(reference, output, 2), longest, several]
+
+
 class _NoSynonyms:
     """Stands in for WordNet where METEOR's synonym stage is off: no word has another."""
 
@@ -69,13 +115,10 @@ class Scorers:
 
     def __init__(self, meteor_synonyms: bool) -> None:
         from nltk.tokenize.destructive import NLTKWordTokenizer
-        from rouge_score.rouge_scorer import RougeScorer
         from sacrebleu.metrics import BLEU, CHRF
 
         self.stems = _Stems()
-        tokens = _RougeTokens(self.stems)
-        self.rouge = RougeScorer(list(ROUGE), tokenizer=tokens)
-        self.rouge_of_sentences = RougeScorer(["rouge1", "rouge2"], tokenizer=tokens)
+        self.rouge = _Rouge(self.stems)
         self.bleu = BLEU(effective_order=True)  # for sentences; the corpus score has its own aggregate
         self.chrf = CHRF(char_order=CHRF_ORDER, word_order=0, beta=CHRF_BETA)
         self.words = NLTKWordTokenizer()
@@ -83,11 +126,10 @@ class Scorers:
 
     def pair(self, reference: str, output: str) -> tuple[list[float], list[int], list[int]]:
         """(scores in the order of PER_PAIR, BLEU statistics, chrF statistics) of one output."""
-        # ROUGE-Lsum takes a line for a sentence.
-        rouge = self.rouge.score("\n".join(sentences(reference)), "\n".join(sentences(output)))
+        rouge = self.rouge.all("\n".join(sentences(reference)), "\n".join(sentences(output)))
         bleu = self.bleu.sentence_score(output, [reference])
         chrf = self.chrf._extract_corpus_statistics([output], [[reference]])[0]
-        scores = [100 * rouge[name].fmeasure for name in ROUGE]
+        scores = [100 * score for score in rouge]
         scores += [bleu.score, self.chrf._compute_f_score(chrf), 100 * self.meteor(reference, output)]
         return scores, [bleu.sys_len, bleu.ref_len, *bleu.counts, *bleu.totals], chrf
 
@@ -106,9 +148,9 @@ class Scorers:
         """The sentence of the document with the best ROUGE-1 + ROUGE-2 F1; the first of equal ones."""
         best, chosen = -1.0, ""
         for sentence in sentences(document):
-            found = self.rouge_of_sentences.score(reference, sentence)
-            if found["rouge1"].fmeasure + found["rouge2"].fmeasure > best:
-                best, chosen = found["rouge1"].fmeasure + found["rouge2"].fmeasure, sentence
+            found = self.rouge.ngrams(reference, sentence, 1) + self.rouge.ngrams(reference, sentence, 2)
+            if found > best:
+                best, chosen = found, sentence
         return chosen
 
 

@@ -21,13 +21,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from benchmarks.common import peak_bytes, reset_peak
+from benchmarks.common import AnonymousPeak, mapped_bytes
 from stages.common import errors
 from stages.common.decoding import generate_tokens, generation_config
 from stages.common.files import write_json
 from stages.common.machine import machine
 from stages.common.memory import training_memory
-from stages.common.modeling import load_base, load_config, trainable
+from stages.common.modeling import add_adapter, load_base, load_config
 from stages.common.runtime import set_up
 
 WAYS = {
@@ -156,11 +156,8 @@ def run_one(folder: Path, way: str, rank: int, arguments) -> dict:
     counted = training_memory(
         config, settings, lora, arguments.batch, arguments.tokens, COMPLETION_TOKENS + 1
     )
-    before = reset_peak()
-    model = trainable(load_base(settings), lora, 0, "lora")
-    trainable_weights, total = model.get_nb_trainable_parameters()
 
-    def trained(count: int) -> float:
+    def trained(model, count: int) -> float:
         with tempfile.TemporaryDirectory() as name:
             trainer = build_trainer(model, Tokens(), rows[: count * arguments.batch], rows[:1], p, Path(name))
             started = time.perf_counter()
@@ -168,14 +165,18 @@ def run_one(folder: Path, way: str, rank: int, arguments) -> dict:
             wait()
             return time.perf_counter() - started
 
-    trained(1)  # kernels are chosen and buffers made at the first step
-    seconds = trained(arguments.steps)
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes() - before
+    with AnonymousPeak() as own:
+        model = add_adapter(load_base(settings), lora, seed=0)
+        trained(model, 1)  # kernels are chosen and buffers made at the first step
+        seconds = trained(model, arguments.steps)
+    trained_weights, total = model.get_nb_trainable_parameters()
+    on_cpu = own.added + mapped_bytes(model)
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else on_cpu
     tokens = arguments.steps * arguments.batch * arguments.tokens
     labels = arguments.steps * arguments.batch * COMPLETION_TOKENS
     rate = products_per_second(getattr(torch, dtype))
     found = {
-        "trainable_parameters": trainable_weights,
+        "trainable_parameters": trained_weights,
         "total_parameters": total,
         "tokens_per_second": tokens / seconds,
         "utilization": needed_flops(config, tokens, arguments.tokens, labels) / seconds / rate,

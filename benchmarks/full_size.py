@@ -6,10 +6,11 @@ search against `generate()`. One command for a GPU of 24 GB or more:
 
     python -m benchmarks.full_size --output benchmarks/results/full_size.json
 
-On a CPU the default is 2 layers; `--layers 32 --ways nf4 --ranks 16 --tokens 256 --batch 1 --steps 1
---articles 0` is QLoRA at full size (6 GB of disk). Utilization: FLOPs that a step must do (4 for each frozen
-weight and token, the output layer where there are labels, and for causal attention 12 x tokens x width / 2 a
-layer and token) over what this machine does in large matrix products of the same format.
+On a CPU the default is 2 layers, and no int8, whose float16 products have no fast kernel there (6 minutes a
+step). `--layers 32 --ways nf4 --ranks 16 --tokens 256 --batch 1 --steps 1 --articles 0` is QLoRA at full size
+(6 GB of disk). Utilization: FLOPs that a step must do (4 for each frozen weight and token, the output layer
+where there are labels, and for causal attention 12 x tokens x width / 2 a layer and token) over what this
+machine does in large matrix products of the same format.
 """
 
 import argparse
@@ -229,7 +230,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--layers", type=int, help="32 with a GPU, else 2")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["bfloat16", "int8", "nf4"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, help="bfloat16 and nf4; with a GPU int8 too")
     parser.add_argument("--ranks", nargs="+", type=int, default=[8, 16, 64])
     parser.add_argument("--tokens", type=int, default=512, help="of a row")
     parser.add_argument("--batch", type=int, default=2, help="rows at once")
@@ -245,11 +246,13 @@ def main() -> None:
         return
     import torch
 
-    layers = arguments.layers or (32 if torch.cuda.is_available() else 2)
+    gpu = torch.cuda.is_available()
+    layers = arguments.layers or (32 if gpu else 2)
+    ways = arguments.ways or ["bfloat16", *(["int8"] if gpu else []), "nf4"]
     found: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_random_model(Path(folder), layers)
-        for way in arguments.ways:
+        for way in ways:
             for rank in arguments.ranks:
                 command = [sys.executable, "-m", "benchmarks.full_size", "--folder", folder]
                 command += ["--ways", way, "--ranks", str(rank)]

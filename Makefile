@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # dvc runs `python -m stages.NAME`: the environment's python must come first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lint preset data remote ladder results estimate verify bench study show diff setup
+.PHONY: repro test lint preset data remote ladder results estimate verify bench study sizes show diff setup
 
 repro: setup ## Reproduce the whole study, then print its table
 	dvc repro
@@ -42,6 +42,9 @@ remote: setup ## make remote DIR=PATH: keep data, models and predictions in a fo
 
 study: setup ## make study NAME=rank [JOBS=2] [QUICK=1]: run what is missing of a study, then compare
 	@python -m stages.commands.study $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(if $(QUICK),--quick)
+
+sizes: setup ## Pretrain phi-tiny's smaller siblings for the study model_size, where they are missing
+	@python -m stages.commands.sizes
 
 show: setup ## make show [NAME=rank]: the experiments, their headline metrics and what they set
 	@python -m stages.commands.show $(NAME)

@@ -9,6 +9,7 @@ Nothing is run again. Experiments that scored other articles, or with other sett
 """
 
 import argparse
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -196,7 +197,27 @@ def analyse(study: Study, variants: dict, drawn: dict, bases: dict, confidence: 
                 if name != study.reference
             }
         }
+    if study.analysis == "exchange":
+        return {"exchanges": exchanges(study, headline, confidence)}
     return {}
+
+
+def exchanges(study: Study, headline: dict, confidence: float) -> list[dict]:
+    """Each series with more data against the next one with less: from one size to the next, and to the last.
+
+    Series stand in the order of their models' size.
+    """
+    series, found = list(study.series.values()), []
+    for smaller, larger in itertools.pairwise(series):
+        for less in range(len(larger) - 1):
+            for more in sorted({less + 1, len(smaller) - 1}):
+                entry = hierarchy.difference(
+                    headline[smaller[more].name], headline[larger[less].name], confidence
+                )
+                found.append({"smaller": smaller[more].name, "larger": larger[less].name, **entry})
+    for entry, p in zip(found, holm([entry["p"] for entry in found]), strict=True):
+        entry["p_holm"] = p
+    return found
 
 
 def write_plots(study: Study, found: dict) -> None:

@@ -201,15 +201,21 @@ def pretrain(model, rows: np.ndarray, p, corpus_sha256: str) -> list[float]:
     return losses
 
 
-def main() -> None:
-    p = params.load(PARAMS).pretrain
+def files_of(entries: list[Entry]) -> list[str]:
+    """Names of the files that entries are from."""
+    return sorted({entry.file for entry in entries})
+
+
+def make(p, kept: list[Entry], folder: Path, metrics: Path) -> None:
+    """Pretrain one model.
+
+    p: the section `pretrain`; kept: what it reads; folder: of the model; metrics: a JSON file.
+    """
     import torch
 
     from stages.common.runtime import set_up
 
     set_up(p.seed)
-    entries = harvest(REQUIREMENTS)
-    kept = training_entries(entries)
     tokenizer = train_tokenizer([f"{entry.heading}\n\n{entry.docstring}" for entry in kept], p.vocabulary)
     steps = -(-p.tokens // (p.batch_size * p.context))
     rows = token_rows(kept, tokenizer, p, steps)
@@ -218,16 +224,15 @@ def main() -> None:
     corpus = entries_hash(kept)
     losses = pretrain(model, rows, p, corpus)
     CHECKPOINT.unlink()  # a remake starts anew
-    files = sorted({entry.file for entry in kept})
+    files = files_of(kept)
 
     model.to("cpu", torch.bfloat16)
-    with replacing(MODEL) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (folder / SEEN_FILES).write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
-    listing = MODEL / SEEN_FILES
+    with replacing(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        (temporary / SEEN_FILES).write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
     write_json(
-        METRICS,
+        metrics,
         {
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "tokens_seen": rows.size,
@@ -235,11 +240,15 @@ def main() -> None:
             "corpus_files": len(files),
             "final_loss": float(np.mean(losses[-20:])),
             "corpus_sha256": corpus,
-            "files_sha256": file_sha256(listing),
-            "weights_sha256": file_sha256(MODEL / "model.safetensors"),
+            "files_sha256": file_sha256(folder / SEEN_FILES),
+            "weights_sha256": file_sha256(folder / "model.safetensors"),
         },
     )
-    print(f"pretrain: {rows.size:,} tokens, final loss {np.mean(losses[-20:]):.3f} nats/token -> {MODEL}")
+    print(f"pretrain: {rows.size:,} tokens, final loss {np.mean(losses[-20:]):.3f} nats/token -> {folder}")
+
+
+def main() -> None:
+    make(params.load(PARAMS).pretrain, training_entries(harvest(REQUIREMENTS)), MODEL, METRICS)
 
 
 if __name__ == "__main__":

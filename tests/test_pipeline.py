@@ -7,6 +7,7 @@ import re
 import pytest
 from conftest import SMALL, copy_repository, edit, run, stage
 
+from stages.commands.sizes import SIZES
 from stages.common.metrics import scores_file
 
 TRACKED = """
@@ -253,18 +254,28 @@ def test_held_out_rows_come_from_files_that_pretraining_did_not_read(finished):
             assert file not in seen
 
 
-def test_pretrained_weights_are_those_that_pretraining_recorded():
+@pytest.mark.parametrize("width", [None, *SIZES])
+def test_pretrained_weights_are_those_that_pretraining_recorded(width):
     import hashlib
 
     from conftest import ROOT
 
-    recorded = json.loads((ROOT / "metrics/pretrain.json").read_text())
-    weights = ROOT / "models/phi-tiny/model.safetensors"
+    ending = f"-{width}" if width else ""
+    recorded = json.loads((ROOT / f"metrics/pretrain{ending}.json").read_text())
+    weights = ROOT / f"models/phi-tiny{ending}/model.safetensors"
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == recorded["weights_sha256"]
-    listing = ROOT / "models/phi-tiny/pretraining_files.txt"
+    listing = ROOT / f"models/phi-tiny{ending}/pretraining_files.txt"
     assert hashlib.sha256(listing.read_bytes()).hexdigest() == recorded["files_sha256"]
     assert weights.stat().st_size < 25_000_000
-    assert 5_000_000 <= recorded["parameters"] <= 10_000_000
+    config = json.loads((ROOT / f"models/phi-tiny{ending}/config.json").read_text())
+    if width:  # the siblings read the same files, in the same order
+        shape = {"hidden_size": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
+        assert {key: config[name] for key, name in shape.items()} == SIZES[width]
+        whole = json.loads((ROOT / "metrics/pretrain.json").read_text())
+        for key in ("files_sha256", "tokens_seen"):
+            assert recorded[key] == whole[key]
+    else:
+        assert 5_000_000 <= recorded["parameters"] <= 10_000_000
 
 
 def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch):
@@ -305,3 +316,40 @@ def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch):
     assert again == whole
     for left, right in zip(model.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+def test_siblings_are_made_of_what_phi_tiny_read_or_not_at_all(tmp_path, monkeypatch, capsys):
+    from conftest import ROOT
+
+    from stages import pretrain
+    from stages.commands import sizes
+    from stages.common import harvest
+    from stages.common.errors import UserError
+
+    entries = []
+    for file, path in harvest.source_files():
+        if file.startswith("narwhals/"):
+            entries += harvest.entries_of(file, path)
+    monkeypatch.setattr(sizes, "harvest", lambda _: entries)  # of one package: the whole takes minutes
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    small = {"vocabulary": 600, "context": 64, "tokens": 1_000, "batch_size": 8, "checkpoint_every": 10}
+    edit(tmp_path, **{f"pretrain__{key}": value for key, value in small.items()})
+    monkeypatch.chdir(tmp_path)
+    listing = tmp_path / "models/phi-tiny/pretraining_files.txt"
+    listing.parent.mkdir(parents=True)
+    listing.write_text("other/file.py\n")
+    with pytest.raises(UserError, match="the installed packages have other files than models/phi-tiny"):
+        sizes.main()
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["phi-tiny"]
+
+    files = pretrain.files_of(pretrain.training_entries(entries))
+    listing.write_text("".join(f"{file}\n" for file in files))
+    sizes.main()
+    for width, shape in sizes.SIZES.items():
+        config = json.loads((sizes.folder_of(width) / "config.json").read_text())
+        assert config["hidden_size"] == width and config["num_hidden_layers"] == shape["layers"]
+        assert (sizes.folder_of(width) / "pretraining_files.txt").read_text() == listing.read_text()
+        assert json.loads((tmp_path / f"metrics/pretrain-{width}.json").read_text())["tokens_seen"] >= 1_000
+    capsys.readouterr()
+    sizes.main()
+    assert capsys.readouterr().out == "sizes: all are there\n"

@@ -15,6 +15,7 @@ from conftest import ROOT, run
 
 from stages.common import params
 from stages.common.errors import UserError
+from stages.common.hierarchy import resampled
 from stages.common.studies import STUDIES_FILE, Studies, experiment, from_axes, from_search, option
 from stages.common.study_words import verdict
 
@@ -194,6 +195,87 @@ def test_a_trend_in_words():
     assert said.startswith("shared: ") and said.endswith(
         "no trend is shown; one of 0.60 points would have been."
     )
+
+
+def test_an_exchange_in_words():
+    entry = {"smaller": "s-4", "larger": "l-1", "value": 1.5, "low": 1.0, "high": 2.0, "p_holm": 0.01}
+    entry |= {"p": 0.01, "detectable": 0.6}
+    said = verdict(found(2.0, 0.01, exchanges=[entry, {**entry, "value": -1.5}, {**entry, "p_holm": 0.3}]))
+    assert said[1] == "s-4 against l-1: +1.50 [+1.00, +2.00]: the smaller model with more data is better."
+    assert said[2].endswith("the larger model is better.")
+    assert said[3].endswith("not distinguishable; 0.60 points would have been.")
+
+
+def test_exchanges_set_more_data_against_the_next_larger_model(monkeypatch):
+    from stages.compare import exchanges
+
+    monkeypatch.chdir(ROOT)
+    study = Studies("models/phi-tiny").study("model_size")
+    level = {"128": 20.0, "192": 24.0, "256": 30.0}
+    headline = {}
+    for stream, variant in enumerate(study.variants):
+        width, pairs = variant.name.split("-")[1], variant.values["data.train_size"]
+        mean = level[width] + np.log2(
+            pairs / 1000
+        )  # 4 points from a size to the next, 2 for four times the data
+        scores = mean + np.random.default_rng(stream).normal(0, 2, (1, 400))
+        headline[variant.name] = resampled(scores, 500, stream)
+    entries = {(entry["smaller"], entry["larger"]): entry for entry in exchanges(study, headline, 0.95)}
+    assert set(entries) == {
+        (f"width-{small}-pairs-{more}", f"width-{large}-pairs-{less}")
+        for small, large in ((128, 192), (192, 256))
+        for less, more in ((1000, 4000), (1000, 16000), (4000, 16000))
+    }
+    near = entries["width-128-pairs-16000", "width-192-pairs-1000"]
+    assert abs(near["value"]) < 0.5 and near["p_holm"] >= near["p"]
+    far = entries["width-192-pairs-4000", "width-256-pairs-1000"]
+    assert far["value"] == pytest.approx(-4, abs=0.5) and far["p_holm"] <= 0.05
+
+
+def analysed(monkeypatch, name: str, levels: dict[str, float], bases: dict[str, float], **cost) -> dict:
+    """`analyse` of a shipped study whose variants score around given levels in every metric."""
+    from stages.compare import COPYING, analyse
+
+    monkeypatch.chdir(ROOT)
+    study = Studies("models/phi-tiny").study(name)
+    noise = np.random.default_rng(0).normal(0, 1, (1, 300))
+    noise -= noise.mean()
+
+    def around(level: float, stream: int):
+        return resampled(level + noise, 400, stream)
+
+    names = [variant.name for variant in study.variants]
+    drawn = {
+        variant: {metric: around(levels.get(variant, 20.0), k) for metric in ("rouge1", *COPYING)}
+        for k, variant in enumerate(names)
+    }
+    untuned = {variant: around(bases.get(variant, 10.0), k) for k, variant in enumerate(names)}
+    variants = {variant: {"cost": {"base_bytes": cost.get(variant, 100)}} for variant in names}
+    return analyse(study, variants, drawn, untuned, 0.95)
+
+
+def test_what_is_best_for_its_memory(monkeypatch):
+    found = analysed(monkeypatch, "quantization", {"int8": 19.0, "nf4": 19.5}, {}, int8=50, nf4=25)
+    assert found == {"pareto_front": ["none", "bfloat16", "nf4"]}  # int8: larger and worse than nf4
+
+
+def test_how_much_of_the_gap_a_prompt_closes(monkeypatch):
+    found = analysed(monkeypatch, "prompt", {"template-direct": 30.0}, {"template-qa": 15.0})
+    assert found["best_prompt_of_the_base"] == "template-qa"
+    assert found["gap_closed_by_prompting"]["value"] == pytest.approx(0.25, abs=1e-6)  # 15 of 10 to 30
+
+
+def test_how_far_below_full_fine_tuning(monkeypatch):
+    found = analysed(monkeypatch, "method", {"full": 40.0, "lora-qkv": 38.0}, {})["percent_below_full"]
+    assert set(found) == {v.name for v in Studies("models/phi-tiny").study("method").variants} - {"full"}
+    assert found["lora-qkv"]["value"] == pytest.approx(5.0, abs=1e-6)
+    assert found["lora-qkv"]["low"] < 5.0 < found["lora-qkv"]["high"]
+
+
+def test_how_much_less_is_copied(monkeypatch):
+    found = analysed(monkeypatch, "novelty", {"novel-half": 17.0}, {})["copying"]
+    assert found["novel-half"]["verbatim"]["value"] == pytest.approx(-3.0, abs=1e-6)
+    assert found["novel-half"]["verbatim"]["p"] < 0.01 and found["curriculum"]["novel_2"]["p"] > 0.9
 
 
 # The whole: real stages, real experiments.

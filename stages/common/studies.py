@@ -16,7 +16,7 @@ from stages.common.errors import UserError
 
 STUDIES_FILE = Path("studies.yaml")
 NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-ANALYSES = ("none", "trend", "scaling", "pareto", "prompt", "full", "copying")
+ANALYSES = ("none", "trend", "scaling", "pareto", "prompt", "full", "copying", "exchange")
 QUICK = "quick-"
 STUDY_KEYS = {
     "question",

@@ -101,6 +101,13 @@ def analysis_sentences(found: dict) -> list[str]:
             for metric, entry in metrics.items()
         )
         said.append(f"{name} against {found['reference']}: {shown}; p-values not corrected.")
+    for entry in analysis.get("exchanges", []):
+        if not is_real(entry, confidence):
+            end = f"not distinguishable; {entry['detectable']:.2f} points would have been"
+        else:
+            better = "smaller model with more data" if entry["value"] > 0 else "larger model"
+            end = f"the {better} is better"
+        said.append(f"{entry['smaller']} against {entry['larger']}: {between(entry)}: {end}.")
     return said
 
 

@@ -1,0 +1,48 @@
+"""Pretrain phi-tiny's smaller siblings, models/phi-tiny-WIDTH, on the text that phi-tiny has read.
+
+Study `model_size` compares them. They are in git, as phi-tiny is; this makes those that are missing, with
+the settings of `pretrain` in params.yaml but for width, layers and heads.
+
+Run     make sizes    (python -m stages.commands.sizes)
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from stages import pretrain
+from stages.common import errors, params
+from stages.common.errors import UserError
+from stages.common.harvest import harvest
+
+# Heads have 64 dimensions each, as phi-tiny's; its own size is hidden_size 256, layers 6.
+SIZES = {
+    128: {"hidden_size": 128, "layers": 4, "heads": 2},
+    192: {"hidden_size": 192, "layers": 5, "heads": 3},
+}
+
+
+def folder_of(width: int) -> Path:
+    """Where the sibling of a width is."""
+    return pretrain.MODEL.with_name(f"{pretrain.MODEL.name}-{width}")
+
+
+def main() -> None:
+    p = params.load(pretrain.PARAMS).pretrain
+    missing = {width: shape for width, shape in SIZES.items() if not folder_of(width).is_dir()}
+    if not missing:
+        print("sizes: all are there")
+        return
+    kept = pretrain.training_entries(harvest(pretrain.REQUIREMENTS))
+    listing = pretrain.MODEL / pretrain.SEEN_FILES
+    if pretrain.files_of(kept) != listing.read_text(encoding="utf-8").splitlines():
+        raise UserError(
+            f"sizes: the installed packages have other files than {listing} names, so a sibling might read "
+            "rows that the study tests on; install requirements.txt as it is, or remake phi-tiny as well"
+        )
+    for width, shape in missing.items():
+        values = SimpleNamespace(**{**vars(p), **shape})
+        pretrain.make(values, kept, folder_of(width), pretrain.METRICS.with_name(f"pretrain-{width}.json"))
+
+
+if __name__ == "__main__":
+    errors.run(main, __doc__)

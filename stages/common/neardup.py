@@ -57,7 +57,8 @@ def summary_set(text: str) -> np.ndarray:
 class OverlapIndex:
     """Finds the indexed sets that overlap a query set by more than `bound` x (sum of the sizes).
 
-    sets: one sorted array of distinct uint64 hashes a row. Memory is about 24 bytes an element.
+    sets: one sorted array of distinct uint64 hashes a row. Memory is about 24 bytes an element and
+    a table of at most 256 MiB.
     """
 
     def __init__(self, sets: list[np.ndarray], bound: float):
@@ -65,12 +66,18 @@ class OverlapIndex:
         self.sizes = np.array([len(row) for row in sets], dtype=np.int64)
         self.bound = bound
         everything = np.concatenate([*sets, np.empty(0, dtype=np.uint64)])
-        self.values, self.counts = np.unique(everything, return_counts=True)
+        values, counts = np.unique(everything, return_counts=True)
+        # What stands in one row alone (most 5-grams do) is as rare as what stands in none: a smaller table.
+        self.values, self.counts = values[counts > 1], counts[counts > 1]
         prefixes = [self._prefix(row) for row in sets]
         elements = np.concatenate([*prefixes, np.empty(0, dtype=np.uint64)])
         rows = np.repeat(np.arange(len(sets)), [len(prefix) for prefix in prefixes])
         order = np.argsort(elements, kind="stable")
         self.elements, self.rows = elements[order], rows[order]
+        # One look says of nearly every element of a query that it is not there; a search takes 20.
+        self.shift = np.uint64(64 - min(28, max(8, (16 * len(elements)).bit_length())))
+        self.there = np.zeros(1 << (64 - int(self.shift)), dtype=bool)
+        self.there[elements >> self.shift] = True
 
     def _prefix(self, row: np.ndarray) -> np.ndarray:
         """The elements of `row` that a match must share one of: its rarest, ties by hash."""
@@ -84,6 +91,7 @@ class OverlapIndex:
     def matches(self, row: np.ndarray) -> np.ndarray:
         """Indices of the indexed rows that match `row`, ascending."""
         prefix = self._prefix(row)
+        prefix = prefix[self.there[prefix >> self.shift]]
         low = np.searchsorted(self.elements, prefix, "left")
         high = np.searchsorted(self.elements, prefix, "right")
         spans = [self.rows[a:b] for a, b in zip(low, high, strict=True) if b > a]

@@ -82,7 +82,7 @@ def rows() -> list[tuple[str, str, str]]:
                     f"training, tokens/s ({shape}, {way})",
                     f"utilization {100 * entry['utilization']:.0f} %; estimate "
                     f"{entry['estimated_gigabytes'] / entry['peak_gigabytes']:.2f}x of the peak",
-                    f"{entry['tokens_per_second']:,.0f}; peak {entry['peak_gigabytes']:.2f} GB",
+                    f"{entry['tokens_per_second']:,.1f}; peak {entry['peak_gigabytes']:.2f} GB",
                 )
             )
             if "times_generate" in entry:

@@ -49,6 +49,13 @@ def rows() -> list[tuple[str, str, str]]:
         ),
         ("", "`pipeline`, 16 at once", spread(generation["times_pipeline"])),
     ]
+    found.append(
+        (
+            "generation, articles with other tokens (float32)",
+            f"`generate()`, {generation['articles']:,} articles",
+            str(generation["articles_with_other_tokens_than_generate"]),
+        )
+    )
     for result, what in ((precision, ""), (read_json(RESULTS / "precision_xsum.json"), ", XSum")):
         for name, entry in result["formats"].items():
             found.append(
@@ -82,7 +89,7 @@ def rows() -> list[tuple[str, str, str]]:
                     f"training, tokens/s ({shape}, {way})",
                     f"utilization {100 * entry['utilization']:.0f} %; estimate "
                     f"{entry['estimated_gigabytes'] / entry['peak_gigabytes']:.2f}x of the peak",
-                    f"{entry['tokens_per_second']:,.0f}; peak {entry['peak_gigabytes']:.2f} GB",
+                    f"{entry['tokens_per_second']:,.1f}; peak {entry['peak_gigabytes']:.2f} GB",
                 )
             )
             if "times_generate" in entry:
@@ -101,7 +108,7 @@ def rows() -> list[tuple[str, str, str]]:
 
 def table() -> str:
     """The rows as Markdown, and the machine."""
-    lines = ["| what | against | median [range of the rounds] |", "|---|---|---|"]
+    lines = ["| what | against | found; median [range of the rounds] |", "|---|---|---|"]
     lines += [f"| {what} | {peer} | {value} |" for what, peer, value in rows()]
     made = read_json(RESULTS / "generation.json")["machine"]
     place = f"{made['cores']} cores, {made['instructions']}, {made['gpu'] or 'no GPU'}"

@@ -81,7 +81,7 @@ def cost_of(run: dict) -> dict[str, int]:
         "tuned_bytes": train["tuned_bytes"],
         "base_bytes": train["base_footprint_bytes"],
         "tokens_trained": train["tokens_trained"],
-        "prompt_tokens": prompt["overhead_tokens"][prompt["template"]],
+        "prompt_tokens": prompt["template_tokens"],
     }
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from stages.common import errors, params, plots
-from stages.common.encoding import encode_completion, encode_prompt, template_overheads
+from stages.common.encoding import encode_completion, encode_prompt, overhead, template_overheads
 from stages.common.files import read_parquet, replacing, write_json, write_parquet
 from stages.common.modeling import load_tokenizer
 from stages.common.params import SPLITS
@@ -127,6 +127,7 @@ def main() -> None:
         METRICS,
         {
             "template": p.prompt.template,
+            "template_tokens": overhead(tokenizer, p.prompt.template, example),
             "overhead_tokens": template_overheads(tokenizer, example),
             "splits": {
                 split: {

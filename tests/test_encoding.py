@@ -22,7 +22,10 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+OWN = "Text:\n{article}\n\nIn a sentence:"
+
+
+@pytest.mark.parametrize("template", [*TEMPLATES, OWN])
 @pytest.mark.parametrize("text", TEXTS)
 def test_only_the_document_is_cut(tokenizer, template, text):
     limit = overhead(tokenizer, template, "x") + 20

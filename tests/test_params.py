@@ -120,6 +120,7 @@ def test_a_missing_key_or_section_is_named(values, name):
         ("data.test_size", False),
         ("data.document_column", None),
         ("prompt.template", "poem"),
+        ("prompt.template", "{article} and {article}"),
         ("prompt.template", ["direct"]),
         ("model.quantization", "nf3"),
         ("model.quantization", None),

@@ -63,6 +63,9 @@ def test_every_shipped_study_is_sound_on_both_scales(model, monkeypatch):
                     else:
                         whole[section] = value
                 assert params.problems(whole) == [], (name, values)
+                steps, rows = whole["train"]["steps"], whole["data"]["train_size"]
+                batch = whole["train"]["batch_size"] * whole["train"]["gradient_accumulation"]
+                assert steps is None or steps * batch >= rows, f"{name}: some pairs are never seen"
 
 
 def test_names_and_values_of_axes():
@@ -139,11 +142,19 @@ def test_one_name_for_two_settings_is_refused(tmp_path):
     declared(tmp_path, rank=RANKS, again=RANKS).check_names()
 
 
-def test_options_are_read_back_as_they_were():
-    for value in (8, 0.002, 1e-05, None, True, "none", ["q_proj", "k_proj"]):
-        key, _, text = option("a.b", value).partition("=")
-        assert key == "a.b"
-        assert params.parse_yaml(f"v: {text}", Path("x"))["v"] == value
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(8, 0.002, 1e-05, None, True, "none", ["q_proj", "k_proj"], "microsoft/phi-2"),
+        "Article: {article}\n\nIt's \"one\", [two], a=b, $x \\n \\' c:\\\nSummary: \\",
+    ],
+)
+def test_options_are_read_by_dvc_as_they_were(tmp_path, value):
+    from dvc.utils.hydra import apply_overrides
+
+    (tmp_path / "params.yaml").write_text("a:\n  b: 0\n")
+    apply_overrides(tmp_path / "params.yaml", [option("a.b", value)])
+    assert params.read_yaml(tmp_path / "params.yaml") == {"a": {"b": value}}
 
 
 # Words.

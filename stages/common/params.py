@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import yaml
 
 from stages.common.errors import UserError
-from stages.common.prompts import TEMPLATES
+from stages.common.prompts import SLOT, TEMPLATES, is_template
 
 PARAMS_FILE = Path("params.yaml")
 SPLITS = ("train", "validation", "test")
@@ -63,6 +63,9 @@ SHA256 = Key(
 )
 TEXT = Key("a text that is not empty", lambda v: isinstance(v, str) and v.strip() != "")
 TEXT_OR_NULL = Key("a text or null", lambda v: v is None or TEXT.accepts(v))
+TEMPLATE = Key(
+    f"one of {', '.join(TEMPLATES)}, or a text that holds {SLOT} once", is_template, tuple(TEMPLATES)
+)
 NAMES = Key(
     "a list of at least one module name, none twice",
     lambda v: (
@@ -102,7 +105,7 @@ SCHEMA: dict[str, Key | dict[str, Key]] = {
         "test_size": whole(1, nullable=True, or_null="all"),
     },
     "prompt": {
-        "template": choice(*TEMPLATES),
+        "template": TEMPLATE,
         "max_input_tokens": whole(16),
     },
     "model": {

@@ -1,11 +1,12 @@
 """The prompt templates, and the one place that fills them.
 
-A template is the text around `{article}`; the summary follows it after one space and ends with EOS. The first
-five are the original study's, `direct` its choice. The others vary one thing at a time: what is asked
-(nothing, a headline, rules, a role, a reader), where it stands (before, after, both sides), and the form
-(Markdown, tags, JSON).
+A template is the text around `{article}`; the summary follows it after one space and ends with EOS.
+`prompt.template` is the name of one of these, or such a text itself. The first five are the original study's,
+`direct` its choice. The others vary one thing at a time: what is asked (nothing, a headline, rules, a role, a
+reader), where it stands (before, after, both sides), and the form (Markdown, tags, JSON).
 """
 
+SLOT = "{article}"
 TEMPLATES = {
     "simple": "{article}\n\nTL;DR:",
     "instruct": ("Instruct: Summarize the following article in one sentence.\n\n{article}\n\nOutput:"),
@@ -49,9 +50,14 @@ TEMPLATES = {
 }
 
 
+def is_template(value: object) -> bool:
+    """Whether a value is a template's name, or a text with one place for the article."""
+    return isinstance(value, str) and (value in TEMPLATES or value.count(SLOT) == 1)
+
+
 def around(template: str) -> tuple[str, str]:
-    """The text before and after the article in a template."""
-    before, after = TEMPLATES[template].split("{article}")
+    """The text before and after the article in a template, given by its name or as a text."""
+    before, after = TEMPLATES.get(template, template).split(SLOT)
     return before, after
 
 

@@ -16,6 +16,7 @@ from stages.common.errors import UserError
 
 STUDIES_FILE = Path("studies.yaml")
 NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # texts that need no quotes in `dvc exp run -S`
 ANALYSES = ("none", "trend", "scaling", "pareto", "prompt", "full", "copying", "exchange")
 QUICK = "quick-"
 STUDY_KEYS = {
@@ -241,6 +242,9 @@ def option(key: str, value: object) -> str:
         return f"{key}=null"
     if isinstance(value, bool):
         return f"{key}={str(value).lower()}"
+    if isinstance(value, str) and not PLAIN.fullmatch(value):  # as hydra quotes: a backslash counts before '
+        quoted = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
+        return f"{key}='{quoted}'"
     if isinstance(value, list):
         return f"{key}=[{','.join(map(str, value))}]"
     return f"{key}={value}"

@@ -9,7 +9,6 @@ Nothing is run again. Experiments that scored other articles, or with other sett
 """
 
 import argparse
-import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -23,18 +22,17 @@ from stages.common.decisions import DECISIONS_FILE, current_decisions
 from stages.common.errors import UserError
 from stages.common.experiments import finished
 from stages.common.files import read_json, write_json, write_text
+from stages.common.hierarchy import Spread
 from stages.common.metrics import HEADLINE, Scores, read_scores, require_comparable, scores_file
-from stages.common.statistics import holm
 from stages.common.studies import Studies, Study, experiment
-from stages.common.study_words import verdict
+from stages.common.study_analyses import ANALYSES, Measured
+from stages.common.study_words import between, settings_sentence, verdict
 
 STUDIES = Path("metrics/studies")
 PLOTS = Path("plots/studies")
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")  # tested
 DESCRIBED = ("verbatim", "coverage", "novel_2", "words")  # told beside them
-COPYING = ("verbatim", "coverage", "novel_2")
 START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"
-CURVE_POINTS = 25  # of a fitted law and its band
 ONE_LINE = 4  # depth in the JSON from which a score stands on one line
 
 
@@ -85,139 +83,93 @@ def cost_of(run: dict) -> dict[str, int]:
     }
 
 
-def compare(study: Study, runs: dict[str, dict], resamples: int, confidence: float) -> dict:
-    """metrics/studies/NAME.json. runs: `read_experiment` by experiment."""
-    require_like(runs)
-    first = next(iter(runs.values()))["evaluation"]
-    drawn: dict[str, dict[str, hierarchy.Resampled]] = {}
-    bases: dict[str, hierarchy.Resampled] = {}
+def borrowed_spread(study: Study) -> dict[str, Spread]:
+    """How far seeds are apart, by metric, from the study that a study of one seed names; empty where none
+    is.
+    """
+    if study.spread_from is None:
+        return {}
+    path = STUDIES / f"{study.spread_from}.json"
+    if not path.is_file():
+        raise UserError(
+            f"compare: {study.name} has one seed and takes the spread between seeds from {path}, which is "
+            f"not there; run `make study NAME={study.spread_from}` first"
+        )
+    found = read_json(path)
+    df = len(found["seeds"]) - 1
+    spreads = {}
+    for metric in (*SHOWN, *DESCRIBED):
+        scores = [variant["scores"][metric] for variant in found["variants"].values()]
+        spreads[metric] = hierarchy.pooled(
+            [Spread(each["seed_sd"] ** 2, each["seed_variance"], df) for each in scores]
+        )
+    return spreads
+
+
+def measure(study: Study, runs: dict[str, dict], resamples: int, spreads: dict[str, Spread]) -> Measured:
+    """Draws of every variant. runs: `read_experiment` by experiment."""
+    tuned, base, tuned_rows, base_rows, cost = {}, {}, {}, {}, {}
     for stream, variant in enumerate(study.variants):
         of_seeds = [runs[experiment(variant.name, seed)] for seed in study.seeds]
-        tuned = [run["tuned"] for run in of_seeds]
-        drawn[variant.name] = {
-            metric: hierarchy.resampled(matrix(tuned, metric), resamples, stream)
+        scores = [run["tuned"] for run in of_seeds]
+        tuned[variant.name] = {
+            metric: hierarchy.resampled(matrix(scores, metric), resamples, stream, spreads.get(metric))
             for metric in (*SHOWN, *DESCRIBED)
         }
-        base = [of_seeds[0]["base"]]  # greedy or beams: no seed in it
-        bases[variant.name] = hierarchy.resampled(matrix(base, HEADLINE), resamples, stream)
-    reference = drawn[study.reference]
+        tuned_rows[variant.name] = matrix(scores, HEADLINE).mean(axis=0)
+        untuned = matrix([of_seeds[0]["base"]], HEADLINE)  # greedy or beams: no seed in it
+        base[variant.name] = hierarchy.resampled(untuned, resamples, stream)
+        base_rows[variant.name] = untuned[0]
+        cost[variant.name] = cost_of(of_seeds[0])
+    return Measured(tuned, base, tuned_rows, base_rows, cost, spreads.get(HEADLINE), resamples)
+
+
+def compare(
+    study: Study, runs: dict[str, dict], resamples: int, confidence: float, spreads: dict[str, Spread]
+) -> dict:
+    """metrics/studies/NAME.json. runs: `read_experiment` by experiment; spreads: `borrowed_spread`."""
+    require_like(runs)
+    measured = measure(study, runs, resamples, spreads)
+    reference = measured.tuned[study.reference]
     variants = {}
     for variant in study.variants:
-        found = drawn[variant.name]
+        found = measured.tuned[variant.name]
+        untuned = hierarchy.summary(measured.base[variant.name], confidence)
         variants[variant.name] = {
             "sets": variant.changes,
-            "cost": cost_of(runs[experiment(variant.name, study.seeds[0])]),
+            "cost": measured.cost[variant.name],
             "scores": {name: hierarchy.summary(found[name], confidence) for name in found},
-            "base": {HEADLINE: hierarchy.summary(bases[variant.name], confidence)},
+            "base": {HEADLINE: {name: untuned[name] for name in ("value", "low", "high")}},
             "difference": {
                 name: hierarchy.difference(found[name], reference[name], confidence)
                 for name in SHOWN
                 if variant.name != study.reference
             },
         }
-    entries = [entry for each in variants.values() for entry in each["difference"].values()]
-    for entry, p in zip(entries, holm([entry["p"] for entry in entries]), strict=True):
-        entry["p_holm"] = p
-    signatures = next(iter(runs.values()))["tuned"].signatures
+    for metric in SHOWN:
+        entries = [each["difference"][metric] for each in variants.values() if each["difference"]]
+        hierarchy.family(entries, confidence)
+    first = next(iter(runs.values()))
+    analysis = ANALYSES.get(study.analysis)
     return {
         "study": study.name,
         "question": study.question,
         "scale": study.scale,
-        "split": first["split"],
-        "n": first["n"],
-        "test": first["test"],
+        "settings": study.settings,
+        "split": first["evaluation"]["split"],
+        "n": first["evaluation"]["n"],
+        "test": first["evaluation"]["test"],
         "seeds": list(study.seeds),
+        "spread_from": study.spread_from,
+        "spread_sd": np.sqrt(spreads[HEADLINE].total) if spreads else None,
         "confidence": confidence,
         "resamples": resamples,
         "hours": study.hours,
         "reference": study.reference,
-        "signatures": {name: signatures[name] for name in (*SHOWN, *DESCRIBED)},
+        "signatures": {name: first["tuned"].signatures[name] for name in (*SHOWN, *DESCRIBED)},
         "variants": variants,
-        "analysis": analyse(study, variants, drawn, bases, confidence),
+        "analysis": analysis(study, measured, confidence) if analysis else {},
     }
-
-
-def analyse(study: Study, variants: dict, drawn: dict, bases: dict, confidence: float) -> dict:
-    """What the kind of study asks beyond its differences."""
-    names = [variant.name for variant in study.variants]
-    headline = {name: drawn[name][HEADLINE] for name in names}
-    if study.analysis == "trend":
-        found = {}
-        for label, members in study.series.items():
-            x = np.log2([variant.values[study.along] for variant in members])
-            found[label] = hierarchy.slope(x, [headline[v.name] for v in members], confidence)
-        return {"for_each_doubling": found}
-    if study.analysis == "scaling":
-        found = {}
-        for label, members in study.series.items():
-            x = np.array([variant.values[study.along] for variant in members])
-            drawn_scores = [headline[v.name] for v in members]
-            found[label] = hierarchy.scaling(x, drawn_scores, confidence)
-            at = np.geomspace(x[0], x[-1], CURVE_POINTS)
-            curve = hierarchy.band(x, drawn_scores, at, confidence)
-            found[label]["curve"] = np.vstack([at, curve]).T.tolist()
-        return {"laws": found}
-    if study.analysis == "pareto":
-        cost = [variants[name]["cost"]["base_bytes"] for name in names]
-        front = hierarchy.pareto_front(cost, [headline[name].value for name in names])
-        return {"pareto_front": [names[i] for i in front]}
-    if study.analysis == "prompt":
-        best = max(names, key=lambda name: bases[name].value)
-        start, tuned = bases[study.reference], headline[study.reference]
-        gap = tuned.both - start.both
-        closed = (bases[best].both - start.both) / gap
-        low, high = np.quantile(closed, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return {
-            "best_prompt_of_the_base": best,
-            "gap_closed_by_prompting": {
-                "value": (bases[best].value - start.value) / (tuned.value - start.value),
-                "low": float(low),
-                "high": float(high),
-            },
-        }
-    if study.analysis == "full":
-        full = headline[study.reference]
-        found = {}
-        for name in names:
-            if name != study.reference:
-                share = 100 * (1 - headline[name].both / full.both)
-                value = 100 * (1 - headline[name].value / full.value)
-                found[name] = hierarchy.test_of(share, value, confidence)
-        return {"percent_below_full": found}
-    if study.analysis == "copying":
-        return {
-            "copying": {
-                name: {
-                    metric: hierarchy.difference(
-                        drawn[name][metric], drawn[study.reference][metric], confidence
-                    )
-                    for metric in COPYING
-                }
-                for name in names
-                if name != study.reference
-            }
-        }
-    if study.analysis == "exchange":
-        return {"exchanges": exchanges(study, headline, confidence)}
-    return {}
-
-
-def exchanges(study: Study, headline: dict, confidence: float) -> list[dict]:
-    """Each series with more data against the next one with less: from one size to the next, and to the last.
-
-    Series stand in the order of their models' size.
-    """
-    series, found = list(study.series.values()), []
-    for smaller, larger in itertools.pairwise(series):
-        for less in range(len(larger) - 1):
-            for more in sorted({less + 1, len(smaller) - 1}):
-                entry = hierarchy.difference(
-                    headline[smaller[more].name], headline[larger[less].name], confidence
-                )
-                found.append({"smaller": smaller[more].name, "larger": larger[less].name, **entry})
-    for entry, p in zip(found, holm([entry["p"] for entry in found]), strict=True):
-        entry["p_holm"] = p
-    return found
 
 
 def write_plots(study: Study, found: dict) -> None:
@@ -237,14 +189,16 @@ def write_plots(study: Study, found: dict) -> None:
         rows.append([*cells, *variant["cost"].values()])
     plots.write_csv(PLOTS / f"{study.name}.csv", header, rows)
     names = list(found["variants"])
-    beside = bool(study.series) or study.analysis == "pareto"
+    beside = bool(study.series) or study.analysis in ("pareto", "prompt")
     height = max(2.6, 0.28 * len(names) + 1.1)
     drawn, axes = plots.figure(width=10.0 if beside else 7.0, height=height, columns=2 if beside else 1)
     draw_variants(axes[0] if beside else axes, study, found)
     if study.series:
         draw_series(axes[1], study, found)
-    elif beside:
+    elif study.analysis == "pareto":
         draw_memory(axes[1], found)
+    elif study.analysis == "prompt":
+        draw_lengths(axes[1], found)
     plots.save(drawn, PLOTS / f"{study.name}.svg")
 
 
@@ -267,15 +221,18 @@ def draw_variants(axis, study: Study, found: dict) -> None:
     axis.set_yticks(range(len(names)), list(reversed(names)))
     seeds = len(found["seeds"])
     grey = "; grey: untuned" if study.analysis == "prompt" else ""
+    over = "seeds and articles" if seeds > 1 or found["spread_from"] else "articles"
     seeds = f"{seeds} seed{'s' * (seeds > 1)}"
     axis.set(
         title=f"{study.name}: {found['n']:,} {found['split']} articles, {seeds}{grey}",
-        xlabel=f"ROUGE-1 (F1 x 100), {found['confidence']:.0%} interval over seeds and articles",
+        xlabel=f"ROUGE-1 (F1 x 100), {found['confidence']:.0%} interval over {over}",
     )
 
 
 def draw_series(axis, study: Study, found: dict) -> None:
-    """ROUGE-1 along the key that the study follows, and the fitted law with its band."""
+    """ROUGE-1 along the key that the study follows; a law dashed beyond what it was fitted to, and the point
+    that it was held against hollow.
+    """
     colours = list(plots.COLOURS.values())[::-1]
     for (label, members), colour in zip(study.series.items(), colours, strict=False):
         x = [member.values[study.along] for member in members]
@@ -287,13 +244,34 @@ def draw_series(axis, study: Study, found: dict) -> None:
         axis.errorbar(x, y, yerr=bars, fmt=line, color=colour, capsize=2, label=label)
         if law:
             at, fit, low, high = np.array(law["curve"]).T
-            axis.plot(at, fit, color=colour, lw=1)
+            inside, outside = at <= x[-2], at >= at[at <= x[-2]][-1]
+            axis.plot(at[inside], fit[inside], color=colour, lw=1)
+            axis.plot(at[outside], fit[outside], "--", color=colour, lw=1)
             axis.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+            axis.plot(x[-1], y[-1], "o", color=colour, markerfacecolor="white", zorder=3)
     if any(study.series):
         axis.legend(frameon=False)
+    if found["analysis"].get("laws"):
+        axis.set_title("dashed, hollow: held out of the fit")
     axis.set_xscale("log", base=2)
+    axis.set_xticks(
+        sorted({member.values[study.along] for members in study.series.values() for member in members})
+    )
     axis.xaxis.set_major_formatter("{x:g}")
+    axis.tick_params(axis="x", rotation=45)
     axis.set(xlabel=f"{study.along} (log scale)", ylabel="ROUGE-1 (F1 x 100)")
+
+
+def draw_lengths(axis, found: dict) -> None:
+    """ROUGE-1 against the tokens that a prompt adds, tuned and untuned."""
+    for name, variant in found["variants"].items():
+        tokens = variant["cost"]["prompt_tokens"]
+        for kind, score in (("tuned", variant["scores"][HEADLINE]), ("lead", variant["base"][HEADLINE])):
+            colour = plots.COLOURS["base" if kind == "tuned" and name == found["reference"] else kind]
+            axis.errorbar([tokens], [score["value"]], yerr=bar_of(score), fmt="o", color=colour, capsize=2)
+    axis.set(
+        title="blue: tuned, grey: untuned", xlabel="tokens that the prompt adds", ylabel="ROUGE-1 (F1 x 100)"
+    )
 
 
 def draw_memory(axis, found: dict) -> None:
@@ -320,7 +298,7 @@ def section(folder: Path, names: list[str]) -> str:
             found = read_json(path)
             said = "\n".join(f"- {sentence}" for sentence in verdict(found))
             parts.append(
-                f"**{name}**: {found['question']}\n\n{said}\n\n"
+                f"**{name}**: {found['question']} ({settings_sentence(found)})\n\n{said}\n\n"
                 f"![Study {name}: ROUGE-1 of its variants](plots/studies/{name}.svg)\n"
             )
     return "\n".join(parts)
@@ -334,8 +312,7 @@ def print_study(found: dict) -> None:
         cells = [name, f"{score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"]
         cells += [f"{variant['scores'][metric]['value']:.2f}" for metric in SHOWN[1:]]
         if entry:
-            cells += [f"{entry['value']:+.2f} [{entry['low']:+.2f}, {entry['high']:+.2f}]"]
-            cells += [f"{entry['p_holm']:.3f}", f"{entry['detectable']:.2f}"]
+            cells += [between(entry), f"{entry['p_holm']:.3f}", f"{entry['detectable']:.2f}"]
         else:
             cells += ["reference", "", ""]
         rows.append(cells)
@@ -362,7 +339,7 @@ def main() -> None:
             f"as {missing[0]}; run `make study NAME={arguments.name}`"
         )
     runs = {name: read_experiment(ref) for name, ref in refs.items()}
-    found = compare(study, runs, p.evaluate.resamples, p.evaluate.confidence)
+    found = compare(study, runs, p.evaluate.resamples, p.evaluate.confidence, borrowed_spread(study))
     write_json(STUDIES / f"{study.name}.json", found, one_line_below=ONE_LINE)
     write_plots(study, found)
     if not arguments.quick:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.common import params
+from stages.common.experiments import lookup
 from stages.common.files import read_json
 from stages.common.metrics import HEADLINE, METRICS
-from stages.common.study_words import between
+from stages.common.statistics import POWER
+from stages.common.study_words import between, chance_sentence, settings_sentence
 from stages.common.verdict import is_real
 
 DECISIONS_FILE = Path("docs/decisions.md")
@@ -33,7 +35,7 @@ DECISIONS = (
     ),
     Decision(
         "lora.target_modules",
-        "method",
+        "ablation",
         "Hu et al. 2021 adapt attention alone; Dettmers et al. 2023 (QLoRA) need every linear "
         "layer to match full fine-tuning.",
     ),
@@ -113,19 +115,26 @@ DECISIONS = (
 )
 
 
-def compared_values(found: dict, key: str, confidence: float) -> list[str]:
-    """A line for each variant of a study that changes `key` alone, against the study's reference."""
-    lines = []
+def effective(found: dict, name: str, values: dict) -> dict[str, object]:
+    """What a variant was run with, of the keys that its study sets somewhere. values: params.yaml."""
+    keys = {key for variant in found["variants"].values() for key in variant["sets"]}
+    given = {**found["settings"], **found["variants"][name]["sets"]}
+    return {key: given[key] if key in given else lookup(values, key) for key in sorted(keys)}
+
+
+def compared_values(found: dict, key: str, values: dict) -> list[str]:
+    """A line for each variant that has another `key` than the study's reference, with what else it has."""
+    lines, reference = [], effective(found, found["reference"], values)
     for name, variant in found["variants"].items():
-        if key not in variant["sets"] or name == found["reference"]:
+        own = effective(found, name, values)
+        if own[key] == reference[key]:
             continue
-        others = set(variant["sets"]) - set(found["variants"][found["reference"]]["sets"]) - {key}
+        others = [other for other in own if other != key and own[other] != reference[other]]
         entry = variant["difference"][HEADLINE]
-        verdict = (
-            "real" if is_real(entry, confidence) else f"not distinguishable, {entry['detectable']:.2f} were"
-        )
-        also = f" (with {', '.join(sorted(others))})" if others else ""
-        lines.append(f"- `{name}`{also}: {between(entry)}, {verdict}")
+        real = is_real(entry, found["confidence"])
+        said = "real" if real else f"not distinguishable (detectable: {entry['detectable']:.2f})"
+        also = f", with other {' and '.join(others)}" if others else ""
+        lines.append(f"- `{name}`{also}: {between(entry)}, {said}")
     return lines
 
 
@@ -135,9 +144,10 @@ def decisions_text(studies: Path, values: dict) -> str:
     parts = [
         "# Decisions\n",
         "Each default in `params.yaml` that a study varies: what the study found, and what others did. "
-        f"Numbers are differences in {title} from the study's reference, with 95% intervals over seeds and "
-        "articles; *real* is after Holm's correction over the study; where nothing is distinguishable, the "
-        "difference is named that would have shown in 80% of cases. Written by `make study`.\n",
+        "Studies train on less than the default does, so that many runs fit into a night: their settings "
+        f"are named. Numbers are differences in {title} from the study's reference, with their intervals; "
+        f"*real* is after Holm's correction over the study's variants; *detectable* is the true difference "
+        f"that would have been called real in {POWER:.0%} of cases. Written by `make study`.\n",
     ]
     for decision in DECISIONS:
         section, _, key = decision.key.partition(".")
@@ -147,14 +157,12 @@ def decisions_text(studies: Path, values: dict) -> str:
         path = studies / f"{decision.study}.json"
         if path.is_file():
             found = read_json(path)
-            seeds = len(found["seeds"])
             parts.append(
-                f"Study `{decision.study}`: {found['n']:,} {found['split']} articles, {seeds} "
-                f"seed{'s' * (seeds > 1)}, reference `{found['reference']}` at "
-                f"{found['variants'][found['reference']]['scores'][HEADLINE]['value']:.2f}.\n"
+                f"Study `{decision.study}` ({settings_sentence(found)}), reference `{found['reference']}` at "
+                f"{found['variants'][found['reference']]['scores'][HEADLINE]['value']:.2f}. "
+                f"{chance_sentence(found)}\n"
             )
-            lines = compared_values(found, decision.key, found["confidence"])
-            parts.append("\n".join(lines) + "\n")
+            parts.append("\n".join(compared_values(found, decision.key, values)) + "\n")
         else:
             parts.append(f"Study `{decision.study}`: declared in `studies.yaml`, not run yet.\n")
         parts.append(f"{decision.paper}\n")

@@ -1,19 +1,27 @@
 """What a variant is worth over seeds and articles: two sources of chance, kept apart and put together.
 
-A variant has scores [seeds, articles]. Articles are drawn with replacement, the same draw for every variant,
-so that differences are paired; seeds are drawn with replacement within each variant (two-level bootstrap:
-Davison and Hinkley 1997, section 3.8). A bootstrap of S seeds shows (S - 1) / S of their variance, which
-matters at three: deviations between seeds are scaled up by sqrt(S / (S - 1)).
+Scores [seeds, articles] are a crossed design: a seed moves all articles, an article is as hard for every
+seed, and each pair has noise of its own. The variance of a variant's mean over S seeds and n articles is
+
+    between / S + (articles + noise / S) / n
+
+The second term is the bootstrap's over articles, one draw for every variant, so that differences are paired.
+The first is the variance of the seeds' means less the noise in them, as in a two-way analysis of variance.
+Seeds are not resampled: that counts the noise up to three times (Owen 2007, the pigeonhole bootstrap), and
+the means of three seeds drawn anew never leave the range of the three. Intervals and p-values are Student's t
+with the degrees of freedom of Satterthwaite 1946: few seeds make them wide.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.stats import t as student
 
 from stages.common.statistics import (
     POWER,
     SEED,
+    TIE,
+    holm,
     mean_of,
     mean_statistics,
     number,
@@ -23,16 +31,31 @@ from stages.common.statistics import (
 )
 
 EXPONENTS = np.linspace(0.02, 2.0, 100)  # of the power law; tried one by one, since a and b are linear
+UNDEFINED = dict.fromkeys(("value", "low", "high", "se", "df", "p"))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Chance between seeds. total: variance of their means; between: without the articles' noise in it, which
+    may come out negative; df: degrees of freedom of both."""
+
+    total: float
+    between: float
+    df: int
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """One metric of one variant. seeds: mean of each seed; articles: mean over seeds by draw of articles;
-    both: by draw of articles and seeds. [draws] each."""
+    """One metric of one variant over n articles. seeds: mean of each seed; articles: [draws], mean over seeds
+    by draw of articles; both: the same with a seed's chance added; spread: None where seeds are taken for
+    fixed.
+    """
 
     seeds: np.ndarray
     articles: np.ndarray
     both: np.ndarray
+    spread: Spread | None
+    n: int
 
     @property
     def value(self) -> float:
@@ -40,63 +63,136 @@ class Resampled:
         return float(self.seeds.mean())
 
 
-def resampled(scores: np.ndarray, resamples: int, stream: int) -> Resampled:
-    """scores: [seeds, articles], NaN where undefined; stream: number of the variant, whose seeds are drawn
-    apart from those of others."""
+def spread_of(scores: np.ndarray) -> Spread | None:
+    """From scores [seeds, articles]; None with one seed. Articles that a seed left undefined (NaN) are left
+    out.
+    """
+    scores = scores[:, ~np.isnan(scores).any(axis=0)]
+    count, n = scores.shape
+    if count < 2 or n < 2:
+        return None
+    means = scores.mean(axis=1)
+    residual = scores - means[:, None] - scores.mean(axis=0) + scores.mean()
+    noise = (residual**2).sum() / ((count - 1) * (n - 1)) / n
+    total = float(means.var(ddof=1))
+    return Spread(total, total - float(noise), count - 1)
+
+
+def pooled(spreads: list[Spread]) -> Spread:
+    """One spread of several variants that are taken to have the same."""
+    totals, betweens = ([getattr(each, name) for each in spreads] for name in ("total", "between"))
+    return Spread(float(np.mean(totals)), float(np.mean(betweens)), sum(each.df for each in spreads))
+
+
+def resampled(scores: np.ndarray, resamples: int, stream: int, borrowed: Spread | None = None) -> Resampled:
+    """scores: [seeds, articles], NaN where undefined; stream: number of the variant, whose seeds' chance is
+    drawn apart from that of others; borrowed: the spread where one seed cannot tell.
+    """
     statistics = [mean_statistics(row) for row in scores]
     sums = resampled_sums(np.concatenate(statistics, axis=1), resamples)
-    drawn = mean_of(sums.reshape(resamples, len(scores), -1))
-    articles = drawn.mean(axis=1)
+    articles = mean_of(sums.reshape(resamples, len(scores), -1)).mean(axis=1)
+    spread = spread_of(scores) or borrowed
     both = articles
-    count = len(scores)
-    if count > 1:
-        picks = np.random.default_rng([SEED, stream]).integers(0, count, size=(resamples, count))
-        picked = np.take_along_axis(drawn, picks, axis=1).mean(axis=1)
-        both = articles + (picked - articles) * np.sqrt(count / (count - 1))
-    return Resampled(np.array([mean_of(each.sum(axis=0)) for each in statistics]), articles, both)
+    if spread is not None:
+        chance = np.random.default_rng([SEED, stream]).standard_t(spread.df, size=resamples)
+        both = articles + chance * np.sqrt(max(0.0, spread.between) / len(scores))
+    seeds = np.array([mean_of(each.sum(axis=0)) for each in statistics])
+    return Resampled(seeds, articles, both, spread, scores.shape[1])
 
 
-def summary(found: Resampled, confidence: float) -> dict:
-    """Value and interval; seed_sd: between seeds (None with one); sampling_se: of the articles alone."""
-    low, high = percentile_interval(found.both, confidence)
-    several = len(found.seeds) > 1
-    return {
-        "value": number(found.value),
-        "low": low,
-        "high": high,
-        "seed_sd": number(found.seeds.std(ddof=1)) if several else None,
-        "sampling_se": number(found.articles.std(ddof=1)),
-    }
+def contrast(weights: np.ndarray, found: list[Resampled], confidence: float) -> dict:
+    """A weighted sum of variants' scores with its interval, standard error, degrees of freedom and p.
 
-
-def test_of(draws: np.ndarray, observed: float, confidence: float) -> dict:
-    """A number with its interval, p (share of draws as far from it as 0 is) and what would have been seen.
-
-    draws: of the bootstrap, around `observed`.
+    None throughout where a score is undefined. `family` adds what depends on how many are tested together.
     """
-    low, high = percentile_interval(draws, confidence)
+    value = float(sum(w * each.value for w, each in zip(weights, found, strict=True)))
+    if np.isnan(value):
+        return dict(UNDEFINED)
+    draws = sum(w * each.articles for w, each in zip(weights, found, strict=True))
+    within = float(np.nanvar(draws, ddof=1))
+    between, uncertain = 0.0, within**2 / (found[0].n - 1)
+    for w, each in zip(weights, found, strict=True):
+        if each.spread is not None:
+            share = w * w / len(each.seeds)
+            between += share * each.spread.between
+            uncertain += (share * each.spread.total) ** 2 / each.spread.df
+    variance = within + max(0.0, between)
+    se = np.sqrt(variance)
+    if se <= TIE:  # nothing varies: the same outputs, or the same distance on every article
+        value = value if abs(value) > TIE else 0.0
+        return {"value": value, "low": value, "high": value, "se": 0.0, "df": None, "p": float(value == 0)}
+    df = variance**2 / uncertain
+    half = float(student.ppf((1 + confidence) / 2, df) * se)
     return {
-        "value": number(observed),
-        "low": low,
-        "high": high,
-        "p": p_value(np.abs(draws - observed), observed),
-        "detectable": float(ndtri((1 + confidence) / 2) + ndtri(POWER)) * float(draws.std(ddof=1)),
+        "value": value,
+        "low": value - half,
+        "high": value + half,
+        "se": float(se),
+        "df": float(df),
+        "p": float(2 * student.sf(abs(value) / se, df)),
     }
 
 
 def difference(left: Resampled, right: Resampled, confidence: float) -> dict:
-    """left - right, as `test_of`."""
-    return test_of(left.both - right.both, left.value - right.value, confidence)
+    """left - right, as `contrast`."""
+    return contrast(np.array([1.0, -1.0]), [left, right], confidence)
 
 
 def slope(x: np.ndarray, found: list[Resampled], confidence: float) -> dict:
-    """Change of the score for each unit of x: least squares over variants, as `test_of`.
+    """Change of the score for each unit of x: least squares over variants, as `contrast`.
 
     x: [variants], such as log2 of the rank: then it is the gain for each doubling.
     """
-    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-    draws = weights @ np.stack([each.both for each in found])
-    return test_of(draws, float(weights @ np.array([each.value for each in found])), confidence)
+    return contrast((x - x.mean()) / ((x - x.mean()) ** 2).sum(), found, confidence)
+
+
+def family(entries: list[dict], confidence: float) -> None:
+    """Add to tests that are made together p_holm and detectable, in place.
+
+    detectable: the true difference that would be called real in POWER of all cases even as the first that
+    Holm's procedure looks at, where it is strictest. None where nothing was tested.
+    """
+    tested = sum(entry["p"] is not None for entry in entries)
+    for entry, p in zip(entries, holm([entry["p"] for entry in entries]), strict=True):
+        entry["p_holm"] = p
+        entry["detectable"] = None
+        if p is not None:
+            df = np.inf if entry["df"] is None else entry["df"]
+            reach = student.ppf(1 - (1 - confidence) / 2 / tested, df) + student.ppf(POWER, df)
+            entry["detectable"] = float(reach * entry["se"])
+
+
+def summary(found: Resampled, confidence: float) -> dict:
+    """Value and interval; seed_sd: of the seeds' means, and seed_variance: without the articles' noise (None
+    with one seed); sampling_se: of the articles alone.
+    """
+    entry = contrast(np.array([1.0]), [found], confidence)
+    own = found.spread if len(found.seeds) > 1 else None
+    return {
+        **{name: entry[name] for name in ("value", "low", "high")},
+        "seed_sd": None if own is None else float(np.sqrt(own.total)),
+        "seed_variance": None if own is None else own.between,
+        "sampling_se": number(np.nanstd(found.articles, ddof=1)) if entry["value"] is not None else None,
+    }
+
+
+def test_of(draws: np.ndarray, observed: float, confidence: float) -> dict:
+    """As `contrast`, of a number that is no weighted sum.
+
+    draws: around `observed`, from `Resampled.both`. p: the share as far from it as 0 is; se: from the
+    interval, since draws of a t with two degrees of freedom have no variance.
+    """
+    if np.isnan(observed):
+        return dict(UNDEFINED)
+    low, high = percentile_interval(draws, confidence)
+    return {
+        "value": float(observed),
+        "low": low,
+        "high": high,
+        "se": float((high - low) / 2 / student.ppf((1 + confidence) / 2, np.inf)),
+        "df": None,
+        "p": p_value(np.abs(draws - observed), observed),
+    }
 
 
 def fitted(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -124,8 +220,9 @@ def fitted(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 def scaling(x: np.ndarray, found: list[Resampled], confidence: float) -> dict:
     """The power law fitted without the largest x, held against it; and how little data would do.
 
-    x: [variants] rising. miss: measured - predicted at the largest x, as `test_of`. Smallest within one
-    point: the smallest x whose score is less than 1 below that of the largest.
+    x: [variants] rising. saturates: whether the fit, and its draws, found an exponent inside the grid: else
+    the asymptote says nothing. miss: measured - predicted at the largest x, as `test_of`. within_one_point:
+    the smallest x from which on every score is less than 1 below that of the largest.
     """
     values = np.array([[each.value for each in found]])
     draws = np.stack([each.both for each in found], axis=1)
@@ -133,14 +230,19 @@ def scaling(x: np.ndarray, found: list[Resampled], confidence: float) -> dict:
     for y in (values, draws):
         a, b, c = fitted(x[:-1].astype(float), y[:, :-1])
         laws.append((a, b, c, a - b * float(x[-1]) ** -c))
-    near = [np.argmax(y >= y[:, -1:] - 1.0, axis=1) for y in (values, draws)]
-    low, high = np.quantile(near[1], [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
-    predicted = percentile_interval(laws[1][3], confidence)
+    near = []
+    for y in (values, draws):
+        enough = (y >= y[:, -1:] - 1.0)[:, ::-1]
+        near.append(len(x) - np.logical_and.accumulate(enough, axis=1).sum(axis=1))
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile(near[1], ends, method="inverted_cdf")
+    fit = {}
+    for name, value, drawn in zip(("asymptote", "factor", "exponent", "predicted"), *laws, strict=True):
+        ends_of = percentile_interval(drawn, confidence)
+        fit[name] = {"value": float(value[0]), "low": ends_of[0], "high": ends_of[1]}
     return {
-        "asymptote": number(laws[0][0][0]),
-        "factor": number(laws[0][1][0]),
-        "exponent": number(laws[0][2][0]),
-        "predicted": {"value": number(laws[0][3][0]), "low": predicted[0], "high": predicted[1]},
+        **fit,
+        "saturates": bool(laws[0][1][0] > 0 and fit["exponent"]["low"] > EXPONENTS[0] + TIE),
         "miss": test_of(draws[:, -1] - laws[1][3], float(values[0, -1] - laws[0][3][0]), confidence),
         "within_one_point": {
             "value": int(x[near[0][0]]),

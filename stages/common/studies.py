@@ -17,8 +17,11 @@ from stages.common.errors import UserError
 STUDIES_FILE = Path("studies.yaml")
 NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # texts that need no quotes in `dvc exp run -S`
-ANALYSES = ("none", "trend", "scaling", "pareto", "prompt", "full", "copying", "exchange")
+ANALYSES = ("none", "trend", "best", "scaling", "pareto", "prompt", "full", "copying", "exchange")
+ALONG = ("trend", "scaling", "exchange")  # analyses that follow a key
+ROWS = "data.train_size"
 QUICK = "quick-"
+CURVES = 3  # colours of a plot that stay apart
 STUDY_KEYS = {
     "question",
     "reference",
@@ -30,6 +33,7 @@ STUDY_KEYS = {
     "analysis",
     "along",
     "series",
+    "spread_from",
     "hours",
 }
 
@@ -47,8 +51,9 @@ class Variant:
 class Study:
     """One study on one scale.
 
-    along: the key that the analysis follows; series: variants in its order, one list for each curve; hours:
-    measured, on the machine of the scale; None where it has not run.
+    settings: what all variants set; along: the key that the analysis follows; series: variants in its order,
+    one list for each curve; spread_from: the study whose seeds tell how far seeds are apart, for one seed;
+    hours: measured, on the machine of the scale; None where it has not run.
     """
 
     name: str
@@ -57,9 +62,11 @@ class Study:
     reference: str
     seeds: tuple[int, ...]
     variants: tuple[Variant, ...]
+    settings: dict[str, object]
     analysis: str
     along: str | None
     series: dict[str, list[Variant]]
+    spread_from: str | None
     hours: float | None
 
     def experiments(self) -> dict[str, dict[str, object]]:
@@ -165,23 +172,31 @@ class Studies:
             raise UserError(f"{where}.{sorted(missing)[0]}: missing")
         if entry.get("analysis", "none") not in ANALYSES:
             raise UserError(f"{where}.analysis: expected one of {', '.join(ANALYSES)}")
+        if entry.get("analysis") in ALONG and entry.get("along") is None:
+            raise UserError(f"{where}.along: missing; {entry['analysis']} follows a key of params.yaml")
+        seeds, given = [], entry["seeds"]
+        if isinstance(given, list):
+            seeds = [seed for seed in given if type(seed) is int and seed >= 0]
+        if not seeds or len(set(seeds)) != len(given):
+            raise UserError(f"{where}.seeds: expected a list of whole numbers, none twice, found {given!r}")
         changes = from_axes(self.here(entry["axes"])) if "axes" in entry else {}
         changes |= from_search(self.here(entry["search"])) if "search" in entry else {}
-        changes |= self.here(entry.get("variants", {}))
+        changes |= {label: dict(change) for label, change in self.here(entry.get("variants", {})).items()}
         reference = entry["reference"]
         reference = reference[self.scale] if isinstance(reference, dict) else reference
         scale = self.declared["scales"][self.scale]
-        settings = {**scale["settings"], **entry.get("settings", {}).get(self.scale, {})}
-        seeds, prefix = entry["seeds"], ""
+        settings, prefix = {**scale["settings"], **self.here(entry.get("settings", {}))}, ""
         if quick:
+            share = scale["quick"].get(ROWS, 1) / settings.get(ROWS, 1)
             settings, seeds, prefix = {**settings, **scale["quick"]}, seeds[:1], QUICK
+            for change in changes.values():  # a study of data sizes stays one, of small ones
+                if change.get(ROWS) is not None:
+                    change[ROWS] = max(1, round(change[ROWS] * share))
         variants = []
         for label, change in changes.items():
             if not NAME.fullmatch(label):
                 raise UserError(f"{where}: variant {label!r}: expected a name of a-z, 0-9, '.', '+' and '-'")
             values = {**settings, **change}
-            if quick:  # a study of data sizes stays one
-                values |= {key: value for key, value in scale["quick"].items() if key not in change}
             wrong = [found for pair in values.items() if (found := problem_of_value(*pair))]
             if wrong:
                 raise UserError(f"{where}: variant {label}: {wrong[0]}")
@@ -197,9 +212,11 @@ class Studies:
             reference=prefix + reference,
             seeds=tuple(seeds),
             variants=tuple(variants),
+            settings=settings,
             analysis=entry.get("analysis", "none"),
             along=entry.get("along"),
             series=self.series(where, entry, {variant.name: variant for variant in variants}, prefix),
+            spread_from=None if quick else entry.get("spread_from"),
             hours=entry.get("hours", {}).get(self.scale),
         )
 
@@ -216,11 +233,23 @@ class Studies:
                 if member is None or along not in member.values:
                     raise UserError(f"{where}.series: {name!r} is no variant that sets {along}")
             found[label] = sorted(members, key=lambda member: member.values[along])
+        if len(found) > CURVES:
+            raise UserError(f"{where}.series: at most {CURVES}, found {len(found)}; a plot holds no more")
+        if entry.get("analysis") == "exchange" and len({len(members) for members in found.values()}) > 1:
+            raise UserError(f"{where}.series: exchange compares series of as many sizes, found others")
         return found
 
     def here(self, declared: dict) -> dict:
         """`declared`, or what it holds for this scale where its keys are scales."""
-        return declared.get(self.scale, {}) if set(declared) & set(self.declared["scales"]) else declared
+        scales = self.declared["scales"]
+        if not set(declared) & set(scales):
+            return declared
+        unknown = set(declared) - set(scales)
+        if unknown:
+            raise UserError(
+                f"{self.path}: {sorted(unknown)[0]!r} stands beside {', '.join(scales)} and is no scale"
+            )
+        return declared.get(self.scale, {})
 
     def check_names(self) -> None:
         """Raise a UserError where two studies give one experiment's name to different settings."""

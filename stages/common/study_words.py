@@ -1,10 +1,17 @@
 """A study in words, from its numbers alone: what differs, what does not, and what could have been missed."""
 
+import numpy as np
+
 from stages.common.metrics import HEADLINE, METRICS
 from stages.common.statistics import POWER
 from stages.common.verdict import is_real
 
 TITLE = METRICS[HEADLINE].title
+EXPECTED = 5  # percent below full fine-tuning that the original study expected LoRA to stay under
+BOOKKEEPING = (  # settings that change no score
+    *("data.validation_size", "data.test_size", "evaluate.split"),
+    *("train.log_every", "train.checkpoint_every", "generate.batch_tokens"),
+)
 
 
 def between(found: dict, spec: str = "+.2f") -> str:
@@ -16,8 +23,9 @@ def differences_sentence(found: dict) -> str:
     """Which variants differ from the reference in the headline metric, and how small a difference shows."""
     confidence, reference = found["confidence"], found["reference"]
     entries = {name: v["difference"][HEADLINE] for name, v in found["variants"].items() if v["difference"]}
+    same = [name for name, entry in entries.items() if entry["se"] == 0 == entry["value"]]
     real = {name: entry for name, entry in entries.items() if is_real(entry, confidence)}
-    others = {name: entry for name, entry in entries.items() if name not in real}
+    others = {name: entry for name, entry in entries.items() if name not in (*real, *same)}
     said = []
     if real:
         ordered = sorted(real.items(), key=lambda item: -item[1]["value"])
@@ -25,90 +33,175 @@ def differences_sentence(found: dict) -> str:
         said.append(f"Real differences in {TITLE} from {reference}: {shown}.")
     if others:
         largest = max(entry["detectable"] for entry in others.values())
-        names = "no variant differs" if not real else f"not distinguishable: {', '.join(others)}"
+        if real or same:
+            names = f"Not distinguishable from {reference}: {', '.join(others)}"
+        else:
+            names = f"No variant was shown to differ from {reference} in {TITLE}"
         said.append(
-            f"{'From ' + reference + ' ' if not real else ''}{names}; a true difference of {largest:.2f} "
-            f"points would have shown in {POWER:.0%} of cases, a smaller one could have been missed."
+            f"{names}; a true difference of {largest:.2f} points would have been called real in "
+            f"{POWER:.0%} of cases, a smaller one could have been missed."
         )
-    text = " ".join(said)
-    return text[0].upper() + text[1:]
+    if same:
+        said.append(f"Scores of every article are those of {reference}: {', '.join(same)}.")
+    return " ".join(said)
 
 
 def chance_sentence(found: dict) -> str:
     """How much seeds and articles each move a variant's score."""
     scores = [v["scores"][HEADLINE] for v in found["variants"].values()]
     articles = max(score["sampling_se"] for score in scores)
-    if len(found["seeds"]) == 1:
-        return (
-            f"One seed each: how far seeds are apart is not known here; the draw of {found['n']:,} articles "
-            f"alone moves a score by {articles:.2f} points (standard error)."
-        )
-    spread = sorted(score["seed_sd"] for score in scores)
-    return (
-        f"Seeds are {spread[len(spread) // 2]:.2f} points apart (median standard deviation over "
-        f"{len(found['seeds'])} seeds, at most {spread[-1]:.2f}); the draw of {found['n']:,} articles moves "
-        f"a score by {articles:.2f} points (standard error)."
+    drawn = (
+        f"the draw of {found['n']:,} articles alone moves a score by {articles:.2f} points (standard error)"
     )
+    if len(found["seeds"]) > 1:
+        spread = [score["seed_sd"] for score in scores]
+        return (
+            f"Scores of one variant's {len(found['seeds'])} seeds have a standard deviation of "
+            f"{np.median(spread):.2f} points (median over variants, at most {max(spread):.2f}); {drawn}."
+        )
+    if found["spread_from"]:
+        return (
+            f"One seed each; seeds are taken to be as far apart as in the study {found['spread_from']} (a "
+            f"standard deviation of {found['spread_sd']:.2f} points); {drawn}."
+        )
+    return (
+        f"One seed each, and no allowance for another: what is said holds for these trained models; {drawn}."
+    )
+
+
+def trend_sentence(label: str, entry: dict, unit: str, confidence: float) -> str:
+    """A slope in words."""
+    found = f"{label + ': ' if label else ''}{between(entry)} points of {TITLE} for {unit}"
+    if is_real(entry, confidence):
+        verb = "grows" if entry["value"] > 0 else "falls"
+        return f"{found} (p = {entry['p_holm']:.4f}): quality {verb} with it."
+    return (
+        f"{found} (p = {entry['p_holm']:.4f}): no trend was shown; one of {entry['detectable']:.2f} would "
+        f"have been in {POWER:.0%} of cases."
+    )
+
+
+def law_sentence(label: str, law: dict, confidence: float) -> str:
+    """A power law, what it foretold, and how little data would do."""
+    miss, near = law["miss"], law["within_one_point"]
+    if law["saturates"]:
+        form = (
+            f"{TITLE} = {law['asymptote']['value']:.2f} - {law['factor']['value']:.3g} x "
+            f"pairs^-{law['exponent']['value']:.2f}, fitted without the largest size; the asymptote "
+            f"[{law['asymptote']['low']:.2f}, {law['asymptote']['high']:.2f}] is an extrapolation"
+        )
+    else:
+        form = (
+            "fitted without the largest size, a power law shows no saturation: how far more data would lead "
+            "cannot be said"
+        )
+    if is_real(miss, confidence):
+        held = "the measured score misses it"
+    else:
+        held = f"no miss was shown, one of {miss['detectable']:.2f} would have been in {POWER:.0%} of cases"
+    said = (
+        f"{form}. It foretold {between(law['predicted'], '.2f')} for the largest size, off by "
+        f"{between(miss)}: {held}. From {near['value']:,} pairs on every score is within one point of the "
+        f"largest size's [{near['low']:,}, {near['high']:,}]."
+    )
+    return f"{label}: {said}" if label else said[0].upper() + said[1:]
+
+
+def best_sentence(label: str, entry: dict, found: dict) -> str:
+    """The best of a series, what it may be confused with, and what its choice is worth."""
+    open_, over = entry["not_distinguishable"], entry["over_reference"]
+    rest = f"not distinguishable from it: {', '.join(open_)}" if open_ else "all others are worse"
+    if entry["best"] == found["reference"]:
+        return f"{label + ': ' if label else ''}best is {entry['best']}, the reference; {rest}."
+    worth = (
+        "" if is_real(over, found["confidence"]) else f", no gain was shown ({over['detectable']:.2f} would)"
+    )
+    return (
+        f"{label + ': ' if label else ''}best is {entry['best']}; {rest}. Chosen on one half of the "
+        f"articles and measured on the other, the best is {between(over)} from {found['reference']}{worth}."
+    )
+
+
+def prompt_sentences(analysis: dict, found: dict) -> list[str]:
+    """What a prompt alone reaches, and what its length is worth."""
+    closed = analysis["percent_of_the_gap_closed_by_prompting"]
+    said = [
+        f"The untuned base's best prompt is {analysis['best_prompt_of_the_base']}. From the untuned base "
+        f"under {found['reference']} to the model tuned with it are {between(analysis['gap'])} points."
+    ]
+    if closed["value"] is not None:
+        said.append(
+            f"The best prompt alone, chosen on one half of the articles and measured on the other, closes "
+            f"{between(closed, '.1f')}% of that gap."
+        )
+    for label, entry in analysis["for_each_10_tokens_of_prompt"].items():
+        said.append(trend_sentence(label, entry, "10 more tokens of prompt", found["confidence"]))
+    return said
+
+
+def full_sentence(name: str, entry: dict, reference: str) -> str:
+    """How far from training every weight, and whether that is under the 5 % that the study expected."""
+    if entry["high"] < EXPECTED:
+        held = f"under {EXPECTED}%"
+    elif entry["low"] > EXPECTED:
+        held = f"more than {EXPECTED}%"
+    else:
+        held = f"whether under {EXPECTED}% is open"
+    above = ", that is above it" if entry["value"] < 0 else ""
+    return f"{name} is {between(entry, '.1f')}% below {reference}{above}: {held}."
 
 
 def analysis_sentences(found: dict) -> list[str]:
     """What the kind of study adds."""
     analysis, confidence = found["analysis"], found["confidence"]
-    said = []
-    for label, entry in analysis.get("for_each_doubling", {}).items():
-        grows = entry["p"] <= 1 - confidence
-        said.append(
-            f"{label + ': ' if label else ''}{between(entry)} points of {TITLE} for each doubling "
-            f"(p = {entry['p']:.4f}): "
-            + (
-                f"quality {'grows' if entry['value'] > 0 else 'falls'} with it."
-                if grows
-                else f"no trend is shown; one of {entry['detectable']:.2f} points would have been."
-            )
-        )
-    for label, law in analysis.get("laws", {}).items():
-        miss, near = law["miss"], law["within_one_point"]
-        held = "missed the law" if miss["p"] <= 1 - confidence else "agrees with the law"
-        said.append(
-            f"{label + ': ' if label else ''}{TITLE} = {law['asymptote']:.2f} - {law['factor']:.3g} x "
-            f"pairs^-{law['exponent']:.2f}, fitted without the largest size, which {held}: predicted "
-            f"{between(law['predicted'], '.2f')}, off by {between(miss)}. Within one point of the largest "
-            f"from {near['value']:,} pairs on [{near['low']:,}, {near['high']:,}]. The asymptote is an "
-            "extrapolation."
-        )
+    said = [
+        trend_sentence(label, entry, "each doubling", confidence)
+        for label, entry in analysis.get("for_each_doubling", {}).items()
+    ]
+    said += [best_sentence(label, entry, found) for label, entry in analysis.get("best", {}).items()]
+    said += [law_sentence(label, law, confidence) for label, law in analysis.get("laws", {}).items()]
     if "pareto_front" in analysis:
-        front = analysis["pareto_front"]
         shown = ", ".join(
-            f"{name} ({found['variants'][name]['cost']['base_bytes'] / 1e6:,.1f} MB, "
-            f"{found['variants'][name]['scores'][HEADLINE]['value']:.2f})"
-            for name in front
+            f"{name} ({found['variants'][name]['cost']['base_bytes'] / 1e6:,.1f} MB, {TITLE} "
+            f"{found['variants'][name]['scores'][HEADLINE]['value']:.2f}; in "
+            f"{analysis['percent_of_draws_on_it'][name]:.0f}% of draws)"
+            for name in analysis["pareto_front"]
         )
-        said.append(f"Best quality for their memory: {shown}.")
-    if "gap_closed_by_prompting" in analysis:
-        closed = analysis["gap_closed_by_prompting"]
-        best = analysis["best_prompt_of_the_base"]
-        said.append(
-            f"Prompting alone closes {100 * closed['value']:.0f}% [{100 * closed['low']:.0f}, "
-            f"{100 * closed['high']:.0f}] of the way from the untuned base under {found['reference']} to the "
-            f"model tuned with it; the untuned base's best prompt is {best}."
-        )
+        said.append(f"No other is both smaller and better than: {shown}.")
+    if "gap" in analysis:
+        said += prompt_sentences(analysis, found)
     for name, entry in analysis.get("percent_below_full", {}).items():
-        said.append(f"{name} is {between(entry, '.1f')}% below {found['reference']}.")
+        said.append(full_sentence(name, entry, found["reference"]))
     for name, metrics in analysis.get("copying", {}).items():
         shown = ", ".join(
             f"{METRICS[metric].title} {between(entry)} points"
-            + ("" if entry["p"] <= 1 - confidence else " (not distinguishable)")
+            + ("" if is_real(entry, confidence) else " (not distinguishable)")
             for metric, entry in metrics.items()
+            if entry["value"] is not None
         )
-        said.append(f"{name} against {found['reference']}: {shown}; p-values not corrected.")
+        said.append(f"{name} against {found['reference']}: {shown or 'undefined'}.")
     for entry in analysis.get("exchanges", []):
-        if not is_real(entry, confidence):
-            end = f"not distinguishable; {entry['detectable']:.2f} points would have been"
-        else:
+        if is_real(entry, confidence):
             better = "smaller model with more data" if entry["value"] > 0 else "larger model"
             end = f"the {better} is better"
+        else:
+            end = f"not distinguishable; {entry['detectable']:.2f} would have been in {POWER:.0%} of cases"
         said.append(f"{entry['smaller']} against {entry['larger']}: {between(entry)}: {end}.")
     return said
+
+
+def settings_sentence(found: dict) -> str:
+    """On what a study was made."""
+    seeds = len(found["seeds"])
+    values = [
+        f"{key} {', '.join(value) if isinstance(value, list) else value}"
+        for key, value in found["settings"].items()
+        if key not in BOOKKEEPING
+    ]
+    return (
+        f"{found['scale']}, {found['n']:,} {found['split']} articles, {seeds} seed{'s' * (seeds > 1)}, "
+        f"{', '.join(values)}"
+    )
 
 
 def verdict(found: dict) -> list[str]:

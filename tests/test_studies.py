@@ -458,33 +458,42 @@ def study(folder: Path, *arguments: str, check: bool = True):
 
 
 def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied, monkeypatch):
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": "",
-    }
-    with subprocess.Popen(
-        ["python", "-m", "stages.commands.study", "rank", "--jobs", "2"],
-        cwd=studied,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as first:
-        logs = studied / ".dvc/tmp/studies"
-        deadline = time.time() + 180
-        while time.time() < deadline:
-            texts = [log.read_text() for log in logs.glob("*.log")] if logs.is_dir() else []
-            if any("Running stage 'train'" in text for text in texts):
-                break
-            time.sleep(0.3)
-        first.send_signal(signal.SIGKILL)  # nothing can be tidied up
-    assert list(logs.glob("*.pid"))
+    logs = studied / ".dvc/tmp/studies"
+
+    def killed_when(reached) -> None:
+        """Start it, wait until `reached` is true, kill it so that it can tidy nothing up."""
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": "",
+        }
+        with subprocess.Popen(
+            ["python", "-m", "stages.commands.study", "rank", "--jobs", "2"],
+            cwd=studied,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            deadline = time.time() + 240
+            while not reached() and time.time() < deadline:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGKILL)
+
+    def training() -> bool:
+        return any("Running stage 'train'" in log.read_text() for log in logs.glob("*.log"))
+
+    killed_when(lambda: (logs / "clone-0/dvc.yaml").is_file())  # while it sets itself up
+    killed_when(training)
+    # Nothing of it reaches the user's files.
+    assert run(studied, "git", "status", "--porcelain").stdout == ""
+    assert run(studied, "git", "symbolic-ref", "--short", "HEAD").stdout.strip()
+    assert list(logs.glob("clone-*"))
 
     done = study(studied, "rank", "--jobs", "2")
     assert "runs of a killed study were still going; they start again" in done.stdout
     assert "study rank: 0 of 4 runs are there" in done.stdout
     assert "for each doubling" in done.stdout and "rank-4" in done.stdout
-    assert not list(logs.glob("*.pid"))
+    assert not list(logs.glob("clone-*"))
     compared = json.loads((studied / "metrics/studies/rank.json").read_text())
     assert list(compared["variants"]) == ["rank-2", "rank-4"] and compared["seeds"] == [0, 1]
     assert compared["variants"]["rank-4"]["cost"]["trainable_parameters"] == 2 * 2 * 3 * 2 * 64 * 2

@@ -2,9 +2,11 @@
 
 Run     make study NAME=rank [JOBS=2] [QUICK=1]    (python -m stages.commands.study NAME --jobs N --quick)
 
-Each variant and seed is an experiment of that name (`rank-8-seed0`), run in a folder of its own
-(`dvc exp run --temp`). One that is there with the same code and parameters is kept; a killed study goes on
-where it was, its training from the last checkpoint. One that fails is named with its log, and stops nothing.
+Each variant and seed is an experiment of that name (`rank-8-seed0`). Each job has a clone of its own, of the
+commit that is checked out when the study starts: what is edited meanwhile reaches no variant, and a kill
+leaves nothing in the user's files. One that is there with the same code, data and parameters is kept; a
+killed study goes on where it was, its training from the last checkpoint. One that fails is named with its
+log, and stops nothing.
 """
 
 import argparse
@@ -27,11 +29,11 @@ from stages.common.experiments import experiment_refs, finished, git, remove
 from stages.common.studies import Studies, Study, option
 
 WORK = Path(".dvc/tmp/studies")
-STANDALONE = Path(".dvc/tmp/exps/standalone")
-STASH = "refs/exps/stash"  # where `dvc exp run --temp` keeps what it is about to run
-STARTED = ("Running stage", "Stage '", "didn't change")  # the first words of `dvc` once it has its folder
+CLONES = "clone-"
+CHECKPOINTS = "STUDY_CHECKPOINTS"  # a folder for `train`: a clone does not outlive the study
 WRITTEN = ("metrics/studies/", "plots/studies/", "docs/decisions.md", "README.md")  # by comparisons
 TAIL = 12  # lines of a failed variant's log
+PATIENCE = 10  # seconds that a variant has to end by itself
 
 
 @contextmanager
@@ -46,79 +48,126 @@ def alone():
         yield
 
 
-def kill_group(process_id: int) -> None:
-    """End a variant with everything that it started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+def inside() -> list[psutil.Process]:
+    """Processes of variants, from this study or a killed one: those that work in a clone with CHECKPOINTS
+    set.
+    """
+    found, folder = [], WORK.resolve()
+    for process in psutil.process_iter():
         try:
-            os.killpg(process_id, number)
-        except ProcessLookupError:
-            return
-        time.sleep(1)
+            if Path(process.cwd()).is_relative_to(folder) and CHECKPOINTS in process.environ():
+                found.append(process)
+        except (psutil.Error, OSError):  # gone, or another user's
+            continue
+    return found
 
 
-def clear_remains() -> int:
-    """End what a killed study left running, drop what it left lying; how many were still running."""
-    left, files = 0, list(WORK.glob("*.pid"))
-    for file in files:
-        process_id, _, begun = file.read_text().partition(" ")
-        if began(int(process_id)) == begun:
-            left += 1
-            kill_group(int(process_id))
-        file.unlink()
-    if files:
-        git("update-ref", "-d", STASH, check=False)
-        shutil.rmtree(STANDALONE, ignore_errors=True)
-    return left
+def clear() -> int:
+    """End what works in a clone and drop the clones; how many processes there were."""
+    there = inside()
+    for process in there:
+        with_signal(process, signal.SIGTERM)
+    psutil.wait_procs(there, timeout=PATIENCE)
+    for process in inside():  # what did not listen, or was started since
+        with_signal(process, signal.SIGKILL)
+    for clone in WORK.glob(f"{CLONES}*"):
+        shutil.rmtree(clone, ignore_errors=True)
+    return len(there)
 
 
-def began(process_id: int) -> str:
-    """When a process began: by now its id may have gone to another. Empty where there is none."""
+def with_signal(process: psutil.Process, number: int) -> None:
+    """Send it, unless the process has gone."""
     try:
-        return str(psutil.Process(process_id).create_time())
+        process.send_signal(number)
     except psutil.NoSuchProcess:
-        return ""
+        pass
 
 
-class Running:
-    """A variant under way: `dvc exp run --temp` in a process group of its own."""
+class Job:
+    """Where variants run, one after the other: a clone of a commit that shares git's objects and DVC's
+    cache.
+    """
 
-    def __init__(self, name: str, values: dict[str, object], threads: int) -> None:
+    def __init__(self, number: int, commit: str, threads: int) -> None:
+        self.folder = WORK / f"{CLONES}{number}"
+        self.name = ""
+        self.process: subprocess.Popen | None = None
+        self.commit = commit
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "OMP_NUM_THREADS": str(threads),
+            "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not take the other job's core
+            CHECKPOINTS: str(Path("models/checkpoints").resolve()),
+        }
+        git("clone", "--quiet", "--shared", "--no-checkout", ".", str(self.folder))
+        self.git("checkout", "--quiet", "--detach", commit)
+        local = Path(".dvc/config.local")
+        if local.is_file():
+            shutil.copy(local, self.folder / local)
+        self.dvc("cache", "dir", "--local", output_of_dvc("cache", "dir"))
+        given = self.git("ls-files", "*.dvc").split()
+        if given:
+            self.dvc("checkout", "--quiet", *given)
+
+    def git(self, *arguments: str) -> str:
+        """What git prints in the clone."""
+        return git("-C", str(self.folder), *arguments)
+
+    def dvc(self, *arguments: str) -> None:
+        """Run dvc in the clone."""
+        output_of_dvc("--cd", str(self.folder), *arguments)
+
+    def start(self, name: str, values: dict[str, object]) -> None:
+        """Start a variant; its output goes to its log."""
         self.name = name
-        self.log = WORK / f"{name}.log"
-        self.pid_file = WORK / f"{name}.pid"
-        command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name]
+        self.git("checkout", "--quiet", "--force", "--detach", self.commit)  # the last variant's values
+        command = [sys.executable, "-m", "dvc", "exp", "run", "--name", name]
         for key, value in values.items():
             command += ["-S", option(key, value)]
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not take the other run's core
-            "STUDY_CHECKPOINTS": str(Path("models/checkpoints").resolve()),
-        }
-        with self.log.open("w") as log:
+        with log_of(name).open("w") as log:
             self.process = subprocess.Popen(
                 command,
+                cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
+                env=self.environment,
+                start_new_session=True,  # Ctrl-C is for this program, which ends its variants itself
             )
-        self.pid_file.write_text(f"{self.process.pid} {began(self.process.pid)}")
-        # dvc takes the newest of its stash: the next variant may put its own there only after that.
-        while self.process.poll() is None and not any(word in self.log.read_text() for word in STARTED):
-            time.sleep(0.2)
 
-    def end(self) -> None:
-        """Stop it."""
-        kill_group(self.process.pid)
-        self.process.wait()
-        self.pid_file.unlink(missing_ok=True)
+    def collect(self) -> bool:
+        """Fetch the experiment that has ended, in place of older ones of its name; whether it succeeded."""
+        failed = self.process.returncode != 0
+        self.process = None
+        if failed:
+            return False
+        made = f"refs/exps/{self.commit[:2]}/{self.commit[2:]}/{self.name}"
+        git("fetch", "--quiet", str(self.folder), f"+{made}:{made}")
+        for ref in experiment_refs()[self.name]:
+            if ref != made:  # one name for two would be none to DVC
+                remove(ref)
+        return True
 
-    def tail(self) -> str:
-        """The last lines of its log, progress bars left out."""
-        lines = [line.rpartition("\r")[2].rstrip() for line in self.log.read_text().splitlines()]
-        return "\n    ".join([line for line in lines if line][-TAIL:])
+
+def output_of_dvc(*arguments: str) -> str:
+    """What dvc prints; a UserError where it fails."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"study: dvc {' '.join(arguments)} failed: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def log_of(name: str) -> Path:
+    """What a variant printed."""
+    return WORK / f"{name}.log"
+
+
+def tail_of(name: str) -> str:
+    """The last lines of a variant's log, progress bars left out."""
+    lines = [line.rpartition("\r")[2].rstrip() for line in log_of(name).read_text().splitlines()]
+    return "\n    ".join([line for line in lines if line][-TAIL:])
 
 
 def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> list[str]:
@@ -126,28 +175,31 @@ def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> list[str]:
     from stages.common.runtime import THREADS
 
     threads = max(1, min(THREADS, (os.cpu_count() or 1) // jobs))
-    refs = experiment_refs()
-    waiting, running, failed = list(missing), [], []
-    bar = tqdm(total=len(missing), desc=f"study {study.name}", unit="variant", smoothing=0)
+    commit = git("rev-parse", "HEAD").strip()
+    waiting, failed = list(missing), []
+    whole = len(study.experiments())
+    bar = tqdm(
+        total=whole, initial=whole - len(missing), desc=f"study {study.name}", unit="variant", smoothing=0
+    )
     try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                name = waiting.pop(0)
-                for ref in refs.get(name, ()):
-                    remove(ref)
-                running.append(Running(name, missing[name], threads))
-            bar.set_postfix_str(", ".join(each.name for each in running))
+        workers = [Job(number, commit, threads) for number in range(min(jobs, len(missing)))]
+        while waiting or any(job.process for job in workers):
+            for job in workers:
+                if job.process and job.process.poll() is not None:
+                    if not job.collect():
+                        failed.append(job.name)
+                        bar.write(
+                            f"study: {job.name} failed, its log is {log_of(job.name)}:\n    "
+                            f"{tail_of(job.name)}"
+                        )
+                    bar.update()
+                if waiting and job.process is None:
+                    name = waiting.pop(0)
+                    job.start(name, missing[name])
+            bar.set_postfix_str(", ".join(job.name for job in workers if job.process))
             time.sleep(0.5)
-            for each in [each for each in running if each.process.poll() is not None]:
-                running.remove(each)
-                each.pid_file.unlink()
-                if each.process.returncode:
-                    failed.append(each.name)
-                    bar.write(f"study: {each.name} failed, its log is {each.log}:\n    {each.tail()}")
-                bar.update()
     finally:
-        for each in running:
-            each.end()
+        clear()
         bar.close()
     return failed
 
@@ -182,9 +234,11 @@ def main() -> None:
     study = studies.study(arguments.name, arguments.quick)
     with alone():
         require_committed()
-        left = clear_remains()
-        if left:
-            print(f"study {study.name}: {left} runs of a killed study were still going; they start again")
+        # A termination or a lost connection is as good as Ctrl-C: nothing stays behind.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: sys.exit(143))
+        if clear():
+            print(f"study {study.name}: runs of a killed study were still going; they start again")
         there = finished(study)
         missing = {name: values for name, values in study.experiments().items() if name not in there}
         hours = "" if study.hours is None else f"; the whole study takes {study.hours:g} h on two cores"
@@ -193,16 +247,14 @@ def main() -> None:
             f"{len(missing)} to go, {arguments.jobs} at a time{hours}",
             flush=True,
         )
-        # A termination is as good as Ctrl-C: nothing stays behind.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         failed = run_missing(study, missing, arguments.jobs) if missing else []
-    if failed:
-        raise UserError(
-            f"study {study.name}: {len(failed)} runs failed: {', '.join(failed)}; logs are in {WORK}. The "
-            "same command tries them again"
-        )
-    command = [sys.executable, "-m", "stages.compare", arguments.name] + ["--quick"] * arguments.quick
-    sys.exit(subprocess.run(command, check=False).returncode)
+        if failed:
+            raise UserError(
+                f"study {study.name}: {len(failed)} runs failed: {', '.join(failed)}; logs are in {WORK}. "
+                "The same command tries them again"
+            )
+        command = [sys.executable, "-m", "stages.compare", arguments.name] + ["--quick"] * arguments.quick
+        sys.exit(subprocess.run(command, check=False).returncode)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Nothing is run again. Experiments that scored other articles, or with other sett
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,10 @@ from stages.common import errors, hierarchy, params, plots
 from stages.common.commandline import print_table
 from stages.common.decisions import DECISIONS_FILE, current_decisions
 from stages.common.errors import UserError
-from stages.common.experiments import finished
+from stages.common.experiments import finished, git, scores_at
 from stages.common.files import read_json, write_json, write_text
 from stages.common.hierarchy import Spread
-from stages.common.metrics import HEADLINE, Scores, read_scores, require_comparable, scores_file
+from stages.common.metrics import HEADLINE, Scores, require_comparable
 from stages.common.studies import Studies, Study, experiment
 from stages.common.study_analyses import ANALYSES, Measured
 from stages.common.study_words import between, settings_sentence, verdict
@@ -36,19 +35,16 @@ START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -
 ONE_LINE = 4  # depth in the JSON from which a score stands on one line
 
 
-def read_experiment(ref: str) -> dict:
+def read_experiment(name: str, ref: str) -> dict:
     """What an experiment measured: its own JSON files, and the scores of base and tuned by article."""
-    from dvc.api import DVCFileSystem
-
-    files = DVCFileSystem(rev=ref)
-    found = {}
-    for name in ("evaluation", "train", "prompt"):
-        found[name] = json.loads(files.read_text(f"metrics/{name}.json", encoding="utf-8"))
-    with tempfile.TemporaryDirectory() as folder:
-        for system in ("base", "tuned"):
-            path = Path(folder) / f"{system}.parquet"
-            files.get_file(scores_file(system).as_posix(), str(path))
-            found[system] = read_scores(path)
+    found = scores_at(ref, ("base", "tuned"))
+    if found is None:
+        raise UserError(
+            f"compare: DVC's cache lacks the scores of {name}; fetch them with `dvc exp pull REMOTE "
+            f"{name}`, or run the variant again: `git update-ref -d {ref}`, then `make study`"
+        )
+    for file in ("evaluation", "train", "prompt"):
+        found[file] = json.loads(git("show", f"{ref}:metrics/{file}.json"))
     return found
 
 
@@ -338,7 +334,7 @@ def main() -> None:
             f"compare: {len(missing)} of {len(study.experiments())} runs of {study.name} are missing, such "
             f"as {missing[0]}; run `make study NAME={arguments.name}`"
         )
-    runs = {name: read_experiment(ref) for name, ref in refs.items()}
+    runs = {name: read_experiment(name, ref) for name, ref in refs.items()}
     found = compare(study, runs, p.evaluate.resamples, p.evaluate.confidence, borrowed_spread(study))
     write_json(STUDIES / f"{study.name}.json", found, one_line_below=ONE_LINE)
     write_plots(study, found)

@@ -3,14 +3,30 @@
 import numpy as np
 import pytest
 
-from stages.commands.diff import changed_params, compared, markdown, shown, unpaired, verdict_of
+from stages.commands.diff import (
+    changed_params,
+    compared,
+    markdown,
+    metric_rows,
+    said_by,
+    shown,
+    unpaired,
+    verdict_of,
+)
+from stages.commands.show import short_names
 from stages.common.metrics import Scores
 from stages.common.statistics import difference_of
 
 
-def evaluation(value: float, half: float) -> dict:
+def evaluation(value: float, half: float, signature: str = "rouge1|n:400") -> dict:
     score = {"value": value, "low": value - half, "high": value + half}
-    return {"confidence": 0.95, "resamples": 500, "systems": {"tuned": {"rouge1": score}}}
+    return {
+        "confidence": 0.95,
+        "resamples": 500,
+        "n": 400,
+        "metrics": {"quality": {"rouge1": {"signature": signature}}},
+        "systems": {"tuned": {"rouge1": score}},
+    }
 
 
 def test_changed_parameters_by_dotted_key():
@@ -33,25 +49,76 @@ def test_unpaired_by_hand():
     assert found["detectable"] == pytest.approx(5 / 1.959964 * (1.959964 + 0.841621), rel=1e-4)
 
 
-def test_scores_of_the_same_articles_are_paired_and_tell_more():
+@pytest.fixture
+def sides():
+    """Two systems on the same articles, 1 point apart."""
     rng = np.random.default_rng(0)
     left = rng.uniform(0, 80, 400)
     right = left + rng.normal(1.0, 3, 400)
     ids = [str(k) for k in range(400)]
-    sides = [Scores(ids, {"rouge1": values}, {}, {"rouge1": "rouge1|n:400"}) for values in (left, right)]
+    return [Scores(ids, {"rouge1": values}, {}, {"rouge1": "rouge1|n:400"}) for values in (left, right)]
+
+
+def test_scores_of_the_same_articles_are_paired_and_tell_more(sides):
+    left, right = (side.columns["rouge1"] for side in sides)
     before, after = evaluation(left.mean(), 2.2), evaluation(right.mean(), 2.2)
-    found, paired = compared(before, after, tuple(sides))
+    found = compared(before, after, tuple(sides))["rouge1"]
     wanted = difference_of(right, left, 500, 0.95)
-    assert paired and found["rouge1"]["value"] == wanted["value"]
-    assert verdict_of(found["rouge1"], 0.95) == "real"
-    alone, paired = compared(before, after, (None, sides[1]))
-    assert not paired and verdict_of(alone["rouge1"], 0.95).startswith("not distinguishable (under 4.45")
-    sides[0].signatures["rouge1"] = "rouge1|other"
-    assert compared(before, after, tuple(sides))[1] is False
-    same, _ = compared(before, before, (sides[1], sides[1]))
-    assert verdict_of(same["rouge1"], 0.95) == "the same"
+    assert found["paired"] and found["value"] == wanted["value"]
+    assert verdict_of(found, 0.95) == "real"
+    alone = compared(before, after, (None, sides[1]))["rouge1"]
+    assert not alone["paired"]
+    assert verdict_of(alone, 0.95) == "not distinguishable (4.45 would show in 80% of cases)"
+    same = compared(before, before, (sides[0], sides[0]))["rouge1"]
+    assert verdict_of(same, 0.95) == "the same"
+
+
+def test_scores_that_are_another_branchs_are_not_paired(sides):
+    """The JSON is of this branch; the scores on disk were left there by the last one."""
+    left, right = (side.columns["rouge1"] for side in sides)
+    before, after = evaluation(left.mean(), 2.2), evaluation(right.mean() + 5, 2.2)
+    found = compared(before, after, tuple(sides))["rouge1"]
+    assert not found["paired"] and found["value"] == pytest.approx(right.mean() + 5 - left.mean())
+
+
+def test_what_was_not_scored_alike_gets_no_verdict(sides):
+    before, after = evaluation(30, 2.2), evaluation(60, 2.2, "rouge1|n:400|test:other")
+    found = compared(before, after, (None, None))
+    assert found["rouge1"]["value"] is None and found["rouge1"]["p_holm"] is None
+    assert metric_rows(found, 0.95) == [
+        ["ROUGE-1", "30.00", "60.00", "", "not comparable: other articles or settings"]
+    ]
+
+
+def test_a_share_is_shown_in_percent():
+    entry = {"before": 0.996, "after": 1.0, "value": 0.004, "low": 0.0, "high": 0.01, "p_holm": 0.3}
+    rows = metric_rows({"success_rate": {**entry, "detectable": 0.006}}, 0.95)
+    assert rows == [
+        [
+            *("success rate (%)", "99.60", "100.00", "+0.40 [+0.00, +1.00]"),
+            "not distinguishable (0.60 would show in 80% of cases)",
+        ]
+    ]
 
 
 def test_cells_of_the_comment_are_no_markup():
-    text = markdown("T", ["a", "b"], [["x|y", "<img src=x>`"]])
-    assert text.splitlines()[2:] == ["| a | b |", "|---|---|", "| x\\|y | &lt;img src=x>\\` |"]
+    text = markdown("T", ["a", "b"], [["x|y\n\n# @org/team", "![i](https://e.example/p.png)`<img src=x>`"]])
+    assert text.splitlines()[2:] == [
+        "| `a` | `b` |",
+        "|---|---|",
+        "| `x\u00a6y # @org/team` | `![i](https://e.example/p.png)'<img src=x>'` |",
+    ]
+    assert len(markdown("T", ["a"], [["x" * 5_000]])) < 300
+
+
+def test_a_study_is_told_before_and_after(monkeypatch, tmp_path):
+    assert said_by(None) == "not there"
+    assert said_by("{") == said_by("[]") == said_by('{"confidence": 0.95}') == "written by other code"
+
+
+def test_names_are_short_where_they_are_clear():
+    assert short_names(["seed", "data.seed", "lora.rank"]) == {
+        "seed": "seed",
+        "data.seed": "data.seed",
+        "lora.rank": "rank",
+    }

@@ -457,7 +457,7 @@ def study(folder: Path, *arguments: str, check: bool = True):
     return run(folder, "python", "-m", "stages.commands.study", *arguments, check=check)
 
 
-def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied, monkeypatch):
+def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied, tmp_path, monkeypatch):
     logs = studied / ".dvc/tmp/studies"
 
     def killed_when(reached) -> None:
@@ -524,9 +524,33 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied, monkeypa
     assert all(len(line) <= 120 for line in shown.splitlines())
     run(studied, "dvc", "exp", "apply", "rank-2-seed0")
     diff = run(studied, "python", "-m", "stages.commands.diff", "rank-4-seed0", "--markdown").stdout
-    assert "| lora.rank | 4 | 2 |" in diff and "paired by article" in diff
+    assert "| `lora.rank` | `4` | `2` |" in diff and "one run on each side, paired by article" in diff
     same = run(studied, "python", "-m", "stages.commands.diff", "rank-2-seed0").stdout
     assert same.count("the same") == 6 and "none changed" in same
+    # Without the cache, as in a fresh clone: from the two intervals.
+    bare, clone, drive = (studied.parent / name for name in ("bare", "clone", "drive"))
+    run(studied, "git", "clone", "--quiet", "--bare", ".", str(bare))
+    run(studied, "git", "remote", "add", "origin", str(bare))
+    run(studied, "dvc", "remote", "add", "--default", "--local", "storage", str(drive))
+    run(studied, "dvc", "exp", "push", "--quiet", "origin", "rank-2-seed0", "rank-4-seed0")
+    run(tmp_path, "git", "clone", "--quiet", str(bare), str(clone))
+    run(clone, "git", "fetch", "--quiet", "origin", "refs/exps/*:refs/exps/*")
+    ref = f"refs/exps/{ref_of(clone, 'rank-4-seed0')}"
+    run(clone, "git", "checkout", "--quiet", ref, "--", ".")
+    diff = run(clone, "python", "-m", "stages.commands.diff", "rank-2-seed0", "--markdown").stdout
+    assert "| `lora.rank` | `2` | `4` |" in diff and "unpaired, from the two intervals" in diff
+    # With the folder that both reach: the colleague's experiment, applied, and as a branch.
+    run(clone, "git", "checkout", "--quiet", "--force", "HEAD", "--", ".")
+    run(clone, "dvc", "remote", "add", "--default", "--local", "storage", str(drive))
+    run(clone, "dvc", "exp", "pull", "--quiet", "--force", "origin", "rank-2-seed0", "rank-4-seed0")
+    run(clone, "dvc", "exp", "apply", "rank-4-seed0")
+    assert "rank: 4" in (clone / "params.yaml").read_text()
+    assert (clone / "models/tuned/adapter_model.safetensors").is_file()
+    diff = run(clone, "python", "-m", "stages.commands.diff", "rank-2-seed0", "--markdown").stdout
+    assert "one run on each side, paired by article" in diff
+    run(clone, "dvc", "exp", "branch", "rank-4-seed0", "try-rank-4")
+    assert run(clone, "git", "show", "try-rank-4:metrics/summary.json").stdout
+
     missing = run(studied, "python", "-m", "stages.commands.diff", "nothing", check=False)
     assert "'nothing' is no commit, branch, tag or experiment" in missing.stderr
 

@@ -1,14 +1,14 @@
-"""What changed against a revision: parameters, metrics with intervals and a verdict, plots.
+"""What changed against a revision: parameters, metrics with intervals and a verdict, studies, plots.
 
 Run     make diff REV=main    (python -m stages.commands.diff REV [--markdown])
 
-Where both sides scored the same articles and their scores are in DVC's cache, differences are paired. Else
-they come from the two intervals, which is more careful: a real difference may not be told from chance.
+A metric is compared where both sides scored the same articles with the same settings, its signature says. The
+difference is paired where DVC's cache has the scores of every article. Else it comes from the two intervals
+as if other articles had been drawn, which is more careful: systems agree on which articles are hard.
 """
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,18 @@ from scipy.special import ndtr, ndtri
 from stages.common import errors, params
 from stages.common.commandline import print_table
 from stages.common.errors import UserError
-from stages.common.experiments import experiment_refs, git
+from stages.common.experiments import experiment_refs, git, scores_at
 from stages.common.files import read_json
 from stages.common.metrics import METRICS, Scores, read_scores, scores_file
 from stages.common.statistics import POWER, difference_of, holm
+from stages.common.study_words import differences_sentence
 
 EVALUATION = Path("metrics/evaluation.json")
+STUDIES = "metrics/studies"
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim", "success_rate")
 SYSTEM = "tuned"
+ROUNDED = 1e-4  # the JSON's numbers are: means that are farther apart are of other scores
+LONGEST = 200  # characters of a value in the Markdown
 
 
 def at(revision: str, path: str) -> str | None:
@@ -68,17 +72,9 @@ def shown(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def scores_of(revision: str) -> Scores | None:
-    """Scores of every article in a revision, or None where DVC's cache lacks them."""
-    from dvc.api import DVCFileSystem
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "scores.parquet"
-        try:
-            DVCFileSystem(rev=revision).get_file(scores_file(SYSTEM).as_posix(), str(path))
-            return read_scores(path)
-        except (OSError, UserError):
-            return None
+def signatures(evaluation: dict) -> dict[str, str]:
+    """How each metric of a metrics/evaluation.json was computed, and on which articles."""
+    return {name: rule["signature"] for kind in evaluation["metrics"].values() for name, rule in kind.items()}
 
 
 def unpaired(before: dict, after: dict, confidence: float) -> dict:
@@ -96,59 +92,122 @@ def unpaired(before: dict, after: dict, confidence: float) -> dict:
     }
 
 
-def compared(before: dict, after: dict, scores: tuple[Scores | None, Scores | None]) -> tuple[dict, bool]:
-    """(differences by metric, whether they are paired) of two metrics/evaluation.json."""
-    confidence = after["confidence"]
-    left, right = scores
-    paired = left is not None and right is not None and left.ids == right.ids
-    found = {}
+def compared(before: dict, after: dict, scores: tuple[Scores | None, Scores | None]) -> dict[str, dict]:
+    """Differences by metric of two metrics/evaluation.json, each with `paired`; value is None where the two
+    were not scored alike.
+
+    scores: of every article on both sides, None where they are not to be had. They count where they are those
+    of the JSON: after a switch of branches those on disk may be another branch's.
+    """
+    confidence, found = after["confidence"], {}
+    rules = signatures(before), signatures(after)
     for metric in SHOWN:
-        old, new = (each["systems"].get(SYSTEM, {}).get(metric) for each in (before, after))
-        if not old or not new or old["value"] is None or new["value"] is None:
+        entries = [each["systems"][SYSTEM].get(metric) for each in (before, after)]
+        if any(entry is None or entry["value"] is None for entry in entries):
             continue
-        if paired and left.signatures.get(metric) == right.signatures.get(metric):
-            entry = difference_of(right.columns[metric], left.columns[metric], after["resamples"], confidence)
-            entry["p"] = entry["p_randomization"]
+        old, new = entries
+        found[metric] = {"before": old["value"], "after": new["value"], "value": None, "p": None}
+        if rules[0].get(metric) != rules[1].get(metric):
+            continue
+        columns = [None if each is None else each.columns.get(metric) for each in scores]
+        paired = all(
+            column is not None and abs(np.nanmean(column) - entry["value"]) <= ROUNDED
+            for column, entry in zip(columns, entries, strict=True)
+        )
+        if paired and scores[0].ids == scores[1].ids:
+            entry = difference_of(columns[1], columns[0], after["resamples"], confidence)
+            found[metric] |= {**entry, "p": entry["p_randomization"], "paired": True}
         else:
-            paired = False
-            entry = unpaired(old, new, confidence)
-        found[metric] = {"before": old["value"], "after": new["value"], **entry}
+            found[metric] |= {**unpaired(old, new, confidence), "paired": False}
     for entry, p in zip(found.values(), holm([entry["p"] for entry in found.values()]), strict=True):
         entry["p_holm"] = p
-    return found, paired
+    return found
 
 
-def verdict_of(entry: dict, confidence: float) -> str:
-    """real, the same, or what could have been missed."""
+def verdict_of(entry: dict, confidence: float, scale: float = 1.0) -> str:
+    """real, the same, or what one test would have seen."""
+    if entry["value"] is None:
+        return "not comparable: other articles or settings"
     if entry["value"] == entry["low"] == entry["high"] == 0:
         return "the same"
     if entry["p_holm"] <= 1 - confidence:
         return "real"
-    return f"not distinguishable (under {entry['detectable']:.2f} could be missed)"
+    return f"not distinguishable ({scale * entry['detectable']:.2f} would show in {POWER:.0%} of cases)"
 
 
 def metric_rows(found: dict, confidence: float) -> list[list[str]]:
     """Rows of the table of metrics."""
-    return [
-        [
-            METRICS[name].title,
-            f"{entry['before']:.2f}",
-            f"{entry['after']:.2f}",
-            f"{entry['value']:+.2f} [{entry['low']:+.2f}, {entry['high']:+.2f}]",
-            verdict_of(entry, confidence),
-        ]
-        for name, entry in found.items()
-    ]
+    rows = []
+    for name, entry in found.items():
+        metric = METRICS[name]
+        scale = 100.0 if metric.unit == "share" else 1.0
+        difference = ""
+        if entry["value"] is not None:
+            value, low, high = (scale * entry[key] for key in ("value", "low", "high"))
+            difference = f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+        rows.append(
+            [
+                metric.title + (" (%)" if scale > 1 else ""),
+                f"{scale * entry['before']:.2f}",
+                f"{scale * entry['after']:.2f}",
+                difference,
+                verdict_of(entry, confidence, scale),
+            ]
+        )
+    return rows
+
+
+def changed_studies(revision: str) -> list[list[str]]:
+    """(study, its first sentence before, after) rows of studies whose numbers differ."""
+    rows = []
+    for path in git("diff", "--name-only", revision, "--", STUDIES).split():
+        texts = at(revision, path), Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
+        rows.append([Path(path).stem, *(said_by(text) for text in texts)])
+    return rows
+
+
+def said_by(text: str | None) -> str:
+    """What a study's JSON says first."""
+    if text is None:
+        return "not there"
+    try:
+        return differences_sentence(json.loads(text))
+    except (KeyError, TypeError, ValueError):
+        return "written by other code"
+
+
+def code(text: str) -> str:
+    """A value as Markdown's code: no link, image, mention or heading in it takes effect, and no cell ends."""
+    text = " ".join(text.split()).replace("|", "\u00a6").replace("`", "'")
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    return f"`{text}`" if text else ""
 
 
 def markdown(title: str, columns: list[str], rows: list[list[str]]) -> str:
-    """A table under its title; what could be markup is escaped."""
+    """A table under its title; every cell is code, since a branch under review may hold anything."""
+    lines = [f"**{title}**", "", f"| {' | '.join(map(code, columns))} |", "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *(f"| {' | '.join(map(code, row))} |" for row in rows), ""])
 
-    def escaped(cell: str) -> str:
-        return cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
 
-    lines = [f"**{title}**", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    return "\n".join([*lines, *(f"| {' | '.join(map(escaped, row))} |" for row in rows), ""])
+def metrics_table(
+    revision: str, name: str, before: dict, after: dict
+) -> tuple[str, list[str], list[list[str]]]:
+    """(title, columns, rows) of the metrics, or a title that says why there is no table."""
+    title = f"Metrics of the fine-tuned model, {after['n']:,} articles"
+    for where, each in ((name, before), ("here", after)):
+        if "metrics" not in each or SYSTEM not in each.get("systems", {}):
+            return f"{title}: none to compare, {where} has {EVALUATION} in another form", [], []
+    here = read_scores(scores_file(SYSTEM)) if scores_file(SYSTEM).is_file() else None
+    there = scores_at(revision, (SYSTEM,))
+    found = compared(before, after, (there and there[SYSTEM], here))
+    kinds = {entry["paired"] for entry in found.values() if entry["value"] is not None}
+    kind = {
+        frozenset(): "not comparable",
+        frozenset({True}): "paired by article",
+        frozenset({False}): "unpaired, from the two intervals",
+    }.get(frozenset(kinds), "some paired by article")
+    columns = ["metric", name, "here", f"difference [{after['confidence']:.0%}]", "verdict"]
+    return f"{title}, one run on each side, {kind}", columns, metric_rows(found, after["confidence"])
 
 
 def main() -> None:
@@ -156,35 +215,30 @@ def main() -> None:
     parser.add_argument("revision", help="a commit, branch, tag or experiment")
     parser.add_argument("--markdown", action="store_true", help="for a comment on a pull request")
     arguments = parser.parse_args()
-    revision = commit_of(arguments.revision)
-    texts = {name: at(revision, name) for name in ("params.yaml", EVALUATION.as_posix())}
-    for name, text in texts.items():
+    name = arguments.revision
+    revision = commit_of(name)
+    texts = {path: at(revision, path) for path in ("params.yaml", EVALUATION.as_posix())}
+    for path, text in texts.items():
         if text is None:
-            raise UserError(f"diff: {arguments.revision} has no {name}; there is nothing to compare with")
+            raise UserError(f"diff: {name} has no {path}; there is nothing to compare with")
     before, after = json.loads(texts[EVALUATION.as_posix()]), read_json(EVALUATION)
-    old = params.parse_yaml(texts["params.yaml"], Path(f"{arguments.revision}:params.yaml"))
-    here = read_scores(scores_file(SYSTEM)) if scores_file(SYSTEM).is_file() else None
-    found, paired = compared(before, after, (scores_of(revision), here))
+    old = params.parse_yaml(texts["params.yaml"], Path(f"{name}:params.yaml"))
     changed = changed_params(old, params.read_yaml(params.PARAMS_FILE))
-    plots = git("diff", "--name-only", revision, "--", "plots").split()
-    alike = before["test"] == after["test"]
-    kind = "paired by article" if paired else "unpaired, from the two intervals"
+    plots = git("diff", "--name-only", revision, "--", "plots/*.svg", "plots/*.csv").split()
     tables = [
-        ("Parameters", ["key", arguments.revision, "here"], changed or [["none changed", "", ""]]),
-        (
-            f"Metrics of the fine-tuned model, {after['n']:,} {after['split']} articles, {kind}",
-            ["metric", arguments.revision, "here", f"difference [{after['confidence']:.0%}]", "verdict"],
-            metric_rows(found, after["confidence"]),
-        ),
-        ("Plots", ["file"], [[name] for name in plots] or [["none changed"]]),
+        ("Parameters", ["key", name, "here"], changed or [["none changed", "", ""]]),
+        metrics_table(revision, name, before, after),
+        ("Studies", ["study", name, "here"], changed_studies(revision) or [["none changed", "", ""]]),
+        ("Plots", ["file"], [[path] for path in plots] or [["none changed"]]),
     ]
     for title, columns, rows in tables:
-        if arguments.markdown:
+        if not columns:
+            print(f"**{title}**\n" if arguments.markdown else title)
+        elif arguments.markdown:
             print(markdown(title, columns, rows))
         else:
-            print_table(title, columns, rows)
-    if not alike:
-        print(f"The two were scored on other articles ({before['test']}, {after['test']}).")
+            print_table(title, columns, rows, wrap=title == "Studies")
+    print("Intervals are over articles; what another seed gives, a study tells (`make study`).")
 
 
 if __name__ == "__main__":

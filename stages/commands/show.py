@@ -11,16 +11,27 @@ from stages.common import errors, params
 from stages.common.commandline import print_table
 from stages.common.errors import UserError
 from stages.common.experiments import experiment_refs, git, same_code
-from stages.common.results import number
 from stages.common.studies import Studies
 
+MISSING = "-"  # a number that older code did not write
 
-def row(name: str, summary: dict, code: str, changes: dict) -> list[str]:
+
+def row(name: str, summary: dict, code: str, changes: dict[str, object]) -> list[str]:
     """Cells of one experiment."""
-    interval = f"{summary['rouge1']:.2f} [{summary['rouge1_low']:.2f}, {summary['rouge1_high']:.2f}]"
-    cells = [number(summary[key]) for key in ("rougeL", "bertscore", "verbatim")]
-    said = ", ".join(f"{key.rpartition('.')[2]}={shown(value)}" for key, value in changes.items())
-    return [name, interval, *cells, code, said]
+
+    def cell(key: str) -> str:
+        value = summary.get(key)
+        return MISSING if value is None else f"{value:.2f}"
+
+    interval = f"{cell('rouge1')} [{cell('rouge1_low')}, {cell('rouge1_high')}]"
+    said = ", ".join(f"{key}={shown(value)}" for key, value in changes.items())
+    return [name, interval, *map(cell, ("rougeL", "bertscore", "verbatim")), code, said]
+
+
+def short_names(keys: list[str]) -> dict[str, str]:
+    """Keys by their last part where only one key of params.yaml ends so."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: end if last.count(end) == 1 else key for key, end in zip(keys, last, strict=True)}
 
 
 def main() -> None:
@@ -28,26 +39,27 @@ def main() -> None:
     parser.add_argument("study", nargs="?", help="only its experiments")
     arguments = parser.parse_args()
     here = params.read_yaml(params.PARAMS_FILE)
-    refs = {name: found[0] for name, found in experiment_refs().items()}
+    refs = [(name, ref) for name, found in experiment_refs().items() for ref in found]
     if arguments.study:
-        wanted = Studies(here["model"]["name"]).study(arguments.study).experiments()
-        refs = {name: refs[name] for name in wanted if name in refs}
+        wanted = list(Studies(here["model"]["name"]).study(arguments.study).experiments())
+        refs = sorted((pair for pair in refs if pair[0] in wanted), key=lambda pair: wanted.index(pair[0]))
     if not refs:
         raise UserError("show: no experiments are there; run one with `make study NAME=...` or `dvc exp run`")
-    values, summaries, codes = {}, {}, {}
-    for name, ref in refs.items():
-        text = git("show", f"{ref}:params.yaml")
-        values[name] = flat(params.parse_yaml(text, params.PARAMS_FILE))
-        summaries[name] = json.loads(git("show", f"{ref}:metrics/summary.json"))
-        codes[name] = "here" if same_code(ref) else "older"
-    # What all of them set alike tells none from another.
-    keys = {**flat(here), **{key: None for found in values.values() for key in found}}
-    vary = [key for key in keys if len({str(found.get(key)) for found in values.values()}) > 1]
-    rows = [
-        row(name, summaries[name], codes[name], {key: values[name].get(key) for key in vary}) for name in refs
+    values = [
+        flat(params.parse_yaml(git("show", f"{ref}:params.yaml"), params.PARAMS_FILE)) for _, ref in refs
     ]
+    set_here = flat(here)
+    names = short_names(list(set_here))
+    # What all of them set alike tells none from another, nor does what params.yaml says.
+    vary = [key for key in names if len({str(found.get(key)) for found in values}) > 1]
+    rows = []
+    for (name, ref), found in zip(refs, values, strict=True):
+        summary = json.loads(git("show", f"{ref}:metrics/summary.json", check=False) or "{}")
+        changes = {names[key]: found.get(key) for key in vary if found.get(key) != set_here[key]}
+        rows.append(row(name, summary, "here" if same_code(ref) else "older", changes))
     print_table(
-        f"{len(rows)} experiments, ROUGE-1 with interval; code: of the files that are here, or older ones",
+        f"{len(rows)} experiments, ROUGE-1 with interval; code: of the files that are here, or older ones; "
+        "sets: beyond params.yaml, where they differ",
         ["experiment", "ROUGE-1", "R-L", "BERTS", "copied %", "code", "sets"],
         rows,
         narrow="sets",

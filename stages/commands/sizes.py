@@ -26,9 +26,18 @@ def folder_of(width: int) -> Path:
     return pretrain.MODEL.with_name(f"{pretrain.MODEL.name}-{width}")
 
 
+def metrics_of(width: int) -> Path:
+    """Where its loss and what it read are recorded."""
+    return pretrain.METRICS.with_name(f"pretrain-{width}.json")
+
+
 def main() -> None:
     p = params.load(pretrain.PARAMS).pretrain
-    missing = {width: shape for width, shape in SIZES.items() if not folder_of(width).is_dir()}
+    missing = {
+        width: shape
+        for width, shape in SIZES.items()
+        if not (folder_of(width).is_dir() and metrics_of(width).is_file())
+    }
     if not missing:
         print("sizes: all are there")
         return
@@ -41,7 +50,7 @@ def main() -> None:
         )
     for width, shape in missing.items():
         values = SimpleNamespace(**{**vars(p), **shape})
-        pretrain.make(values, kept, folder_of(width), pretrain.METRICS.with_name(f"pretrain-{width}.json"))
+        pretrain.make(values, kept, folder_of(width), metrics_of(width))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """DVC experiments as git holds them: which there are, and whether one is of this code and these values."""
 
 import subprocess
+import tempfile
+from pathlib import Path
 
 import yaml
 
 from stages.common import params
 from stages.common.errors import UserError
+from stages.common.metrics import Scores, read_scores, scores_file
 from stages.common.studies import Study
 
 COMPARED = (
@@ -87,6 +90,24 @@ def is_finished(ref: str, values: dict[str, object]) -> bool:
             if lookup(wanted, key) != value:
                 return False
     return True
+
+
+def scores_at(revision: str, systems: tuple[str, ...]) -> dict[str, Scores] | None:
+    """Scores of every article in a revision by system, or None where DVC's cache lacks them."""
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexError
+
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for system in systems:
+            path = Path(folder) / f"{system}.parquet"
+            try:
+                DVCFileSystem(rev=revision).get_file(scores_file(system).as_posix(), str(path))
+            except (OSError, DvcException, DataIndexError):
+                return None
+            found[system] = read_scores(path)
+    return found
 
 
 def finished(study: Study) -> dict[str, str]:

@@ -27,6 +27,7 @@ EVALUATION = Path("metrics/evaluation.json")
 STUDIES = "metrics/studies"
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim", "success_rate")
 SYSTEM = "tuned"
+SIDES = ("before", "here")
 ROUNDED = 1e-4  # the JSON's numbers are: means that are farther apart are of other scores
 LONGEST = 200  # characters of a value in the Markdown
 
@@ -124,15 +125,13 @@ def compared(before: dict, after: dict, scores: tuple[Scores | None, Scores | No
     return found
 
 
-def verdict_of(entry: dict, confidence: float, scale: float = 1.0) -> str:
-    """real, the same, or what one test would have seen."""
+def verdict_of(entry: dict, confidence: float) -> str:
+    """One word or a few on a difference."""
     if entry["value"] is None:
         return "not comparable: other articles or settings"
     if entry["value"] == entry["low"] == entry["high"] == 0:
         return "the same"
-    if entry["p_holm"] <= 1 - confidence:
-        return "real"
-    return f"not distinguishable ({scale * entry['detectable']:.2f} would show in {POWER:.0%} of cases)"
+    return "real" if entry["p_holm"] <= 1 - confidence else "not shown"
 
 
 def metric_rows(found: dict, confidence: float) -> list[list[str]]:
@@ -141,19 +140,14 @@ def metric_rows(found: dict, confidence: float) -> list[list[str]]:
     for name, entry in found.items():
         metric = METRICS[name]
         scale = 100.0 if metric.unit == "share" else 1.0
-        difference = ""
+        difference, detectable = "", ""
         if entry["value"] is not None:
             value, low, high = (scale * entry[key] for key in ("value", "low", "high"))
             difference = f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
-        rows.append(
-            [
-                metric.title + (" (%)" if scale > 1 else ""),
-                f"{scale * entry['before']:.2f}",
-                f"{scale * entry['after']:.2f}",
-                difference,
-                verdict_of(entry, confidence, scale),
-            ]
-        )
+            detectable = f"{scale * entry['detectable']:.2f}"
+        scores = [f"{scale * entry[key]:.2f}" for key in ("before", "after")]
+        title = metric.title + (" (%)" if scale > 1 else "")
+        rows.append([title, *scores, difference, detectable, verdict_of(entry, confidence)])
     return rows
 
 
@@ -193,7 +187,7 @@ def metrics_table(
     revision: str, name: str, before: dict, after: dict
 ) -> tuple[str, list[str], list[list[str]]]:
     """(title, columns, rows) of the metrics, or a title that says why there is no table."""
-    title = f"Metrics of the fine-tuned model, {after['n']:,} articles"
+    title = f"Metrics of the fine-tuned model against {name}, {after['n']:,} articles"
     for where, each in ((name, before), ("here", after)):
         if "metrics" not in each or SYSTEM not in each.get("systems", {}):
             return f"{title}: none to compare, {where} has {EVALUATION} in another form", [], []
@@ -206,7 +200,7 @@ def metrics_table(
         frozenset({True}): "paired by article",
         frozenset({False}): "unpaired, from the two intervals",
     }.get(frozenset(kinds), "some paired by article")
-    columns = ["metric", name, "here", f"difference [{after['confidence']:.0%}]", "verdict"]
+    columns = ["metric", *SIDES, f"difference [{after['confidence']:.0%}]", "detectable", "verdict"]
     return f"{title}, one run on each side, {kind}", columns, metric_rows(found, after["confidence"])
 
 
@@ -226,9 +220,9 @@ def main() -> None:
     changed = changed_params(old, params.read_yaml(params.PARAMS_FILE))
     plots = git("diff", "--name-only", revision, "--", "plots/*.svg", "plots/*.csv").split()
     tables = [
-        ("Parameters", ["key", name, "here"], changed or [["none changed", "", ""]]),
+        ("Parameters", ["key", *SIDES], changed or [["none changed", "", ""]]),
         metrics_table(revision, name, before, after),
-        ("Studies", ["study", name, "here"], changed_studies(revision) or [["none changed", "", ""]]),
+        ("Studies", ["study", *SIDES], changed_studies(revision) or [["none changed", "", ""]]),
         ("Plots", ["file"], [[path] for path in plots] or [["none changed"]]),
     ]
     for title, columns, rows in tables:
@@ -238,7 +232,10 @@ def main() -> None:
             print(markdown(title, columns, rows))
         else:
             print_table(title, columns, rows, wrap=title == "Studies")
-    print("Intervals are over articles; what another seed gives, a study tells (`make study`).")
+    print(
+        f"Detectable: what one test would have shown in {POWER:.0%} of cases. Intervals are over articles; "
+        "what another seed gives, a study tells (`make study`)."
+    )
 
 
 if __name__ == "__main__":

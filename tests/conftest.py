@@ -163,18 +163,23 @@ def write_local(folder: Path, pairs: list[dict], sizes=(40, 10, 12)) -> Path:
     return folder
 
 
-@pytest.fixture
-def project(tmp_path, pairs, tiny) -> Path:
-    """A repository set to the tiny model and local data, small enough for seconds a stage."""
+def make_project(parent: Path, pairs: list[dict], tiny: Path) -> Path:
+    """A repository in `parent`, set to the tiny model and local data, small enough for seconds a stage."""
     import shutil
 
-    folder = tmp_path / "project"
+    folder = parent / "project"
     folder.mkdir()
     copy_repository(folder)
     shutil.copytree(tiny, folder / "models/tiny")
-    data = write_local(tmp_path / "given", pairs)
+    data = write_local(parent / "given", pairs)
     edit(folder, model__name="models/tiny", model__path="models/tiny", **SMALL)
     run(folder, "python", "-m", "stages.commands.data", str(data))
     run(folder, "git", "add", "--all")
     run(folder, "git", "commit", "--quiet", "--message=tiny")
     return folder
+
+
+@pytest.fixture
+def project(tmp_path, pairs, tiny) -> Path:
+    """`make_project` for one test."""
+    return make_project(tmp_path, pairs, tiny)

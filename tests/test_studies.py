@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, run
+from conftest import ROOT, make_project, run
 
 from stages.common import params
 from stages.common.errors import UserError
@@ -432,21 +432,24 @@ TINY_STUDIES = {
             "question": "What of a variant that fails?",
             "reference": "as-set",
             "seeds": [0],
-            "variants": {"as-set": {}, "no-module": {"lora.target_modules": ["nothing"]}},
+            "variants": {"as-set": {"lora.rank": 2}, "no-module": {"lora.target_modules": ["nothing"]}},
         },
         "unlike": {
             "question": "What of other articles?",
             "reference": "as-set",
             "seeds": [0],
-            "variants": {"as-set": {}, "fewer": {"data.validation_size": 5}},
+            "variants": {"as-set": {"lora.rank": 2}, "fewer": {"data.validation_size": 5}},
         },
     },
 }
 
 
-@pytest.fixture
-def studied(project):
-    """The tiny project with studies of its own, committed."""
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory, pairs, tiny):
+    """The tiny project with studies of its own, committed; the tests below take it as the last one left
+    it.
+    """
+    project = make_project(tmp_path_factory.mktemp("studied"), pairs, tiny)
     (project / "studies.yaml").write_text(yaml.safe_dump(TINY_STUDIES, sort_keys=False))
     run(project, "git", "add", "--all")
     run(project, "git", "commit", "--quiet", "--message=studies")
@@ -457,7 +460,7 @@ def study(folder: Path, *arguments: str, check: bool = True):
     return run(folder, "python", "-m", "stages.commands.study", *arguments, check=check)
 
 
-def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied, tmp_path, monkeypatch):
+def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied):
     logs = studied / ".dvc/tmp/studies"
 
     def killed_when(reached) -> None:
@@ -518,7 +521,12 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied, tmp_path
         np.mean(means), abs=1e-3
     )
 
-    # What a reviewer sees: the experiments, and one against the other, paired by article.
+    run(studied, "git", "add", "--all")
+    run(studied, "git", "commit", "--quiet", "--message=study")
+
+
+def test_what_a_reviewer_sees_with_and_without_the_cache(studied, tmp_path):
+    """The experiments, and one against the other; pushed, pulled, applied, made a branch."""
     shown = run(studied, "python", "-m", "stages.commands.show", "rank").stdout
     assert "4 experiments" in shown and "rank=4, seed=1" not in shown.split("rank-4-seed0")[1].split("\n")[0]
     assert all(len(line) <= 120 for line in shown.splitlines())
@@ -528,7 +536,7 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied, tmp_path
     same = run(studied, "python", "-m", "stages.commands.diff", "rank-2-seed0").stdout
     assert same.count("the same") == 6 and "none changed" in same
     # Without the cache, as in a fresh clone: from the two intervals.
-    bare, clone, drive = (studied.parent / name for name in ("bare", "clone", "drive"))
+    bare, clone, drive = (tmp_path / name for name in ("bare", "clone", "drive"))
     run(studied, "git", "clone", "--quiet", "--bare", ".", str(bare))
     run(studied, "git", "remote", "add", "origin", str(bare))
     run(studied, "dvc", "remote", "add", "--default", "--local", "storage", str(drive))
@@ -553,18 +561,7 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied, tmp_path
 
     missing = run(studied, "python", "-m", "stages.commands.diff", "nothing", check=False)
     assert "'nothing' is no commit, branch, tag or experiment" in missing.stderr
-
-    # A change of what the runs were made with makes them missing; one of the page they end in does not.
-    from stages.common.experiments import finished
-
-    monkeypatch.chdir(studied)
-    assert len(finished(Studies("models/tiny").study("rank"))) == 4
-    report = studied / "stages/report.py"
-    report.write_text(report.read_text() + "\n")
-    assert len(finished(Studies("models/tiny").study("rank"))) == 4
-    train = studied / "stages/train.py"
-    train.write_text(train.read_text() + "\n")
-    assert finished(Studies("models/tiny").study("rank")) == {}
+    run(studied, "git", "checkout", "--quiet", "--force", "HEAD", "--", ".")
 
 
 def ref_of(folder: Path, name: str) -> str:
@@ -589,6 +586,26 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     (studied / "params.yaml").write_text((studied / "params.yaml").read_text() + "\n")
     dirty = study(studied, "rank", check=False)
     assert "1 tracked files are changed, such as params.yaml; commit them first" in dirty.stderr
+
+
+def test_a_change_of_what_runs_were_made_with_makes_them_missing(studied, monkeypatch):
+    """Code, data and the base count; the page that a run ends in does not."""
+    from stages.common.experiments import finished
+
+    monkeypatch.chdir(studied)
+    assert len(finished(Studies("models/tiny").study("rank"))) == 4
+    report = studied / "stages/report.py"
+    report.write_text(report.read_text() + "\n")
+    assert len(finished(Studies("models/tiny").study("rank"))) == 4
+    train = studied / "stages/train.py"
+    train.write_text(train.read_text() + "\n")
+    assert finished(Studies("models/tiny").study("rank")) == {}
+    run(studied, "git", "checkout", "--quiet", "--", ".")
+    for name in ("data/local.dvc", "models/tiny/config.json"):
+        changed = studied / name
+        changed.write_text(changed.read_text() + "\n")
+        assert finished(Studies("models/tiny").study("rank")) == {}
+        run(studied, "git", "checkout", "--quiet", "--", ".")
 
 
 # What is committed.

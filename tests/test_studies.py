@@ -15,6 +15,7 @@ from conftest import ROOT, make_project, run
 
 from stages.common import params
 from stages.common.errors import UserError
+from stages.common.experiments import with_values
 from stages.common.hierarchy import resampled
 from stages.common.studies import ANALYSES as DECLARED_ANALYSES
 from stages.common.studies import STUDIES_FILE, Studies, experiment, from_axes, from_search, option
@@ -58,12 +59,7 @@ def test_every_shipped_study_is_sound_on_both_scales(model, monkeypatch):
                     preset = params.read_yaml(Path("presets/phi2-xsum-t4.yaml"))
                     for section, found in preset.items():
                         whole[section] |= found
-                for key, value in values.items():
-                    section, _, inner = key.partition(".")
-                    if inner:
-                        whole[section][inner] = value
-                    else:
-                        whole[section] = value
+                whole = with_values(whole, values)
                 assert params.problems(whole) == [], (name, values)
                 steps, rows = whole["train"]["steps"], whole["data"]["train_size"]
                 batch = whole["train"]["batch_size"] * whole["train"]["gradient_accumulation"]

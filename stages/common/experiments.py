@@ -1,5 +1,6 @@
 """DVC experiments as git holds them: which there are, and whether one is of this code and these values."""
 
+import copy
 import subprocess
 import tempfile
 from pathlib import Path
@@ -48,9 +49,9 @@ def lookup(values: dict, name: str):
     return values
 
 
-def wanted_params(values: dict[str, object]) -> dict:
-    """params.yaml with a variant's values in it."""
-    found = params.read_yaml(params.PARAMS_FILE)
+def with_values(whole: dict, values: dict[str, object]) -> dict:
+    """params.yaml with a variant's values in it, by dotted key."""
+    found = copy.deepcopy(whole)
     for name, value in values.items():
         section, _, key = name.partition(".")
         if key:
@@ -84,7 +85,7 @@ def is_finished(ref: str, values: dict[str, object]) -> bool:
     stages = locked(ref)
     if stages is None or not same_code(ref):
         return False
-    wanted = wanted_params(values)
+    wanted = with_values(params.read_yaml(params.PARAMS_FILE), values)
     for name in COMPARED:
         for key, value in stages[name].get("params", {}).get("params.yaml", {}).items():
             if lookup(wanted, key) != value:

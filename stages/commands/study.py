@@ -33,6 +33,7 @@ CLONES = "clone-"
 CHECKPOINTS = "STUDY_CHECKPOINTS"  # a folder for `train`: a clone does not outlive the study
 WRITTEN = ("metrics/studies/", "plots/studies/", "docs/decisions.md", "README.md")  # by comparisons
 TAIL = 12  # lines of a failed variant's log
+REDRAWN = 5  # seconds between two states of the bar: a log file holds them all
 PATIENCE = 10  # seconds that a variant has to end by itself
 
 
@@ -174,7 +175,7 @@ def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> list[str]:
 
     threads = max(1, min(THREADS, (os.cpu_count() or 1) // jobs))
     commit = git("rev-parse", "HEAD").strip()
-    waiting, failed = list(missing), []
+    waiting, failed, drawn = list(missing), [], 0.0
     whole = len(study.experiments())
     bar = tqdm(
         total=whole, initial=whole - len(missing), desc=f"study {study.name}", unit="variant", smoothing=0
@@ -194,7 +195,10 @@ def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> list[str]:
                 if waiting and job.process is None:
                     name = waiting.pop(0)
                     job.start(name, missing[name])
-            bar.set_postfix_str(", ".join(job.name for job in workers if job.process))
+            bar.set_postfix_str(", ".join(job.name for job in workers if job.process), refresh=False)
+            if time.monotonic() - drawn >= REDRAWN:
+                drawn = time.monotonic()
+                bar.refresh()
             time.sleep(0.5)
     finally:
         clear()

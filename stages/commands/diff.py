@@ -24,12 +24,13 @@ from stages.common.statistics import POWER, difference_of, holm
 from stages.common.study_words import differences_sentence
 
 EVALUATION = Path("metrics/evaluation.json")
-STUDIES = "metrics/studies"
+STUDIES_FOLDER = "metrics/studies"
+STUDIES = "Studies"  # the title of what is told in sentences
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim", "success_rate")
 SYSTEM = "tuned"
 SIDES = ("before", "here")
 ROUNDED = 1e-4  # the JSON's numbers are: means that are farther apart are of other scores
-LONGEST = 200  # characters of a value in the Markdown
+LONGEST = 500  # characters of a value in the Markdown
 
 
 def at(revision: str, path: str) -> str | None:
@@ -154,7 +155,7 @@ def metric_rows(found: dict, confidence: float) -> list[list[str]]:
 def changed_studies(revision: str) -> list[list[str]]:
     """(study, its first sentence before, after) rows of studies whose numbers differ."""
     rows = []
-    for path in git("diff", "--name-only", revision, "--", STUDIES).split():
+    for path in git("diff", "--name-only", revision, "--", STUDIES_FOLDER).split():
         texts = at(revision, path), Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
         rows.append([Path(path).stem, *(said_by(text) for text in texts)])
     return rows
@@ -219,19 +220,22 @@ def main() -> None:
     old = params.parse_yaml(texts["params.yaml"], Path(f"{name}:params.yaml"))
     changed = changed_params(old, params.read_yaml(params.PARAMS_FILE))
     plots = git("diff", "--name-only", revision, "--", "plots/*.svg", "plots/*.csv").split()
+    studies = changed_studies(revision)
     tables = [
-        ("Parameters", ["key", *SIDES], changed or [["none changed", "", ""]]),
+        ("Parameters" if changed else "Parameters: none changed", ["key", *SIDES], changed),
         metrics_table(revision, name, before, after),
-        ("Studies", ["study", *SIDES], changed_studies(revision) or [["none changed", "", ""]]),
-        ("Plots", ["file"], [[path] for path in plots] or [["none changed"]]),
+        (STUDIES if studies else f"{STUDIES}: none changed", ["study", *SIDES], studies),
+        ("Plots" if plots else "Plots: none changed", ["file"], [[path] for path in plots]),
     ]
     for title, columns, rows in tables:
-        if not columns:
+        if not rows:
             print(f"**{title}**\n" if arguments.markdown else title)
         elif arguments.markdown:
             print(markdown(title, columns, rows))
+        elif title == STUDIES:
+            print("\n  ".join([title, *(f"{name}: {there}\n    here: {here}" for name, there, here in rows)]))
         else:
-            print_table(title, columns, rows, wrap=title == "Studies")
+            print_table(title, columns, rows)
     print(
         f"Detectable: what one test would have shown in {POWER:.0%} of cases. Intervals are over articles; "
         "what another seed gives, a study tells (`make study`)."

@@ -61,11 +61,8 @@ def score_files(
     return scores, test_hash(ids, references.texts)
 
 
-def print_table(
-    title: str, columns: list[str], rows: list[list[str]], narrow: str = "", wrap: bool = False
-) -> None:
-    """A table on the terminal; the column named `narrow`, or with `wrap` any, may wrap. No text is taken for
-    markup."""
+def print_table(title: str, columns: list[str], rows: list[list[str]], narrow: str = "") -> None:
+    """A table on the terminal; the column named `narrow` may wrap. No text is taken for markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -73,9 +70,7 @@ def print_table(
     table = Table(title=Text(title))
     for column in columns:
         table.add_column(
-            Text(column),
-            justify="left" if wrap or column == columns[0] else "right",
-            no_wrap=not wrap and column != narrow,
+            Text(column), justify="left" if column == columns[0] else "right", no_wrap=column != narrow
         )
     for row in rows:
         table.add_row(*map(Text, row))

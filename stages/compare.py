@@ -186,7 +186,7 @@ def write_plots(study: Study, found: dict) -> None:
     plots.write_csv(PLOTS / f"{study.name}.csv", header, rows)
     names = list(found["variants"])
     beside = bool(study.series) or study.analysis in ("pareto", "prompt")
-    height = max(2.6, 0.28 * len(names) + 1.1)
+    height = max(2.8, 0.28 * len(names) + 1.3)
     drawn, axes = plots.figure(width=10.0 if beside else 7.0, height=height, columns=2 if beside else 1)
     draw_variants(axes[0] if beside else axes, study, found)
     if study.series:
@@ -204,16 +204,24 @@ def bar_of(score: dict) -> list[list[float]]:
 
 
 def draw_variants(axis, study: Study, found: dict) -> None:
-    """ROUGE-1 of every variant with its interval."""
+    """ROUGE-1 of every variant with its interval, and thick the interval of its paired difference to the
+    reference: two scores are compared by that, not by whether their own intervals overlap.
+    """
     names = list(found["variants"])
+    start = found["variants"][found["reference"]]["scores"][HEADLINE]["value"]
     for place, name in enumerate(reversed(names)):
         variant = found["variants"][name]
         score = variant["scores"][HEADLINE]
         colour = plots.COLOURS["base"] if name == found["reference"] else plots.COLOURS["tuned"]
-        axis.errorbar([score["value"]], [place], xerr=bar_of(score), fmt="o", color=colour, capsize=2)
+        axis.errorbar([score["value"]], [place], xerr=bar_of(score), fmt="o", color=colour, capsize=2, lw=0.8)
+        if name != found["reference"]:
+            entry = variant["difference"][HEADLINE]
+            axis.plot(
+                [start + entry["low"], start + entry["high"]], [place, place], color=colour, lw=4, alpha=0.5
+            )
         if study.analysis == "prompt":
             axis.plot([variant["base"][HEADLINE]["value"]], [place], "o", color=plots.COLOURS["lead"])
-    axis.axvline(found["variants"][found["reference"]]["scores"][HEADLINE]["value"], color="black", lw=0.6)
+    axis.axvline(start, color="black", lw=0.6)
     axis.set_yticks(range(len(names)), list(reversed(names)))
     seeds = len(found["seeds"])
     grey = "; grey: untuned" if study.analysis == "prompt" else ""
@@ -221,7 +229,8 @@ def draw_variants(axis, study: Study, found: dict) -> None:
     seeds = f"{seeds} seed{'s' * (seeds > 1)}"
     axis.set(
         title=f"{study.name}: {found['n']:,} {found['split']} articles, {seeds}{grey}",
-        xlabel=f"ROUGE-1 (F1 x 100), {found['confidence']:.0%} interval over {over}",
+        xlabel=f"ROUGE-1 (F1 x 100), {found['confidence']:.0%} interval over {over};\n"
+        "thick: of the paired difference to the reference (line)",
     )
 
 

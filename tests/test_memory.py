@@ -101,10 +101,10 @@ def test_the_cache_is_what_generation_fills(base, tiny_settings):
     assert passing_bytes(config, "float32", 8, 20, 3) == 2 * 8 * 20 * 256 * 4
 
 
-def settings(batch_size: int, quantization: str = "none"):
+def settings(batch_size: int, quantization: str = "none", method: str = "lora"):
     return SimpleNamespace(
         model=SimpleNamespace(quantization=quantization),
-        train=SimpleNamespace(batch_size=batch_size, gradient_accumulation=2),
+        train=SimpleNamespace(batch_size=batch_size, gradient_accumulation=2, method=method),
     )
 
 
@@ -128,6 +128,11 @@ def test_what_fits_goes_on():
 def test_what_does_not_fit_is_refused_with_what_would(free, advice):
     with pytest.raises(UserError, match=rf"needs about 12.0 GB, {free}.0 GB are free; .*{advice}"):
         require_fit(needed, settings(4), free * 10**9)
+
+
+def test_full_fine_tuning_that_fits_at_no_batch_size_is_told_of_lora():
+    with pytest.raises(UserError, match=r"no batch size fits; .*train.method: lora"):
+        require_fit(needed, settings(4, method="full"), 2 * 10**9)
 
 
 def test_halving_stops_at_one():

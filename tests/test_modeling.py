@@ -23,7 +23,7 @@ def test_phi2_rank_16_on_q_k_v_trains_7_864_320_parameters():
     # 32 layers * 3 projections * 2 matrices * 2560 wide * rank 16
     from benchmarks.full_size import phi2_config
 
-    trainable, total = modeling.parameter_counts(phi2_config(), lora())
+    trainable, total = modeling.parameter_counts(phi2_config(), lora(), "lora")
     assert trainable == 32 * 3 * 2 * 2560 * 16 == 7_864_320
     assert total == 2_787_548_160
 
@@ -72,7 +72,7 @@ settings = SimpleNamespace(name=name, path=name, revision=None, dtype="float32",
 lora = SimpleNamespace(rank=4, alpha=None, dropout=0.1,
                        target_modules=["v_proj", "fc1", "q_proj", "dense", "k_proj", "fc2"])
 model = modeling.add_adapter(modeling.load_base(settings), lora, seed=0)
-modeling.save_adapter(model, Path("out"), "models/tiny")
+modeling.save_tuned(model, Path("out"), "models/tiny", "lora")
 """
 
 
@@ -92,7 +92,7 @@ def test_saved_bytes_do_not_depend_on_hash_seed_or_folder(tiny, tmp_path):
             capture_output=True,
         )
         files = sorted(path.name for path in (folder / "out").iterdir())
-        assert files == ["adapter_config.json", "adapter_model.safetensors"]
+        assert files == ["adapter_config.json", "adapter_model.safetensors", "tuning.json"]
         digests.append([hashlib.sha256((folder / "out" / name).read_bytes()).hexdigest() for name in files])
     assert digests[0] == digests[1]
 
@@ -107,7 +107,7 @@ def test_a_saved_adapter_loads_with_peft_alone(base, tiny_settings, tmp_path):
                 weight.normal_(generator=torch.Generator().manual_seed(0))
     ids = torch.arange(20)[None]
     wanted = model.eval()(ids).logits
-    modeling.save_adapter(model, tmp_path / "tuned", "models/tiny")
+    modeling.save_tuned(model, tmp_path / "tuned", "models/tiny", "lora")
     loaded = PeftModel.from_pretrained(modeling.load_base(tiny_settings), tmp_path / "tuned").eval()
     assert torch.equal(loaded(ids).logits, wanted)
 

@@ -34,6 +34,9 @@ CHECKPOINTS = "STUDY_CHECKPOINTS"  # a folder for `train`: a clone does not outl
 WRITTEN = ("metrics/studies/", "plots/studies/", "docs/decisions.md", "README.md")  # by comparisons
 TAIL = 12  # lines of a failed variant's log
 REDRAWN = 5  # seconds between two states of the bar: a log file holds them all
+# Two jobs that write the same output into the cache at once: DVC finds the object half there, takes the file
+# in the workspace for one that is nowhere else, and asks. What was finished comes from the run cache then.
+RACE = "without a confirmation"
 PATIENCE = 10  # seconds that a variant has to end by itself
 
 
@@ -90,6 +93,7 @@ class Job:
     def __init__(self, number: int, commit: str, threads: int) -> None:
         self.folder = WORK / f"{CLONES}{number}"
         self.name = ""
+        self.raced: set[str] = set()
         self.process: subprocess.Popen | None = None
         self.commit = commit
         self.environment = {
@@ -134,6 +138,13 @@ class Job:
                 env=self.environment,
                 start_new_session=True,  # Ctrl-C is for this program, which ends its variants itself
             )
+
+    def lost_a_race(self) -> bool:
+        """Whether it failed because another job stored the same output at the same moment: True once."""
+        lost = self.process.returncode != 0 and RACE in log_of(self.name).read_text()
+        first = lost and self.name not in self.raced
+        self.raced.add(self.name)
+        return first
 
     def collect(self) -> bool:
         """Fetch the experiment that has ended, in place of older ones of its name; whether it succeeded."""
@@ -185,6 +196,9 @@ def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> list[str]:
         while waiting or any(job.process for job in workers):
             for job in workers:
                 if job.process and job.process.poll() is not None:
+                    if job.lost_a_race():
+                        job.start(job.name, missing[job.name])
+                        continue
                     if not job.collect():
                         failed.append(job.name)
                         bar.write(

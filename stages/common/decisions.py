@@ -11,7 +11,7 @@ from stages.common.experiments import lookup
 from stages.common.files import read_json
 from stages.common.metrics import HEADLINE, METRICS
 from stages.common.statistics import POWER
-from stages.common.study_words import between, chance_sentence, settings_sentence
+from stages.common.study_words import analysis_sentences, between, chance_sentence, settings_sentence
 from stages.common.verdict import is_real
 
 DECISIONS_FILE = Path("docs/decisions.md")
@@ -162,7 +162,9 @@ def decisions_text(studies: Path, values: dict) -> str:
                 f"{found['variants'][found['reference']]['scores'][HEADLINE]['value']:.2f}. "
                 f"{chance_sentence(found)}\n"
             )
-            parts.append("\n".join(compared_values(found, decision.key, values)) + "\n")
+            lines = compared_values(found, decision.key, values)
+            lines += [f"- {sentence}" for sentence in analysis_sentences(found)]
+            parts.append("\n".join(lines) + "\n")
         else:
             parts.append(f"Study `{decision.study}`: declared in `studies.yaml`, not run yet.\n")
         parts.append(f"{decision.paper}\n")

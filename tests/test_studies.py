@@ -572,7 +572,12 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     assert "no-module-seed0 failed, its log is .dvc/tmp/studies/no-module-seed0.log" in failed.stdout
     assert "lora.target_modules: nothing matches no module" in failed.stdout
     assert failed.stderr.strip().endswith("The same command tries them again")
-    assert ref_of(studied, "as-set-seed0")
+    # What another study has made under its own name is not made again.
+    twins = [
+        run(studied, "git", "rev-parse", f"refs/exps/{ref_of(studied, name)}").stdout
+        for name in ("as-set-seed0", "rank-2-seed0")
+    ]
+    assert twins[0] == twins[1]
     assert not (studied / "metrics/studies/broken.json").exists()
 
     # Experiments of other articles are refused, by what differs.

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from stages.common import errors, params
 from stages.common.errors import UserError
-from stages.common.experiments import experiment_refs, finished, git, remove
+from stages.common.experiments import experiment_refs, finished, git, name_twins, remove
 from stages.common.studies import Studies, Study, option
 
 WORK = Path(".dvc/tmp/studies")
@@ -124,7 +124,8 @@ class Job:
     def start(self, name: str, values: dict[str, object]) -> None:
         """Start a variant; its output goes to its log."""
         self.name = name
-        self.git("checkout", "--quiet", "--force", "--detach", self.commit)  # the last variant's values
+        # What the last variant made stays: stages that this one shares with it are skipped.
+        self.git("checkout", "--quiet", "--force", self.commit, "--", params.PARAMS_FILE.as_posix())
         command = [sys.executable, "-m", "dvc", "exp", "run", "--name", name]
         for key, value in values.items():
             command += ["-S", option(key, value)]
@@ -151,6 +152,7 @@ class Job:
         failed = self.process.returncode != 0
         self.process = None
         if failed:
+            self.git("checkout", "--quiet", "--force", "--detach", self.commit)
             return False
         made = f"refs/exps/{self.commit[:2]}/{self.commit[2:]}/{self.name}"
         git("fetch", "--quiet", str(self.folder), f"+{made}:{made}")
@@ -255,8 +257,10 @@ def main() -> None:
             signal.signal(number, lambda *_: sys.exit(143))
         if clear():
             print(f"study {study.name}: runs of a killed study were still going; they start again")
-        there = finished(study)
-        missing = {name: values for name, values in study.experiments().items() if name not in there}
+        experiments = study.experiments()
+        there = set(finished(study))
+        there.update(name_twins({name: experiments[name] for name in experiments if name not in there}))
+        missing = {name: values for name, values in experiments.items() if name not in there}
         hours = "" if study.hours is None else f"; the whole study takes {study.hours:g} h on two cores"
         print(
             f"study {study.name}: {len(there)} of {len(there) + len(missing)} runs are there, "

@@ -80,17 +80,14 @@ def same_code(ref: str) -> bool:
     return git("diff", "--name-only", ref, "--", *files) == ""
 
 
-def is_finished(ref: str, values: dict[str, object]) -> bool:
-    """Whether an experiment is of the code that is here and of these values."""
-    stages = locked(ref)
-    if stages is None or not same_code(ref):
-        return False
+def has_values(ref: str, values: dict[str, object]) -> bool:
+    """Whether an experiment that has run is of params.yaml with these values in it."""
     wanted = with_values(params.read_yaml(params.PARAMS_FILE), values)
-    for name in COMPARED:
-        for key, value in stages[name].get("params", {}).get("params.yaml", {}).items():
-            if lookup(wanted, key) != value:
-                return False
-    return True
+    return all(
+        lookup(wanted, key) == value
+        for stage in locked(ref).values()
+        for key, value in stage.get("params", {}).get("params.yaml", {}).items()
+    )
 
 
 def scores_at(revision: str, systems: tuple[str, ...]) -> dict[str, Scores] | None:
@@ -117,10 +114,26 @@ def finished(study: Study) -> dict[str, str]:
     found = {}
     for name, values in study.experiments().items():
         for ref in refs.get(name, ()):
-            if is_finished(ref, values):
+            if same_code(ref) and has_values(ref, values):
                 found[name] = ref
                 break
     return found
+
+
+def name_twins(wanted: dict[str, dict[str, object]]) -> list[str]:
+    """Give experiments that are there under another name, as another study calls them, the wanted name too.
+
+    wanted: values by name; returns the names that were given. DVC's run cache would train such a one again:
+    it restores no stage that has an output in git.
+    """
+    there = [ref for found in experiment_refs().values() for ref in found if same_code(ref)]
+    given = []
+    for name, values in wanted.items():
+        twin = next((ref for ref in there if has_values(ref, values)), None)
+        if twin:
+            git("update-ref", f"{twin.rpartition('/')[0]}/{name}", twin)
+            given.append(name)
+    return given
 
 
 def remove(ref: str) -> None:

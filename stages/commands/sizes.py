@@ -1,7 +1,7 @@
 """Pretrain phi-tiny's smaller siblings, models/phi-tiny-WIDTH, on the text that phi-tiny has read.
 
-Study `model_size` compares them. They are in git, as phi-tiny is; this makes those that are missing, with
-the settings of `pretrain` in params.yaml but for width, layers and heads.
+Study `model_size` compares them, and runs in clones: commit what this makes before it. The settings are those
+of `pretrain` in params.yaml but for width, layers and heads; what is there is kept.
 
 Run     make sizes    (python -m stages.commands.sizes)
 """

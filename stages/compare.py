@@ -32,6 +32,7 @@ PLOTS = Path("plots/studies")
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")  # tested
 DESCRIBED = ("verbatim", "coverage", "novel_2", "words")  # told beside them
 START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"
+CURVE_COLOURS = (*reversed(plots.COLOURS.values()), "#009E73")  # Okabe and Ito's, as the others
 ONE_LINE = 4  # depth in the JSON from which a score stands on one line
 
 
@@ -238,8 +239,7 @@ def draw_series(axis, study: Study, found: dict) -> None:
     """ROUGE-1 along the key that the study follows; a law dashed beyond what it was fitted to, and the point
     that it was held against hollow.
     """
-    colours = list(plots.COLOURS.values())[::-1]
-    for (label, members), colour in zip(study.series.items(), colours, strict=False):
+    for (label, members), colour in zip(study.series.items(), CURVE_COLOURS, strict=False):
         x = [member.values[study.along] for member in members]
         scores = [found["variants"][member.name]["scores"][HEADLINE] for member in members]
         bars = np.array([bar_of(score) for score in scores])[:, :, 0].T

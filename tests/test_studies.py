@@ -124,7 +124,7 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
         ({"variants": {"a b": {}}}, "variant 'a b': expected a name"),
         ({"analysis": "guess"}, "studies.rank.analysis: expected one of"),
         ({"series": {"x": ["rank-9"]}}, "studies.rank.series: 'rank-9' is no variant"),
-        ({"series": {k: ["rank-8"] for k in "abcd"}}, "studies.rank.series: at most 3, found 4"),
+        ({"series": {k: ["rank-8"] for k in "abcde"}}, "studies.rank.series: at most 4, found 5"),
         ({"seeds": [0, 0]}, "studies.rank.seeds: expected a list of whole numbers, none twice"),
         ({"seeds": 3}, "studies.rank.seeds: expected a list"),
         ({"along": None}, "rank.along: missing; trend follows a key"),

@@ -21,7 +21,7 @@ ANALYSES = ("none", "trend", "best", "scaling", "pareto", "prompt", "full", "cop
 ALONG = ("trend", "scaling", "exchange")  # analyses that follow a key
 ROWS = "data.train_size"
 QUICK = "quick-"
-CURVES = 3  # colours of a plot that stay apart
+CURVES = 4  # colours of a plot that stay apart
 STUDY_KEYS = {
     "question",
     "reference",

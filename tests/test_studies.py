@@ -271,7 +271,7 @@ def test_a_law_in_words():
 
 def test_the_best_in_words():
     over = {"value": 0.8, "low": 0.2, "high": 1.4, "p_holm": 0.01, "detectable": 0.7}
-    entry = {"best": "b", "not_distinguishable": ["c"], "over_reference": over}
+    entry = {"best": "b", "at_the_end": None, "not_distinguishable": ["c"], "over_reference": over}
     assert verdict(found(2.0, 0.01, best={"rank 8": entry}))[1] == (
         "rank 8: best is b; not distinguishable from it: c. Chosen on one half of the articles and "
         "measured on the other, the best is +0.80 [+0.20, +1.40] from a."
@@ -280,6 +280,11 @@ def test_the_best_in_words():
     assert verdict(found(2.0, 0.01, best={"": entry}))[1].endswith("from a, no gain was shown (0.70 would).")
     said = verdict(found(2.0, 0.01, best={"": {**entry, "best": "a", "not_distinguishable": []}}))[1]
     assert said == "best is a, the reference; all others are worse."
+    entry |= {"best": "a", "at_the_end": "lowest train.learning_rate", "not_distinguishable": []}
+    assert verdict(found(2.0, 0.01, best={"": entry}))[1] == (
+        "best is a (the lowest train.learning_rate that was tried: a better one may lie beyond), the "
+        "reference; all others are worse."
+    )
 
 
 def test_how_far_from_full_in_words():
@@ -390,8 +395,10 @@ def test_the_best_of_many_that_are_alike_owes_its_lead_to_the_choice(monkeypatch
 
 def test_the_best_rate_of_each_rank(monkeypatch):
     levels = {"rank-8-learning-rate-0.004": 22.0, "rank-64-learning-rate-0.001": 21.0}
+    levels["full-learning-rate-0.004"] = 20.5
     found = analysed(monkeypatch, "learning_rate", levels)["best"]
-    assert found["rank 8"]["best"] == "rank-8-learning-rate-0.004"
+    assert found["rank 8"]["best"] == "rank-8-learning-rate-0.004" and not found["rank 8"]["at_the_end"]
+    assert found["every weight"]["at_the_end"] == "highest train.learning_rate"
     assert found["rank 64"]["over_reference"]["value"] == pytest.approx(-20 + 21, abs=1e-5)
     assert found["rank 8"]["not_distinguishable"] == [] and len(found["rank 16"]["not_distinguishable"]) == 4
 

@@ -67,7 +67,7 @@ def trend(study: Study, measured: Measured, confidence: float) -> dict:
 
 def best(study: Study, measured: Measured, confidence: float) -> dict:
     """The best of each series, or of all: by how much it beats the reference on articles that did not choose
-    it, and which others are not distinguishable from it.
+    it, and which others are not distinguishable from it. One at an end of what was tried says so.
     """
     series = {label: [v.name for v in members] for label, members in study.series.items()}
     series = series or {"": [variant.name for variant in study.variants]}
@@ -81,8 +81,10 @@ def best(study: Study, measured: Measured, confidence: float) -> dict:
         }
         hierarchy.family(list(others.values()), confidence)
         chosen = measured.chosen_elsewhere(measured.tuned_rows, names, measured.spread)
+        ends = {names[0]: "lowest", names[-1]: "highest"} if study.along else {}
         found[label] = {
             "best": first,
+            "at_the_end": f"{ends[first]} {study.along}" if first in ends else None,
             "not_distinguishable": [name for name, entry in others.items() if not is_real(entry, confidence)],
             "over_reference": hierarchy.difference(chosen, measured.headline(study.reference), confidence),
         }

@@ -111,13 +111,16 @@ def best_sentence(label: str, entry: dict, found: dict) -> str:
     """The best of a series, what it may be confused with, and what its choice is worth."""
     open_, over = entry["not_distinguishable"], entry["over_reference"]
     rest = f"not distinguishable from it: {', '.join(open_)}" if open_ else "all others are worse"
+    first = f"{label + ': ' if label else ''}best is {entry['best']}"
+    if entry["at_the_end"]:
+        first += f" (the {entry['at_the_end']} that was tried: a better one may lie beyond)"
     if entry["best"] == found["reference"]:
-        return f"{label + ': ' if label else ''}best is {entry['best']}, the reference; {rest}."
+        return f"{first}, the reference; {rest}."
     worth = (
         "" if is_real(over, found["confidence"]) else f", no gain was shown ({over['detectable']:.2f} would)"
     )
     return (
-        f"{label + ': ' if label else ''}best is {entry['best']}; {rest}. Chosen on one half of the "
+        f"{first}; {rest}. Chosen on one half of the "
         f"articles and measured on the other, the best is {between(over)} from {found['reference']}{worth}."
     )
 

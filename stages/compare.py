@@ -3,9 +3,11 @@
 Reads   studies.yaml, params.yaml, and the study's DVC experiments (their scores of every article by id).
 Writes  metrics/studies/NAME.json, plots/studies/NAME.svg and .csv, docs/decisions.md, and the README between
         its markers.
-Run     python -m stages.compare NAME [--quick]    (`make study` ends with it)
+Run     python -m stages.compare [NAME] [--quick]    (`make study` ends with it)
 
-Nothing is run again. Experiments that scored other articles, or with other settings, are refused.
+Nothing is run. Experiments that scored other articles, or with other settings, are refused. Without NAME
+nothing is compared either: README and docs/decisions.md are written from metrics/studies/ again, as after a
+change of a default.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from stages.common import errors, hierarchy, params, plots
 from stages.common.commandline import print_table
 from stages.common.decisions import DECISIONS_FILE, current_decisions
 from stages.common.errors import UserError
-from stages.common.experiments import finished, git, scores_at
+from stages.common.experiments import finished, git, lookup, scores_at, with_values
 from stages.common.files import read_json, write_json, write_text
 from stages.common.hierarchy import Spread
 from stages.common.metrics import HEADLINE, Scores, require_comparable
@@ -30,6 +32,8 @@ from stages.common.study_words import between, settings_sentence, verdict
 STUDIES = Path("metrics/studies")
 PLOTS = Path("plots/studies")
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")  # tested
+TITLES = dict(zip(SHOWN, ("ROUGE-1", "R-2", "R-L", "BERTS"), strict=True))  # on the terminal
+LONG = 16  # characters of a name beside which every metric has room in 120 columns
 DESCRIBED = ("verbatim", "coverage", "novel_2", "words")  # told beside them
 START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"
 CURVE_COLOURS = (*reversed(plots.COLOURS.values()), "#009E73")  # Okabe and Ito's, as the others
@@ -93,6 +97,11 @@ def borrowed_spread(study: Study) -> dict[str, Spread]:
             f"not there; run `make study NAME={study.spread_from}` first"
         )
     found = read_json(path)
+    if found["scale"] != study.scale:
+        raise UserError(
+            f"compare: {path} is of {found['scale']}, whose seeds say nothing about {study.scale}; run "
+            f"`make study NAME={study.spread_from}` first"
+        )
     df = len(found["seeds"]) - 1
     spreads = {}
     for metric in (*SHOWN, *DESCRIBED):
@@ -113,10 +122,10 @@ def measure(study: Study, runs: dict[str, dict], resamples: int, spreads: dict[s
             metric: hierarchy.resampled(matrix(scores, metric), resamples, stream, spreads.get(metric))
             for metric in (*SHOWN, *DESCRIBED)
         }
-        tuned_rows[variant.name] = matrix(scores, HEADLINE).mean(axis=0)
+        tuned_rows[variant.name] = matrix(scores, HEADLINE)
         untuned = matrix([of_seeds[0]["base"]], HEADLINE)  # greedy or beams: no seed in it
         base[variant.name] = hierarchy.resampled(untuned, resamples, stream)
-        base_rows[variant.name] = untuned[0]
+        base_rows[variant.name] = untuned
         cost[variant.name] = cost_of(of_seeds[0])
     return Measured(tuned, base, tuned_rows, base_rows, cost, spreads.get(HEADLINE), resamples)
 
@@ -126,6 +135,8 @@ def compare(
 ) -> dict:
     """metrics/studies/NAME.json. runs: `read_experiment` by experiment; spreads: `borrowed_spread`."""
     require_like(runs)
+    whole = params.read_yaml(params.PARAMS_FILE)
+    varied = sorted({key for variant in study.variants for key in variant.changes})
     measured = measure(study, runs, resamples, spreads)
     reference = measured.tuned[study.reference]
     variants = {}
@@ -134,6 +145,7 @@ def compare(
         untuned = hierarchy.summary(measured.base[variant.name], confidence)
         variants[variant.name] = {
             "sets": variant.changes,
+            "values": {key: lookup(with_values(whole, variant.values), key) for key in varied},
             "cost": measured.cost[variant.name],
             "scores": {name: hierarchy.summary(found[name], confidence) for name in found},
             "base": {HEADLINE: {name: untuned[name] for name in ("value", "low", "high")}},
@@ -309,21 +321,34 @@ def section(folder: Path, names: list[str]) -> str:
     return "\n".join(parts)
 
 
+def write_pages() -> None:
+    """README between its markers and docs/decisions.md, from metrics/studies/."""
+    put_into_readme(START, END, section(STUDIES, Studies(params.load(("model",)).model.name).names()))
+    write_text(DECISIONS_FILE, current_decisions(STUDIES))
+
+
 def print_study(found: dict) -> None:
-    """The comparison on the terminal."""
-    rows = []
+    """The comparison on the terminal: where names are long, other metrics give way."""
+    rows, others = [], SHOWN[1:] if max(map(len, found["variants"])) <= LONG else ()
     for name, variant in found["variants"].items():
         score, entry = variant["scores"][HEADLINE], variant["difference"].get(HEADLINE)
         cells = [name, f"{score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"]
-        cells += [f"{variant['scores'][metric]['value']:.2f}" for metric in SHOWN[1:]]
+        cells += [f"{variant['scores'][metric]['value']:.2f}" for metric in others]
         if entry:
             cells += [between(entry), f"{entry['p_holm']:.3f}", f"{entry['detectable']:.2f}"]
         else:
             cells += ["reference", "", ""]
         rows.append(cells)
+    seeds = f"{len(found['seeds'])} seed{'s' * (len(found['seeds']) > 1)}"
     print_table(
-        f"{found['study']}: {found['n']:,} {found['split']} articles, {len(found['seeds'])} seeds",
-        ["variant", "ROUGE-1", "R-2", "R-L", "BERTS", "difference", "p (Holm)", "detectable"],
+        f"{found['study']}: {found['n']:,} {found['split']} articles, {seeds}",
+        [
+            "variant",
+            *(TITLES[metric] for metric in (HEADLINE, *others)),
+            "difference",
+            "p (Holm)",
+            "detectable",
+        ],
         rows,
     )
     print("\n".join(f"- {sentence}" for sentence in verdict(found)))
@@ -331,9 +356,14 @@ def print_study(found: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.compare", description=__doc__.split("\n")[0])
-    parser.add_argument("name", help="of a study in studies.yaml")
+    parser.add_argument(
+        "name", nargs="?", help="of a study in studies.yaml; without one only pages are written"
+    )
     parser.add_argument("--quick", action="store_true", help="the study's quick version")
     arguments = parser.parse_args()
+    if arguments.name is None:
+        write_pages()
+        return
     p = params.load(("model", "evaluate"))
     study = Studies(p.model.name).study(arguments.name, arguments.quick)
     refs = finished(study)
@@ -348,8 +378,7 @@ def main() -> None:
     write_json(STUDIES / f"{study.name}.json", found, one_line_below=ONE_LINE)
     write_plots(study, found)
     if not arguments.quick:
-        put_into_readme(START, END, section(STUDIES, Studies(p.model.name).names()))
-        write_text(DECISIONS_FILE, current_decisions(STUDIES))
+        write_pages()
     print_study(found)
 
 

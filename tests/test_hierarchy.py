@@ -9,8 +9,10 @@ from stages.common.hierarchy import (
     difference,
     family,
     fitted,
+    not_worse,
     pareto_front,
     pooled,
+    reach,
     resampled,
     scaling,
     slope,
@@ -97,6 +99,58 @@ def test_a_borrowed_spread_makes_one_seed_honest():
             sides = [resampled(row, 200, k, given) for k, row in enumerate(rows)]
             wrong[kind] += difference(*sides, 0.95)["p"] < 0.05
     assert wrong["borrowed"] / trials <= 0.07 and wrong["fixed"] / trials >= 0.3
+
+
+def test_a_borrowed_spread_is_one_estimate_however_many_borrow_it():
+    """Degrees of freedom are those of the spread where it is all of the variance, for two and for twenty."""
+    spread, row = hierarchy.Spread(0.06, 0.05, 10), np.full((1, 50), 30.0)
+    found = [resampled(row + k, 100, k, spread) for k in range(20)]
+    assert difference(found[0], found[1], 0.95)["df"] == pytest.approx(10 * (0.05 / 0.06) ** 2)
+    assert slope(np.arange(20.0), found, 0.95)["df"] == pytest.approx(10 * (0.05 / 0.06) ** 2)
+    own = [hierarchy.Spread(0.06, 0.06, 2) for _ in range(2)]
+    left, right = (resampled(row, 100, k, each) for k, each in enumerate(own))
+    assert difference(left, right, 0.95)["df"] == pytest.approx(4)
+
+
+@pytest.mark.parametrize(("df", "alpha"), [(2, 0.05), (3.4, 0.0125), (40, 0.0125), (np.inf, 0.05)])
+def test_the_reach_of_a_test_is_seen_in_80_percent_with_few_degrees_of_freedom_too(df, alpha):
+    rng, trials = np.random.default_rng(8), 40_000
+    error = 1.0 if np.isinf(df) else np.sqrt(rng.chisquare(df, trials) / df)
+    t = (rng.normal(reach(alpha, df), 1, trials)) / error
+    assert np.mean(np.abs(t) > stats.t.ppf(1 - alpha / 2, df)) == pytest.approx(0.8, abs=0.01)
+
+
+def test_variants_that_stand_for_others_have_chance_of_their_own():
+    """Twenty templates whose level has nothing to do with their length: the distance from the line counts."""
+    rng, wrong, trials = np.random.default_rng(10), {True: 0, False: 0}, 200
+    x = np.linspace(1, 6, 20)
+    for _ in range(trials):
+        articles = rng.normal(0, 10, 400)
+        levels = rng.normal(30, 1, 20)
+        found = [
+            resampled((level + articles + rng.normal(0, 5, 400))[None], 100, k)
+            for k, level in enumerate(levels)
+        ]
+        for sampled in wrong:
+            wrong[sampled] += slope(x, found, 0.95, sampled)["p"] < 0.05
+    assert wrong[True] / trials <= 0.09 and wrong[False] / trials >= 0.3
+    straight = [resampled(30 + k + rng.normal(0, 5, (1, 400)), 100, k) for k in range(20)]
+    assert (
+        slope(x, straight, 0.95, sampled=True)["df"] > 18
+    )  # all on the line: articles are the larger chance
+
+
+def test_the_best_of_five_that_are_alike_is_rarely_called_better():
+    rng, wrong, trials = np.random.default_rng(11), 0, 150
+    for _ in range(trials):
+        articles = rng.normal(0, 10, 300)
+        found = [resampled((articles + rng.normal(0, 5, 300))[None], 100, k) for k in range(5)]
+        best = int(np.argmax([each.value for each in found]))
+        wrong += len(not_worse(best, found, 0.95)) < 4
+    assert wrong / trials <= 0.08  # one test for each pair would be wrong in 9 %
+    apart = [resampled(rng.normal(level, 1, (1, 300)), 100, k) for k, level in enumerate((30, 20, 29.95))]
+    assert not_worse(0, apart, 0.95) == [2]
+    assert not_worse(0, [apart[0], apart[0], apart[1]], 0.95) == [1]  # the same outputs
 
 
 def test_what_is_detectable_is_detected_in_80_percent():
@@ -203,7 +257,13 @@ def test_scaling_holds_the_law_against_the_largest_size():
     ]
     assert scaling(x, dips, 0.95)["within_one_point"]["value"] == 2_000  # from there on, not at 250 alone
     steady = [resampled(np.full((1, 30), level), 200, k) for k, level in enumerate((10.0, 12, 14, 16, 18))]
-    assert scaling(x, steady, 0.95)["saturates"] is False  # as much for each doubling: no end in sight
+    law = scaling(x, steady, 0.95)
+    assert (
+        law["saturates"] is False and law["growth"]["low"] == 8
+    )  # as much for each doubling: no end in sight
+    falling = [resampled(np.full((1, 30), level), 200, k) for k, level in enumerate((30.0, 29, 28, 27, 26))]
+    law = scaling(x, falling, 0.95)
+    assert law["saturates"] is False and law["growth"]["value"] == -4
 
 
 def test_the_band_passes_through_the_fitted_law():

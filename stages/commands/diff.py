@@ -43,12 +43,19 @@ def at(revision: str, path: str) -> str | None:
 def commit_of(name: str) -> str:
     """The commit of a revision or of a DVC experiment, whose name is no git revision by itself."""
     found = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", check=False).strip()
-    refs = experiment_refs().get(name, [])
-    if not found and not refs:
+    if found:
+        return found
+    commits = {git("rev-parse", ref).strip() for ref in experiment_refs().get(name, ())}
+    if not commits:
         raise UserError(
             f"diff: {name!r} is no commit, branch, tag or experiment; `make show` lists experiments"
         )
-    return found or git("rev-parse", refs[0]).strip()
+    if len(commits) > 1:
+        raise UserError(
+            f"diff: {name!r} is the name of {len(commits)} experiments; name one by its commit: "
+            f"{', '.join(sorted(commit[:10] for commit in commits))}"
+        )
+    return commits.pop()
 
 
 def flat(values: dict, prefix: str = "") -> dict[str, object]:

@@ -3,10 +3,10 @@
 Run     make study NAME=rank [JOBS=2] [QUICK=1]    (python -m stages.commands.study NAME --jobs N --quick)
 
 Each variant and seed is an experiment of that name (`rank-8-seed0`). Each job has a clone of its own, of the
-commit that is checked out when the study starts: what is edited meanwhile reaches no variant, and a kill
-leaves nothing in the user's files. One that is there with the same code, data and parameters is kept; a
-killed study goes on where it was, its training from the last checkpoint. One that fails is named with its
-log, and stops nothing.
+commit that is checked out when the study starts: what is edited meanwhile reaches neither variants nor the
+comparison, and a kill leaves nothing in the user's files. One that is there with the same code, data and
+parameters is kept; a killed study goes on where it was, at the stage, and in training at the last checkpoint.
+One that fails is named with its log, and the others run on; the comparison waits for all.
 """
 
 import argparse
@@ -25,26 +25,30 @@ from tqdm import tqdm
 
 from stages.common import errors, params
 from stages.common.errors import UserError
-from stages.common.experiments import experiment_refs, finished, git, name_twins, remove
-from stages.common.studies import Studies, Study, option
+from stages.common.experiments import finished, git, make_the_only, name_twins
+from stages.common.files import replacing
+from stages.common.studies import QUICK, STUDIES_FILE, Studies, Study, option
+from stages.compare import PLOTS, STUDIES, write_pages
 
 WORK = Path(".dvc/tmp/studies")
 CLONES = "clone-"
-CHECKPOINTS = "STUDY_CHECKPOINTS"  # a folder for `train`: a clone does not outlive the study
-WRITTEN = ("metrics/studies/", "plots/studies/", "docs/decisions.md", "README.md")  # by comparisons
+CHECKPOINTS = "STUDY_CHECKPOINTS"  # a folder for `train`, of each variant: two may train the same
+KEPT_CHECKPOINTS = Path("models/checkpoints/studies")
+LAST = ".dvc/tmp/variant"  # in a clone: the variant that runs or ran there
+WRITTEN = (f"{STUDIES}/", f"{PLOTS}/", "docs/decisions.md", "README.md")  # by comparisons
 TAIL = 12  # lines of a failed variant's log
 REDRAWN = 5  # seconds between two states of the bar: a log file holds them all
 # Two jobs that write the same output into the cache at once: DVC finds the object half there, takes the file
-# in the workspace for one that is nowhere else, and asks. What was finished comes from the run cache then.
+# in the workspace for one that is nowhere else, and asks. It runs again, from the stages that its clone has.
 RACE = "without a confirmation"
 PATIENCE = 10  # seconds that a variant has to end by itself
 
 
 @contextmanager
 def alone():
-    """One study at a time: two would start the same variants."""
+    """One study at a time, worktrees included: two would start the same variants."""
     WORK.mkdir(parents=True, exist_ok=True)
-    with (WORK / "lock").open("w") as file:
+    with (Path(git("rev-parse", "--git-common-dir").strip()) / "study.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -66,17 +70,37 @@ def inside() -> list[psutil.Process]:
     return found
 
 
-def clear() -> int:
-    """End what works in a clone and drop the clones; how many processes there were."""
+def end_variants() -> int:
+    """End what works in a clone; how many processes there were. The clones stay as they are."""
     there = inside()
     for process in there:
         with_signal(process, signal.SIGTERM)
     psutil.wait_procs(there, timeout=PATIENCE)
     for process in inside():  # what did not listen, or was started since
         with_signal(process, signal.SIGKILL)
+    return len(there)
+
+
+def fetch_finished() -> None:
+    """Fetch experiments from clones that a killed study did not come to fetch."""
+    for clone in WORK.glob(f"{CLONES}*"):
+        refs = git("-C", str(clone), "for-each-ref", "--format=%(refname)", "refs/exps", check=False).split()
+        for ref in refs:
+            if ref.count("/") == 4 and not ref.startswith("refs/exps/exec/"):
+                fetch(clone, ref)
+
+
+def fetch(clone: Path, ref: str) -> None:
+    """Take an experiment out of a clone, in place of older ones of its name."""
+    git("fetch", "--quiet", str(clone), f"+{ref}:{ref}")
+    make_the_only(ref)
+    git("-C", str(clone), "update-ref", "-d", ref)
+
+
+def drop_clones() -> None:
+    """Drop the clones."""
     for clone in WORK.glob(f"{CLONES}*"):
         shutil.rmtree(clone, ignore_errors=True)
-    return len(there)
 
 
 def with_signal(process: psutil.Process, number: int) -> None:
@@ -87,7 +111,7 @@ def with_signal(process: psutil.Process, number: int) -> None:
 
 class Job:
     """Where variants run, one after the other: a clone of a commit that shares git's objects and DVC's
-    cache.
+    cache. That of a killed study is used again: stages that had ended there have ended.
     """
 
     def __init__(self, number: int, commit: str, threads: int) -> None:
@@ -101,17 +125,49 @@ class Job:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not take the other job's core
-            CHECKPOINTS: str(Path("models/checkpoints").resolve()),
         }
-        git("clone", "--quiet", "--shared", "--no-checkout", ".", str(self.folder))
-        self.git("checkout", "--quiet", "--detach", commit)
-        local = Path(".dvc/config.local")
-        if local.is_file():
-            shutil.copy(local, self.folder / local)
-        self.dvc("cache", "dir", "--local", output_of_dvc("cache", "dir"))
-        given = self.git("ls-files", "*.dvc").split()
-        if given:
-            self.dvc("checkout", "--quiet", *given)
+        if not self.usable():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            git("clone", "--quiet", "--shared", "--no-checkout", ".", str(self.folder))
+            self.git("checkout", "--quiet", "--detach", commit)
+            local = Path(".dvc/config.local")
+            if local.is_file():
+                shutil.copy(local, self.folder / local)
+            self.dvc("cache", "dir", "--local", output_of_dvc("cache", "dir"))
+            given = self.git("ls-files", "*.dvc").split()
+            if given:
+                self.dvc("checkout", "--quiet", *given)
+            (self.folder / LAST).touch()
+
+    def usable(self) -> bool:
+        """Whether there is a clone of this commit from a killed study; it is freed of what the kill left."""
+        if not (self.folder / LAST).is_file():  # written when the clone was whole
+            return False
+        for lock in (self.folder / ".git").rglob("*.lock"):
+            lock.unlink()
+        for name in ("rwlock", "rwlock.lock", "lock", "exps"):
+            found = self.folder / ".dvc/tmp" / name
+            shutil.rmtree(found) if found.is_dir() else found.unlink(missing_ok=True)
+        baseline = f"{self.commit[:2]}/{self.commit[2:]}"
+        try:
+            if self.git("rev-parse", "HEAD").strip() != self.commit:
+                at = self.git("rev-parse", "HEAD^").strip()  # an experiment's commit that was being made
+                if at != self.commit:
+                    return False
+            for ref in self.git("for-each-ref", "--format=%(refname)", "refs/exps").split():
+                if not ref.startswith(f"refs/exps/{baseline}/"):
+                    self.git("update-ref", "-d", ref)
+            self.git("update-ref", "--no-deref", "HEAD", self.commit)
+            self.git("reset", "--quiet")
+            made = (f":(exclude){path}" for path in ("dvc.lock", "metrics", "plots"))
+            self.git("checkout", "--quiet", "--force", self.commit, "--", ".", *made)
+        except UserError:
+            return False
+        return True
+
+    def last(self) -> str:
+        """The variant that ran here last, before a kill perhaps: what it had made is of use to it."""
+        return (self.folder / LAST).read_text()
 
     def git(self, *arguments: str) -> str:
         """What git prints in the clone."""
@@ -124,6 +180,7 @@ class Job:
     def start(self, name: str, values: dict[str, object]) -> None:
         """Start a variant; its output goes to its log."""
         self.name = name
+        (self.folder / LAST).write_text(name)
         # What the last variant made stays: stages that this one shares with it are skipped.
         self.git("checkout", "--quiet", "--force", self.commit, "--", params.PARAMS_FILE.as_posix())
         command = [sys.executable, "-m", "dvc", "exp", "run", "--name", name]
@@ -136,7 +193,7 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self.environment,
+                env={**self.environment, CHECKPOINTS: str((KEPT_CHECKPOINTS / name).resolve())},
                 start_new_session=True,  # Ctrl-C is for this program, which ends its variants itself
             )
 
@@ -148,18 +205,37 @@ class Job:
         return first
 
     def collect(self) -> bool:
-        """Fetch the experiment that has ended, in place of older ones of its name; whether it succeeded."""
+        """Fetch the experiment that has ended; whether it succeeded."""
         failed = self.process.returncode != 0
         self.process = None
         if failed:
             self.git("checkout", "--quiet", "--force", "--detach", self.commit)
             return False
-        made = f"refs/exps/{self.commit[:2]}/{self.commit[2:]}/{self.name}"
-        git("fetch", "--quiet", str(self.folder), f"+{made}:{made}")
-        for ref in experiment_refs()[self.name]:
-            if ref != made:  # one name for two would be none to DVC
-                remove(ref)
+        fetch(self.folder, f"refs/exps/{self.commit[:2]}/{self.commit[2:]}/{self.name}")
+        shutil.rmtree(KEPT_CHECKPOINTS / self.name, ignore_errors=True)
         return True
+
+    def compare(self, study: str, quick: bool) -> None:
+        """Compare in the clone, with the code that the variants ran with, and take the results out of it."""
+        self.git("checkout", "--quiet", "--force", self.commit, "--", params.PARAMS_FILE.as_posix())
+        self.git("fetch", "--quiet", str(Path.cwd()), "+refs/exps/*:refs/exps/*")
+        for file in STUDIES.glob("*.json"):  # one may borrow from another that is not committed yet
+            (self.folder / STUDIES).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, self.folder / file)
+        compare(study, quick, self.folder)
+        name = f"{QUICK if quick else ''}{study}"
+        for file in (STUDIES / f"{name}.json", PLOTS / f"{name}.csv", PLOTS / f"{name}.svg"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as temporary:
+                shutil.copy(self.folder / file, temporary)
+
+
+def compare(study: str, quick: bool, folder: Path = Path()) -> None:
+    """`stages.compare` in a folder; exits with its status where it fails."""
+    command = [sys.executable, "-m", "stages.compare", study] + ["--quick"] * quick
+    status = subprocess.run(command, cwd=folder, check=False).returncode
+    if status:
+        sys.exit(status)
 
 
 def output_of_dvc(*arguments: str) -> str:
@@ -182,8 +258,8 @@ def tail_of(name: str) -> str:
     return "\n    ".join([line for line in lines if line][-TAIL:])
 
 
-def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> list[str]:
-    """Run experiments, `jobs` at a time; names of those that failed."""
+def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> tuple[list[str], Job]:
+    """Run experiments, `jobs` at a time; names of those that failed, and a clone to compare in."""
     from stages.common.runtime import THREADS
 
     threads = max(1, min(THREADS, (os.cpu_count() or 1) // jobs))
@@ -209,7 +285,8 @@ def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> list[str]:
                         )
                     bar.update()
                 if waiting and job.process is None:
-                    name = waiting.pop(0)
+                    name = job.last() if job.last() in waiting else waiting[0]
+                    waiting.remove(name)
                     job.start(name, missing[name])
             bar.set_postfix_str(", ".join(job.name for job in workers if job.process), refresh=False)
             if time.monotonic() - drawn >= REDRAWN:
@@ -217,9 +294,9 @@ def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> list[str]:
                 bar.refresh()
             time.sleep(0.5)
     finally:
-        clear()
+        end_variants()
         bar.close()
-    return failed
+    return failed, workers[0]
 
 
 def require_committed() -> None:
@@ -255,8 +332,9 @@ def main() -> None:
         # A termination or a lost connection is as good as Ctrl-C: nothing stays behind.
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: sys.exit(143))
-        if clear():
-            print(f"study {study.name}: runs of a killed study were still going; they start again")
+        if end_variants():
+            print(f"study {study.name}: runs of a killed study were still going; they go on from there")
+        fetch_finished()
         experiments = study.experiments()
         there = set(finished(study))
         there.update(name_twins({name: experiments[name] for name in experiments if name not in there}))
@@ -267,14 +345,19 @@ def main() -> None:
             f"{len(missing)} to go, {arguments.jobs} at a time{hours}",
             flush=True,
         )
-        failed = run_missing(study, missing, arguments.jobs) if missing else []
-        if failed:
-            raise UserError(
-                f"study {study.name}: {len(failed)} runs failed: {', '.join(failed)}; logs are in {WORK}. "
-                "The same command tries them again"
-            )
-        command = [sys.executable, "-m", "stages.compare", arguments.name] + ["--quick"] * arguments.quick
-        sys.exit(subprocess.run(command, check=False).returncode)
+        if missing:
+            failed, clone = run_missing(study, missing, arguments.jobs)
+            if failed:
+                raise UserError(
+                    f"study {study.name}: {len(failed)} runs failed: {', '.join(failed)}; logs are in "
+                    f"{WORK}. Variants are compared when all are there: the same command tries these again; "
+                    f"take one that cannot run out of {STUDIES_FILE}"
+                )
+            clone.compare(arguments.name, arguments.quick)
+            write_pages()
+        else:
+            compare(arguments.name, arguments.quick)
+        drop_clones()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.common import params
-from stages.common.experiments import lookup
 from stages.common.files import read_json
 from stages.common.metrics import HEADLINE, METRICS
 from stages.common.statistics import POWER
@@ -115,18 +114,11 @@ DECISIONS = (
 )
 
 
-def effective(found: dict, name: str, values: dict) -> dict[str, object]:
-    """What a variant was run with, of the keys that its study sets somewhere. values: params.yaml."""
-    keys = {key for variant in found["variants"].values() for key in variant["sets"]}
-    given = {**found["settings"], **found["variants"][name]["sets"]}
-    return {key: given[key] if key in given else lookup(values, key) for key in sorted(keys)}
-
-
-def compared_values(found: dict, key: str, values: dict) -> list[str]:
+def compared_values(found: dict, key: str) -> list[str]:
     """A line for each variant that has another `key` than the study's reference, with what else it has."""
-    lines, reference = [], effective(found, found["reference"], values)
+    lines, reference = [], found["variants"][found["reference"]]["values"]
     for name, variant in found["variants"].items():
-        own = effective(found, name, values)
+        own = variant["values"]
         if own[key] == reference[key]:
             continue
         others = [other for other in own if other != key and own[other] != reference[other]]
@@ -162,7 +154,7 @@ def decisions_text(studies: Path, values: dict) -> str:
                 f"{found['variants'][found['reference']]['scores'][HEADLINE]['value']:.2f}. "
                 f"{chance_sentence(found)}\n"
             )
-            lines = compared_values(found, decision.key, values)
+            lines = compared_values(found, decision.key)
             lines += [f"- {sentence}" for sentence in analysis_sentences(found)]
             parts.append("\n".join(lines) + "\n")
         else:

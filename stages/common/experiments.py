@@ -5,8 +5,6 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import yaml
-
 from stages.common import params
 from stages.common.errors import UserError
 from stages.common.metrics import Scores, read_scores, scores_file
@@ -64,7 +62,7 @@ def with_values(whole: dict, values: dict[str, object]) -> dict:
 def locked(ref: str) -> dict | None:
     """The compared stages of an experiment's dvc.lock, or None where it has not run them all."""
     text = git("show", f"{ref}:dvc.lock", check=False)
-    stages = (yaml.safe_load(text) or {}).get("stages", {}) if text else {}
+    stages = params.parse_yaml(text, Path("dvc.lock")).get("stages", {}) if text else {}
     return {name: stages[name] for name in COMPARED} if set(COMPARED) <= set(stages) else None
 
 
@@ -120,6 +118,19 @@ def finished(study: Study) -> dict[str, str]:
     return found
 
 
+def make_the_only(ref: str) -> None:
+    """Give other experiments of this name another one, NAME.COMMIT: a name that stands for two is none to
+    DVC. They may be another branch's, which finds them by what they are (`name_twins`).
+    """
+    name = ref.rpartition("/")[2]
+    for other in experiment_refs()[name]:
+        if other != ref:
+            commit = git("rev-parse", other).strip()
+            if commit != git("rev-parse", ref).strip():
+                git("update-ref", f"{other}.{commit[:7]}", commit)
+            git("update-ref", "-d", other)
+
+
 def name_twins(wanted: dict[str, dict[str, object]]) -> list[str]:
     """Give experiments that are there under another name, as another study calls them, the wanted name too.
 
@@ -131,11 +142,12 @@ def name_twins(wanted: dict[str, dict[str, object]]) -> list[str]:
     for name, values in wanted.items():
         twin = next((ref for ref in there if has_values(ref, values)), None)
         if twin:
-            git("update-ref", f"{twin.rpartition('/')[0]}/{name}", twin)
+            baseline, _, other = twin.rpartition("/")
+            git("update-ref", f"{baseline}/{name}", twin)
+            make_the_only(f"{baseline}/{name}")
+            if other.startswith(f"{name}."):  # it had to give way to another branch's before
+                git("update-ref", "-d", twin)
+                there.remove(twin)
+                there.append(f"{baseline}/{name}")
             given.append(name)
     return given
-
-
-def remove(ref: str) -> None:
-    """Drop an experiment that another one replaces: a name that stands for two would be none to DVC."""
-    git("update-ref", "-d", ref)

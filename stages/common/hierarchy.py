@@ -15,6 +15,8 @@ with the degrees of freedom of Satterthwaite 1946: few seeds make them wide.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import nct, studentized_range
 from scipy.stats import t as student
 
 from stages.common.statistics import (
@@ -110,27 +112,28 @@ def contrast(weights: np.ndarray, found: list[Resampled], confidence: float) -> 
         return dict(UNDEFINED)
     draws = sum(w * each.articles for w, each in zip(weights, found, strict=True))
     within = float(np.nanvar(draws, ddof=1))
-    between, uncertain = 0.0, within**2 / (found[0].n - 1)
+    # A spread that several variants borrow is one estimate, however often it stands here.
+    shares: dict[int, tuple[Spread, float]] = {}
     for w, each in zip(weights, found, strict=True):
         if each.spread is not None:
-            share = w * w / len(each.seeds)
-            between += share * each.spread.between
-            uncertain += (share * each.spread.total) ** 2 / each.spread.df
+            _, share = shares.get(id(each.spread), (each.spread, 0.0))
+            shares[id(each.spread)] = (each.spread, share + w * w / len(each.seeds))
+    between = sum(share * spread.between for spread, share in shares.values())
+    uncertain = within**2 / (found[0].n - 1)
+    uncertain += sum((share * spread.total) ** 2 / spread.df for spread, share in shares.values())
     variance = within + max(0.0, between)
     se = np.sqrt(variance)
     if se <= TIE:  # nothing varies: the same outputs, or the same distance on every article
         value = value if abs(value) > TIE else 0.0
         return {"value": value, "low": value, "high": value, "se": 0.0, "df": None, "p": float(value == 0)}
-    df = variance**2 / uncertain
+    return tested(value, float(se), float(variance**2 / uncertain), confidence)
+
+
+def tested(value: float, se: float, df: float, confidence: float) -> dict:
+    """Student's interval and p of a value with a standard error."""
     half = float(student.ppf((1 + confidence) / 2, df) * se)
-    return {
-        "value": value,
-        "low": value - half,
-        "high": value + half,
-        "se": float(se),
-        "df": float(df),
-        "p": float(2 * student.sf(abs(value) / se, df)),
-    }
+    p = float(2 * student.sf(abs(value) / se, df))
+    return {"value": value, "low": value - half, "high": value + half, "se": se, "df": df, "p": p}
 
 
 def difference(left: Resampled, right: Resampled, confidence: float) -> dict:
@@ -138,28 +141,70 @@ def difference(left: Resampled, right: Resampled, confidence: float) -> dict:
     return contrast(np.array([1.0, -1.0]), [left, right], confidence)
 
 
-def slope(x: np.ndarray, found: list[Resampled], confidence: float) -> dict:
+def slope(x: np.ndarray, found: list[Resampled], confidence: float, sampled: bool = False) -> dict:
     """Change of the score for each unit of x: least squares over variants, as `contrast`.
 
-    x: [variants], such as log2 of the rank: then it is the gain for each doubling.
+    x: [variants], such as log2 of the rank: then it is the gain for each doubling. sampled: the variants
+    stand for others, such as templates of that length, and differ in more than x: their distance from the
+    line is chance too where it is more than that of seeds and articles.
     """
-    return contrast((x - x.mean()) / ((x - x.mean()) ** 2).sum(), found, confidence)
+    centred, y = x - x.mean(), np.array([each.value for each in found])
+    squares = (centred**2).sum()
+    entry = contrast(centred / squares, found, confidence)
+    if sampled and entry["value"] is not None:
+        residual = y - y.mean() - entry["value"] * centred
+        df = len(x) - 2
+        se = float(np.sqrt((residual**2).sum() / df / squares))
+        if se > max(entry["se"], TIE):
+            return tested(entry["value"], se, float(df), confidence)
+    return entry
 
 
-def family(entries: list[dict], confidence: float) -> None:
+def reach(alpha: float, df: float) -> float:
+    """The true distance from 0, in standard errors, that a two-sided test at alpha shows in POWER of cases.
+
+    Of Student's t where the error is estimated with few degrees of freedom: the noncentral one.
+    """
+    if not np.isfinite(df):
+        return float(student.ppf(1 - alpha / 2, df) + student.ppf(POWER, df))
+    least = student.ppf(1 - alpha / 2, df)
+    return float(brentq(lambda far: nct.sf(least, df, far) - POWER, 0.0, 3.0 * least + 10.0))
+
+
+def family(entries: list[dict], confidence: float, choices: int = 1) -> None:
     """Add to tests that are made together p_holm and detectable, in place.
 
-    detectable: the true difference that would be called real in POWER of all cases even as the first that
-    Holm's procedure looks at, where it is strictest. None where nothing was tested.
+    choices: of how many each was the best, which multiplies its p (Bonferroni). detectable: the true
+    difference that would be called real in POWER of all cases even as the first that Holm's procedure looks
+    at, where it is strictest. None where nothing was tested.
     """
-    tested = sum(entry["p"] is not None for entry in entries)
-    for entry, p in zip(entries, holm([entry["p"] for entry in entries]), strict=True):
+    count = choices * sum(entry["p"] is not None for entry in entries)
+    several = [None if entry["p"] is None else min(1.0, choices * entry["p"]) for entry in entries]
+    for entry, p in zip(entries, holm(several), strict=True):
         entry["p_holm"] = p
         entry["detectable"] = None
         if p is not None:
             df = np.inf if entry["df"] is None else entry["df"]
-            reach = student.ppf(1 - (1 - confidence) / 2 / tested, df) + student.ppf(POWER, df)
-            entry["detectable"] = float(reach * entry["se"])
+            entry["detectable"] = reach((1 - confidence) / count, df) * entry["se"]
+
+
+def not_worse(best: int, found: list[Resampled], confidence: float) -> list[int]:
+    """Which of several are not shown to be worse than the one that came out best.
+
+    The best was chosen by the same scores: distances are held against the range of as many that are alike
+    (Tukey's studentized range).
+    """
+    indices = []
+    for i, each in enumerate(found):
+        if i != best:
+            entry = difference(each, found[best], confidence)
+            if entry["value"] is None or entry["value"] == 0:
+                indices.append(i)
+            elif entry["se"] > 0:
+                far = np.sqrt(2) * abs(entry["value"]) / entry["se"]
+                if studentized_range.sf(far, len(found), entry["df"]) > 1 - confidence:
+                    indices.append(i)
+    return indices
 
 
 def summary(found: Resampled, confidence: float) -> dict:
@@ -220,9 +265,10 @@ def fitted(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 def scaling(x: np.ndarray, found: list[Resampled], confidence: float) -> dict:
     """The power law fitted without the largest x, held against it; and how little data would do.
 
-    x: [variants] rising. saturates: whether the fit, and its draws, found an exponent inside the grid: else
-    the asymptote says nothing. miss: measured - predicted at the largest x, as `test_of`. within_one_point:
-    the smallest x from which on every score is less than 1 below that of the largest.
+    x: [variants] rising. growth: the score at the largest x less that at the smallest. saturates: whether
+    scores grow and the fit, and its draws, found an exponent above the grid's lowest: else the asymptote says
+    nothing. miss: measured - predicted at the largest x, as `test_of`. within_one_point: the smallest x from
+    which on every score is less than 1 below that of the largest.
     """
     values = np.array([[each.value for each in found]])
     draws = np.stack([each.both for each in found], axis=1)
@@ -240,9 +286,11 @@ def scaling(x: np.ndarray, found: list[Resampled], confidence: float) -> dict:
     for name, value, drawn in zip(("asymptote", "factor", "exponent", "predicted"), *laws, strict=True):
         ends_of = percentile_interval(drawn, confidence)
         fit[name] = {"value": float(value[0]), "low": ends_of[0], "high": ends_of[1]}
+    growth = difference(found[-1], found[0], confidence)
     return {
         **fit,
-        "saturates": bool(laws[0][1][0] > 0 and fit["exponent"]["low"] > EXPONENTS[0] + TIE),
+        "growth": growth,
+        "saturates": bool((growth["low"] or 0.0) > 0 and fit["exponent"]["low"] > EXPONENTS[0] + TIE),
         "miss": test_of(draws[:, -1] - laws[1][3], float(values[0, -1] - laws[0][3][0]), confidence),
         "within_one_point": {
             "value": int(x[near[0][0]]),

@@ -13,7 +13,6 @@ from stages.common import hierarchy
 from stages.common.hierarchy import Resampled, Spread
 from stages.common.metrics import HEADLINE
 from stages.common.studies import Study
-from stages.common.verdict import is_real
 
 CURVE_POINTS = 25  # of a fitted law and its band
 COPYING = ("verbatim", "coverage", "novel_2")
@@ -24,8 +23,9 @@ TOKENS = 10  # of a prompt, for which its price is given
 class Measured:
     """Scores of every variant, by its name.
 
-    tuned: by metric too; base: untuned, headline metric; tuned_rows, base_rows: headline metric by article
-    [n], mean over seeds; cost: as in the JSON; spread: between seeds, borrowed for studies of one seed.
+    tuned: by metric too; base: untuned, headline metric; tuned_rows, base_rows: headline metric [seeds, n]
+    (of the base one row: no seed is in it); cost: as in the JSON; spread: between seeds, borrowed for studies
+    of one seed.
     """
 
     tuned: dict[str, dict[str, Resampled]]
@@ -46,13 +46,13 @@ class Measured:
         """The best of several as one more variant: each half of the articles is scored with the one that is
         best on the other half. The best on the same articles would owe part of its score to their choice.
         """
-        table = np.stack([rows[name] for name in names])
-        halves = np.arange(table.shape[1]) % 2
-        found = np.empty(table.shape[1])
+        table = np.stack([rows[name] for name in names])  # [variants, seeds, n]
+        halves = np.arange(table.shape[2]) % 2
+        found = np.empty(table.shape[1:])
         for half in (0, 1):
-            best = int(np.argmax(np.nanmean(table[:, halves != half], axis=1)))
-            found[halves == half] = table[best, halves == half]
-        return hierarchy.resampled(found[None], self.resamples, len(self.tuned), spread)
+            best = int(np.argmax(np.nanmean(table[:, :, halves != half], axis=(1, 2))))
+            found[:, halves == half] = table[best][:, halves == half]
+        return hierarchy.resampled(found, self.resamples, len(self.tuned), spread)
 
 
 def trend(study: Study, measured: Measured, confidence: float) -> dict:
@@ -71,24 +71,22 @@ def best(study: Study, measured: Measured, confidence: float) -> dict:
     """
     series = {label: [v.name for v in members] for label, members in study.series.items()}
     series = series or {"": [variant.name for variant in study.variants]}
-    found = {}
+    # Other halves of the articles, and still the same seeds: their luck is chosen too.
+    found, choices = {}, max(len(names) for names in series.values())
     for label, names in series.items():
         first = max(names, key=lambda name: measured.headline(name).value)
-        others = {
-            name: hierarchy.difference(measured.headline(name), measured.headline(first), confidence)
-            for name in names
-            if name != first
-        }
-        hierarchy.family(list(others.values()), confidence)
+        alike = hierarchy.not_worse(names.index(first), [measured.headline(n) for n in names], confidence)
         chosen = measured.chosen_elsewhere(measured.tuned_rows, names, measured.spread)
         ends = {names[0]: "lowest", names[-1]: "highest"} if study.along else {}
         found[label] = {
             "best": first,
             "at_the_end": f"{ends[first]} {study.along}" if first in ends else None,
-            "not_distinguishable": [name for name, entry in others.items() if not is_real(entry, confidence)],
-            "over_reference": hierarchy.difference(chosen, measured.headline(study.reference), confidence),
+            "not_distinguishable": [names[i] for i in alike],
+            "over_reference": hierarchy.difference(
+                chosen, measured.headline(study.reference), 1 - (1 - confidence) / choices
+            ),
         }
-    hierarchy.family([entry["over_reference"] for entry in found.values()], confidence)
+    hierarchy.family([entry["over_reference"] for entry in found.values()], confidence, choices)
     return {"best": found}
 
 
@@ -101,7 +99,8 @@ def scaling(study: Study, measured: Measured, confidence: float) -> dict:
         found[label] = hierarchy.scaling(x, drawn, confidence)
         at = np.geomspace(x[0], x[-1], CURVE_POINTS)
         found[label]["curve"] = np.vstack([at, hierarchy.band(x, drawn, at, confidence)]).T.tolist()
-    hierarchy.family([law["miss"] for law in found.values()], confidence)
+    for part in ("miss", "growth"):
+        hierarchy.family([law[part] for law in found.values()], confidence)
     return {"laws": found}
 
 
@@ -134,8 +133,8 @@ def prompt(study: Study, measured: Measured, confidence: float) -> dict:
     shown = gap["low"] > 0  # a share of nothing is no number
     x = np.array([measured.cost[name]["prompt_tokens"] for name in names]) / TOKENS
     lengths = {
-        "untuned": hierarchy.slope(x, [measured.base[name] for name in names], confidence),
-        "tuned": hierarchy.slope(x, [measured.headline(name) for name in names], confidence),
+        "untuned": hierarchy.slope(x, [measured.base[name] for name in names], confidence, sampled=True),
+        "tuned": hierarchy.slope(x, [measured.headline(name) for name in names], confidence, sampled=True),
     }
     hierarchy.family(list(lengths.values()), confidence)
     return {
@@ -151,15 +150,17 @@ def prompt(study: Study, measured: Measured, confidence: float) -> dict:
 
 
 def full(study: Study, measured: Measured, confidence: float) -> dict:
-    """Percent below the reference, which trains every weight."""
+    """Percent below the reference, which trains every weight; the intervals hold for all variants at once
+    (Bonferroni).
+    """
     above = measured.headline(study.reference)
-    found = {}
+    found, each_confidence = {}, 1 - (1 - confidence) / (len(study.variants) - 1)
     for variant in study.variants:
         if variant.name != study.reference:
             each = measured.headline(variant.name)
             draws, value = 100 * (1 - each.both / above.both), 100 * (1 - each.value / above.value)
-            found[variant.name] = hierarchy.test_of(draws, value, confidence)
-    hierarchy.family(list(found.values()), confidence)
+            entry = hierarchy.test_of(draws, value, each_confidence)
+            found[variant.name] = {name: entry[name] for name in ("value", "low", "high")}
     return {"percent_below_full": found}
 
 

@@ -84,6 +84,12 @@ def trend_sentence(label: str, entry: dict, unit: str, confidence: float) -> str
 def law_sentence(label: str, law: dict, confidence: float) -> str:
     """A power law, what it foretold, and how little data would do."""
     miss, near = law["miss"], law["within_one_point"]
+    if not is_real(law["growth"], confidence) or law["growth"]["value"] < 0:
+        return (
+            f"{label + ': ' if label else ''}from the smallest size to the largest {between(law['growth'])} "
+            f"points: no growth with the data was shown (of {law['growth']['detectable']:.2f} it would have "
+            f"been in {POWER:.0%} of cases), and there is no law to fit."
+        )
     if law["saturates"]:
         form = (
             f"{TITLE} = {law['asymptote']['value']:.2f} - {law['factor']['value']:.3g} x "
@@ -92,8 +98,8 @@ def law_sentence(label: str, law: dict, confidence: float) -> str:
         )
     else:
         form = (
-            "fitted without the largest size, a power law shows no saturation: how far more data would lead "
-            "cannot be said"
+            "scores still grow with the data; fitted without the largest size, a power law shows no "
+            "saturation: how far more data would lead cannot be said"
         )
     if is_real(miss, confidence):
         held = "the measured score misses it"
@@ -120,8 +126,9 @@ def best_sentence(label: str, entry: dict, found: dict) -> str:
         "" if is_real(over, found["confidence"]) else f", no gain was shown ({over['detectable']:.2f} would)"
     )
     return (
-        f"{first}; {rest}. Chosen on one half of the "
-        f"articles and measured on the other, the best is {between(over)} from {found['reference']}{worth}."
+        f"{first}; {rest}. Chosen on one half of the articles and measured on the other, the best is "
+        f"{between(over)} from {found['reference']}{worth}; the interval allows for the luck of a seed that "
+        "was chosen too."
     )
 
 
@@ -175,6 +182,8 @@ def analysis_sentences(found: dict) -> list[str]:
         said += prompt_sentences(analysis, found)
     for name, entry in analysis.get("percent_below_full", {}).items():
         said.append(full_sentence(name, entry, found["reference"]))
+    if "percent_below_full" in analysis:
+        said.append("The intervals of these percentages hold for all variants at once.")
     for name, metrics in analysis.get("copying", {}).items():
         shown = ", ".join(
             f"{METRICS[metric].title} {between(entry)} points"
@@ -194,17 +203,16 @@ def analysis_sentences(found: dict) -> list[str]:
 
 
 def settings_sentence(found: dict) -> str:
-    """On what a study was made."""
+    """On what a study was made: the settings that change scores, but for those that every variant sets."""
     seeds = len(found["seeds"])
+    own = set.intersection(*(set(variant["sets"]) for variant in found["variants"].values()))
     values = [
         f"{key} {', '.join(value) if isinstance(value, list) else value}"
         for key, value in found["settings"].items()
-        if key not in BOOKKEEPING
+        if key not in (*BOOKKEEPING, *own)
     ]
-    return (
-        f"{found['scale']}, {found['n']:,} {found['split']} articles, {seeds} seed{'s' * (seeds > 1)}, "
-        f"{', '.join(values)}"
-    )
+    articles = f"{found['n']:,} {found['split']} articles"
+    return ", ".join([found["scale"], articles, f"{seeds} seed{'s' * (seeds > 1)}", *values])
 
 
 def verdict(found: dict) -> list[str]:

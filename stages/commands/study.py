@@ -137,6 +137,7 @@ class Job:
             given = self.git("ls-files", "*.dvc").split()
             if given:
                 self.dvc("checkout", "--quiet", *given)
+            (self.folder / LAST).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / LAST).touch()
 
     def usable(self) -> bool:

@@ -292,13 +292,18 @@ def draw_lengths(axis, found: dict) -> None:
 
 
 def draw_memory(axis, found: dict) -> None:
-    """ROUGE-1 against what the base takes in memory."""
-    for name, variant in found["variants"].items():
+    """Quality against the base's size; names in turn above and below their bars, since sizes may be close."""
+    ordered = sorted(found["variants"].items(), key=lambda item: item[1]["cost"]["base_bytes"])
+    for place, (name, variant) in enumerate(ordered):
         score, size = variant["scores"][HEADLINE], variant["cost"]["base_bytes"] / 1e6
         on_front = name in found["analysis"]["pareto_front"]
         colour = plots.COLOURS["tuned" if on_front else "lead"]
         axis.errorbar([size], [score["value"]], yerr=bar_of(score), fmt="o", color=colour, capsize=2)
-        axis.annotate(name, (size, score["value"]), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        end, shift, side = ("low", -4, "top") if place % 2 else ("high", 4, "bottom")
+        axis.annotate(
+            name, (size, score[end]), (0, shift), textcoords="offset points", ha="center", va=side, fontsize=8
+        )
+    axis.margins(0.1, 0.12)
     axis.set(
         title="blue: none is both smaller and better",
         xlabel="base in memory (MB)",

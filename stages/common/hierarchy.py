@@ -126,7 +126,10 @@ def contrast(weights: np.ndarray, found: list[Resampled], confidence: float) -> 
     if se <= TIE:  # nothing varies: the same outputs, or the same distance on every article
         value = value if abs(value) > TIE else 0.0
         return {"value": value, "low": value, "high": value, "se": 0.0, "df": None, "p": float(value == 0)}
-    return tested(value, float(se), float(variance**2 / uncertain), confidence)
+    # A between that comes out below 0 makes the variance small and leaves the uncertainty: fewer degrees than
+    # the least certain spread has by itself are none that the data speak for.
+    df = max(variance**2 / uncertain, min((spread.df for spread, _ in shares.values()), default=0))
+    return tested(value, float(se), float(df), confidence)
 
 
 def tested(value: float, se: float, df: float, confidence: float) -> dict:

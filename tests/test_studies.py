@@ -794,6 +794,18 @@ def test_the_decisions_hold_the_studies_numbers(monkeypatch):
         assert decision.key in varied, decision
 
 
+def test_each_ranks_own_rate_is_the_best_that_was_found(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = json.loads(Path("metrics/studies/learning_rate.json").read_text())
+    whole = params.read_yaml(params.PARAMS_FILE)
+    members = Studies("models/phi-tiny").study("rank").series["each rank's best rate"]
+    assert len(members) == 3
+    for member in members:
+        set_ = with_values(whole, member.values)
+        best = found["variants"][found["analysis"]["best"][f"rank {set_['lora']['rank']}"]["best"]]["values"]
+        assert best["train.learning_rate"] == set_["train"]["learning_rate"]
+
+
 def test_the_readme_shows_every_committed_study(monkeypatch):
     from stages.compare import END, START, section
 

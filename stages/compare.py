@@ -22,7 +22,7 @@ from stages.common.commandline import print_table
 from stages.common.decisions import DECISIONS_FILE, current_decisions
 from stages.common.errors import UserError
 from stages.common.experiments import finished, git, lookup, scores_at, with_values
-from stages.common.files import read_json, write_json, write_text
+from stages.common.files import _json_text, read_json, rounded, write_text
 from stages.common.hierarchy import Spread
 from stages.common.metrics import HEADLINE, Scores, require_comparable
 from stages.common.studies import Studies, Study, experiment
@@ -359,6 +359,14 @@ def print_study(found: dict) -> None:
     print("\n".join(f"- {sentence}" for sentence in verdict(found)))
 
 
+def write_found(path: Path, found: dict) -> None:
+    """Results rounded as in every tracked file, settings as they are: a rate of 6.25e-05 is not 0.0001."""
+    written = rounded(found) | {"settings": found["settings"]}
+    for name, variant in written["variants"].items():
+        variant |= {key: found["variants"][name][key] for key in ("sets", "values")}
+    write_text(path, _json_text(written, "\n", ONE_LINE) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.compare", description=__doc__.split("\n")[0])
     parser.add_argument(
@@ -380,7 +388,7 @@ def main() -> None:
         )
     runs = {name: read_experiment(name, ref) for name, ref in refs.items()}
     found = compare(study, runs, p.evaluate.resamples, p.evaluate.confidence, borrowed_spread(study))
-    write_json(STUDIES / f"{study.name}.json", found, one_line_below=ONE_LINE)
+    write_found(STUDIES / f"{study.name}.json", found)
     write_plots(study, found)
     if not arguments.quick:
         write_pages()

@@ -217,6 +217,14 @@ def test_a_real_difference_is_called_one():
     assert verdict(found(2.0, 0.01))[0] == ("Real differences in ROUGE-1 from a: b +2.00 [+1.00, +3.00].")
 
 
+def test_many_that_do_not_differ_are_counted_and_few_are_named():
+    few = found(2.0, 0.01)
+    few["variants"] |= {name: found(0.3, 0.6)["variants"]["b"] for name in "cd"}
+    assert "Not distinguishable from a: c, d; a true" in verdict(few)[0]
+    few["variants"] |= {f"v{i}": few["variants"]["c"] for i in range(9)}
+    assert "Not distinguishable from a: the other 11; a true" in verdict(few)[0]
+
+
 def test_outputs_that_are_the_same_are_no_test_of_anything():
     same = found(0.0, 1.0)
     same["variants"]["b"]["difference"]["rouge1"] |= {"low": 0.0, "high": 0.0, "se": 0.0, "detectable": 0.0}
@@ -744,6 +752,7 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     assert "1 runs failed: no-module-seed0" in failed.stderr and "take one that cannot run" in failed.stderr
     assert ref_of(studied, "greedy-seed0")  # the clone that it failed in works on
     # What another study has made under its own name is not made again.
+    study(studied, "rank")
     twins = [
         run(studied, "git", "rev-parse", f"refs/exps/{ref_of(studied, name)}").stdout
         for name in ("as-set-seed0", "rank-2-seed0")
@@ -792,6 +801,10 @@ def test_the_decisions_hold_the_studies_numbers(monkeypatch):
     for decision in DECISIONS:
         varied = {key for variant in studies.study(decision.study).variants for key in variant.changes}
         assert decision.key in varied, decision
+        run = Path("metrics/studies", f"{decision.study}.json").is_file()
+        assert bool(decision.choice) == run, (
+            f"{decision.key}: say in `choice` what was decided once the study is run"
+        )
 
 
 def test_each_ranks_own_rate_is_the_best_that_was_found(monkeypatch):

@@ -7,6 +7,7 @@ from stages.common.statistics import POWER
 from stages.common.verdict import is_real
 
 TITLE = METRICS[HEADLINE].title
+NAMED = 8  # variants that a sentence lists; beyond, it counts them and the plot names them
 EXPECTED = 5  # percent below full fine-tuning that the original study expected LoRA to stay under
 BOOKKEEPING = (  # settings that change no score
     *("data.validation_size", "data.test_size", "evaluate.split"),
@@ -34,7 +35,8 @@ def differences_sentence(found: dict) -> str:
     if others:
         largest = max(entry["detectable"] for entry in others.values())
         if real or same:
-            names = f"Not distinguishable from {reference}: {', '.join(others)}"
+            shown = ", ".join(others) if len(others) <= NAMED else f"the other {len(others)}"
+            names = f"Not distinguishable from {reference}: {shown}"
         else:
             names = f"No variant was shown to differ from {reference} in {TITLE}"
         said.append(

@@ -16,6 +16,7 @@ from conftest import ROOT, make_project, run
 
 from stages.commands.diff import commit_of
 from stages.common import params
+from stages.common.decisions import DECISIONS, DECISIONS_FILE, compared_values, current_decisions
 from stages.common.errors import UserError
 from stages.common.experiments import (
     COMPARED,
@@ -321,6 +322,19 @@ def test_how_far_from_full_in_words():
     ):
         entry = {"value": value, "low": low, "high": high}
         assert verdict(found(2.0, 0.01, percent_below_full={"b": entry}))[1] == f"b is {said}"
+
+
+def test_a_decision_shows_what_its_key_alone_did_and_where_it_never_is_alone_what_else_differs():
+    made = found(2.0, 0.01)
+    made["variants"] |= {"c": found(0.3, 0.6)["variants"]["b"]}
+    for (rank, rate), variant in zip(
+        ((8, 1.0), (16, 1.0), (16, 2.0)), made["variants"].values(), strict=True
+    ):
+        variant["values"] = {"lora.rank": rank, "train.learning_rate": rate}
+    assert compared_values(made, "lora.rank") == ["- `b`: +2.00 [+1.00, +3.00], real"]
+    assert compared_values(made, "train.learning_rate") == [
+        "- `c`, with other lora.rank: +0.30 [-0.70, +1.30], not distinguishable (detectable: 1.40)"
+    ]
 
 
 def test_settings_are_those_that_the_variants_ran_with():
@@ -793,8 +807,6 @@ def test_a_change_of_what_runs_were_made_with_makes_them_missing(studied, monkey
 
 
 def test_the_decisions_hold_the_studies_numbers(monkeypatch):
-    from stages.common.decisions import DECISIONS, DECISIONS_FILE, current_decisions
-
     monkeypatch.chdir(ROOT)
     assert DECISIONS_FILE.read_text() == current_decisions(Path("metrics/studies"))
     studies = Studies("models/phi-tiny")

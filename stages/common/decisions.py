@@ -127,8 +127,11 @@ DECISIONS = (
 
 
 def compared_values(found: dict, key: str) -> list[str]:
-    """A line for each variant that has another `key` than the study's reference, with what else it has."""
-    lines, reference = [], found["variants"][found["reference"]]["values"]
+    """A line for each variant in which `key` alone differs from the study's reference.
+
+    Where in each of them other keys differ too, all of these, with what else differs.
+    """
+    alone, mixed, reference = [], [], found["variants"][found["reference"]]["values"]
     for name, variant in found["variants"].items():
         own = variant["values"]
         if own[key] == reference[key]:
@@ -138,8 +141,8 @@ def compared_values(found: dict, key: str) -> list[str]:
         real = is_real(entry, found["confidence"])
         said = "real" if real else f"not distinguishable (detectable: {entry['detectable']:.2f})"
         also = f", with other {' and '.join(others)}" if others else ""
-        lines.append(f"- `{name}`{also}: {between(entry)}, {said}")
-    return lines
+        (mixed if others else alone).append(f"- `{name}`{also}: {between(entry)}, {said}")
+    return alone or mixed
 
 
 def decisions_text(studies: Path, values: dict) -> str:

@@ -37,9 +37,9 @@ DECISIONS = (
         "Hu et al. 2021 (LoRA): on par with training every weight. Biderman et al. 2024: it "
         "learns less and forgets less. Kalajdzievski 2023 (rsLoRA), Liu et al. 2024 (DoRA).",
         "Open: LoRA of rank 16 on query, key and value alone was shown to be below training every weight. "
-        "rsLoRA, whose updates are four times as large at this rank, comes nearer at the same cost, as do more "
-        "modules. Whether one of them becomes the default is decided at the default's own length of training, "
-        "in the study `confirmation`.",
+        "rsLoRA, whose updates are four times as large at this rank, comes nearer at the same cost, as do "
+        "more modules. Whether one of them becomes the default is decided at the default's own length of "
+        "training, in the study `confirmation`.",
     ),
     Decision(
         "lora.target_modules",

@@ -16,7 +16,7 @@ from conftest import ROOT, make_project, run
 
 from stages.commands.diff import commit_of
 from stages.common import params
-from stages.common.decisions import DECISIONS, DECISIONS_FILE, compared_values, current_decisions
+from stages.common.decisions import DECISIONS, DECISIONS_FILE, compared_values, confirmed, current_decisions
 from stages.common.errors import UserError
 from stages.common.experiments import (
     COMPARED,
@@ -26,6 +26,7 @@ from stages.common.experiments import (
     name_twins,
     with_values,
 )
+from stages.common.files import write_json
 from stages.common.hierarchy import Spread, resampled
 from stages.common.studies import ANALYSES as DECLARED_ANALYSES
 from stages.common.studies import STUDIES_FILE, Studies, experiment, from_axes, from_search, option
@@ -334,6 +335,19 @@ def test_a_decision_shows_what_its_key_alone_did_and_where_it_never_is_alone_wha
     assert compared_values(made, "lora.rank") == ["- `b`: +2.00 [+1.00, +3.00], real"]
     assert compared_values(made, "train.learning_rate") == [
         "- `c`, with other lora.rank: +0.30 [-0.70, +1.30], not distinguishable (detectable: 1.40)"
+    ]
+
+
+def test_a_decision_shows_what_the_test_split_said_of_its_key(tmp_path):
+    assert confirmed(tmp_path, "lora.rank") == []
+    made = found(2.0, 0.01) | {"scale": "tiny", "split": "test", "settings": {}}
+    for rank, variant in zip((8, 16), made["variants"].values(), strict=True):
+        variant |= {"sets": {"lora.rank": rank}, "values": {"lora.rank": rank}}
+    write_json(tmp_path / "confirmation.json", made)
+    assert confirmed(tmp_path, "lora.dropout") == []
+    assert confirmed(tmp_path, "lora.rank") == [
+        "Confirmed once in study `confirmation` (tiny, 2,000 test articles, 3 seeds):\n\n"
+        "- `b`: +2.00 [+1.00, +3.00], real\n"
     ]
 
 

@@ -14,6 +14,7 @@ from stages.common.study_words import analysis_sentences, between, chance_senten
 from stages.common.verdict import is_real
 
 DECISIONS_FILE = Path("docs/decisions.md")
+CONFIRMATION = "confirmation"  # the study that looks at the test split
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,16 @@ def compared_values(found: dict, key: str) -> list[str]:
     return alone or mixed
 
 
+def confirmed(studies: Path, key: str) -> list[str]:
+    """What the study `confirmation` found on the test split about `key`; empty where it does not vary it."""
+    path = studies / f"{CONFIRMATION}.json"
+    found = read_json(path) if path.is_file() else None
+    if not found or key not in found["variants"][found["reference"]]["values"]:
+        return []
+    lines = "\n".join(compared_values(found, key))
+    return [f"Confirmed once in study `{CONFIRMATION}` ({settings_sentence(found)}):\n\n{lines}\n"]
+
+
 def decisions_text(studies: Path, values: dict) -> str:
     """The whole file. values: params.yaml."""
     title = METRICS[HEADLINE].title
@@ -176,6 +187,7 @@ def decisions_text(studies: Path, values: dict) -> str:
             lines = compared_values(found, decision.key)
             lines += [f"- {sentence}" for sentence in analysis_sentences(found)]
             parts.append("\n".join(lines) + "\n")
+            parts += confirmed(studies, decision.key)
         else:
             parts.append(f"Study `{decision.study}`: declared in `studies.yaml`, not run yet.\n")
         parts.append(f"{decision.paper}\n")

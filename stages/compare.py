@@ -340,7 +340,8 @@ def print_study(found: dict) -> None:
         cells = [name, f"{score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"]
         cells += [f"{variant['scores'][metric]['value']:.2f}" for metric in others]
         if entry:
-            cells += [between(entry), f"{entry['p_holm']:.3f}", f"{entry['detectable']:.2f}"]
+            p = "<0.001" if entry["p_holm"] < 0.001 else f"{entry['p_holm']:.3f}"
+            cells += [between(entry), p, f"{entry['detectable']:.2f}"]
         else:
             cells += ["reference", "", ""]
         rows.append(cells)

@@ -82,6 +82,10 @@ DECISIONS = (
         "data.train_size",
         "data_size",
         "Hestness et al. 2017: error falls as a power law of the number of examples.",
+        "Kept, for the sake of minutes: quality grows up to all pairs, and taking them all (`null`, one "
+        "epoch) doubles the time of training. It is the first thing to change where the score matters more. "
+        "Whether fresh pairs instead of three passes over fewer, in as many steps, are the better default is "
+        "decided in the study `confirmation`.",
     ),
     Decision(
         "train.epochs",

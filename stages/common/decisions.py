@@ -123,6 +123,8 @@ DECISIONS = (
         "prompt.template",
         "prompt",
         "Sclar et al. 2024: scores of untuned models hang on the form of the prompt.",
+        "Kept: the untuned base's score hangs on the template; after 1,000 pairs no template was shown to be "
+        "better than another, so the original study's stays.",
     ),
     Decision(
         "model.quantization",

@@ -144,8 +144,17 @@ DECISIONS = (
         "data.selection",
         "novelty",
         "Narayan et al. 2018 measure how abstractive a summary is by its new n-grams.",
+        "Kept: as many pairs of the more novel half teach it to copy less, at a real price in ROUGE-1. "
+        "The default's outputs hold hardly a verbatim span as it is; `novel_half` is for those to whom new "
+        "words are worth that price.",
     ),
-    Decision("train.order", "novelty", "Bengio et al. 2009: easy examples first."),
+    Decision(
+        "train.order",
+        "novelty",
+        "Bengio et al. 2009: easy examples first.",
+        "Kept: pairs that copy most first, then the others, brought more new 2-grams and no difference in "
+        "ROUGE-1; a random order is what others train with.",
+    ),
 )
 
 

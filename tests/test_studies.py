@@ -196,8 +196,8 @@ def found(value: float, p: float, **more) -> dict:
         "seeds": [0, 1, 2],
         "spread_from": None,
         "variants": {
-            "a": {"scores": {"rouge1": score}, "difference": {}},
-            "b": {"scores": {"rouge1": score}, "difference": {"rouge1": entry}},
+            "a": {"sets": {}, "scores": {"rouge1": score}, "difference": {}},
+            "b": {"sets": {}, "scores": {"rouge1": score}, "difference": {"rouge1": entry}},
         },
         "analysis": more,
     }
@@ -307,6 +307,10 @@ def test_the_best_in_words():
     assert "from a, no gain was shown (0.70 would); the" in verdict(found(2.0, 0.01, best={"": entry}))[1]
     said = verdict(found(2.0, 0.01, best={"": {**entry, "best": "a", "not_distinguishable": []}}))[1]
     assert said == "best is a, the reference; all others are worse."
+    searched = found(2.0, 0.01, best={"": {**entry, "not_distinguishable": [f"s{i}" for i in range(9)]}})
+    searched["variants"]["b"]["sets"] = {"lora.alpha": 8, "train.epochs": 3}
+    said = verdict(searched)[1]
+    assert said.startswith("best is b (lora.alpha 8, train.epochs 3); not distinguishable from it: 9 others.")
     entry |= {"best": "a", "at_the_end": "lowest train.learning_rate", "not_distinguishable": []}
     assert verdict(found(2.0, 0.01, best={"": entry}))[1] == (
         "best is a (the lowest train.learning_rate that was tried: a better one may lie beyond), the "

@@ -63,7 +63,8 @@ DECISIONS = (
         "learning_rate",
         "Biderman et al. 2024: LoRA's best rate is an order of magnitude above that of full fine-tuning.",
         "Kept: no rate was shown to be better at this rank. Twice the default's leads, by less than three "
-        "seeds can show (`own-rate-rank-16` in the study `rank`).",
+        "seeds can show (`own-rate-rank-16` in the study `rank`), and the random search over rate, epochs, "
+        "alpha and dropout together (study `search`) was not shown to find better settings.",
     ),
     Decision(
         "lora.alpha",

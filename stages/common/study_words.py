@@ -118,8 +118,11 @@ def law_sentence(label: str, law: dict, confidence: float) -> str:
 def best_sentence(label: str, entry: dict, found: dict) -> str:
     """The best of a series, what it may be confused with, and what its choice is worth."""
     open_, over = entry["not_distinguishable"], entry["over_reference"]
-    rest = f"not distinguishable from it: {', '.join(open_)}" if open_ else "all others are worse"
+    shown = ", ".join(open_) if len(open_) <= NAMED else f"{len(open_)} others"
+    rest = f"not distinguishable from it: {shown}" if open_ else "all others are worse"
     first = f"{label + ': ' if label else ''}best is {entry['best']}"
+    if not label and (sets := found["variants"][entry["best"]]["sets"]):
+        first += f" ({', '.join(f'{key} {value}' for key, value in sets.items())})"
     if entry["at_the_end"]:
         first += f" (the {entry['at_the_end']} that was tried: a better one may lie beyond)"
     if entry["best"] == found["reference"]:

@@ -15,6 +15,7 @@ import yaml
 from conftest import ROOT, make_project, run
 
 from stages.commands.diff import commit_of
+from stages.commands.study import READ_IN_ORDER, next_of
 from stages.common import params
 from stages.common.decisions import DECISIONS, DECISIONS_FILE, compared_values, confirmed, current_decisions
 from stages.common.errors import UserError
@@ -819,6 +820,25 @@ def test_a_change_of_what_runs_were_made_with_makes_them_missing(studied, monkey
         changed.write_text(changed.read_text() + "\n")
         assert finished(Studies("models/tiny").study("rank")) == {}
         run(studied, "git", "checkout", "--quiet", "--", ".")
+
+
+def test_a_job_takes_the_variant_that_shares_most_with_what_it_has():
+    """Where decoding alone differs, nothing is trained again; a killed variant goes before all others."""
+    other = {"lora.rank": 16, "generate.num_beams": 1, "data.train_size": 8, "seed": 0}
+    experiments = {
+        "as-set": other,
+        "more-data": other | {"data.train_size": 9},
+        "seed": other | {"seed": 1},
+        "rank": other | {"lora.rank": 8},
+        "beams": other | {"generate.num_beams": 4},
+    }
+    waiting = ["more-data", "seed", "rank", "beams"]
+    assert next_of(waiting, "as-set", experiments) == "beams"
+    assert next_of(waiting[:-1], "as-set", experiments) == "seed"
+    assert next_of(waiting[:1], "as-set", experiments) == "more-data"
+    assert next_of(waiting, "rank", experiments) == "rank"
+    assert next_of(waiting, "", experiments) == "more-data"
+    assert sorted(READ_IN_ORDER) == sorted(params.SCHEMA)
 
 
 # What is committed.

@@ -37,6 +37,8 @@ KEPT_CHECKPOINTS = Path("models/checkpoints/studies")
 LAST = ".dvc/tmp/variant"  # in a clone: the variant that runs or ran there
 WRITTEN = (f"{STUDIES}/", f"{PLOTS}/", "docs/decisions.md", "README.md")  # by comparisons
 TAIL = 12  # lines of a failed variant's log
+# Sections of params.yaml in the order in which the graph's stages read them.
+READ_IN_ORDER = "pretrain data prompt model smoke lora train seed generate evaluate report".split()
 REDRAWN = 5  # seconds between two states of the bar: a log file holds them all
 # Two jobs that write the same output into the cache at once: DVC finds the object half there, takes the file
 # in the workspace for one that is nowhere else, and asks. It runs again, from the stages that its clone has.
@@ -259,6 +261,21 @@ def tail_of(name: str) -> str:
     return "\n    ".join([line for line in lines if line][-TAIL:])
 
 
+def shared_stages(values: dict[str, object], others: dict[str, object]) -> int:
+    """How far down the graph two variants are the same, in sections of params.yaml before one differs."""
+    keys = {key for key in {**values, **others} if values.get(key) != others.get(key)}
+    return min((READ_IN_ORDER.index(key.partition(".")[0]) for key in keys), default=len(READ_IN_ORDER))
+
+
+def next_of(waiting: list[str], last: str, experiments: dict[str, dict[str, object]]) -> str:
+    """The variant that a job runs next: the one that was killed there, else the first of those that share
+    most stages with the last one, whose outputs its clone still has.
+    """
+    if last in waiting or last not in experiments:
+        return last if last in waiting else waiting[0]
+    return max(waiting, key=lambda name: shared_stages(experiments[name], experiments[last]))
+
+
 def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> tuple[list[str], Job]:
     """Run experiments, `jobs` at a time; names of those that failed, and a clone to compare in."""
     from stages.common.runtime import THREADS
@@ -266,7 +283,8 @@ def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> tuple[list
     threads = max(1, min(THREADS, (os.cpu_count() or 1) // jobs))
     commit = git("rev-parse", "HEAD").strip()
     waiting, failed, drawn = list(missing), [], 0.0
-    whole = len(study.experiments())
+    experiments = study.experiments()
+    whole = len(experiments)
     bar = tqdm(
         total=whole, initial=whole - len(missing), desc=f"study {study.name}", unit="variant", smoothing=0
     )
@@ -286,7 +304,7 @@ def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> tuple[list
                         )
                     bar.update()
                 if waiting and job.process is None:
-                    name = job.last() if job.last() in waiting else waiting[0]
+                    name = next_of(waiting, job.last(), experiments)
                     waiting.remove(name)
                     job.start(name, missing[name])
             bar.set_postfix_str(", ".join(job.name for job in workers if job.process), refresh=False)

@@ -17,7 +17,14 @@ from conftest import ROOT, make_project, run
 from stages.commands.diff import commit_of
 from stages.commands.study import READ_IN_ORDER, next_of
 from stages.common import params
-from stages.common.decisions import DECISIONS, DECISIONS_FILE, compared_values, confirmed, current_decisions
+from stages.common.decisions import (
+    CONFIRMATIONS,
+    DECISIONS,
+    DECISIONS_FILE,
+    compared_values,
+    confirmed,
+    current_decisions,
+)
 from stages.common.errors import UserError
 from stages.common.experiments import (
     COMPARED,
@@ -348,11 +355,13 @@ def test_a_decision_shows_what_the_test_split_said_of_its_key(tmp_path):
     made = found(2.0, 0.01) | {"scale": "tiny", "split": "test", "settings": {}}
     for rank, variant in zip((8, 16), made["variants"].values(), strict=True):
         variant |= {"sets": {"lora.rank": rank}, "values": {"lora.rank": rank}}
-    write_json(tmp_path / "confirmation.json", made)
+    for study in CONFIRMATIONS:
+        write_json(tmp_path / f"{study}.json", made)
     assert confirmed(tmp_path, "lora.dropout") == []
     assert confirmed(tmp_path, "lora.rank") == [
-        "Confirmed once in study `confirmation` (tiny, 2,000 test articles, 3 seeds):\n\n"
+        f"Confirmed once in study `{study}` (tiny, 2,000 test articles, 3 seeds):\n\n"
         "- `b`: +2.00 [+1.00, +3.00], real\n"
+        for study in CONFIRMATIONS
     ]
 
 
@@ -876,6 +885,15 @@ def test_the_readme_shows_every_committed_study(monkeypatch):
     text = Path("README.md").read_text()
     shown = text.partition(START)[2].partition(END)[0]
     assert shown == section(Path("metrics/studies"), Studies("models/phi-tiny").names())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_test_split_is_opened_by_confirmations_alone(model, monkeypatch):
+    """Every other study chooses, and does so on validation."""
+    monkeypatch.chdir(ROOT)
+    studies = Studies(model)
+    opened = [name for name in studies.names() if studies.study(name).settings["evaluate.split"] == "test"]
+    assert sorted(opened) == sorted(CONFIRMATIONS)
 
 
 def test_committed_studies_are_of_the_declared_variants(monkeypatch):

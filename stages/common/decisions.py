@@ -14,7 +14,7 @@ from stages.common.study_words import analysis_sentences, between, chance_senten
 from stages.common.verdict import is_real
 
 DECISIONS_FILE = Path("docs/decisions.md")
-CONFIRMATION = "confirmation"  # the study that looks at the test split
+CONFIRMATIONS = ("confirmation", "confirmation_decoding")  # the studies that look at the test split
 
 
 @dataclass(frozen=True)
@@ -191,13 +191,15 @@ def compared_values(found: dict, key: str) -> list[str]:
 
 
 def confirmed(studies: Path, key: str) -> list[str]:
-    """What the study `confirmation` found on the test split about `key`; empty where it does not vary it."""
-    path = studies / f"{CONFIRMATION}.json"
-    found = read_json(path) if path.is_file() else None
-    if not found or key not in found["variants"][found["reference"]]["values"]:
-        return []
-    lines = "\n".join(compared_values(found, key))
-    return [f"Confirmed once in study `{CONFIRMATION}` ({settings_sentence(found)}):\n\n{lines}\n"]
+    """What the studies of the test split found about `key`; empty where none varies it."""
+    parts = []
+    for name in CONFIRMATIONS:
+        path = studies / f"{name}.json"
+        found = read_json(path) if path.is_file() else None
+        if found and key in found["variants"][found["reference"]]["values"]:
+            lines = "\n".join(compared_values(found, key))
+            parts.append(f"Confirmed once in study `{name}` ({settings_sentence(found)}):\n\n{lines}\n")
+    return parts
 
 
 def decisions_text(studies: Path, values: dict) -> str:

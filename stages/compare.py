@@ -5,9 +5,10 @@ Writes  metrics/studies/NAME.json, plots/studies/NAME.svg and .csv, docs/decisio
         its markers.
 Run     python -m stages.compare [NAME] [--quick]    (`make study` ends with it)
 
-Nothing is run. Experiments that scored other articles, or with other settings, are refused. Without NAME
-nothing is compared either: README and docs/decisions.md are written from metrics/studies/ again, as after a
-change of a default.
+Nothing is run. Experiments that scored other articles, or with other settings, are refused, and so is a study
+of which some are missing; with --partial the variants that are there are compared, and the others named.
+Without NAME nothing is compared either: README and docs/decisions.md are written from metrics/studies/ again,
+as after a change of a default.
 """
 
 import argparse
@@ -21,11 +22,19 @@ from stages.common import errors, hierarchy, params, plots
 from stages.common.commandline import print_table
 from stages.common.decisions import DECISIONS_FILE, current_decisions
 from stages.common.errors import UserError
-from stages.common.experiments import finished, git, lookup, scores_at, with_values
+from stages.common.experiments import (
+    finished,
+    flat,
+    git,
+    lookup,
+    require_distinct,
+    scores_at,
+    with_values,
+)
 from stages.common.files import _json_text, read_json, rounded, write_text
 from stages.common.hierarchy import Spread
 from stages.common.metrics import HEADLINE, Scores, require_comparable
-from stages.common.studies import Studies, Study, experiment
+from stages.common.studies import QUICK, Studies, Study, experiment
 from stages.common.study_analyses import ANALYSES, Measured
 from stages.common.study_words import between, settings_sentence, verdict
 
@@ -33,6 +42,7 @@ STUDIES = Path("metrics/studies")
 PLOTS = Path("plots/studies")
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")  # tested
 TITLES = dict(zip(SHOWN, ("ROUGE-1", "R-2", "R-L", "BERTS"), strict=True))  # on the terminal
+NOT_COMPARED = ("seed", "pretrain", "report")  # sections of params.yaml that no score depends on, or a seed
 LONG = 16  # characters of a name beside which every metric has room in 120 columns
 DESCRIBED = ("verbatim", "coverage", "novel_2", "words")  # told beside them
 START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"
@@ -131,9 +141,16 @@ def measure(study: Study, runs: dict[str, dict], resamples: int, spreads: dict[s
 
 
 def compare(
-    study: Study, runs: dict[str, dict], resamples: int, confidence: float, spreads: dict[str, Spread]
+    study: Study,
+    runs: dict[str, dict],
+    resamples: int,
+    confidence: float,
+    spreads: dict[str, Spread],
+    left_out: list[str],
 ) -> dict:
-    """metrics/studies/NAME.json. runs: `read_experiment` by experiment; spreads: `borrowed_spread`."""
+    """metrics/studies/NAME.json. runs: `read_experiment` by experiment; spreads: `borrowed_spread`; left_out:
+    variants that are declared and not there.
+    """
     require_like(runs)
     whole = params.read_yaml(params.PARAMS_FILE)
     varied = sorted({key for variant in study.variants for key in variant.changes})
@@ -165,6 +182,12 @@ def compare(
         "question": study.question,
         "scale": study.scale,
         "settings": study.settings,
+        "defaults": {
+            key: value
+            for key, value in flat(whole).items()
+            if key.partition(".")[0] not in NOT_COMPARED and key not in (*study.settings, *varied)
+        },
+        "left_out": left_out,
         "split": first["evaluation"]["split"],
         "n": first["evaluation"]["n"],
         "test": first["evaluation"]["test"],
@@ -173,7 +196,6 @@ def compare(
         "spread_sd": np.sqrt(spreads[HEADLINE].total) if spreads else None,
         "confidence": confidence,
         "resamples": resamples,
-        "hours": study.hours,
         "reference": study.reference,
         "signatures": {name: first["tuned"].signatures[name] for name in (*SHOWN, *DESCRIBED)},
         "variants": variants,
@@ -311,16 +333,18 @@ def draw_memory(axis, found: dict) -> None:
     )
 
 
-def section(folder: Path, names: list[str]) -> str:
-    """Markdown of every study that was compared, in the order of studies.yaml."""
+def section(folder: Path, studies: Studies, values: dict) -> str:
+    """Markdown of every study of this scale that was compared, in the order of studies.yaml. values:
+    params.yaml.
+    """
     parts = []
-    for name in names:
+    for name in studies.names():
         path = folder / f"{name}.json"
-        if path.is_file():
-            found = read_json(path)
+        found = read_json(path) if path.is_file() else None
+        if found and found["scale"] == studies.scale:
             said = "\n".join(f"- {sentence}" for sentence in verdict(found))
             parts.append(
-                f"**{name}**: {found['question']} ({settings_sentence(found)})\n\n{said}\n\n"
+                f"**{name}**: {found['question']} ({settings_sentence(found, values)})\n\n{said}\n\n"
                 f"![Study {name}: ROUGE-1 of its variants](plots/studies/{name}.svg)\n"
             )
     return "\n".join(parts)
@@ -328,7 +352,8 @@ def section(folder: Path, names: list[str]) -> str:
 
 def write_pages() -> None:
     """README between its markers and docs/decisions.md, from metrics/studies/."""
-    put_into_readme(START, END, section(STUDIES, Studies(params.load(("model",)).model.name).names()))
+    values = params.read_yaml(params.PARAMS_FILE)
+    put_into_readme(START, END, section(STUDIES, Studies(values["model"]["name"]), values))
     write_text(DECISIONS_FILE, current_decisions(STUDIES))
 
 
@@ -368,27 +393,46 @@ def write_found(path: Path, found: dict) -> None:
     write_text(path, _json_text(written, "\n", ONE_LINE) + "\n")
 
 
+def what_is_there(study: Study, there: set[str], partial: bool) -> tuple[Study, list[str]]:
+    """The study of the variants whose every seed is there, and the names of the others.
+
+    there: names of experiments. A UserError where some are missing, with `partial` where the reference is.
+    """
+    missing = [name for name in study.experiments() if name not in there]
+    left_out = [
+        variant.name
+        for variant in study.variants
+        if not {experiment(variant.name, seed) for seed in study.seeds} <= there
+    ]
+    if missing and (not partial or study.reference in left_out or len(left_out) == len(study.variants) - 1):
+        raise UserError(
+            f"compare: {len(missing)} of {len(study.experiments())} runs of {study.name} are missing, such "
+            f"as {missing[0]}; run `make study NAME={study.name.removeprefix(QUICK)}`. With --partial what "
+            "is there is compared, the reference with one other at the least"
+        )
+    return study.without(set(left_out)), left_out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.compare", description=__doc__.split("\n")[0])
     parser.add_argument(
         "name", nargs="?", help="of a study in studies.yaml; without one only pages are written"
     )
     parser.add_argument("--quick", action="store_true", help="the study's quick version")
+    parser.add_argument("--partial", action="store_true", help="leave out variants that are not there")
     arguments = parser.parse_args()
     if arguments.name is None:
         write_pages()
         return
     p = params.load(("model", "evaluate"))
     study = Studies(p.model.name).study(arguments.name, arguments.quick)
+    require_distinct(study, params.read_yaml(params.PARAMS_FILE))
     refs = finished(study)
-    missing = [name for name in study.experiments() if name not in refs]
-    if missing:
-        raise UserError(
-            f"compare: {len(missing)} of {len(study.experiments())} runs of {study.name} are missing, such "
-            f"as {missing[0]}; run `make study NAME={arguments.name}`"
-        )
-    runs = {name: read_experiment(name, ref) for name, ref in refs.items()}
-    found = compare(study, runs, p.evaluate.resamples, p.evaluate.confidence, borrowed_spread(study))
+    study, left_out = what_is_there(study, set(refs), arguments.partial)
+    runs = {name: read_experiment(name, refs[name]) for name in study.experiments()}
+    found = compare(
+        study, runs, p.evaluate.resamples, p.evaluate.confidence, borrowed_spread(study), left_out
+    )
     write_found(STUDIES / f"{study.name}.json", found)
     write_plots(study, found)
     if not arguments.quick:

@@ -32,6 +32,7 @@ from stages.common.experiments import (
     has_values,
     make_the_only,
     name_twins,
+    require_distinct,
     with_values,
 )
 from stages.common.files import write_json
@@ -40,7 +41,7 @@ from stages.common.studies import ANALYSES as DECLARED_ANALYSES
 from stages.common.studies import STUDIES_FILE, Studies, experiment, from_axes, from_search, option
 from stages.common.study_analyses import ANALYSES, COPYING, Measured
 from stages.common.study_words import settings_sentence, verdict
-from stages.compare import borrowed_spread
+from stages.compare import borrowed_spread, what_is_there
 
 MODELS = [scale["model"] for scale in yaml.safe_load((ROOT / STUDIES_FILE).read_text())["scales"].values()]
 
@@ -150,6 +151,11 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
         ({"along": None}, "rank.along: missing; trend follows a key"),
         ({"settings": {"tiny": {}, "tniy": {}}}, "'tniy' stands beside tiny and is no scale"),
         ({"settings": {"tniy": {}}}, "tniy: unknown key of params.yaml"),
+        (
+            {"spread_from": "rnak"},
+            "studies.rank.spread_from: expected a study of several seeds, found 'rnak'",
+        ),
+        ({"axes": {}, "variants": {"tiny": {}}}, "studies.rank: has no variants for tiny"),
     ],
 )
 def test_a_wrong_declaration_is_named(tmp_path, change, problem):
@@ -162,6 +168,49 @@ def test_a_study_or_scale_that_is_not_there(tmp_path):
         declared(tmp_path, rank=RANKS).study("x")
     with pytest.raises(UserError, match=r"no scale for model.name 'other'; there are tiny \(m\)"):
         Studies("other", tmp_path / "studies.yaml")
+
+
+def test_a_study_that_is_not_declared_for_a_scale_is_not_in_the_way_of_the_others(tmp_path):
+    """Neither the list nor the check of names stumbles over it; whoever asks for it is told."""
+    scales = {name: {"model": name, "settings": {}, "quick": {}} for name in ("tiny", "mine")}
+    rank, sizes = ({**RANKS, "axes": axes} for axes in ({"lora.rank": [8, 16]}, {"tiny": {"lora.rank": [8]}}))
+    text = yaml.safe_dump({"scales": scales, "studies": {"rank": rank, "sizes": sizes}}, sort_keys=False)
+    (tmp_path / "studies.yaml").write_text(text)
+    studies = Studies("mine", tmp_path / "studies.yaml")
+    assert studies.names() == ["rank"]
+    studies.check_names()
+    with pytest.raises(UserError, match=r"studies\.sizes: has no variants for mine; declare them there"):
+        studies.study("sizes")
+
+
+def test_a_variant_that_a_default_makes_the_same_as_another_is_refused(tmp_path):
+    """A change of a default must not turn `lora` into rsLoRA under its old name."""
+    change = {"axes": {}, "variants": {"as-set": {}, "rank-4": {"lora.rank": 4}}, "reference": "as-set"}
+    study = declared(tmp_path, one={**RANKS, **change, "analysis": "none", "along": None}).study("one")
+    whole = {"lora": {"rank": 8}, "train": {"epochs": 1}}
+    require_distinct(study, whole)
+    with pytest.raises(
+        UserError, match=r"studies\.one: as-set and rank-4 are the same with the params\.yaml"
+    ):
+        require_distinct(study, {**whole, "lora": {"rank": 4}})
+
+
+def test_what_is_there_is_compared_where_that_is_asked_for(tmp_path):
+    more = {
+        "axes": {"lora.rank": [2, 4, 8]},
+        "series": {"low": ["rank-2", "rank-4"], "all": ["rank-2", "rank-8"]},
+    }
+    study = declared(tmp_path, rank={**RANKS, **more}).study("rank")
+    there = set(study.experiments()) - {"rank-4-seed7"}
+    assert what_is_there(study, set(study.experiments()), False) == (study, [])
+    with pytest.raises(UserError, match=r"1 of 6 runs of rank are missing, such as rank-4-seed7"):
+        what_is_there(study, there, partial=False)
+    kept, left_out = what_is_there(study, there, partial=True)
+    assert left_out == ["rank-4"] and [variant.name for variant in kept.variants] == ["rank-2", "rank-8"]
+    assert list(kept.series) == ["all"] and len(kept.experiments()) == 4
+    for lost in ("rank-8-seed0", "rank-2-seed0"):  # the reference; all but the reference
+        with pytest.raises(UserError, match="2 of 6 runs of rank are missing"):
+            what_is_there(study, there - {lost}, partial=True)
 
 
 def test_one_name_for_two_settings_is_refused(tmp_path):
@@ -203,6 +252,8 @@ def found(value: float, p: float, **more) -> dict:
         "n": 2_000,
         "seeds": [0, 1, 2],
         "spread_from": None,
+        "left_out": [],
+        "defaults": {},
         "variants": {
             "a": {"sets": {}, "scores": {"rouge1": score}, "difference": {}},
             "b": {"sets": {}, "scores": {"rouge1": score}, "difference": {"rouge1": entry}},
@@ -294,7 +345,9 @@ def test_a_law_in_words():
     )
     straight = {**law, "saturates": False, "miss": {**law["miss"], "p_holm": 0.01}}
     said = verdict(found(2.0, 0.01, laws={"same steps": straight}))[1]
-    assert said.startswith("same steps: scores still grow with the data; fitted without the largest size")
+    assert said.startswith(
+        "same steps: a power law fitted without the largest size does not tell whether scores saturate"
+    )
     assert "the measured score misses it" in said and "30.00" not in said
     for growth in ({"value": 0.4, "p_holm": 0.3}, {"value": -3.0, "p_holm": 0.001}):
         flat = {**law, "saturates": False, "growth": {**law["growth"], **growth}}
@@ -351,14 +404,15 @@ def test_a_decision_shows_what_its_key_alone_did_and_where_it_never_is_alone_wha
 
 
 def test_a_decision_shows_what_the_test_split_said_of_its_key(tmp_path):
-    assert confirmed(tmp_path, "lora.rank") == []
+    assert confirmed(tmp_path, "lora.rank", "tiny", {}) == []
     made = found(2.0, 0.01) | {"scale": "tiny", "split": "test", "settings": {}}
     for rank, variant in zip((8, 16), made["variants"].values(), strict=True):
         variant |= {"sets": {"lora.rank": rank}, "values": {"lora.rank": rank}}
     for study in CONFIRMATIONS:
         write_json(tmp_path / f"{study}.json", made)
-    assert confirmed(tmp_path, "lora.dropout") == []
-    assert confirmed(tmp_path, "lora.rank") == [
+    assert confirmed(tmp_path, "lora.dropout", "tiny", {}) == []
+    assert confirmed(tmp_path, "lora.rank", "large", {}) == []  # what phi-tiny showed says nothing of Phi-2
+    assert confirmed(tmp_path, "lora.rank", "tiny", {}) == [
         f"Confirmed once in study `{study}` (tiny, 2,000 test articles, 3 seeds):\n\n"
         "- `b`: +2.00 [+1.00, +3.00], real\n"
         for study in CONFIRMATIONS
@@ -371,7 +425,13 @@ def test_settings_are_those_that_the_variants_ran_with():
     for size, variant in zip((10, 20), made["variants"].values(), strict=True):
         variant["sets"] = {"data.train_size": size}
     made["variants"]["b"]["sets"]["train.epochs"] = 1
-    assert settings_sentence(made) == "tiny, 2,000 validation articles, 3 seeds, train.epochs 2"
+    said = "tiny, 2,000 validation articles, 3 seeds, train.epochs 2"
+    assert settings_sentence(made, {}) == said
+    # A default that has changed since is part of what the numbers hang on.
+    made["defaults"] = {"train.method": "lora", "lora.alpha": None, "lora.rank": 16, "train.log_every": 25}
+    now = {"train": {"method": "rslora", "log_every": 5}, "lora": {"alpha": None}}
+    changed = "made with train.method lora, now rslora; lora.rank 16, now gone"
+    assert settings_sentence(made, now) == f"{said}; {changed}"
 
 
 # What a kind of study asks.
@@ -749,6 +809,10 @@ def test_what_a_reviewer_sees_with_and_without_the_cache(studied, tmp_path):
     run(studied, "dvc", "exp", "apply", "rank-2-seed0")
     diff = run(studied, "python", "-m", "stages.commands.diff", "rank-4-seed0", "--markdown").stdout
     assert "| `lora.rank` | `4` | `2` |" in diff and "one run on each side, paired by article" in diff
+    plain = json.loads(run(studied, "dvc", "exp", "diff", "--json", "rank-2-seed0", "rank-4-seed0").stdout)
+    assert plain["params"]["params.yaml"]["lora.rank"] == {"old": 2, "new": 4, "diff": 2}
+    page = run(studied, "dvc", "plots", "diff", "rank-2-seed0", "rank-4-seed0").stdout.strip()
+    assert "rank-4-seed0" in Path(page.removeprefix("file://")).read_text()
     same = run(studied, "python", "-m", "stages.commands.diff", "rank-2-seed0").stdout
     assert same.count("the same") == 6 and "none changed" in same
     # Without the cache, as in a fresh clone: from the two intervals.
@@ -800,11 +864,21 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
         for name in ("as-set-seed0", "rank-2-seed0")
     ]
     assert twins[0] == twins[1]
-    assert not (studied / "metrics/studies/broken.json").exists()
+    # The others are compared, and say who is not among them.
+    compared = json.loads((studied / "metrics/studies/broken.json").read_text())
+    assert list(compared["variants"]) == ["as-set", "greedy"] and compared["left_out"] == ["no-module"]
+    assert "Left out, since not every run is there: no-module." in (studied / "README.md").read_text()
+    refused = run(studied, "python", "-m", "stages.compare", "broken", check=False)
+    assert "1 of 3 runs of broken are missing, such as no-module-seed0" in refused.stderr
 
     # Experiments of other articles are refused, by what differs.
     unlike = study(studied, "unlike", check=False)
     assert unlike.returncode == 1 and "compare: n is 5 in fewer-seed0 and 6 in as-set-seed0" in unlike.stderr
+    # What the user removes since then stays removed, though the clone of that comparison holds a copy.
+    assert list((studied / ".dvc/tmp/studies").glob("clone-*"))
+    run(studied, "dvc", "exp", "remove", "greedy-seed0")
+    study(studied, "rank")
+    assert "greedy-seed0" not in run(studied, "git", "for-each-ref", "refs/exps").stdout
 
     (studied / "params.yaml").write_text((studied / "params.yaml").read_text() + "\n")
     dirty = study(studied, "rank", check=False)
@@ -842,11 +916,17 @@ def test_a_job_takes_the_variant_that_shares_most_with_what_it_has():
         "beams": other | {"generate.num_beams": 4},
     }
     waiting = ["more-data", "seed", "rank", "beams"]
-    assert next_of(waiting, "as-set", experiments) == "beams"
-    assert next_of(waiting[:-1], "as-set", experiments) == "seed"
-    assert next_of(waiting[:1], "as-set", experiments) == "more-data"
-    assert next_of(waiting, "rank", experiments) == "rank"
-    assert next_of(waiting, "", experiments) == "more-data"
+    for last, held, wanted in (
+        ("as-set", set(), "beams"),
+        ("as-set", {"beams"}, "seed"),  # another job's clone has made more of it
+        ("as-set", set(waiting), "beams"),  # and when nothing else waits
+        ("rank", {"rank"}, "rank"),
+        ("", set(), "more-data"),
+        ("", {"more-data"}, "seed"),
+        ("of-another-study", set(), "more-data"),
+    ):
+        assert next_of(waiting, last, held, experiments) == wanted
+    assert next_of(waiting[:1], "as-set", set(), experiments) == "more-data"
     assert sorted(READ_IN_ORDER) == sorted(params.SCHEMA)
 
 
@@ -884,7 +964,8 @@ def test_the_readme_shows_every_committed_study(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = Path("README.md").read_text()
     shown = text.partition(START)[2].partition(END)[0]
-    assert shown == section(Path("metrics/studies"), Studies("models/phi-tiny").names())
+    values = params.read_yaml(params.PARAMS_FILE)
+    assert shown == section(Path("metrics/studies"), Studies(values["model"]["name"]), values)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -904,6 +985,7 @@ def test_committed_studies_are_of_the_declared_variants(monkeypatch):
         committed, study = json.loads(path.read_text()), studies.study(path.stem)
         assert list(committed["variants"]) == [variant.name for variant in study.variants], path
         assert committed["seeds"] == list(study.seeds) and committed["reference"] == study.reference
+        assert committed["settings"] == study.settings and committed["left_out"] == [], path
         for variant in study.variants:
             assert committed["variants"][variant.name]["sets"] == variant.changes
         assert committed["n"] >= 2_000

@@ -17,7 +17,7 @@ from scipy.special import ndtr, ndtri
 from stages.common import errors, params
 from stages.common.commandline import print_table
 from stages.common.errors import UserError
-from stages.common.experiments import experiment_refs, git, scores_at
+from stages.common.experiments import experiment_refs, flat, git, scores_at, shown
 from stages.common.files import read_json
 from stages.common.metrics import METRICS, Scores, read_scores, scores_file
 from stages.common.statistics import POWER, difference_of, holm
@@ -58,27 +58,11 @@ def commit_of(name: str) -> str:
     return commits.pop()
 
 
-def flat(values: dict, prefix: str = "") -> dict[str, object]:
-    """params.yaml by dotted keys."""
-    found = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return found
-
-
 def changed_params(before: dict, after: dict) -> list[list[str]]:
     """(key, before, after) rows of parameters that differ."""
     left, right = flat(before), flat(after)
     keys = [key for key in {**left, **right} if left.get(key, "") != right.get(key, "")]
     return [[key, shown(left.get(key, "not there")), shown(right.get(key, "not there"))] for key in keys]
-
-
-def shown(value: object) -> str:
-    """A value as params.yaml has it."""
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def signatures(evaluation: dict) -> dict[str, str]:

@@ -6,11 +6,10 @@ Run     make show    (python -m stages.commands.show [STUDY])
 import argparse
 import json
 
-from stages.commands.diff import flat, shown
 from stages.common import errors, params
 from stages.common.commandline import print_table
 from stages.common.errors import UserError
-from stages.common.experiments import experiment_refs, git, same_code
+from stages.common.experiments import experiment_refs, flat, git, same_code, shown
 from stages.common.studies import Studies
 
 MISSING = "-"  # a number that older code did not write

@@ -6,7 +6,7 @@ Each variant and seed is an experiment of that name (`rank-8-seed0`). Each job h
 commit that is checked out when the study starts: what is edited meanwhile reaches neither variants nor the
 comparison, and a kill leaves nothing in the user's files. One that is there with the same code, data and
 parameters is kept; a killed study goes on where it was, at the stage, and in training at the last checkpoint.
-One that fails is named with its log, and the others run on; the comparison waits for all.
+One that fails is named with its log; the others run on, and are compared without it.
 """
 
 import argparse
@@ -25,16 +25,16 @@ from tqdm import tqdm
 
 from stages.common import errors, params
 from stages.common.errors import UserError
-from stages.common.experiments import finished, git, make_the_only, name_twins
+from stages.common.experiments import finished, git, make_the_only, name_twins, require_distinct
 from stages.common.files import replacing
-from stages.common.studies import QUICK, STUDIES_FILE, Studies, Study, option
-from stages.compare import PLOTS, STUDIES, write_pages
+from stages.common.studies import QUICK, STUDIES_FILE, Studies, Study, experiment, option
+from stages.compare import PLOTS, STUDIES, borrowed_spread, write_pages
 
 WORK = Path(".dvc/tmp/studies")
 CLONES = "clone-"
 CHECKPOINTS = "STUDY_CHECKPOINTS"  # a folder for `train`, of each variant: two may train the same
 KEPT_CHECKPOINTS = Path("models/checkpoints/studies")
-LAST = ".dvc/tmp/variant"  # in a clone: the variant that runs or ran there
+LAST = ".dvc/tmp/variant"  # in a clone: the variant that runs or ran there, behind the ref of its experiment
 WRITTEN = (f"{STUDIES}/", f"{PLOTS}/", "docs/decisions.md", "README.md")  # by comparisons
 TAIL = 12  # lines of a failed variant's log
 # Sections of params.yaml in the order in which the graph's stages read them.
@@ -84,12 +84,14 @@ def end_variants() -> int:
 
 
 def fetch_finished() -> None:
-    """Fetch experiments from clones that a killed study did not come to fetch."""
+    """Fetch from each clone the experiment that a killed study did not come to fetch: the last that ran
+    there. Others in it are copies of the user's, who may have replaced or removed them since.
+    """
     for clone in WORK.glob(f"{CLONES}*"):
-        refs = git("-C", str(clone), "for-each-ref", "--format=%(refname)", "refs/exps", check=False).split()
-        for ref in refs:
-            if ref.count("/") == 4 and not ref.startswith("refs/exps/exec/"):
-                fetch(clone, ref)
+        last = clone / LAST
+        ref = last.read_text().partition(" ")[0] if last.is_file() else ""
+        if ref and git("-C", str(clone), "for-each-ref", ref, check=False):
+            fetch(clone, ref)
 
 
 def fetch(clone: Path, ref: str) -> None:
@@ -170,7 +172,11 @@ class Job:
 
     def last(self) -> str:
         """The variant that ran here last, before a kill perhaps: what it had made is of use to it."""
-        return (self.folder / LAST).read_text()
+        return (self.folder / LAST).read_text().partition(" ")[2]
+
+    def ref(self, name: str) -> str:
+        """Where DVC keeps an experiment of the clone's commit."""
+        return f"refs/exps/{self.commit[:2]}/{self.commit[2:]}/{name}"
 
     def git(self, *arguments: str) -> str:
         """What git prints in the clone."""
@@ -183,7 +189,7 @@ class Job:
     def start(self, name: str, values: dict[str, object]) -> None:
         """Start a variant; its output goes to its log."""
         self.name = name
-        (self.folder / LAST).write_text(name)
+        (self.folder / LAST).write_text(f"{self.ref(name)} {name}")
         # What the last variant made stays: stages that this one shares with it are skipped.
         self.git("checkout", "--quiet", "--force", self.commit, "--", params.PARAMS_FILE.as_posix())
         command = [sys.executable, "-m", "dvc", "exp", "run", "--name", name]
@@ -214,18 +220,19 @@ class Job:
         if failed:
             self.git("checkout", "--quiet", "--force", "--detach", self.commit)
             return False
-        fetch(self.folder, f"refs/exps/{self.commit[:2]}/{self.commit[2:]}/{self.name}")
+        fetch(self.folder, self.ref(self.name))
         shutil.rmtree(KEPT_CHECKPOINTS / self.name, ignore_errors=True)
         return True
 
-    def compare(self, study: str, quick: bool) -> None:
+    def compare(self, study: str, quick: bool, partial: bool) -> None:
         """Compare in the clone, with the code that the variants ran with, and take the results out of it."""
+        (self.folder / LAST).write_text("")  # what comes into it now is the user's, and stays with the user
         self.git("checkout", "--quiet", "--force", self.commit, "--", params.PARAMS_FILE.as_posix())
         self.git("fetch", "--quiet", str(Path.cwd()), "+refs/exps/*:refs/exps/*")
         for file in STUDIES.glob("*.json"):  # one may borrow from another that is not committed yet
             (self.folder / STUDIES).mkdir(parents=True, exist_ok=True)
             shutil.copy(file, self.folder / file)
-        compare(study, quick, self.folder)
+        compare(study, quick, partial, self.folder)
         name = f"{QUICK if quick else ''}{study}"
         for file in (STUDIES / f"{name}.json", PLOTS / f"{name}.csv", PLOTS / f"{name}.svg"):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -233,9 +240,9 @@ class Job:
                 shutil.copy(self.folder / file, temporary)
 
 
-def compare(study: str, quick: bool, folder: Path = Path()) -> None:
+def compare(study: str, quick: bool, partial: bool, folder: Path = Path()) -> None:
     """`stages.compare` in a folder; exits with its status where it fails."""
-    command = [sys.executable, "-m", "stages.compare", study] + ["--quick"] * quick
+    command = [sys.executable, "-m", "stages.compare", study] + ["--quick"] * quick + ["--partial"] * partial
     status = subprocess.run(command, cwd=folder, check=False).returncode
     if status:
         sys.exit(status)
@@ -267,13 +274,18 @@ def shared_stages(values: dict[str, object], others: dict[str, object]) -> int:
     return min((READ_IN_ORDER.index(key.partition(".")[0]) for key in keys), default=len(READ_IN_ORDER))
 
 
-def next_of(waiting: list[str], last: str, experiments: dict[str, dict[str, object]]) -> str:
+def next_of(waiting: list[str], last: str, held: set[str], experiments: dict[str, dict[str, object]]) -> str:
     """The variant that a job runs next: the one that was killed there, else the first of those that share
     most stages with the last one, whose outputs its clone still has.
+
+    held: those that were killed in other jobs' clones, where more of them is done; the last to be taken.
     """
-    if last in waiting or last not in experiments:
-        return last if last in waiting else waiting[0]
-    return max(waiting, key=lambda name: shared_stages(experiments[name], experiments[last]))
+    if last in waiting:
+        return last
+    free = [name for name in waiting if name not in held] or waiting
+    if last not in experiments:
+        return free[0]
+    return max(free, key=lambda name: shared_stages(experiments[name], experiments[last]))
 
 
 def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> tuple[list[str], Job]:
@@ -304,7 +316,8 @@ def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> tuple[list
                         )
                     bar.update()
                 if waiting and job.process is None:
-                    name = next_of(waiting, job.last(), experiments)
+                    held = {other.last() for other in workers if other is not job}
+                    name = next_of(waiting, job.last(), held, experiments)
                     waiting.remove(name)
                     job.start(name, missing[name])
             bar.set_postfix_str(", ".join(job.name for job in workers if job.process), refresh=False)
@@ -346,6 +359,8 @@ def main() -> None:
     if arguments.jobs < 1:
         raise UserError(f"--jobs: expected at least 1, found {arguments.jobs}")
     study = studies.study(arguments.name, arguments.quick)
+    require_distinct(study, params.read_yaml(params.PARAMS_FILE))
+    borrowed_spread(study)  # refuses here, not after hours
     with alone():
         require_committed()
         # A termination or a lost connection is as good as Ctrl-C: nothing stays behind.
@@ -366,16 +381,17 @@ def main() -> None:
         )
         if missing:
             failed, clone = run_missing(study, missing, arguments.jobs)
+            if not {experiment(study.reference, seed) for seed in study.seeds} & set(failed):
+                clone.compare(arguments.name, arguments.quick, bool(failed))
+                write_pages()
             if failed:
                 raise UserError(
                     f"study {study.name}: {len(failed)} runs failed: {', '.join(failed)}; logs are in "
-                    f"{WORK}. Variants are compared when all are there: the same command tries these again; "
-                    f"take one that cannot run out of {STUDIES_FILE}"
+                    f"{WORK}. Their variants are not compared: the same command tries them again; take one "
+                    f"that cannot run out of {STUDIES_FILE}. Without the reference nothing is compared"
                 )
-            clone.compare(arguments.name, arguments.quick)
-            write_pages()
         else:
-            compare(arguments.name, arguments.quick)
+            compare(arguments.name, arguments.quick, partial=False)
         drop_clones()
 
 

@@ -10,6 +10,7 @@ from stages.common import params
 from stages.common.files import read_json
 from stages.common.metrics import HEADLINE, METRICS
 from stages.common.statistics import POWER
+from stages.common.studies import Studies
 from stages.common.study_words import analysis_sentences, between, chance_sentence, settings_sentence
 from stages.common.verdict import is_real
 
@@ -190,20 +191,28 @@ def compared_values(found: dict, key: str) -> list[str]:
     return alone or mixed
 
 
-def confirmed(studies: Path, key: str) -> list[str]:
+def committed(studies: Path, name: str, scale: str) -> dict | None:
+    """What a study found on this scale, or None where it has not been run on it."""
+    path = studies / f"{name}.json"
+    found = read_json(path) if path.is_file() else None
+    return found if found and found["scale"] == scale else None
+
+
+def confirmed(studies: Path, key: str, scale: str, values: dict) -> list[str]:
     """What the studies of the test split found about `key`; empty where none varies it."""
     parts = []
     for name in CONFIRMATIONS:
-        path = studies / f"{name}.json"
-        found = read_json(path) if path.is_file() else None
+        found = committed(studies, name, scale)
         if found and key in found["variants"][found["reference"]]["values"]:
             lines = "\n".join(compared_values(found, key))
-            parts.append(f"Confirmed once in study `{name}` ({settings_sentence(found)}):\n\n{lines}\n")
+            parts.append(
+                f"Confirmed once in study `{name}` ({settings_sentence(found, values)}):\n\n{lines}\n"
+            )
     return parts
 
 
-def decisions_text(studies: Path, values: dict) -> str:
-    """The whole file. values: params.yaml."""
+def decisions_text(studies: Path, scale: str, values: dict) -> str:
+    """The whole file. scale: of studies.yaml, the one that params.yaml is on; values: params.yaml."""
     title = METRICS[HEADLINE].title
     parts = [
         "# Decisions\n",
@@ -218,26 +227,27 @@ def decisions_text(studies: Path, values: dict) -> str:
         value = values[section][key]
         shown = ", ".join(value) if isinstance(value, list) else "null" if value is None else value
         parts.append(f"## `{decision.key}: {shown}`\n")
-        path = studies / f"{decision.study}.json"
-        if path.is_file():
-            found = read_json(path)
+        found = committed(studies, decision.study, scale)
+        if found:
             parts.append(
-                f"Study `{decision.study}` ({settings_sentence(found)}), reference `{found['reference']}` at "
+                f"Study `{decision.study}` ({settings_sentence(found, values)}), "
+                f"reference `{found['reference']}` at "
                 f"{found['variants'][found['reference']]['scores'][HEADLINE]['value']:.2f}. "
                 f"{chance_sentence(found)}\n"
             )
             lines = compared_values(found, decision.key)
             lines += [f"- {sentence}" for sentence in analysis_sentences(found)]
             parts.append("\n".join(lines) + "\n")
-            parts += confirmed(studies, decision.key)
+            parts += confirmed(studies, decision.key, scale, values)
         else:
             parts.append(f"Study `{decision.study}`: declared in `studies.yaml`, not run yet.\n")
         parts.append(f"{decision.paper}\n")
-        if decision.choice:
+        if found:
             parts.append(f"**{decision.choice}**\n")
     return "\n".join(parts)
 
 
 def current_decisions(studies: Path) -> str:
     """docs/decisions.md as it must be."""
-    return decisions_text(studies, params.read_yaml(params.PARAMS_FILE))
+    values = params.read_yaml(params.PARAMS_FILE)
+    return decisions_text(studies, Studies(values["model"]["name"]).scale, values)

@@ -1,6 +1,8 @@
 """DVC experiments as git holds them: which there are, and whether one is of this code and these values."""
 
 import copy
+import functools
+import itertools
 import subprocess
 import tempfile
 from pathlib import Path
@@ -47,6 +49,22 @@ def lookup(values: dict, name: str):
     return values
 
 
+def flat(values: dict, prefix: str = "") -> dict[str, object]:
+    """params.yaml by dotted keys."""
+    found = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
+
+
+def shown(value: object) -> str:
+    """A value as params.yaml has it."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def with_values(whole: dict, values: dict[str, object]) -> dict:
     """params.yaml with a variant's values in it, by dotted key."""
     found = copy.deepcopy(whole)
@@ -61,7 +79,13 @@ def with_values(whole: dict, values: dict[str, object]) -> dict:
 
 def locked(ref: str) -> dict | None:
     """The compared stages of an experiment's dvc.lock, or None where it has not run them all."""
-    text = git("show", f"{ref}:dvc.lock", check=False)
+    return _locked(git("rev-parse", ref).strip())
+
+
+@functools.cache
+def _locked(commit: str) -> dict | None:
+    """`locked` of a commit, which never changes: read once, for a study asks for every variant and twin."""
+    text = git("show", f"{commit}:dvc.lock", check=False)
     stages = params.parse_yaml(text, Path("dvc.lock")).get("stages", {}) if text else {}
     return {name: stages[name] for name in COMPARED} if set(COMPARED) <= set(stages) else None
 
@@ -86,6 +110,20 @@ def has_values(ref: str, values: dict[str, object]) -> bool:
         for stage in locked(ref).values()
         for key, value in stage.get("params", {}).get("params.yaml", {}).items()
     )
+
+
+def require_distinct(study: Study, whole: dict) -> None:
+    """Raise a UserError where two variants come out the same, so that one name says what is not so.
+
+    whole: params.yaml; a variant that leans on a default changes with it.
+    """
+    resolved = {variant.name: with_values(whole, variant.values) for variant in study.variants}
+    for (one, values), (other, others) in itertools.combinations(resolved.items(), 2):
+        if values == others:
+            raise UserError(
+                f"studies.yaml: studies.{study.name}: {one} and {other} are the same with the params.yaml "
+                "that is here; set in each the key that it is named for"
+            )
 
 
 def scores_at(revision: str, systems: tuple[str, ...]) -> dict[str, Scores] | None:

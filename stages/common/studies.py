@@ -6,7 +6,7 @@ experiment in every study that lists them, so that a variant that two studies sh
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,16 @@ class Study:
     series: dict[str, list[Variant]]
     spread_from: str | None
     hours: float | None
+
+    def without(self, names: set[str]) -> "Study":
+        """The study as if some variants had not been declared, nor a series that one of them stands in."""
+        series = {
+            label: members
+            for label, members in self.series.items()
+            if not names & {member.name for member in members}
+        }
+        kept = tuple(variant for variant in self.variants if variant.name not in names)
+        return replace(self, variants=kept, series=series)
 
     def experiments(self) -> dict[str, dict[str, object]]:
         """Everything that each experiment sets, by the experiment's name."""
@@ -151,8 +161,16 @@ class Studies:
         self.scale = matching[0]
 
     def names(self) -> list[str]:
-        """Studies that are declared, in their order."""
-        return list(self.declared["studies"])
+        """Studies that are declared for this scale, in their order."""
+        entries = self.declared["studies"]
+        return [name for name, entry in entries.items() if self.changes(entry)]
+
+    def changes(self, entry: dict) -> dict[str, dict]:
+        """What each variant of a declared study sets on this scale, by its label."""
+        axes, search = (self.here(entry.get(kind, {})) for kind in ("axes", "search"))
+        found = from_axes(axes) if axes else {}
+        found |= from_search(search) if search else {}
+        return found | {label: dict(change) for label, change in self.here(entry.get("variants", {})).items()}
 
     def study(self, name: str, quick: bool = False) -> Study:
         """One study; a UserError names the key where its declaration is wrong.
@@ -179,9 +197,12 @@ class Studies:
             seeds = [seed for seed in given if type(seed) is int and seed >= 0]
         if not seeds or len(set(seeds)) != len(given):
             raise UserError(f"{where}.seeds: expected a list of whole numbers, none twice, found {given!r}")
-        changes = from_axes(self.here(entry["axes"])) if "axes" in entry else {}
-        changes |= from_search(self.here(entry["search"])) if "search" in entry else {}
-        changes |= {label: dict(change) for label, change in self.here(entry.get("variants", {})).items()}
+        changes = self.changes(entry)
+        if not changes:
+            raise UserError(f"{where}: has no variants for {self.scale}; declare them there")
+        lender = entry.get("spread_from")
+        if lender is not None and len(entries.get(lender, {}).get("seeds", ())) < 2:
+            raise UserError(f"{where}.spread_from: expected a study of several seeds, found {lender!r}")
         reference = entry["reference"]
         reference = reference[self.scale] if isinstance(reference, dict) else reference
         scale = self.declared["scales"][self.scale]
@@ -216,8 +237,8 @@ class Studies:
             analysis=entry.get("analysis", "none"),
             along=entry.get("along"),
             series=self.series(where, entry, {variant.name: variant for variant in variants}, prefix),
-            spread_from=None if quick else entry.get("spread_from"),
-            hours=entry.get("hours", {}).get(self.scale),
+            spread_from=None if quick else lender,
+            hours=None if quick else entry.get("hours", {}).get(self.scale),
         )
 
     def series(self, where: str, entry: dict, variants: dict[str, Variant], prefix: str) -> dict:

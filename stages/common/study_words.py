@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from stages.common.experiments import flat, shown
 from stages.common.metrics import HEADLINE, METRICS
 from stages.common.statistics import POWER
 from stages.common.verdict import is_real
@@ -100,8 +101,8 @@ def law_sentence(label: str, law: dict, confidence: float) -> str:
         )
     else:
         form = (
-            "scores still grow with the data; fitted without the largest size, a power law shows no "
-            "saturation: how far more data would lead cannot be said"
+            "a power law fitted without the largest size does not tell whether scores saturate: how far more "
+            "data would lead cannot be said"
         )
     if is_real(miss, confidence):
         held = "the measured score misses it"
@@ -207,19 +208,29 @@ def analysis_sentences(found: dict) -> list[str]:
     return said
 
 
-def settings_sentence(found: dict) -> str:
-    """On what a study was made: the settings that change scores, but for those that every variant sets."""
+def settings_sentence(found: dict, values: dict) -> str:
+    """On what a study was made: the settings that change scores, but for those that every variant sets; and
+    what params.yaml had then and has no more. values: params.yaml.
+    """
     seeds = len(found["seeds"])
     own = set.intersection(*(set(variant["sets"]) for variant in found["variants"].values()))
-    values = [
-        f"{key} {', '.join(value) if isinstance(value, list) else value}"
-        for key, value in found["settings"].items()
-        if key not in (*BOOKKEEPING, *own)
+    settings = [
+        f"{key} {shown(value)}" for key, value in found["settings"].items() if key not in (*BOOKKEEPING, *own)
     ]
     articles = f"{found['n']:,} {found['split']} articles"
-    return ", ".join([found["scale"], articles, f"{seeds} seed{'s' * (seeds > 1)}", *values])
+    said = ", ".join([found["scale"], articles, f"{seeds} seed{'s' * (seeds > 1)}", *settings])
+    now = flat(values)
+    changed = [
+        f"{key} {shown(value)}, now {shown(now.get(key, 'gone'))}"
+        for key, value in found["defaults"].items()
+        if key not in BOOKKEEPING and now.get(key, "gone") != value
+    ]
+    return f"{said}; made with {'; '.join(changed)}" if changed else said
 
 
 def verdict(found: dict) -> list[str]:
     """A study in sentences. found: as metrics/studies/NAME.json."""
-    return [differences_sentence(found), *analysis_sentences(found), chance_sentence(found)]
+    left_out = [f"Left out, since not every run is there: {', '.join(found['left_out'])}."] * bool(
+        found["left_out"]
+    )
+    return [*left_out, differences_sentence(found), *analysis_sentences(found), chance_sentence(found)]

@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     p = params.load(("model", "prompt", "generate", "evaluate.split"))
+    p.generate.no_repeat_ngram = 0  # that of `generate` bans the prompt's n-grams too: other tokens
     set_up(seed=0)
     import torch
 

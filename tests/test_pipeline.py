@@ -320,6 +320,14 @@ def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch):
     for left, right in zip(model.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(left, right)
 
+    first = {}  # a machine without bfloat16 reads the same text in float32
+    for narrow in (True, False):
+        monkeypatch.setattr(pretrain, "has_bfloat16", lambda narrow=narrow: narrow)
+        (tmp_path / "pretrain.pt").unlink(missing_ok=True)
+        first[narrow], _ = trained(3)
+    assert first[True] != first[False]
+    assert np.allclose(first[True], first[False], rtol=0.02)
+
 
 def test_siblings_are_made_of_what_phi_tiny_read_or_not_at_all(tmp_path, monkeypatch, capsys):
     from conftest import ROOT

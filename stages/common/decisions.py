@@ -151,8 +151,8 @@ DECISIONS = (
         "generate.no_repeat_ngram",
         "decoding",
         "Paulus et al. 2018: no trigram twice in an output, since human summaries hardly ever have one.",
-        "Open: the ban is better here, for a model with less training than the default. Decided "
-        "at the default's own length of training, in the study `confirmation`.",
+        "Changed from 0: the ban is better here, for a model with less training than the default, and on the "
+        "test split for the model that the default trains.",
     ),
     Decision(
         "data.selection",

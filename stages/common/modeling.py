@@ -27,18 +27,22 @@ def device_name() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def require_bfloat16(key: str, instead: str) -> None:
-    """Raise a UserError that names the key of params.yaml unless this machine computes in bfloat16.
+def has_bfloat16() -> bool:
+    """Whether this machine computes in bfloat16 by itself.
 
-    Emulated, it would be slower and no better than what it replaces: a T4, a CPU without AVX512-BF16 or AMX.
+    Emulated, it is slower and no better than what it replaces: a T4, a CPU without AVX512-BF16 or AMX.
     """
     import torch
 
     if torch.cuda.is_available():
-        what, has = "GPU", torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        what, has = "CPU", bool(BFLOAT16_FLAGS & set(cpu_info().get("flags", "").split()))
-    if not has:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(BFLOAT16_FLAGS & set(cpu_info().get("flags", "").split()))
+
+
+def require_bfloat16(key: str, instead: str) -> None:
+    """Raise a UserError that names the key of params.yaml unless this machine computes in bfloat16."""
+    if not has_bfloat16():
+        what = "GPU" if device_name() == "cuda" else "CPU"
         raise UserError(f"{key}: bfloat16 was requested but this {what} does not have it; use {instead}")
 
 

@@ -42,7 +42,8 @@ STUDIES = Path("metrics/studies")
 PLOTS = Path("plots/studies")
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")  # tested
 TITLES = dict(zip(SHOWN, ("ROUGE-1", "R-2", "R-L", "BERTS"), strict=True))  # on the terminal
-NOT_COMPARED = ("seed", "pretrain", "report")  # sections of params.yaml that no score depends on, or a seed
+# Sections of params.yaml that are not among what a study was made with: it has its own seeds.
+NOT_COMPARED = ("seed", "pretrain", "report")
 LONG = 16  # characters of a name beside which every metric has room in 120 columns
 DESCRIBED = ("verbatim", "coverage", "novel_2", "words")  # told beside them
 START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"

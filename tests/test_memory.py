@@ -154,3 +154,22 @@ def test_other_architectures_are_estimated_too():
         model = SimpleNamespace(dtype="bfloat16", quantization="nf4")
         found = training_memory(config, model, lora, rows=2, length=16, kept=4)
         assert 0 < found.weights < found.total and found.activations > 0
+
+
+def test_an_estimate_without_a_network_says_so_in_one_sentence(monkeypatch):
+    import httpx2
+    from huggingface_hub import HfApi
+
+    from stages.commands.estimate import require_dataset
+
+    def refuse(*_, **__):
+        raise httpx2.ConnectError("no route")
+
+    monkeypatch.setattr(HfApi, "dataset_info", refuse)
+    p = SimpleNamespace(
+        data=SimpleNamespace(source="EdinburghNLP/xsum", path="requirements.txt", revision=None)
+    )
+    with pytest.raises(
+        UserError, match=r"data\.source: 'EdinburghNLP/xsum' could not be asked for \(ConnectError\)"
+    ):
+        require_dataset(p)

@@ -24,6 +24,17 @@ def test_help_says_what_a_stage_does_without_loading_a_model_library(name):
     assert "usage:" in shown and "loaded: []" in shown
 
 
+COMMANDS = [
+    path.stem for path in sorted((ROOT / "stages/commands").glob("*.py")) if "__main__" in path.read_text()
+]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_runs_nothing(name):
+    shown = run(ROOT, "python", "-m", f"stages.commands.{name}", "--help").stdout
+    assert shown.startswith("usage:") and len(COMMANDS) > 8
+
+
 @pytest.mark.parametrize("name", ["prepare", "tokenize", "smoke", "train", "report"])
 def test_an_option_that_a_stage_does_not_have_is_refused(name):
     failed = run(ROOT, "python", "-m", f"stages.{name}", "--rank", "8", check=False)

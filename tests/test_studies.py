@@ -24,6 +24,7 @@ from stages.common.decisions import (
     compared_values,
     confirmed,
     current_decisions,
+    decisions_text,
 )
 from stages.common.errors import UserError
 from stages.common.experiments import (
@@ -936,6 +937,11 @@ def test_a_job_takes_the_variant_that_shares_most_with_what_it_has():
 def test_the_decisions_hold_the_studies_numbers(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert DECISIONS_FILE.read_text() == current_decisions(Path("metrics/studies"))
+    # A verdict stands under the value that it was made for, and under no other.
+    text, whole = DECISIONS_FILE.read_text(), params.read_yaml(params.PARAMS_FILE)
+    assert "No decision yet" not in text
+    changed = decisions_text(Path("metrics/studies"), "phi-tiny", with_values(whole, {"lora.rank": 64}))
+    assert "## `lora.rank: 64`" in changed and "No decision yet: what was decided was `16`." in changed
     studies = Studies("models/phi-tiny")
     for decision in DECISIONS:
         varied = {key for variant in studies.study(decision.study).variants for key in variant.changes}

@@ -144,11 +144,13 @@ def metric_rows(found: dict, confidence: float) -> list[list[str]]:
 
 
 def changed_studies(revision: str) -> list[list[str]]:
-    """(study, its first sentence before, after) rows of studies whose numbers differ."""
+    """(study, its first sentence before, after) rows of studies that say something else."""
     rows = []
     for path in git("diff", "--name-only", revision, "--", STUDIES_FOLDER).split():
         texts = at(revision, path), Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
-        rows.append([Path(path).stem, *(said_by(text) for text in texts)])
+        said = [said_by(text) for text in texts]
+        if said[0] != said[1]:
+            rows.append([Path(path).stem, *said])
     return rows
 
 
@@ -215,7 +217,7 @@ def main() -> None:
     tables = [
         ("Parameters" if changed else "Parameters: none changed", ["key", *SIDES], changed),
         metrics_table(revision, name, before, after),
-        (STUDIES if studies else f"{STUDIES}: none changed", ["study", *SIDES], studies),
+        (STUDIES if studies else f"{STUDIES}: none says anything else", ["study", *SIDES], studies),
         ("Plots" if plots else "Plots: none changed", ["file"], [[path] for path in plots]),
     ]
     for title, columns, rows in tables:

@@ -30,12 +30,16 @@ def require_dataset(p) -> None:
         if not Path(p.data.path).exists():
             raise UserError(f"data.path: {p.data.path} not found; set it with `make data FROM=PATH`")
     elif not Path(p.data.source).exists():
+        import httpx2
         from huggingface_hub import HfApi
 
         try:
             HfApi().dataset_info(p.data.source, revision=p.data.revision, timeout=10)
-        except (OSError, ValueError) as error:
-            raise UserError(f"data.source: {p.data.source!r} ({type(error).__name__})") from error
+        except (OSError, ValueError, httpx2.HTTPError) as error:
+            raise UserError(
+                f"data.source: {p.data.source!r} could not be asked for ({type(error).__name__}); "
+                "a hub dataset needs a network connection"
+            ) from error
 
 
 def longest_rows(p) -> tuple[int, int]:

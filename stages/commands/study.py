@@ -381,14 +381,19 @@ def main() -> None:
         )
         if missing:
             failed, clone = run_missing(study, missing, arguments.jobs)
-            if not {experiment(study.reference, seed) for seed in study.seeds} & set(failed):
+            whole = [
+                variant.name
+                for variant in study.variants
+                if not {experiment(variant.name, seed) for seed in study.seeds} & set(failed)
+            ]
+            if study.reference in whole and len(whole) > 1:
                 clone.compare(arguments.name, arguments.quick, bool(failed))
                 write_pages()
             if failed:
                 raise UserError(
                     f"study {study.name}: {len(failed)} runs failed: {', '.join(failed)}; logs are in "
-                    f"{WORK}. Their variants are not compared: the same command tries them again; take one "
-                    f"that cannot run out of {STUDIES_FILE}. Without the reference nothing is compared"
+                    f"{WORK}. Their variants are not compared, and none without the reference: the same "
+                    f"command tries them again; take one that cannot run out of {STUDIES_FILE}"
                 )
         else:
             compare(arguments.name, arguments.quick, partial=False)

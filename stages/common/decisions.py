@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.common import params
+from stages.common.experiments import shown
 from stages.common.files import read_json
 from stages.common.metrics import HEADLINE, METRICS
 from stages.common.statistics import POWER
@@ -22,11 +23,12 @@ CONFIRMATIONS = ("confirmation", "confirmation_decoding")  # the studies that lo
 class Decision:
     """A default: where its evidence is, and what was made of it.
 
-    key: of params.yaml; study: that varies it; paper: what others found; choice: what was decided, and why.
-    A choice repeats no score: those are printed above it and change with a new run.
+    key: of params.yaml; value: that was chosen; study: that varies it; paper: what others found; choice: what
+    was decided, and why. A choice repeats no score: those are printed above it and change with a new run.
     """
 
     key: str
+    value: object
     study: str
     paper: str
     choice: str = ""
@@ -35,6 +37,7 @@ class Decision:
 DECISIONS = (
     Decision(
         "train.method",
+        "lora",
         "method",
         "Hu et al. 2021 (LoRA): on par with training every weight. Biderman et al. 2024: it "
         "learns less and forgets less. Kalajdzievski 2023 (rsLoRA), Liu et al. 2024 (DoRA).",
@@ -45,6 +48,7 @@ DECISIONS = (
     ),
     Decision(
         "lora.target_modules",
+        ["q_proj", "k_proj", "v_proj"],
         "ablation",
         "Hu et al. 2021 adapt attention alone; Dettmers et al. 2023 (QLoRA) need every linear "
         "layer to match full fine-tuning.",
@@ -53,6 +57,7 @@ DECISIONS = (
     ),
     Decision(
         "lora.rank",
+        16,
         "rank",
         "Hu et al. 2021, section 7.2: low ranks are enough where the task is near to what the base knows.",
         "Kept: at one rate quality grows with the rank, but alpha is twice the rank, so a higher rank is "
@@ -61,6 +66,7 @@ DECISIONS = (
     ),
     Decision(
         "train.learning_rate",
+        0.002,
         "learning_rate",
         "Biderman et al. 2024: LoRA's best rate is an order of magnitude above that of full fine-tuning.",
         "Kept: no rate was shown to be better at this rank. Twice the default's leads, by less than three "
@@ -69,6 +75,7 @@ DECISIONS = (
     ),
     Decision(
         "lora.alpha",
+        None,
         "ablation",
         "Kalajdzievski 2023: with the scale alpha / rank, updates shrink as the rank grows.",
         "Open: a larger alpha leads, a smaller one trails, neither by what one seed can show. rsLoRA at this "
@@ -76,12 +83,14 @@ DECISIONS = (
     ),
     Decision(
         "lora.dropout",
+        0.05,
         "ablation",
         "Dettmers et al. 2023: 0.05 helped models of 7 and 13 billion weights and not those of 33 and 65.",
         "Kept: no difference was shown.",
     ),
     Decision(
         "data.train_size",
+        3000,
         "data_size",
         "Hestness et al. 2017: error falls as a power law of the number of examples.",
         "Kept, for the sake of minutes: quality grows up to all pairs, and taking them all (`null`, one "
@@ -91,6 +100,7 @@ DECISIONS = (
     ),
     Decision(
         "train.epochs",
+        3,
         "ablation",
         "Muennighoff et al. 2023: up to four passes over the same data are worth nearly as much as new data.",
         "Kept: one pass fewer than the studies' two trails and one more leads, neither by what one seed can "
@@ -98,24 +108,28 @@ DECISIONS = (
     ),
     Decision(
         "train.gradient_accumulation",
+        2,
         "ablation",
         "McCandlish et al. 2018: the batch that is still useful grows as the loss falls.",
         "Kept: neither half nor twice the batch was shown to be better at the same rate.",
     ),
     Decision(
         "train.warmup_share",
+        0.05,
         "ablation",
         "Goyal et al. 2017: rising to the full rate step by step avoids trouble early on.",
         "Kept: going without was not shown to be worse; warming up costs nothing.",
     ),
     Decision(
         "train.autocast",
+        "none",
         "ablation",
         "Micikevicius et al. 2018: products in 16 bits, sums and weights in 32.",
         "Kept: no loss was shown, but CPUs without bfloat16 would give other bytes.",
     ),
     Decision(
         "prompt.max_input_tokens",
+        352,
         "ablation",
         "Narayan et al. 2018: what a summary in XSum needs is spread over the article.",
         "Kept: at 128 tokens two thirds of the documents are cut and no loss was shown; one of a point and a "
@@ -123,6 +137,7 @@ DECISIONS = (
     ),
     Decision(
         "prompt.template",
+        "direct",
         "prompt",
         "Sclar et al. 2024: scores of untuned models hang on the form of the prompt.",
         "Kept: the untuned base's score hangs on the template; after 1,000 pairs no template was shown to be "
@@ -130,6 +145,7 @@ DECISIONS = (
     ),
     Decision(
         "model.quantization",
+        "none",
         "quantization",
         "Dettmers et al. 2023: LoRA on an NF4 base matches fine-tuning in 16 bits.",
         "Kept: a base of 27 MB needs no quantizing, and float32 alone gives the same bytes on every CPU with "
@@ -137,18 +153,21 @@ DECISIONS = (
     ),
     Decision(
         "generate.num_beams",
+        4,
         "decoding",
         "Koehn and Knowles 2017: wider beams help up to a width, then quality falls.",
         "Kept: greedy decoding is worse, and neither half nor twice as many beams were shown to be better.",
     ),
     Decision(
         "generate.length_penalty",
+        1.0,
         "decoding",
         "Wu et al. 2016: long outputs have lower likelihoods, so beams of unequal length need a correction.",
         "Kept: neither half the power nor twice was shown to be better.",
     ),
     Decision(
         "generate.no_repeat_ngram",
+        3,
         "decoding",
         "Paulus et al. 2018: no trigram twice in an output, since human summaries hardly ever have one.",
         "Changed from 0: the ban is better here, for a model with less training than the default, and on the "
@@ -156,6 +175,7 @@ DECISIONS = (
     ),
     Decision(
         "data.selection",
+        "all",
         "novelty",
         "Narayan et al. 2018 measure how abstractive a summary is by its new n-grams.",
         "Kept: as many pairs of the more novel half teach it to copy less, at a real price in ROUGE-1. "
@@ -164,6 +184,7 @@ DECISIONS = (
     ),
     Decision(
         "train.order",
+        "random",
         "novelty",
         "Bengio et al. 2009: easy examples first.",
         "Kept: pairs that copy most first, then the others, brought more new 2-grams and no difference in "
@@ -225,8 +246,7 @@ def decisions_text(studies: Path, scale: str, values: dict) -> str:
     for decision in DECISIONS:
         section, _, key = decision.key.partition(".")
         value = values[section][key]
-        shown = ", ".join(value) if isinstance(value, list) else "null" if value is None else value
-        parts.append(f"## `{decision.key}: {shown}`\n")
+        parts.append(f"## `{decision.key}: {shown(value)}`\n")
         found = committed(studies, decision.study, scale)
         if found:
             parts.append(
@@ -242,7 +262,9 @@ def decisions_text(studies: Path, scale: str, values: dict) -> str:
         else:
             parts.append(f"Study `{decision.study}`: declared in `studies.yaml`, not run yet.\n")
         parts.append(f"{decision.paper}\n")
-        if found:
+        if found and value != decision.value:
+            parts.append(f"**No decision yet: what was decided was `{shown(decision.value)}`.**\n")
+        elif found:
             parts.append(f"**{decision.choice}**\n")
     return "\n".join(parts)
 

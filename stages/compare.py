@@ -7,8 +7,8 @@ Run     python -m stages.compare [NAME] [--quick]    (`make study` ends with it)
 
 Nothing is run. Experiments that scored other articles, or with other settings, are refused, and so is a study
 of which some are missing; with --partial the variants that are there are compared, and the others named.
-Without NAME nothing is compared either: README and docs/decisions.md are written from metrics/studies/ again,
-as after a change of a default.
+Without NAME nothing is compared either: plots, README and docs/decisions.md are written from metrics/studies/
+again, as after a change of a default.
 """
 
 import argparse
@@ -48,6 +48,7 @@ LONG = 16  # characters of a name beside which every metric has room in 120 colu
 DESCRIBED = ("verbatim", "coverage", "novel_2", "words")  # told beside them
 START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"
 CURVE_COLOURS = (*reversed(plots.COLOURS.values()), "#009E73")  # Okabe and Ito's, as the others
+APART = 1.06  # factor between curves along a logarithmic axis
 ONE_LINE = 4  # depth in the JSON from which a score stands on one line
 
 
@@ -243,7 +244,9 @@ def draw_variants(axis, study: Study, found: dict) -> None:
     """ROUGE-1 of every variant with its interval, and thick the interval of its paired difference to the
     reference: two scores are compared by that, not by whether their own intervals overlap.
     """
-    names = list(found["variants"])
+    # Curve by curve, as beside it: what was added to a curve later stands with it.
+    ordered = [member.name for members in study.series.values() for member in members]
+    names = list(dict.fromkeys([*ordered, *found["variants"]]))
     start = found["variants"][found["reference"]]["scores"][HEADLINE]["value"]
     for place, name in enumerate(reversed(names)):
         variant = found["variants"][name]
@@ -259,6 +262,7 @@ def draw_variants(axis, study: Study, found: dict) -> None:
             axis.plot([variant["base"][HEADLINE]["value"]], [place], "o", color=plots.COLOURS["lead"])
     axis.axvline(start, color="black", lw=0.6)
     axis.set_yticks(range(len(names)), list(reversed(names)))
+    axis.set_ylim(-0.6, len(names) - 0.4)
     seeds = len(found["seeds"])
     grey = "; grey: untuned" if study.analysis == "prompt" else ""
     over = "seeds and articles" if seeds > 1 or found["spread_from"] else "articles"
@@ -266,16 +270,21 @@ def draw_variants(axis, study: Study, found: dict) -> None:
     axis.set(
         title=f"{study.name}: {found['n']:,} {found['split']} articles, {seeds}{grey}",
         xlabel=f"ROUGE-1 (F1 x 100), {found['confidence']:.0%} interval over {over};\n"
-        "thick: of the paired difference to the reference (line)",
+        "thick: of the paired difference to the reference (orange, line)",
     )
 
 
 def draw_series(axis, study: Study, found: dict) -> None:
     """ROUGE-1 along the key that the study follows; a law dashed beyond what it was fitted to, and the point
-    that it was held against hollow.
+    that it was held against hollow. Where there is no law, curves stand a little apart, so that no error bar
+    hides another.
     """
-    for (label, members), colour in zip(study.series.items(), CURVE_COLOURS, strict=False):
-        x = [member.values[study.along] for member in members]
+    apart = 1 if found["analysis"].get("laws") else APART
+    for place, ((label, members), colour) in enumerate(
+        zip(study.series.items(), CURVE_COLOURS, strict=False)
+    ):
+        shift = apart ** (place - (len(study.series) - 1) / 2)
+        x = [member.values[study.along] * shift for member in members]
         scores = [found["variants"][member.name]["scores"][HEADLINE] for member in members]
         bars = np.array([bar_of(score) for score in scores])[:, :, 0].T
         y = [score["value"] for score in scores]
@@ -351,6 +360,17 @@ def section(folder: Path, studies: Studies, values: dict) -> str:
     return "\n".join(parts)
 
 
+def write_again(studies: Studies) -> None:
+    """The plots of every study of this scale that was compared, from metrics/studies/."""
+    for name in studies.names():
+        path = STUDIES / f"{name}.json"
+        found = read_json(path) if path.is_file() else None
+        if found and found["scale"] == studies.scale:
+            study = studies.study(name)
+            there = set(found["variants"])
+            write_plots(study.without({v.name for v in study.variants} - there), found)
+
+
 def write_pages() -> None:
     """README between its markers and docs/decisions.md, from metrics/studies/."""
     values = params.read_yaml(params.PARAMS_FILE)
@@ -417,12 +437,13 @@ def what_is_there(study: Study, there: set[str], partial: bool) -> tuple[Study, 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.compare", description=__doc__.split("\n")[0])
     parser.add_argument(
-        "name", nargs="?", help="of a study in studies.yaml; without one only pages are written"
+        "name", nargs="?", help="of a study in studies.yaml; without one plots and pages are written again"
     )
     parser.add_argument("--quick", action="store_true", help="the study's quick version")
     parser.add_argument("--partial", action="store_true", help="leave out variants that are not there")
     arguments = parser.parse_args()
     if arguments.name is None:
+        write_again(Studies(params.load(("model",)).model.name))
         write_pages()
         return
     p = params.load(("model", "evaluate"))
@@ -434,8 +455,9 @@ def main() -> None:
     found = compare(
         study, runs, p.evaluate.resamples, p.evaluate.confidence, borrowed_spread(study), left_out
     )
-    write_found(STUDIES / f"{study.name}.json", found)
-    write_plots(study, found)
+    path = STUDIES / f"{study.name}.json"
+    write_found(path, found)
+    write_plots(study, read_json(path))  # what was rounded, so that they can be drawn again to the byte
     if not arguments.quick:
         write_pages()
     print_study(found)

@@ -83,7 +83,16 @@ def draw(documents: list[int], summaries: list[int], limit: int, max_new_tokens:
         tokens = np.percentile(lengths, percents, method="inverted_cdf").astype(int).tolist()
         columns.append(tokens)
         axis.step(tokens, percents, where="post", color=colour)
-        axis.axvline(bound, color="black", linestyle="--", linewidth=1, label=f"{key} = {bound}")
+        axis.axvline(bound, color="black", linestyle="--", linewidth=1)
+        axis.annotate(
+            f"{key} = {bound}",
+            (bound, 0),
+            (4, 0),
+            textcoords="offset points",
+            rotation=90,
+            va="bottom",
+            fontsize=8,
+        )
         axis.set(
             title=f"Length of training {name} (n = {len(lengths):,})",
             xlabel=f"tokens ({scale} scale)",
@@ -91,7 +100,6 @@ def draw(documents: list[int], summaries: list[int], limit: int, max_new_tokens:
             xscale=scale,
         )
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.legend(frameon=False, fontsize=8)
     plots.save(drawn, PLOT)
     rows = [list(row) for row in zip(percents, *columns, strict=True)]
     plots.write_csv(PLOT_DATA, ["percent_of_rows", "document_tokens", "summary_tokens"], rows)

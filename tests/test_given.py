@@ -153,6 +153,21 @@ def test_the_commands_run_from_a_shell(files):
     assert "With 200 resamples" not in said  # 9/201 is below 0.05
 
 
+def test_no_column_of_a_comparison_is_cut_off_however_wide_its_numbers(capsys):
+    from stages.common.commandline import print_comparisons
+
+    entry = {
+        "value": -13.42, "low": -14.89, "high": 11.88, "bca_low": 0.0, "bca_high": 0.0, "detectable": 12.14,
+        "p_bootstrap": 0.5, "p_randomization": 0.5, "p_holm": 1.0,
+    }  # fmt: skip
+    found = {"n": 500, "confidence": 0.95, "comparisons": {"one-two": {"sentence_chrf": entry}}}
+    print_comparisons(found)
+    shown = capsys.readouterr().out
+    for text in ("real?", "not shown", "1.0000", "[-14.89, +11.88]"):
+        assert text in shown
+    assert max(map(len, shown.splitlines())) <= 118
+
+
 @pytest.mark.parametrize("command", ["evaluate", "significance"])
 def test_a_failed_command_exits_1_with_one_line(command, files, tmp_path):
     given = options(files, references=tmp_path / "nowhere.txt")

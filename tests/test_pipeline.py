@@ -202,8 +202,32 @@ def test_the_estimate_names_parts_and_times(finished):
     shown = run(folder, "python", "-m", "stages.commands.estimate").stdout
     for text in ("dataset: reachable", "QLoRA (nf4)", "full fine-tuning", "activations", "Generation memory"):
         assert text in shown
+    assert re.search(r"train: fits: needs about [\d.]+ GB", shown)
     assert re.search(r"train: [\d,]+ tokens at [\d,]+ a second: about [\d.]+ min", shown)
     assert re.search(r"generate: 8 articles at [\d.]+ a second", shown)
+
+
+def test_the_estimate_measures_no_run_of_other_settings_and_none_that_will_not_fit(
+    finished, monkeypatch, capsys
+):
+    from stages.commands import estimate
+
+    folder, _ = finished
+    before = (folder / "params.yaml").read_bytes()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["estimate"])
+    said = {}
+    for key, value in (("prompt__max_input_tokens", 200), ("train__batch_size", 16_000_000)):
+        edit(folder, **{key: value})
+        estimate.main()
+        said[key] = capsys.readouterr().out
+        (folder / "params.yaml").write_bytes(before)
+    rows = f"rows of {200 + estimate.COMPLETION_TOKENS} tokens"  # the limits, not what is tokenized
+    assert rows in said["prompt__max_input_tokens"]
+    assert "time: data/tokenized is not of these settings; run `dvc repro" in said["prompt__max_input_tokens"]
+    refused = said["train__batch_size"]
+    assert "train: will not fit" in refused and "these would fit: train.batch_size: " in refused
+    assert "fits:" not in refused and "a second" not in refused
 
 
 def test_a_run_that_will_not_fit_is_refused_and_leaves_everything(finished):

@@ -476,7 +476,7 @@ def test_every_analysis_that_may_be_declared_is_there():
 
 
 def test_exchanges_set_more_data_against_the_next_larger_model(monkeypatch):
-    level = {"128": 20.0, "192": 24.0, "256": 30.0}
+    level = {"64": 20.0, "128": 24.0, "256": 30.0}
     rng, levels = np.random.default_rng(1), {}
     for width, start in level.items():  # 4 points from a size to the next, 2 for four times the data
         for pairs in (1_000, 4_000, 16_000):
@@ -488,12 +488,12 @@ def test_exchanges_set_more_data_against_the_next_larger_model(monkeypatch):
     }
     assert set(entries) == {
         (f"width-{small}-pairs-{more}", f"width-{large}-pairs-{less}")
-        for small, large in ((128, 192), (192, 256))
+        for small, large in ((64, 128), (128, 256))
         for less, more in ((1000, 4000), (1000, 16000), (4000, 16000))
     }
-    near = entries["width-128-pairs-16000", "width-192-pairs-1000"]
+    near = entries["width-64-pairs-16000", "width-128-pairs-1000"]
     assert near["value"] == pytest.approx(0, abs=1e-5) and near["p_holm"] >= near["p"] > 0.5
-    far = entries["width-192-pairs-4000", "width-256-pairs-1000"]
+    far = entries["width-128-pairs-4000", "width-256-pairs-1000"]
     assert far["value"] == pytest.approx(-4, abs=1e-5) and far["p_holm"] <= 0.05
 
 
@@ -972,6 +972,20 @@ def test_the_readme_shows_every_committed_study(monkeypatch):
     shown = text.partition(START)[2].partition(END)[0]
     values = params.read_yaml(params.PARAMS_FILE)
     assert shown == section(Path("metrics/studies"), Studies(values["model"]["name"]), values)
+
+
+def test_the_committed_plots_are_drawn_from_the_committed_numbers(tmp_path, monkeypatch):
+    from stages import compare
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(compare, "PLOTS", tmp_path)
+    compare.write_again(Studies("models/phi-tiny"))
+    drawn, committed = (
+        {file.name: file.read_bytes() for file in folder.iterdir()}
+        for folder in (tmp_path, Path("plots/studies"))
+    )
+    assert drawn.keys() == committed.keys()
+    assert [name for name in drawn if drawn[name] != committed[name]] == []
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -1,19 +1,22 @@
 """Will it fit, and how long will it take? Memory from the configuration alone, time from a short probe.
 
-Reads   params.yaml, the model's configuration, and, where they are there, its weights and data/tokenized.
+Reads   params.yaml, the model's configuration, and, where they are there, its weights and data/tokenized (if
+        dvc.lock says that it was made with these settings).
 Run     python -m stages.commands.estimate [--no-probe]    (`make estimate`)
 """
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 from stages.common import errors, params
 from stages.common.commandline import print_table
 from stages.common.errors import UserError
+from stages.common.experiments import lookup
 
-TOKENIZED = Path("data/tokenized")
+TOKENIZED, LOCK = Path("data/tokenized"), Path("dvc.lock")
 PROBE_STEPS = 4
 PROBE_ARTICLES = 32
 COMPLETION_TOKENS = 32  # assumed for a completion where nothing is tokenized yet
@@ -42,9 +45,21 @@ def require_dataset(p) -> None:
             ) from error
 
 
+def is_tokenized() -> bool:
+    """Whether data/tokenized is there, made with the settings that params.yaml has now."""
+    if not (TOKENIZED / "train.parquet").is_file() or not LOCK.is_file():
+        return False
+    locked, whole = params.read_yaml(LOCK)["stages"], params.read_yaml(params.PARAMS_FILE)
+    return all(
+        name in locked
+        and all(lookup(whole, key) == value for key, value in locked[name]["params"]["params.yaml"].items())
+        for name in ("prepare", "tokenize")
+    )
+
+
 def longest_rows(p) -> tuple[int, int]:
     """(tokens of the longest training row, of the longest completion): of data/tokenized, else the limits."""
-    if (TOKENIZED / "train.parquet").is_file():
+    if is_tokenized():
         from stages.train import read_rows
 
         rows = read_rows("train")
@@ -52,11 +67,13 @@ def longest_rows(p) -> tuple[int, int]:
     return p.prompt.max_input_tokens + COMPLETION_TOKENS, COMPLETION_TOKENS
 
 
-def memory_table(p, config) -> list[list[str]]:
-    """Rows of the table: bytes by part for LoRA as set, for QLoRA (nf4), and for full fine-tuning."""
+def memory_table(p, config, length: int, completion: int) -> list[list[str]]:
+    """Rows of the table: bytes by part for LoRA as set, for QLoRA (nf4), and for full fine-tuning.
+
+    length, completion: tokens of the longest row and of the longest completion.
+    """
     from stages.common.memory import training_memory
 
-    length, completion = longest_rows(p)
     adapter = "lora" if p.train.method == "full" else p.train.method
     ways = {
         "as set": (p.model.dtype, p.model.quantization, p.train.method),
@@ -89,9 +106,9 @@ def probe(p) -> list[str]:
     from stages.common.runtime import set_up
     from stages.train import batches_of, read_rows
 
+    if not is_tokenized():
+        return [f"time: {TOKENIZED} is not of these settings; run `dvc repro tokenize` for an estimate of it"]
     split = TOKENIZED / f"{p.evaluate.split}.parquet"
-    if not split.is_file():
-        return ["time: nothing is tokenized yet; run `dvc repro tokenize` for an estimate of the time"]
     set_up(p.seed)
     tokenizer, rows = load_tokenizer(p.model), read_rows("train")
     model = trainable(load_base(p.model), p.lora, p.seed, p.train.method).train()
@@ -126,9 +143,10 @@ def main() -> None:
     parser.add_argument("--no-probe", action="store_true", help="memory alone; nothing is computed")
     arguments = parser.parse_args()
     p = params.load(("seed", "data", "prompt", "model", "lora", "train", "generate", "evaluate.split"))
-    from stages.common.memory import free_bytes, generation_memory
+    from stages.common.memory import free_bytes, generation_memory, require_fit
     from stages.common.modeling import load_config
     from stages.common.runtime import quiet_libraries
+    from stages.train import needed_bytes
 
     quiet_libraries()
     try:
@@ -138,16 +156,23 @@ def main() -> None:
         print(f"dataset: not reachable: {error}")
     config = load_config(p.model)
     print(f"model: configuration of {p.model.name} read")
-    length, _ = longest_rows(p)
+    length, completion = longest_rows(p)
     print_table(
         f"Training memory in GB, {p.train.batch_size} rows of {length} tokens, {p.model.dtype}",
         ["part", "as set", "QLoRA (nf4)", "full fine-tuning"],
-        memory_table(p, config),
+        memory_table(p, config, length, completion),
     )
     found = generation_memory(config, p.model, p.generate, p.prompt.max_input_tokens)
     shown = ", ".join(f"{part} {size / GIGA:.3f}" for part, size in found.items())
     print(f"Generation memory in GB: {shown}; total {sum(found.values()) / GIGA:.3f}")
-    print(f"Free on this machine: {free_bytes() / GIGA:.1f} GB")
+    free, longest = free_bytes(), ([0] * (length - completion), [0] * completion)
+    print(f"Free on this machine: {free / GIGA:.1f} GB")
+    try:
+        needed = require_fit(partial(needed_bytes, p, config, [longest]), p, free)
+    except UserError as error:
+        print(error)
+        return  # a probe would run out of memory
+    print(f"train: fits: needs about {needed / GIGA:.1f} GB")
     if not arguments.no_probe:
         print("\n".join(probe(p)))
 

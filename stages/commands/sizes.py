@@ -14,10 +14,11 @@ from stages.common import errors, params
 from stages.common.errors import UserError
 from stages.common.harvest import harvest
 
-# Heads have 64 dimensions each, as phi-tiny's; its own size is hidden_size 256, layers 6.
+# Heads have 64 dimensions each, as phi-tiny's; its own size is hidden_size 256, layers 6. Each has about a
+# third of the next one's parameters: 0.7, 1.8 and 6.8 million.
 SIZES = {
+    64: {"hidden_size": 64, "layers": 3, "heads": 1},
     128: {"hidden_size": 128, "layers": 4, "heads": 2},
-    192: {"hidden_size": 192, "layers": 5, "heads": 3},
 }
 
 

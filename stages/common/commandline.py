@@ -92,4 +92,5 @@ def print_comparisons(found: dict) -> None:
             f"{pair.replace('-', ' - ')}, the same {found['n']:,} articles",
             [shown["columns"][k] for k in kept],
             [[row[k] for k in kept] for row in shown["rows"]],
+            narrow="metric",
         )

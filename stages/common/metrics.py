@@ -185,7 +185,7 @@ def read_scores(path: Path) -> Scores:
         signatures = json.loads(table.schema.metadata[b"signatures"])
         ids = table["id"].to_pylist()
     except (pa.ArrowException, OSError, TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: no scores file; expected one that the stage `evaluate` wrote") from error
+        raise UserError(f"{path}: no scores file; expected one that the stage `score` wrote") from error
     columns = {
         name: table[name].to_numpy().astype(np.float64)
         for name in METRICS

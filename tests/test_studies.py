@@ -319,9 +319,13 @@ def test_an_exchange_in_words():
     entry = {"smaller": "s-4", "larger": "l-1", "value": 1.5, "low": 1.0, "high": 2.0, "p_holm": 0.01}
     entry |= {"p": 0.01, "detectable": 0.6}
     said = verdict(found(2.0, 0.01, exchanges=[entry, {**entry, "value": -1.5}, {**entry, "p_holm": 0.3}]))
-    assert said[1] == "s-4 against l-1: +1.50 [+1.00, +2.00]: the smaller model with more data is better."
-    assert said[2].endswith("the larger model is better.")
-    assert said[3].endswith("not distinguishable; 0.60 would have been in 80% of cases.")
+    assert said[1] == (
+        "Of 3 pairs of a model with more data and the next larger one with less, the smaller model is better in "
+        "1, the larger in 1, and 1 are not distinguishable."
+    )
+    assert said[2] == "s-4 against l-1: +1.50 [+1.00, +2.00]: the smaller model with more data is better."
+    assert said[3].endswith("the larger model is better.")
+    assert said[4].endswith("not distinguishable; 0.60 would have been in 80% of cases.")
 
 
 def test_a_law_in_words():

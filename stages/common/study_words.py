@@ -198,7 +198,15 @@ def analysis_sentences(found: dict) -> list[str]:
             if entry["value"] is not None
         )
         said.append(f"{name} against {found['reference']}: {shown or 'undefined'}.")
-    for entry in analysis.get("exchanges", []):
+    exchanges = analysis.get("exchanges", [])
+    if exchanges:
+        real = [entry["value"] > 0 for entry in exchanges if is_real(entry, confidence)]
+        said.append(
+            f"Of {len(exchanges)} pairs of a model with more data and the next larger one with less, the smaller "
+            f"model is better in {real.count(True)}, the larger in {real.count(False)}, and "
+            f"{len(exchanges) - len(real)} are not distinguishable."
+        )
+    for entry in exchanges:
         if is_real(entry, confidence):
             better = "smaller model with more data" if entry["value"] > 0 else "larger model"
             end = f"the {better} is better"

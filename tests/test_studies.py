@@ -320,8 +320,8 @@ def test_an_exchange_in_words():
     entry |= {"p": 0.01, "detectable": 0.6}
     said = verdict(found(2.0, 0.01, exchanges=[entry, {**entry, "value": -1.5}, {**entry, "p_holm": 0.3}]))
     assert said[1] == (
-        "Of 3 pairs of a model with more data and the next larger one with less, the smaller model is better in "
-        "1, the larger in 1, and 1 are not distinguishable."
+        "Of 3 pairs of a model with more data and the next larger one with less, the smaller is better in 1, "
+        "the larger in 1, and neither was shown to be in 1."
     )
     assert said[2] == "s-4 against l-1: +1.50 [+1.00, +2.00]: the smaller model with more data is better."
     assert said[3].endswith("the larger model is better.")

@@ -202,9 +202,9 @@ def analysis_sentences(found: dict) -> list[str]:
     if exchanges:
         real = [entry["value"] > 0 for entry in exchanges if is_real(entry, confidence)]
         said.append(
-            f"Of {len(exchanges)} pairs of a model with more data and the next larger one with less, the smaller "
-            f"model is better in {real.count(True)}, the larger in {real.count(False)}, and "
-            f"{len(exchanges) - len(real)} are not distinguishable."
+            f"Of {len(exchanges)} pairs of a model with more data and the next larger one with less, the "
+            f"smaller is better in {real.count(True)}, the larger in {real.count(False)}, and neither was "
+            f"shown to be in {len(exchanges) - len(real)}."
         )
     for entry in exchanges:
         if is_real(entry, confidence):

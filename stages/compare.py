@@ -343,32 +343,31 @@ def draw_memory(axis, found: dict) -> None:
     )
 
 
+def compared(folder: Path, studies: Studies) -> dict[str, dict]:
+    """What was found in every study of this scale, by name, in the order of studies.yaml."""
+    paths = {name: folder / f"{name}.json" for name in studies.names()}
+    found = {name: read_json(path) for name, path in paths.items() if path.is_file()}
+    return {name: each for name, each in found.items() if each["scale"] == studies.scale}
+
+
 def section(folder: Path, studies: Studies, values: dict) -> str:
-    """Markdown of every study of this scale that was compared, in the order of studies.yaml. values:
-    params.yaml.
-    """
+    """Markdown of every study of this scale that was compared. values: params.yaml."""
     parts = []
-    for name in studies.names():
-        path = folder / f"{name}.json"
-        found = read_json(path) if path.is_file() else None
-        if found and found["scale"] == studies.scale:
-            said = "\n".join(f"- {sentence}" for sentence in verdict(found))
-            parts.append(
-                f"**{name}**: {found['question']} ({settings_sentence(found, values)})\n\n{said}\n\n"
-                f"![Study {name}: ROUGE-1 of its variants](plots/studies/{name}.svg)\n"
-            )
+    for name, found in compared(folder, studies).items():
+        said = "\n".join(f"- {sentence}" for sentence in verdict(found))
+        parts.append(
+            f"**{name}**: {found['question']} ({settings_sentence(found, values)})\n\n{said}\n\n"
+            f"![Study {name}: ROUGE-1 of its variants](plots/studies/{name}.svg)\n"
+        )
     return "\n".join(parts)
 
 
 def write_again(studies: Studies) -> None:
     """The plots of every study of this scale that was compared, from metrics/studies/."""
-    for name in studies.names():
-        path = STUDIES / f"{name}.json"
-        found = read_json(path) if path.is_file() else None
-        if found and found["scale"] == studies.scale:
-            study = studies.study(name)
-            there = set(found["variants"])
-            write_plots(study.without({v.name for v in study.variants} - there), found)
+    for name, found in compared(STUDIES, studies).items():
+        study = studies.study(name)
+        left_out = {variant.name for variant in study.variants} - set(found["variants"])
+        write_plots(study.without(left_out), found)
 
 
 def write_pages() -> None:

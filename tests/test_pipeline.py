@@ -224,7 +224,7 @@ def test_the_estimate_measures_no_run_of_other_settings_and_none_that_will_not_f
         (folder / "params.yaml").write_bytes(before)
     rows = f"rows of {200 + estimate.COMPLETION_TOKENS} tokens"  # the limits, not what is tokenized
     assert rows in said["prompt__max_input_tokens"]
-    assert "time: data/tokenized is not of these settings; run `dvc repro" in said["prompt__max_input_tokens"]
+    assert "time: data/tokenized is not up to date; run `dvc repro" in said["prompt__max_input_tokens"]
     refused = said["train__batch_size"]
     assert "train: will not fit" in refused and "these would fit: train.batch_size: " in refused
     assert "fits:" not in refused and "a second" not in refused

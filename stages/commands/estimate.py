@@ -1,7 +1,7 @@
 """Will it fit, and how long will it take? Memory from the configuration alone, time from a short probe.
 
 Reads   params.yaml, the model's configuration, and, where they are there, its weights and data/tokenized (if
-        dvc.lock says that it was made with these settings).
+        that is up to date).
 Run     python -m stages.commands.estimate [--no-probe]    (`make estimate`)
 """
 
@@ -14,12 +14,11 @@ from types import SimpleNamespace
 from stages.common import errors, params
 from stages.common.commandline import print_table
 from stages.common.errors import UserError
-from stages.common.experiments import lookup
 
-TOKENIZED, LOCK = Path("data/tokenized"), Path("dvc.lock")
+TOKENIZED = Path("data/tokenized")
 PROBE_STEPS = 4
 PROBE_ARTICLES = 32
-COMPLETION_TOKENS = 32  # assumed for a completion where nothing is tokenized yet
+COMPLETION_TOKENS = 32  # assumed for a completion where data/tokenized is not up to date
 GIGA = 1e9
 
 
@@ -46,15 +45,15 @@ def require_dataset(p) -> None:
 
 
 def is_tokenized() -> bool:
-    """Whether data/tokenized is there, made with the settings that params.yaml has now."""
-    if not (TOKENIZED / "train.parquet").is_file() or not LOCK.is_file():
-        return False
-    locked, whole = params.read_yaml(LOCK)["stages"], params.read_yaml(params.PARAMS_FILE)
-    return all(
-        name in locked
-        and all(lookup(whole, key) == value for key, value in locked[name]["params"]["params.yaml"].items())
-        for name in ("prepare", "tokenize")
-    )
+    """Whether data/tokenized is that of the settings and the code that are here, as `dvc status` sees it."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            return not repo.status(targets=["prepare", "tokenize"])
+    except DvcException as error:
+        raise UserError(f"estimate: DVC cannot say whether {TOKENIZED} is up to date: {error}") from error
 
 
 def longest_rows(p) -> tuple[int, int]:
@@ -107,7 +106,7 @@ def probe(p) -> list[str]:
     from stages.train import batches_of, read_rows
 
     if not is_tokenized():
-        return [f"time: {TOKENIZED} is not of these settings; run `dvc repro tokenize` for an estimate of it"]
+        return [f"time: {TOKENIZED} is not up to date; run `dvc repro tokenize` for an estimate of it"]
     split = TOKENIZED / f"{p.evaluate.split}.parquet"
     set_up(p.seed)
     tokenizer, rows = load_tokenizer(p.model), read_rows("train")

@@ -1,4 +1,4 @@
-"""Pretrain phi-tiny's smaller siblings, models/phi-tiny-WIDTH, on the text that phi-tiny has read.
+"""Pretrain phi-tiny's smaller siblings, models/phi-tiny-WIDTH, on the files that phi-tiny has read.
 
 Study `model_size` compares them, and runs in clones: commit what this makes before it. The settings are those
 of `pretrain` in params.yaml but for width, layers and heads; what is there is kept.

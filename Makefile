@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 # dvc runs `python -m stages.NAME`: the environment's python must come first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -11,8 +12,10 @@ repro: setup ## Reproduce the whole study, then print its table
 	dvc repro
 	@python -m stages.commands.results
 
-test: setup ## Run the tests
-	python -m pytest
+test: setup ## make test [WORKERS=2]: run the tests, a file at a time on each worker
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@# One thread each, and none that spins while it waits for another: the workers share the cores.
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 setup: $(STAMP)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import edit, run, stage
+from conftest import edit, make_project, run, stage
 
 from stages.common.encoding import training_batch
 from stages.common.losses import completion_loss
@@ -229,28 +230,51 @@ def test_killed_at_step_150_and_run_again_gives_the_same_bytes(project):
     assert steps[:4] == ["25", "50", "75", "100"]
 
 
-@pytest.mark.parametrize(
-    "elsewhere",
-    [
-        {"OMP_NUM_THREADS": "1"},
-        {"ATEN_CPU_CAPABILITY": "avx512", "MKL_CBWR": "AVX512"},
-        {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"},
-    ],
-    ids=["one thread", "wider kernels", "narrower kernels"],
-)
-def test_the_same_bytes_with_other_threads_and_kernels_asked_for(project, monkeypatch, elsewhere):
+ELSEWHERE = {
+    "one thread": {"OMP_NUM_THREADS": "1"},
+    "wider kernels": {"ATEN_CPU_CAPABILITY": "avx512", "MKL_CBWR": "AVX512"},
+    "narrower kernels": {
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_CBWR": "COMPATIBLE",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+    },
+}
+
+
+ASKED = {name for asked in ELSEWHERE.values() for name in asked}
+WRITTEN = ["metrics/train.json", "plots/loss.csv", "data/predictions/tuned.jsonl"]
+
+
+def trained_bytes(folder: Path) -> tuple[dict[str, str], list[bytes]]:
+    return digest(folder / "models/tuned"), [(folder / file).read_bytes() for file in WRITTEN]
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory, pairs, tiny):
+    """A project of the embedded model, trained and generated from with no threads or kernels asked for."""
+    folder = make_project(tmp_path_factory.mktemp("embedded"), pairs, tiny)
+    edit(folder, model__name="models/phi-tiny", model__path="models/phi-tiny", generate__num_beams=4)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ASKED:
+            patch.delenv(name, raising=False)
+        run(folder, "dvc", "repro", "--quiet", "generate")
+    return folder, trained_bytes(folder)
+
+
+@pytest.mark.parametrize("elsewhere", ELSEWHERE.values(), ids=list(ELSEWHERE))
+def test_the_same_bytes_with_other_threads_and_kernels_asked_for(embedded, monkeypatch, elsewhere):
     """With the embedded model's own shapes: small products take the same path everywhere."""
-    edit(project, model__name="models/phi-tiny", model__path="models/phi-tiny", generate__num_beams=4)
-    for name in ("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA"):
+    folder, before = embedded
+    for name in ASKED:
         monkeypatch.delenv(name, raising=False)
-    run(project, "dvc", "repro", "--quiet", "generate")
-    files = ["metrics/train.json", "plots/loss.csv", "data/predictions/tuned.jsonl"]
-    before = digest(project / "models/tuned"), [(project / file).read_bytes() for file in files]
     for name, value in elsewhere.items():
         monkeypatch.setenv(name, value)
-    stage(project, "train")
-    stage(project, "generate", "tuned")
-    assert (digest(project / "models/tuned"), [(project / f).read_bytes() for f in files]) == before
+    shutil.rmtree(folder / "models/tuned")
+    for file in WRITTEN:
+        (folder / file).unlink()
+    stage(folder, "train")
+    stage(folder, "generate", "tuned")
+    assert trained_bytes(folder) == before
 
 
 def test_autocast_multiplies_in_bfloat16_and_stores_float32(project):

@@ -406,6 +406,9 @@ def test_a_decision_shows_what_its_key_alone_did_and_where_it_never_is_alone_wha
     assert compared_values(made, "train.learning_rate") == [
         "- `c`, with other lora.rank: +0.30 [-0.70, +1.30], not distinguishable (detectable: 1.40)"
     ]
+    for model, variant in zip(("small", "large", "small"), made["variants"].values(), strict=True):
+        variant["values"] = {"model.name": model, "model.path": model}  # one choice under two keys
+    assert compared_values(made, "model.name") == ["- `b`: +2.00 [+1.00, +3.00], real"]
 
 
 def test_a_decision_shows_what_the_test_split_said_of_its_key(tmp_path):

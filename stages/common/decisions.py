@@ -16,6 +16,7 @@ from stages.common.study_words import analysis_sentences, between, chance_senten
 from stages.common.verdict import is_real
 
 DECISIONS_FILE = Path("docs/decisions.md")
+SAME_CHOICE = {"model.name": {"model.path", "model.revision"}}  # keys that only follow another
 CONFIRMATIONS = ("confirmation", "confirmation_decoding")  # the studies that look at the test split
 
 
@@ -87,6 +88,14 @@ DECISIONS = (
         "ablation",
         "Dettmers et al. 2023: 0.05 helped models of 7 and 13 billion weights and not those of 33 and 65.",
         "Kept: no difference was shown.",
+    ),
+    Decision(
+        "model.name",
+        "models/phi-tiny",
+        "model_size",
+        "Kaplan et al. 2020: a larger model reaches the same loss with fewer examples.",
+        "Kept: no smaller model, with four or sixteen times the pairs, was shown to be better than the next "
+        "larger one. Wider ones were not tried: the default is to run in minutes on two cores.",
     ),
     Decision(
         "data.train_size",
@@ -203,7 +212,8 @@ def compared_values(found: dict, key: str) -> list[str]:
         own = variant["values"]
         if own[key] == reference[key]:
             continue
-        others = [other for other in own if other != key and own[other] != reference[other]]
+        same = SAME_CHOICE.get(key, set()) | {key}
+        others = [other for other in own if other not in same and own[other] != reference[other]]
         entry = variant["difference"][HEADLINE]
         real = is_real(entry, found["confidence"])
         said = "real" if real else f"not distinguishable (detectable: {entry['detectable']:.2f})"

@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: repro test lint preset data remote ladder results estimate verify bench study sizes show diff setup
 
-repro: setup ## Reproduce the whole study, then print its table
+repro: setup ## Reproduce the whole pipeline, then print its table
 	dvc repro
 	@python -m stages.commands.results
 
@@ -65,11 +65,12 @@ results: setup ## Print the table of the last run and put it into the README
 estimate: setup ## Will it fit, and how long will it take?
 	@python -m stages.commands.estimate
 
-verify: setup ## Does this machine give the committed bytes? Runs the whole study in a fresh clone
+verify: setup ## Does this machine give the committed bytes? Runs the whole pipeline in a fresh clone
 	@python -m stages.commands.verify
 
 bench: setup ## make bench XSUM=FOLDER: speed and memory against what people use; writes benchmarks/results/
-	@test -d "$(XSUM)" || { echo "usage: make bench XSUM=FOLDER, with train.jsonl in it and outputs (ref.txt, convs2s.txt) in FOLDER-outputs"; exit 2; }
+	@test -f "$(XSUM)/train.jsonl" -a -f "$(XSUM)/test.jsonl" -a -f "$(XSUM)-outputs/ref.txt" -a -f "$(XSUM)-outputs/convs2s.txt" || \
+	{ echo "usage: make bench XSUM=FOLDER, with train.jsonl and test.jsonl in it and outputs (ref.txt, convs2s.txt) in FOLDER-outputs"; exit 2; }
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	python -m benchmarks.generation --output benchmarks/results/generation.json
 	python -m benchmarks.precision --output benchmarks/results/precision.json

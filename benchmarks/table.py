@@ -106,13 +106,23 @@ def rows() -> list[tuple[str, str, str]]:
     return found
 
 
+def machines() -> list[str]:
+    """The machine of all results, or a line for each of several with what was measured on it."""
+    places: dict[str, list[str]] = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        if made := read_json(path).get("machine"):
+            place = f"{made['cores']} cores, {made['instructions']}, {made['gpu'] or 'no GPU'}"
+            places.setdefault(f"{place}; kernels {made['kernels']}", []).append(path.stem)
+    if len(places) == 1:
+        return [f"Machine: {place}." for place in places]
+    return [f"- {', '.join(names)}: {place}." for place, names in places.items()]
+
+
 def table() -> str:
     """The rows as Markdown, and the machine."""
     lines = ["| what | against | found; median [range of the rounds] |", "|---|---|---|"]
     lines += [f"| {what} | {peer} | {value} |" for what, peer, value in rows()]
-    made = read_json(RESULTS / "generation.json")["machine"]
-    place = f"{made['cores']} cores, {made['instructions']}, {made['gpu'] or 'no GPU'}"
-    return "\n".join([*lines, "", f"Machine: {place}; kernels {made['kernels']}.", ""])
+    return "\n".join([*lines, "", *machines(), ""])
 
 
 def main() -> None:

@@ -205,6 +205,7 @@ def main() -> None:
     if arguments.way:
         run_one(arguments.way, arguments)
         return
+    set_up(seed=0)  # so that the kernels recorded are those of the children
     found: dict[str, list[dict]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         if arguments.wide:

@@ -47,7 +47,8 @@ NOT_COMPARED = ("seed", "pretrain", "report")
 LONG = 16  # characters of a name beside which every metric has room in 120 columns
 DESCRIBED = ("verbatim", "coverage", "novel_2", "words")  # told beside them
 START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"
-CURVE_COLOURS = (*reversed(plots.COLOURS.values()), "#009E73")  # Okabe and Ito's, as the others
+# Okabe and Ito's, as the others; none is the reference's.
+CURVE_COLOURS = (plots.COLOURS["tuned"], "#CC79A7", plots.COLOURS["lead"], "#009E73")
 APART = 1.06  # factor between curves along a logarithmic axis
 ONE_LINE = 4  # depth in the JSON from which a score stands on one line
 
@@ -265,7 +266,8 @@ def draw_variants(axis, study: Study, found: dict) -> None:
     axis.set_ylim(-0.6, len(names) - 0.4)
     seeds = len(found["seeds"])
     grey = "; grey: untuned" if study.analysis == "prompt" else ""
-    over = "seeds and articles" if seeds > 1 or found["spread_from"] else "articles"
+    borrowed = f"articles and seeds (as in {found['spread_from']})" if found["spread_from"] else "articles"
+    over = "seeds and articles" if seeds > 1 else borrowed
     seeds = f"{seeds} seed{'s' * (seeds > 1)}"
     axis.set(
         title=f"{study.name}: {found['n']:,} {found['split']} articles, {seeds}{grey}",

@@ -312,7 +312,7 @@ def test_a_trend_in_words():
     flat = {**entry, "p_holm": 0.4}
     said = verdict(found(2.0, 0.01, for_each_doubling={"shared": flat}))[1]
     assert said.startswith("shared: ")
-    assert said.endswith("no trend was shown; one of 0.60 would have been in 80% of cases.")
+    assert said.endswith("no trend was shown, where one of 0.60 would have been in 80% of cases.")
 
 
 def test_an_exchange_in_words():
@@ -325,7 +325,7 @@ def test_an_exchange_in_words():
     )
     assert said[2] == "s-4 against l-1: +1.50 [+1.00, +2.00]: the smaller model with more data is better."
     assert said[3].endswith("the larger model is better.")
-    assert said[4].endswith("not distinguishable; 0.60 would have been in 80% of cases.")
+    assert said[4].endswith("not distinguishable, where one of 0.60 would have been in 80% of cases.")
 
 
 def test_a_law_in_words():
@@ -339,14 +339,19 @@ def test_a_law_in_words():
         "miss": {"value": 0.3, "low": -1, "high": 1, "p_holm": 0.5, "detectable": 0.9},
         "within_one_point": {"value": 2_000, "low": 1_000, "high": 4_000},
         "growth": {"value": 6.0, "low": 5.0, "high": 7.0, "p_holm": 0.001, "detectable": 1.1},
+        "curve": [[250.0, 23.0, 22.0, 24.0], [8_000.0, 29.0, 28.0, 35.0]],
     }
     said = verdict(found(2.0, 0.01, laws={"": law}))[1]
     assert said.startswith(
         "ROUGE-1 = 30.00 - 120 x pairs^-0.40, fitted without the largest size; the asymptote"
     )
-    assert "is an extrapolation" in said and "no miss was shown, one of 0.90 would have been" in said
+    assert "is an extrapolation" in said and "no miss was shown, where one of 0.90 would have been" in said
     assert said.endswith(
-        "From 2,000 pairs on every score is within one point of the largest size's [1,000, 4,000]."
+        "Scores are within one point of the largest size's from 2,000 pairs on (interval 1,000 to 4,000)."
+    )
+    only = {**law, "within_one_point": {"value": 8_000, "low": 4_000, "high": 8_000}}
+    assert verdict(found(2.0, 0.01, laws={"": only}))[1].endswith(
+        "Scores are within one point of the largest size's from that size on (interval 4,000 to 8,000)."
     )
     straight = {**law, "saturates": False, "miss": {**law["miss"], "p_holm": 0.01}}
     said = verdict(found(2.0, 0.01, laws={"same steps": straight}))[1]
@@ -357,7 +362,7 @@ def test_a_law_in_words():
     for growth in ({"value": 0.4, "p_holm": 0.3}, {"value": -3.0, "p_holm": 0.001}):
         flat = {**law, "saturates": False, "growth": {**law["growth"], **growth}}
         said = verdict(found(2.0, 0.01, laws={"same steps": flat}))[1]
-        assert "points: no growth with the data was shown (of 1.10 it would" in said and "law" in said
+        assert "points: no growth with the data was shown, where one of 1.10 would" in said and "law" in said
         assert "saturation" not in said and "foretold" not in said
 
 
@@ -370,7 +375,8 @@ def test_the_best_in_words():
         "a seed that was chosen too."
     )
     entry = {**entry, "over_reference": {**over, "p_holm": 0.5}}
-    assert "from a, no gain was shown (0.70 would); the" in verdict(found(2.0, 0.01, best={"": entry}))[1]
+    said = verdict(found(2.0, 0.01, best={"": entry}))[1]
+    assert "from a: no gain was shown, where one of 0.70 would have been in 80% of cases; the" in said
     said = verdict(found(2.0, 0.01, best={"": {**entry, "best": "a", "not_distinguishable": []}}))[1]
     assert said == "best is a, the reference; all others are worse."
     searched = found(2.0, 0.01, best={"": {**entry, "not_distinguishable": [f"s{i}" for i in range(9)]}})

@@ -21,6 +21,11 @@ def between(found: dict, spec: str = "+.2f") -> str:
     return f"{found['value']:{spec}} [{found['low']:{spec}}, {found['high']:{spec}}]"
 
 
+def would_show(entry: dict) -> str:
+    """What a test that showed nothing would have shown."""
+    return f"where one of {entry['detectable']:.2f} would have been in {POWER:.0%} of cases"
+
+
 def differences_sentence(found: dict) -> str:
     """Which variants differ from the reference in the headline metric, and how small a difference shows."""
     confidence, reference = found["confidence"], found["reference"]
@@ -78,10 +83,7 @@ def trend_sentence(label: str, entry: dict, unit: str, confidence: float) -> str
     if is_real(entry, confidence):
         verb = "grows" if entry["value"] > 0 else "falls"
         return f"{found} (p = {entry['p_holm']:.4f}): quality {verb} with it."
-    return (
-        f"{found} (p = {entry['p_holm']:.4f}): no trend was shown; one of {entry['detectable']:.2f} would "
-        f"have been in {POWER:.0%} of cases."
-    )
+    return f"{found} (p = {entry['p_holm']:.4f}): no trend was shown, {would_show(entry)}."
 
 
 def law_sentence(label: str, law: dict, confidence: float) -> str:
@@ -90,8 +92,8 @@ def law_sentence(label: str, law: dict, confidence: float) -> str:
     if not is_real(law["growth"], confidence) or law["growth"]["value"] < 0:
         return (
             f"{label + ': ' if label else ''}from the smallest size to the largest {between(law['growth'])} "
-            f"points: no growth with the data was shown (of {law['growth']['detectable']:.2f} it would have "
-            f"been in {POWER:.0%} of cases), and there is no law to fit."
+            f"points: no growth with the data was shown, {would_show(law['growth'])}, and there is no law "
+            "to fit."
         )
     if law["saturates"]:
         form = (
@@ -107,11 +109,17 @@ def law_sentence(label: str, law: dict, confidence: float) -> str:
     if is_real(miss, confidence):
         held = "the measured score misses it"
     else:
-        held = f"no miss was shown, one of {miss['detectable']:.2f} would have been in {POWER:.0%} of cases"
+        held = f"no miss was shown, {would_show(miss)}"
+    interval = f"(interval {near['low']:,} to {near['high']:,})"
+    if near["value"] == law["curve"][-1][0]:
+        enough = f"Scores are within one point of the largest size's from that size on {interval}."
+    else:
+        enough = (
+            f"Scores are within one point of the largest size's from {near['value']:,} pairs on {interval}."
+        )
     said = (
         f"{form}. It foretold {between(law['predicted'], '.2f')} for the largest size, off by "
-        f"{between(miss)}: {held}. From {near['value']:,} pairs on every score is within one point of the "
-        f"largest size's [{near['low']:,}, {near['high']:,}]."
+        f"{between(miss)}: {held}. {enough}"
     )
     return f"{label}: {said}" if label else said[0].upper() + said[1:]
 
@@ -128,9 +136,7 @@ def best_sentence(label: str, entry: dict, found: dict) -> str:
         first += f" (the {entry['at_the_end']} that was tried: a better one may lie beyond)"
     if entry["best"] == found["reference"]:
         return f"{first}, the reference; {rest}."
-    worth = (
-        "" if is_real(over, found["confidence"]) else f", no gain was shown ({over['detectable']:.2f} would)"
-    )
+    worth = "" if is_real(over, found["confidence"]) else f": no gain was shown, {would_show(over)}"
     return (
         f"{first}; {rest}. Chosen on one half of the articles and measured on the other, the best is "
         f"{between(over)} from {found['reference']}{worth}; the interval allows for the luck of a seed that "
@@ -142,8 +148,8 @@ def prompt_sentences(analysis: dict, found: dict) -> list[str]:
     """What a prompt alone reaches, and what its length is worth."""
     closed = analysis["percent_of_the_gap_closed_by_prompting"]
     said = [
-        f"The untuned base's best prompt is {analysis['best_prompt_of_the_base']}. From the untuned base "
-        f"under {found['reference']} to the model tuned with it are {between(analysis['gap'])} points."
+        f"The untuned base's best prompt is {analysis['best_prompt_of_the_base']}. The model tuned "
+        f"with {found['reference']} is {between(analysis['gap'])} points above the untuned base under it."
     ]
     if closed["value"] is not None:
         said.append(
@@ -179,11 +185,11 @@ def analysis_sentences(found: dict) -> list[str]:
     if "pareto_front" in analysis:
         shown = ", ".join(
             f"{name} ({found['variants'][name]['cost']['base_bytes'] / 1e6:,.1f} MB, {TITLE} "
-            f"{found['variants'][name]['scores'][HEADLINE]['value']:.2f}; in "
-            f"{analysis['percent_of_draws_on_it'][name]:.0f}% of draws)"
+            f"{found['variants'][name]['scores'][HEADLINE]['value']:.2f}; so in "
+            f"{analysis['percent_of_draws_on_it'][name]:.0f}% of the resamples)"
             for name in analysis["pareto_front"]
         )
-        said.append(f"No other is both smaller and better than: {shown}.")
+        said.append(f"No other variant is both smaller and better than one of these: {shown}.")
     if "gap" in analysis:
         said += prompt_sentences(analysis, found)
     for name, entry in analysis.get("percent_below_full", {}).items():
@@ -211,7 +217,7 @@ def analysis_sentences(found: dict) -> list[str]:
             better = "smaller model with more data" if entry["value"] > 0 else "larger model"
             end = f"the {better} is better"
         else:
-            end = f"not distinguishable; {entry['detectable']:.2f} would have been in {POWER:.0%} of cases"
+            end = f"not distinguishable, {would_show(entry)}"
         said.append(f"{entry['smaller']} against {entry['larger']}: {between(entry)}: {end}.")
     return said
 

@@ -97,9 +97,9 @@ def cost_of(run: dict) -> dict[str, int]:
     }
 
 
-def borrowed_spread(study: Study) -> dict[str, Spread]:
+def borrowed_spread(study: Study, studies: Studies) -> dict[str, Spread]:
     """How far seeds are apart, by metric, from the study that a study of one seed names; empty where none
-    is.
+    is. A UserError where that one is not there as it is declared now.
     """
     if study.spread_from is None:
         return {}
@@ -114,6 +114,12 @@ def borrowed_spread(study: Study) -> dict[str, Spread]:
         raise UserError(
             f"compare: {path} is of {found['scale']}, whose seeds say nothing about {study.scale}; run "
             f"`make study NAME={study.spread_from}` first"
+        )
+    lender = studies.study(study.spread_from)
+    if (found["settings"], found["seeds"]) != (lender.settings, list(lender.seeds)):
+        raise UserError(
+            f"compare: {path} was made with other settings or seeds than studies.yaml has, and {study.name} "
+            f"takes the spread between seeds from it; run `make study NAME={study.spread_from}` first"
         )
     df = len(found["seeds"]) - 1
     spreads = {}
@@ -285,6 +291,8 @@ def draw_series(axis, study: Study, found: dict) -> None:
     for place, ((label, members), colour) in enumerate(
         zip(study.series.items(), CURVE_COLOURS, strict=False)
     ):
+        if not members:  # not every run is there
+            continue
         shift = apart ** (place - (len(study.series) - 1) / 2)
         x = [member.values[study.along] * shift for member in members]
         scores = [found["variants"][member.name]["scores"][HEADLINE] for member in members]
@@ -300,7 +308,7 @@ def draw_series(axis, study: Study, found: dict) -> None:
             axis.plot(at[outside], fit[outside], "--", color=colour, lw=1)
             axis.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
             axis.plot(x[-1], y[-1], "o", color=colour, markerfacecolor="white", zorder=3)
-    if any(study.series):
+    if any(label for label, members in study.series.items() if members):
         axis.legend(frameon=False)
     if found["analysis"].get("laws"):
         axis.set_title("dashed, hollow: held out of the fit")
@@ -409,14 +417,15 @@ def print_study(found: dict) -> None:
 
 def write_found(path: Path, found: dict) -> None:
     """Results rounded as in every tracked file, settings as they are: a rate of 6.25e-05 is not 0.0001."""
-    written = rounded(found) | {"settings": found["settings"]}
+    written = rounded(found) | {key: found[key] for key in ("settings", "defaults")}
     for name, variant in written["variants"].items():
         variant |= {key: found["variants"][name][key] for key in ("sets", "values")}
     write_text(path, _json_text(written, "\n", ONE_LINE) + "\n")
 
 
 def what_is_there(study: Study, there: set[str], partial: bool) -> tuple[Study, list[str]]:
-    """The study of the variants whose every seed is there, and the names of the others.
+    """The study of the variants whose every seed is there, and the names of the others and of curves through
+    them.
 
     there: names of experiments. A UserError where some are missing, with `partial` where the reference is.
     """
@@ -429,10 +438,13 @@ def what_is_there(study: Study, there: set[str], partial: bool) -> tuple[Study, 
     if missing and (not partial or study.reference in left_out or len(left_out) == len(study.variants) - 1):
         raise UserError(
             f"compare: {len(missing)} of {len(study.experiments())} runs of {study.name} are missing, such "
-            f"as {missing[0]}; run `make study NAME={study.name.removeprefix(QUICK)}`. With --partial what "
-            "is there is compared, the reference with one other at the least"
+            f"as {missing[0]}; run `make study NAME={study.name.removeprefix(QUICK)}"
+            f"{' QUICK=1' if study.name.startswith(QUICK) else ''}`. With --partial what is there is "
+            "compared, the reference with one other at the least"
         )
-    return study.without(set(left_out)), left_out
+    kept = study.without(set(left_out))
+    curves = [f"the curve {label}".strip() for label, members in kept.series.items() if not members]
+    return kept, left_out + curves
 
 
 def main() -> None:
@@ -448,20 +460,22 @@ def main() -> None:
         write_pages()
         return
     p = params.load(("model", "evaluate"))
-    study = Studies(p.model.name).study(arguments.name, arguments.quick)
+    studies = Studies(p.model.name)
+    study = studies.study(arguments.name, arguments.quick)
     require_distinct(study, params.read_yaml(params.PARAMS_FILE))
     refs = finished(study)
     study, left_out = what_is_there(study, set(refs), arguments.partial)
     runs = {name: read_experiment(name, refs[name]) for name in study.experiments()}
     found = compare(
-        study, runs, p.evaluate.resamples, p.evaluate.confidence, borrowed_spread(study), left_out
+        study, runs, p.evaluate.resamples, p.evaluate.confidence, borrowed_spread(study, studies), left_out
     )
     path = STUDIES / f"{study.name}.json"
     write_found(path, found)
-    write_plots(study, read_json(path))  # what was rounded, so that they can be drawn again to the byte
+    written = read_json(path)  # rounded, so that plots can be drawn and verdicts said again to the byte
+    write_plots(study, written)
     if not arguments.quick:
         write_pages()
-    print_study(found)
+    print_study(written)
 
 
 if __name__ == "__main__":

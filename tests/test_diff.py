@@ -1,10 +1,14 @@
 """The difference that a reviewer reads: by hand, and against the paired test."""
 
+import json
+
 import numpy as np
 import pytest
+from conftest import ROOT, run
 
 from stages.commands.diff import (
     changed_params,
+    changed_studies,
     compared,
     markdown,
     metric_rows,
@@ -14,6 +18,7 @@ from stages.commands.diff import (
     verdict_of,
 )
 from stages.commands.show import short_names
+from stages.common.files import write_json
 from stages.common.metrics import Scores
 from stages.common.statistics import difference_of
 
@@ -107,8 +112,31 @@ def test_cells_of_the_comment_are_no_markup():
 
 
 def test_a_study_is_told_before_and_after():
-    assert said_by(None) == "not there"
-    assert said_by("{") == said_by("[]") == said_by('{"confidence": 0.95}') == "written by other code"
+    assert said_by(None) == ["not there"]
+    assert said_by("{") == said_by("[]") == said_by('{"confidence": 0.95}') == ["written by other code"]
+
+
+def test_studies_and_plots_that_git_does_not_know_yet_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = json.loads((ROOT / "metrics/studies/rank.json").read_text())
+    write_json(tmp_path / "metrics/studies/rank.json", made)
+    run(tmp_path, "git", "init", "--quiet", "--initial-branch=main")
+    run(tmp_path, "git", "add", "--all")
+    run(tmp_path, "git", "commit", "--quiet", "--message=start")
+    assert changed_studies("HEAD") == []
+    # What a trend says stands beside what the differences say.
+    made["analysis"]["for_each_doubling"]["one rate"]["p_holm"] = 0.5
+    write_json(tmp_path / "metrics/studies/rank.json", made)
+    write_json(
+        tmp_path / "metrics/studies/search.json",
+        json.loads((ROOT / "metrics/studies/search.json").read_text()),
+    )
+    (rank, search) = changed_studies("HEAD")
+    assert (
+        rank[0] == "rank" and rank[1].endswith("quality grows with it.") and "no trend was shown" in rank[2]
+    )
+    assert rank[1].startswith("one rate: ") and rank[2].startswith("one rate: ")
+    assert search[:2] == ["search", "not there"] and "best is search-09" in search[2]
 
 
 def test_names_are_short_where_they_are_clear():

@@ -134,6 +134,9 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
         5,
         20,
     ]  # a twentieth, as the scale says
+    every = {**sizes, "settings": {"data.train_size": None}}  # all rows: the largest size takes their place
+    study = declared(tmp_path, sizes={**RANKS, **every}).study("sizes", quick=True)
+    assert [v["data.train_size"] for v in study.experiments().values()] == [1, 5]
 
 
 @pytest.mark.parametrize(
@@ -157,11 +160,69 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
             "studies.rank.spread_from: expected a study of several seeds, found 'rnak'",
         ),
         ({"axes": {}, "variants": {"tiny": {}}}, "studies.rank: has no variants for tiny"),
+        ({"question": None}, "studies.rank.question: expected a text, found None"),
+        ({"hours": 1.5}, "studies.rank.hours: expected keys with values, found 1.5"),
+        ({"hours": {"tiny": "3"}}, "studies.rank.hours.tiny: expected a positive number, found '3'"),
+        ({"axes": {"lora.rank": 8}}, "studies.rank.axes.lora.rank: expected a list of values, found 8"),
+        (
+            {"variants": {"as-set": None}},
+            "studies.rank.variants.as-set: expected keys with values, found None",
+        ),
+        ({"reference": {"other": "rank-8"}}, "studies.rank.reference: has none for tiny; name one of rank-8"),
+        ({"search": {"seed": 0, "keys": {}}}, "studies.rank.search.budget: missing"),
+        (
+            {"search": {"budget": 1, "seed": 0, "keys": {"lora.alpha": {"low": 0, "high": 8}}}},
+            "studies.rank.search.keys.lora.alpha.low: expected a positive number, found 0",
+        ),
+        (
+            {"search": {"budget": 1, "seed": 0, "keys": {"lora.alpha": {"low": 1, "hihg": 8}}}},
+            "studies.rank.search.keys.lora.alpha",
+        ),
+        ({"series": {"x": "rank-8"}}, "studies.rank.series.x: expected a list of values, found 'rank-8'"),
+        ({"along": "train.epochs", "analysis": "none", "settings": {"train.epochs": None}}, "to a number"),
+        (
+            {"analysis": "none", "along": None, "series": {"x": ["rank-8"]}},
+            "rank.along: missing; series stand",
+        ),
+        (
+            {"analysis": "full"},
+            "rank.reference: the analysis `full` is of a reference that sets train.method",
+        ),
+        (
+            {
+                "axes": {"lora.rank": [8, 16], "data.train_size": [1, 2]},
+                "reference": "rank-8-train-size-1",
+                "analysis": "exchange",
+                "along": "data.train_size",
+                "series": {"a": ["rank-8-train-size-1"], "b": ["rank-16-train-size-2"]},
+            },
+            "rank.series: exchange compares series of the same data.train_size",
+        ),
     ],
 )
 def test_a_wrong_declaration_is_named(tmp_path, change, problem):
     with pytest.raises(UserError, match=problem.replace(".", r"\.")):
         declared(tmp_path, rank={**RANKS, **change}).study("rank")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"setings": {}}, "scales.tiny.setings: unknown key"),
+        ({"quick": 3}, "scales.tiny.quick: expected keys with values, found 3"),
+        ({"model": None}, "scales.tiny.model: expected a text, found None"),
+    ],
+)
+def test_a_wrong_scale_is_named(tmp_path, change, problem):
+    declared(tmp_path, rank=RANKS)
+    text = yaml.safe_load((tmp_path / "studies.yaml").read_text())
+    text["scales"]["tiny"] |= change
+    (tmp_path / "studies.yaml").write_text(yaml.safe_dump(text))
+    with pytest.raises(UserError, match=problem.replace(".", r"\.")):
+        Studies("m", tmp_path / "studies.yaml")
+    (tmp_path / "studies.yaml").write_text("scales: {}\n")
+    with pytest.raises(UserError, match=r"studies\.yaml: studies: missing"):
+        Studies("m", tmp_path / "studies.yaml")
 
 
 def test_a_study_or_scale_that_is_not_there(tmp_path):
@@ -207,8 +268,12 @@ def test_what_is_there_is_compared_where_that_is_asked_for(tmp_path):
     with pytest.raises(UserError, match=r"1 of 6 runs of rank are missing, such as rank-4-seed7"):
         what_is_there(study, there, partial=False)
     kept, left_out = what_is_there(study, there, partial=True)
-    assert left_out == ["rank-4"] and [variant.name for variant in kept.variants] == ["rank-2", "rank-8"]
-    assert list(kept.series) == ["all"] and len(kept.experiments()) == 4
+    assert left_out == ["rank-4", "the curve low"] and [variant.name for variant in kept.variants] == [
+        "rank-2",
+        "rank-8",
+    ]
+    assert {label: len(members) for label, members in kept.series.items()} == {"low": 0, "all": 2}
+    assert len(kept.experiments()) == 4
     for lost in ("rank-8-seed0", "rank-2-seed0"):  # the reference; all but the reference
         with pytest.raises(UserError, match="2 of 6 runs of rank are missing"):
             what_is_there(study, there - {lost}, partial=True)
@@ -424,10 +489,13 @@ def test_a_decision_shows_what_the_test_split_said_of_its_key(tmp_path):
         variant |= {"sets": {"lora.rank": rank}, "values": {"lora.rank": rank}}
     for study in CONFIRMATIONS:
         write_json(tmp_path / f"{study}.json", made)
+    only = {**made, "variants": {"a": made["variants"]["a"]}}  # what varies it was left out
+    write_json(tmp_path / "only/confirmation.json", only)
+    assert confirmed(tmp_path / "only", "lora.rank", "tiny", {}) == []
     assert confirmed(tmp_path, "lora.dropout", "tiny", {}) == []
     assert confirmed(tmp_path, "lora.rank", "large", {}) == []  # what phi-tiny showed says nothing of Phi-2
     assert confirmed(tmp_path, "lora.rank", "tiny", {}) == [
-        f"Confirmed once in study `{study}` (tiny, 2,000 test articles, 3 seeds):\n\n"
+        f"On the test split, looked at once, study `{study}` (tiny, 2,000 test articles, 3 seeds):\n\n"
         "- `b`: +2.00 [+1.00, +3.00], real\n"
         for study in CONFIRMATIONS
     ]
@@ -455,11 +523,20 @@ NOISE -= NOISE.mean()
 
 
 def analysed(
-    monkeypatch, name: str, levels: dict, bases: dict | None = None, spread: Spread | None = None, **cost
+    monkeypatch,
+    name: str,
+    levels: dict,
+    bases: dict | None = None,
+    spread: Spread | None = None,
+    without: set | frozenset = frozenset(),
+    **cost,
 ) -> dict:
-    """The analysis of a shipped study whose variants score around given levels in every metric."""
+    """The analysis of a shipped study whose variants score around given levels in every metric.
+
+    without: names of variants that are left out.
+    """
     monkeypatch.chdir(ROOT)
-    study = Studies("models/phi-tiny").study(name)
+    study = Studies("models/phi-tiny").study(name).without(without)
     names = [variant.name for variant in study.variants]
     rows = {
         kind: {variant: (NOISE + given.get(variant, level))[None] for variant in names}
@@ -508,6 +585,22 @@ def test_exchanges_set_more_data_against_the_next_larger_model(monkeypatch):
     assert near["value"] == pytest.approx(0, abs=1e-5) and near["p_holm"] >= near["p"] > 0.5
     far = entries["width-128-pairs-4000", "width-256-pairs-1000"]
     assert far["value"] == pytest.approx(-4, abs=1e-5) and far["p_holm"] <= 0.05
+
+
+def test_a_curve_of_which_a_run_is_missing_is_passed_over(monkeypatch):
+    """Its neighbours are no neighbours for that, and what is left of it is no curve."""
+    found = analysed(monkeypatch, "model_size", {}, without={"width-128-pairs-4000"})
+    assert found["exchanges"] == []
+    gone = {"rank-8-learning-rate-0.001", "full-learning-rate-0.004"}
+    found = analysed(monkeypatch, "learning_rate", {}, without=gone)["best"]
+    assert list(found) == ["rank 16", "rank 64"]
+    every = [variant.name for variant in Studies("models/phi-tiny").study("learning_rate").variants]
+    kept = {"rank-16-learning-rate-0.002", "rank-16-learning-rate-0.001"}
+    assert analysed(monkeypatch, "learning_rate", {}, without=set(every) - kept)["best"] == {}
+    assert list(analysed(monkeypatch, "rank", {}, without={"rank-128"})["for_each_doubling"]) == [
+        "each rank's best rate"
+    ]
+    assert analysed(monkeypatch, "data_size", {}, without={"pairs-1000"})["laws"] == {}
 
 
 def test_what_is_best_for_its_memory(monkeypatch):
@@ -636,6 +729,27 @@ def test_a_twin_is_one_with_the_same_code_and_values_alone(held):
     assert name_twins({"other": {"train.learning_rate": 0.004}}) == []
 
 
+def test_a_name_that_another_experiment_has_is_given_and_nothing_is_lost(held):
+    """A default and its variant change places: each is found again under the other's name."""
+    put_experiment(held, "as-set-seed0", "0.002")
+    put_experiment(held, "fast-seed0", "0.004")
+    slow, fast = commit_of("as-set-seed0"), commit_of("fast-seed0")
+    wanted = {"as-set-seed0": {"train.learning_rate": 0.004}, "fast-seed0": {"train.learning_rate": 0.002}}
+    assert name_twins(wanted) == list(wanted)
+    assert commit_of("as-set-seed0") == fast and commit_of("fast-seed0") == slow
+    assert name_twins(wanted) == list(wanted)  # once more changes nothing
+    assert commit_of("as-set-seed0") == fast and commit_of("fast-seed0") == slow
+
+
+def test_a_twin_of_another_baseline_takes_the_name_from_what_is_wanted_too(held):
+    put_experiment(held, "as-set-seed0", "0.002", "aa")
+    put_experiment(held, "fast-seed0", "0.004", "bb")
+    slow, fast = commit_of("as-set-seed0"), commit_of("fast-seed0")
+    wanted = {"as-set-seed0": {"train.learning_rate": 0.004}, "slow-seed0": {"train.learning_rate": 0.002}}
+    assert name_twins(wanted) == list(wanted)
+    assert commit_of("as-set-seed0") == fast and commit_of("slow-seed0") == slow
+
+
 def test_two_branches_keep_their_experiments_of_one_name(held):
     """The one that is wanted has the name; the other is found again by what it is."""
     values = {"train.learning_rate": 0.004}
@@ -654,15 +768,24 @@ def test_two_branches_keep_their_experiments_of_one_name(held):
     assert set(experiment_refs()) == {"fast-seed0", f"fast-seed0.{second[:7]}"}
 
 
-def test_a_spread_is_borrowed_from_the_same_scale_alone(monkeypatch):
+def test_a_spread_is_borrowed_from_the_same_scale_and_settings_alone(tmp_path, monkeypatch):
+    from stages import compare
+
     monkeypatch.chdir(ROOT)
-    found = borrowed_spread(Studies("models/phi-tiny").study("learning_rate"))["rouge1"]
+    studies = Studies("models/phi-tiny")
+    found = borrowed_spread(studies.study("learning_rate"), studies)["rouge1"]
     variants = json.loads(Path("metrics/studies/rank.json").read_text())["variants"].values()
     sds = [variant["scores"]["rouge1"]["seed_sd"] for variant in variants]
     assert found.total == pytest.approx(np.mean(np.square(sds))) and found.df == 2 * len(sds)
-    assert borrowed_spread(Studies("models/phi-tiny").study("rank")) == {}
+    assert borrowed_spread(studies.study("rank"), studies) == {}
+    other = Studies("microsoft/phi-2")
     with pytest.raises(UserError, match=r"rank\.json is of phi-tiny, whose seeds say nothing about phi-2"):
-        borrowed_spread(Studies("microsoft/phi-2").study("learning_rate"))
+        borrowed_spread(other.study("learning_rate"), other)
+    made = json.loads(Path("metrics/studies/rank.json").read_text())
+    write_json(tmp_path / "rank.json", made | {"seeds": [0]})
+    monkeypatch.setattr(compare, "STUDIES", tmp_path)
+    with pytest.raises(UserError, match=r"rank\.json was made with other settings or seeds than studies"):
+        borrowed_spread(studies.study("learning_rate"), studies)
 
 
 # The whole: real stages, real experiments.
@@ -888,7 +1011,12 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     # Experiments of other articles are refused, by what differs.
     unlike = study(studied, "unlike", check=False)
     assert unlike.returncode == 1 and "compare: n is 5 in fewer-seed0 and 6 in as-set-seed0" in unlike.stderr
-    # What the user removes since then stays removed, though the clone of that comparison holds a copy.
+    # What the user removes since then runs anew where it is wanted, though the clone of that comparison holds
+    # a copy of it; else it stays removed.
+    assert list((studied / ".dvc/tmp/studies").glob("clone-*"))
+    run(studied, "dvc", "exp", "remove", "greedy-seed0")
+    again = study(studied, "broken", check=False)
+    assert "1 runs failed: no-module-seed0" in again.stderr and ref_of(studied, "greedy-seed0")
     assert list((studied / ".dvc/tmp/studies").glob("clone-*"))
     run(studied, "dvc", "exp", "remove", "greedy-seed0")
     study(studied, "rank")
@@ -963,6 +1091,38 @@ def test_the_decisions_hold_the_studies_numbers(monkeypatch):
         assert bool(decision.choice) == run, (
             f"{decision.key}: say in `choice` what was decided once the study is run"
         )
+
+
+def test_what_was_decided_on_one_scale_stands_under_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    whole = params.read_yaml(params.PARAMS_FILE)
+    for path in Path("metrics/studies").glob("*.json"):
+        write_json(tmp_path / path.name, json.loads(path.read_text()) | {"scale": "phi-2"})
+    text = decisions_text(tmp_path, "phi-2", whole)
+    assert "**Kept" not in text and "**Open" not in text and "**Changed" not in text
+    assert text.count("**No decision yet: those here were made on phi-tiny.**") == len(DECISIONS)
+
+
+@pytest.mark.parametrize("name", sorted({decision.study for decision in DECISIONS}))
+def test_decisions_are_told_of_a_study_with_any_variant_left_out(tmp_path, monkeypatch, name):
+    """As on a scale that does not vary a key, or where a variant failed."""
+    monkeypatch.chdir(ROOT)
+    whole, found = (
+        params.read_yaml(params.PARAMS_FILE),
+        json.loads(Path(f"metrics/studies/{name}.json").read_text()),
+    )
+    keys = {key for each in found["variants"].values() for key in each["sets"]}
+    for key in keys:
+        variants = {
+            label: {**each, "values": {k: v for k, v in each["values"].items() if k != key}}
+            for label, each in found["variants"].items()
+            if key not in each["sets"] or label == found["reference"]
+        }
+        if len(variants) > 1:
+            write_json(tmp_path / f"{name}.json", {**found, "variants": variants, "analysis": {}})
+            text = decisions_text(tmp_path, "phi-tiny", whole)
+            if key in [decision.key for decision in DECISIONS if decision.study == name]:
+                assert f"Study `{name}` compares no other value on phi-tiny." in text
 
 
 def test_each_ranks_own_rate_is_the_best_that_was_found(monkeypatch):

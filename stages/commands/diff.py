@@ -21,7 +21,8 @@ from stages.common.experiments import experiment_refs, flat, git, scores_at, sho
 from stages.common.files import read_json
 from stages.common.metrics import METRICS, Scores, read_scores, scores_file
 from stages.common.statistics import POWER, difference_of, holm
-from stages.common.study_words import differences_sentence
+from stages.common.study_words import verdict
+from stages.common.verdict import is_real
 
 EVALUATION = Path("metrics/evaluation.json")
 STUDIES_FOLDER = "metrics/studies"
@@ -123,7 +124,7 @@ def verdict_of(entry: dict, confidence: float) -> str:
         return "not comparable: other articles or settings"
     if entry["value"] == entry["low"] == entry["high"] == 0:
         return "the same"
-    return "real" if entry["p_holm"] <= 1 - confidence else "not shown"
+    return "real" if is_real(entry, confidence) else "not shown"
 
 
 def metric_rows(found: dict, confidence: float) -> list[list[str]]:
@@ -144,24 +145,34 @@ def metric_rows(found: dict, confidence: float) -> list[list[str]]:
 
 
 def changed_studies(revision: str) -> list[list[str]]:
-    """(study, its first sentence before, after) rows of studies that say something else."""
+    """(study, what it said before, what it says) rows of the sentences in which studies have changed."""
     rows = []
-    for path in git("diff", "--name-only", revision, "--", STUDIES_FOLDER).split():
+    for path in changed_files(revision, f"{STUDIES_FOLDER}/*.json"):
         texts = at(revision, path), Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
-        said = [said_by(text) for text in texts]
-        if said[0] != said[1]:
-            rows.append([Path(path).stem, *said])
+        before, here = (said_by(text) for text in texts)
+        if before != here:
+            own = [
+                [sentence for sentence in one if sentence not in other]
+                for one, other in ((before, here), (here, before))
+            ]
+            rows.append([Path(path).stem, *(" ".join(said) or "nothing else" for said in own)])
     return rows
 
 
-def said_by(text: str | None) -> str:
-    """What a study's JSON says first."""
+def changed_files(revision: str, *patterns: str) -> list[str]:
+    """Paths that differ from a revision, those that git does not know yet among them."""
+    new = git("ls-files", "--others", "--exclude-standard", "--", *patterns).splitlines()
+    return sorted({*git("diff", "--name-only", revision, "--", *patterns).splitlines(), *new})
+
+
+def said_by(text: str | None) -> list[str]:
+    """What a study's JSON says, in sentences."""
     if text is None:
-        return "not there"
+        return ["not there"]
     try:
-        return differences_sentence(json.loads(text))
+        return verdict(json.loads(text))
     except (KeyError, TypeError, ValueError):
-        return "written by other code"
+        return ["written by other code"]
 
 
 def code(text: str) -> str:
@@ -212,7 +223,7 @@ def main() -> None:
     before, after = json.loads(texts[EVALUATION.as_posix()]), read_json(EVALUATION)
     old = params.parse_yaml(texts["params.yaml"], Path(f"{name}:params.yaml"))
     changed = changed_params(old, params.read_yaml(params.PARAMS_FILE))
-    plots = git("diff", "--name-only", revision, "--", "plots/*.svg", "plots/*.csv").split()
+    plots = changed_files(revision, "plots/*.svg", "plots/*.csv")
     studies = changed_studies(revision)
     tables = [
         ("Parameters" if changed else "Parameters: none changed", ["key", *SIDES], changed),

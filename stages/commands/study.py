@@ -153,15 +153,14 @@ class Job:
         for name in ("rwlock", "rwlock.lock", "lock", "exps"):
             found = self.folder / ".dvc/tmp" / name
             shutil.rmtree(found) if found.is_dir() else found.unlink(missing_ok=True)
-        baseline = f"{self.commit[:2]}/{self.commit[2:]}"
         try:
             if self.git("rev-parse", "HEAD").strip() != self.commit:
                 at = self.git("rev-parse", "HEAD^").strip()  # an experiment's commit that was being made
                 if at != self.commit:
                     return False
+            # The user has those that count, and DVC runs none whose name another has here already.
             for ref in self.git("for-each-ref", "--format=%(refname)", "refs/exps").split():
-                if not ref.startswith(f"refs/exps/{baseline}/"):
-                    self.git("update-ref", "-d", ref)
+                self.git("update-ref", "-d", ref)
             self.git("update-ref", "--no-deref", "HEAD", self.commit)
             self.git("reset", "--quiet")
             made = (f":(exclude){path}" for path in ("dvc.lock", "metrics", "plots"))
@@ -360,7 +359,7 @@ def main() -> None:
         raise UserError(f"--jobs: expected at least 1, found {arguments.jobs}")
     study = studies.study(arguments.name, arguments.quick)
     require_distinct(study, params.read_yaml(params.PARAMS_FILE))
-    borrowed_spread(study)  # refuses here, not after hours
+    borrowed_spread(study, studies)  # refuses here, not after hours
     with alone():
         require_committed()
         # A termination or a lost connection is as good as Ctrl-C: nothing stays behind.
@@ -388,7 +387,8 @@ def main() -> None:
             ]
             if study.reference in whole and len(whole) > 1:
                 clone.compare(arguments.name, arguments.quick, bool(failed))
-                write_pages()
+                if not arguments.quick:
+                    write_pages()
             if failed:
                 raise UserError(
                     f"study {study.name}: {len(failed)} runs failed: {', '.join(failed)}; logs are in "

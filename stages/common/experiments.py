@@ -163,10 +163,15 @@ def make_the_only(ref: str) -> None:
     name = ref.rpartition("/")[2]
     for other in experiment_refs()[name]:
         if other != ref:
-            commit = git("rev-parse", other).strip()
-            if commit != git("rev-parse", ref).strip():
-                git("update-ref", f"{other}.{commit[:7]}", commit)
-            git("update-ref", "-d", other)
+            make_way(other, git("rev-parse", ref).strip())
+
+
+def make_way(ref: str, commit: str) -> None:
+    """Take an experiment's name from it, for one of another commit: it is called NAME.COMMIT from then on."""
+    own = git("rev-parse", ref).strip()
+    if own != commit:
+        git("update-ref", f"{ref}.{own[:7]}", own)
+    git("update-ref", "-d", ref)
 
 
 def name_twins(wanted: dict[str, dict[str, object]]) -> list[str]:
@@ -175,17 +180,21 @@ def name_twins(wanted: dict[str, dict[str, object]]) -> list[str]:
     wanted: values by name; returns the names that were given. DVC's run cache would train such a one again:
     it restores no stage that has an output in git.
     """
-    there = [ref for found in experiment_refs().values() for ref in found if same_code(ref)]
+    refs = [ref for found in experiment_refs().values() for ref in found if same_code(ref)]
+    # By their commits, which stay: giving a name may take it from another one that is wanted too.
+    there = [(ref, git("rev-parse", ref).strip()) for ref in refs]
     given = []
     for name, values in wanted.items():
-        twin = next((ref for ref in there if has_values(ref, values)), None)
+        twin = next(((ref, commit) for ref, commit in there if has_values(commit, values)), None)
         if twin:
-            baseline, _, other = twin.rpartition("/")
-            git("update-ref", f"{baseline}/{name}", twin)
-            make_the_only(f"{baseline}/{name}")
+            ref, commit = twin
+            baseline, _, other = ref.rpartition("/")
+            wanted_ref = f"{baseline}/{name}"
+            if wanted_ref in experiment_refs().get(name, ()):
+                make_way(wanted_ref, commit)
+            git("update-ref", wanted_ref, commit)
+            make_the_only(wanted_ref)
             if other.startswith(f"{name}."):  # it had to give way to another branch's before
-                git("update-ref", "-d", twin)
-                there.remove(twin)
-                there.append(f"{baseline}/{name}")
+                git("update-ref", "-d", ref)
             given.append(name)
     return given

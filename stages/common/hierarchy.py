@@ -9,7 +9,8 @@ The second term is the bootstrap's over articles, one draw for every variant, so
 The first is the variance of the seeds' means less the noise in them, as in a two-way analysis of variance.
 Seeds are not resampled: that counts the noise up to three times (Owen 2007, the pigeonhole bootstrap), and
 the means of three seeds drawn anew never leave the range of the three. Intervals and p-values are Student's t
-with the degrees of freedom of Satterthwaite 1946: few seeds make them wide.
+with the degrees of freedom of Satterthwaite 1946: few seeds make them wide. Those of what is no weighted sum
+of scores (a percentage, a law) are percentiles of draws that hold both sources of chance (`test_of`).
 """
 
 from dataclasses import dataclass

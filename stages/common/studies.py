@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from voluptuous import Any, Invalid, MultipleInvalid, Required, Schema
 
 from stages.common import params
 from stages.common.errors import UserError
@@ -22,20 +23,89 @@ ALONG = ("trend", "scaling", "exchange")  # analyses that follow a key
 ROWS = "data.train_size"
 QUICK = "quick-"
 CURVES = 4  # colours of a plot that stay apart
-STUDY_KEYS = {
-    "question",
-    "reference",
-    "seeds",
-    "axes",
-    "variants",
-    "search",
-    "settings",
-    "analysis",
-    "along",
-    "series",
-    "spread_from",
-    "hours",
+ABSENT = {"extra keys not allowed": "unknown key", "required key not provided": "missing"}
+WORDS = {  # voluptuous's, and those of this project
+    "expected str": "expected a text",
+    "expected dict": "expected keys with values",
+    "expected a dictionary": "expected keys with values",
 }
+
+
+def a_number(value: object) -> None:
+    """Of voluptuous: raise Invalid unless it is a positive number."""
+    if type(value) not in (int, float) or value <= 0:
+        raise Invalid("expected a positive number")
+
+
+def a_count(value: object) -> None:
+    """Of voluptuous: raise Invalid unless it is a whole number that is not negative."""
+    if type(value) is not int or value < 0:
+        raise Invalid("expected a whole number")
+
+
+def some(value: object) -> None:
+    """Of voluptuous: raise Invalid unless it is a list with something in it."""
+    if not isinstance(value, list) or not value:
+        raise Invalid("expected a list of values")
+
+
+def an_analysis(value: object) -> None:
+    """Of voluptuous: raise Invalid unless there is an analysis of this name."""
+    if value not in ANALYSES:
+        raise Invalid(f"expected one of {', '.join(ANALYSES)}")
+
+
+def some_seeds(value: object) -> None:
+    """Of voluptuous: raise Invalid unless seeds are different whole numbers, at least one."""
+    sound = isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value)
+    if not sound or len(set(value)) != len(value):
+        raise Invalid("expected a list of whole numbers, none twice")
+
+
+SCALE_SHAPE = {Required("model"): str, Required("settings"): dict, Required("quick"): dict}
+# Of a study as it stands in the file; what may stand there for each scale apart is looked at below.
+STUDY_SHAPE = {
+    Required("question"): str,
+    Required("reference"): Any(str, {str: str}),
+    Required("seeds"): some_seeds,
+    **dict.fromkeys(("axes", "variants", "search", "settings", "series"), dict),
+    "analysis": an_analysis,
+    "along": Any(str, None),
+    "spread_from": Any(str, None),
+    "hours": {str: a_number},
+}
+SHAPES = {  # of what stands there for one scale
+    "axes": {str: some},
+    "variants": {str: dict},
+    "search": {
+        Required("budget"): a_count,
+        Required("seed"): a_count,
+        Required("keys"): {str: Any({Required("low"): a_number, Required("high"): a_number}, some)},
+    },
+    "settings": {str: object},
+    "series": {str: some},
+}
+
+
+def require_shape(where: str, value: dict, shape: object) -> None:
+    """Raise a UserError that names every key that is missing, not known, or holds something else.
+
+    where: what stands before the keys; shape: of voluptuous.
+    """
+    try:
+        Schema(shape)(value)
+    except MultipleInvalid as error:
+        raise UserError("; ".join(problem_of_shape(where, value, each) for each in error.errors)) from None
+
+
+def problem_of_shape(where: str, value: object, error: Invalid) -> str:
+    """One error of voluptuous with the key that it is about, and what was found there."""
+    name = where + ".".join(map(str, error.path))
+    if error.msg in ABSENT:
+        return f"{name}: {ABSENT[error.msg]}"
+    for part in error.path:
+        value = value[part]
+    return f"{name}: {WORDS.get(error.msg, error.msg)}, found {value!r}"
 
 
 @dataclass(frozen=True)
@@ -70,11 +140,12 @@ class Study:
     hours: float | None
 
     def without(self, names: set[str]) -> "Study":
-        """The study as if some variants had not been declared, nor a series that one of them stands in."""
+        """The study as if some variants had not been declared; a series that one of them stands in is empty,
+        since a curve through the others would be another one.
+        """
         series = {
-            label: members
+            label: [] if names & {member.name for member in members} else members
             for label, members in self.series.items()
-            if not names & {member.name for member in members}
         }
         kept = tuple(variant for variant in self.variants if variant.name not in names)
         return replace(self, variants=kept, series=series)
@@ -146,10 +217,8 @@ class Studies:
         """model: model.name of params.yaml, which decides the scale."""
         self.path = path
         self.declared = params.read_yaml(path)
-        if set(self.declared) != {"scales", "studies"}:
-            raise UserError(
-                f"{path}: expected the sections scales and studies, found {', '.join(self.declared)}"
-            )
+        shape = {Required("scales"): {str: SCALE_SHAPE}, Required("studies"): {str: STUDY_SHAPE}}
+        require_shape(f"{path}: ", self.declared, shape)
         scales = self.declared["scales"]
         matching = [name for name, scale in scales.items() if scale["model"] == model]
         if not matching:
@@ -159,6 +228,10 @@ class Studies:
                 "with `make preset`"
             )
         self.scale = matching[0]
+        for name, entry in self.declared["studies"].items():
+            for key, shape in SHAPES.items():
+                if here := self.here(entry.get(key, {})):
+                    require_shape(f"{path}: studies.{name}.{key}.", here, shape)
 
     def names(self) -> list[str]:
         """Studies that are declared for this scale, in their order."""
@@ -181,37 +254,32 @@ class Studies:
         if name not in entries:
             raise UserError(f"{self.path}: no study {name!r}; there are {', '.join(entries)}")
         where, entry = f"{self.path}: studies.{name}", entries[name]
-        unknown = set(entry) - STUDY_KEYS
-        if unknown:
-            known = ", ".join(sorted(STUDY_KEYS))
-            raise UserError(f"{where}.{sorted(unknown)[0]}: unknown key; known here: {known}")
-        missing = {"question", "reference", "seeds"} - set(entry)
-        if missing:
-            raise UserError(f"{where}.{sorted(missing)[0]}: missing")
-        if entry.get("analysis", "none") not in ANALYSES:
-            raise UserError(f"{where}.analysis: expected one of {', '.join(ANALYSES)}")
-        if entry.get("analysis") in ALONG and entry.get("along") is None:
-            raise UserError(f"{where}.along: missing; {entry['analysis']} follows a key of params.yaml")
-        seeds, given = [], entry["seeds"]
-        if isinstance(given, list):
-            seeds = [seed for seed in given if type(seed) is int and seed >= 0]
-        if not seeds or len(set(seeds)) != len(given):
-            raise UserError(f"{where}.seeds: expected a list of whole numbers, none twice, found {given!r}")
-        changes = self.changes(entry)
+        analysis, along = entry.get("analysis", "none"), entry.get("along")
+        if along is None and analysis in ALONG:
+            raise UserError(f"{where}.along: missing; {analysis} follows a key of params.yaml")
+        if along is None and "series" in entry:
+            raise UserError(f"{where}.along: missing; series stand in the order of a key of params.yaml")
+        seeds, changes = entry["seeds"], self.changes(entry)
         if not changes:
             raise UserError(f"{where}: has no variants for {self.scale}; declare them there")
         lender = entry.get("spread_from")
         if lender is not None and len(entries.get(lender, {}).get("seeds", ())) < 2:
             raise UserError(f"{where}.spread_from: expected a study of several seeds, found {lender!r}")
         reference = entry["reference"]
-        reference = reference[self.scale] if isinstance(reference, dict) else reference
+        if isinstance(reference, dict):
+            if self.scale not in reference:
+                raise UserError(
+                    f"{where}.reference: has none for {self.scale}; name one of {', '.join(changes)}"
+                )
+            reference = reference[self.scale]
         scale = self.declared["scales"][self.scale]
         settings, prefix = {**scale["settings"], **self.here(entry.get("settings", {}))}, ""
         if quick:
-            share = scale["quick"].get(ROWS, 1) / settings.get(ROWS, 1)
+            sizes = [change[ROWS] for change in changes.values() if change.get(ROWS)]
+            share = scale["quick"].get(ROWS, 1) / (settings.get(ROWS) or max(sizes, default=1))
             settings, seeds, prefix = {**settings, **scale["quick"]}, seeds[:1], QUICK
             for change in changes.values():  # a study of data sizes stays one, of small ones
-                if change.get(ROWS) is not None:
+                if change.get(ROWS):
                     change[ROWS] = max(1, round(change[ROWS] * share))
         variants = []
         for label, change in changes.items():
@@ -222,9 +290,12 @@ class Studies:
             if wrong:
                 raise UserError(f"{where}: variant {label}: {wrong[0]}")
             variants.append(Variant(prefix + label, change, values))
-        if prefix + reference not in [variant.name for variant in variants]:
+        if reference not in changes:
+            raise UserError(f"{where}.reference: {reference!r} is none of its variants: {', '.join(changes)}")
+        if analysis == "full" and {**settings, **changes[reference]}.get("train.method") != "full":
             raise UserError(
-                f"{where}.reference: {entry['reference']!r} is none of its variants: {', '.join(changes)}"
+                f"{where}.reference: the analysis `full` is of a reference that sets train.method to full, "
+                f"{reference!r} does not; take the analysis out or name another"
             )
         return Study(
             name=prefix + name,
@@ -234,8 +305,8 @@ class Studies:
             seeds=tuple(seeds),
             variants=tuple(variants),
             settings=settings,
-            analysis=entry.get("analysis", "none"),
-            along=entry.get("along"),
+            analysis=analysis,
+            along=along,
             series=self.series(where, entry, {variant.name: variant for variant in variants}, prefix),
             spread_from=None if quick else lender,
             hours=None if quick else entry.get("hours", {}).get(self.scale),
@@ -251,13 +322,14 @@ class Studies:
         for label, names in declared.items():
             members = [variants.get(prefix + name) for name in names]
             for name, member in zip(names, members, strict=True):
-                if member is None or along not in member.values:
-                    raise UserError(f"{where}.series: {name!r} is no variant that sets {along}")
+                if member is None or type(member.values.get(along)) not in (int, float):
+                    raise UserError(f"{where}.series: {name!r} is no variant that sets {along} to a number")
             found[label] = sorted(members, key=lambda member: member.values[along])
         if len(found) > CURVES:
             raise UserError(f"{where}.series: at most {CURVES}, found {len(found)}; a plot holds no more")
-        if entry.get("analysis") == "exchange" and len({len(members) for members in found.values()}) > 1:
-            raise UserError(f"{where}.series: exchange compares series of as many sizes, found others")
+        sizes = {tuple(member.values[along] for member in members) for members in found.values()}
+        if entry.get("analysis") == "exchange" and len(sizes) > 1:
+            raise UserError(f"{where}.series: exchange compares series of the same {along}, found others")
         return found
 
     def here(self, declared: dict) -> dict:

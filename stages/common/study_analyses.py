@@ -1,6 +1,7 @@
 """What a kind of study asks beyond its differences: a trend, a law, the best of each group, a front.
 
-Every analysis is of the headline metric, and takes the study, what was measured, and the confidence.
+Every analysis takes the study, what was measured, and the confidence, and is of the headline metric, but for
+`copying`, which is of what is copied. A series that is empty, since not every run is there, is passed over.
 """
 
 import itertools
@@ -12,7 +13,7 @@ import numpy as np
 from stages.common import hierarchy
 from stages.common.hierarchy import Resampled, Spread
 from stages.common.metrics import HEADLINE
-from stages.common.studies import Study
+from stages.common.studies import Study, Variant
 
 CURVE_POINTS = 25  # of a fitted law and its band
 COPYING = ("verbatim", "coverage", "novel_2")
@@ -55,10 +56,15 @@ class Measured:
         return hierarchy.resampled(found, self.resamples, len(self.tuned), spread)
 
 
+def whole(study: Study) -> list[tuple[str, list[Variant]]]:
+    """Label and members of the series of which every run is there."""
+    return [(label, members) for label, members in study.series.items() if members]
+
+
 def trend(study: Study, measured: Measured, confidence: float) -> dict:
     """Gain for each doubling of the key that the study follows."""
     found = {}
-    for label, members in study.series.items():
+    for label, members in whole(study):
         x = np.log2([variant.values[study.along] for variant in members])
         found[label] = hierarchy.slope(x, [measured.headline(v.name) for v in members], confidence)
     hierarchy.family(list(found.values()), confidence)
@@ -69,10 +75,11 @@ def best(study: Study, measured: Measured, confidence: float) -> dict:
     """The best of each series, or of all: by how much it beats the reference on articles that did not choose
     it, and which others are not distinguishable from it. One at an end of what was tried says so.
     """
-    series = {label: [v.name for v in members] for label, members in study.series.items()}
-    series = series or {"": [variant.name for variant in study.variants]}
+    series = {label: [v.name for v in members] for label, members in whole(study)}
+    if not study.series:
+        series = {"": [variant.name for variant in study.variants]}
     # Other halves of the articles, and still the same seeds: their luck is chosen too.
-    found, choices = {}, max(len(names) for names in series.values())
+    found, choices = {}, max((len(names) for names in series.values()), default=0)
     for label, names in series.items():
         first = max(names, key=lambda name: measured.headline(name).value)
         alike = hierarchy.not_worse(names.index(first), [measured.headline(n) for n in names], confidence)
@@ -93,7 +100,7 @@ def best(study: Study, measured: Measured, confidence: float) -> dict:
 def scaling(study: Study, measured: Measured, confidence: float) -> dict:
     """The law of each series with its curve: [points, 4] of x, value, low, high."""
     found = {}
-    for label, members in study.series.items():
+    for label, members in whole(study):
         x = np.array([variant.values[study.along] for variant in members])
         drawn = [measured.headline(v.name) for v in members]
         found[label] = hierarchy.scaling(x, drawn, confidence)
@@ -183,10 +190,13 @@ def copying(study: Study, measured: Measured, confidence: float) -> dict:
 def exchange(study: Study, measured: Measured, confidence: float) -> dict:
     """Each series with more data against the next one with less: from one size to the next, and to the last.
 
-    Series stand in the order of their models' size, and have the same sizes of data.
+    Series stand in the order of their models' size, and have the same sizes of data. Beside one that is empty
+    there is no next larger one.
     """
     found = []
     for smaller, larger in itertools.pairwise(study.series.values()):
+        if not smaller:
+            continue
         for less in range(len(larger) - 1):
             for more in sorted({less + 1, len(smaller) - 1}):
                 names = smaller[more].name, larger[less].name

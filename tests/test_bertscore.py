@@ -118,6 +118,16 @@ def test_the_signature_names_model_layer_and_weights(scorer):
     assert {name.split(":")[0] for name in fields} > {"bert-score", "transformers", "torch"}
 
 
+def test_builds_of_one_torch_have_one_signature(scorer, monkeypatch):
+    """PyPI's torch says 2.13.0 where the CPU build says 2.13.0+cpu."""
+    from importlib import metadata
+
+    real = metadata.version
+    other = {"torch": real("torch").split("+")[0] + "+cu130"}
+    monkeypatch.setattr(metadata, "version", lambda name: other.get(name) or real(name))
+    assert BertScore(settings()).signature == scorer.signature
+
+
 def test_a_folders_signature_holds_its_name_and_no_path(scorer, texts, tmp_path, monkeypatch):
     copy = tmp_path / "my-model"
     copy.mkdir()

@@ -95,7 +95,11 @@ class BertScore:
         config.num_hidden_layers = layer  # the last one that is built is the one that is compared
         self._model = AutoModel.from_pretrained(folder, config=config, use_safetensors=True).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        versions = "|".join(f"{n}:{metadata.version(n)}" for n in ("bert-score", "transformers", "torch"))
+        # A local label (torch 2.13.0+cpu) is another build of the same sources.
+        used = {
+            name: metadata.version(name).split("+")[0] for name in ("bert-score", "transformers", "torch")
+        }
+        versions = "|".join(f"{name}:{version}" for name, version in used.items())
         # A folder stands there by its own name: a path would tell apart equal weights on two machines.
         shown = folder.resolve().name if Path(name).is_dir() else name
         self.signature = f"F1|model:{shown}|layer:{layer}|weights:{found}|idf:no|rescaled:no|{versions}"

@@ -160,9 +160,9 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
             "studies.rank.spread_from: expected a study of several seeds, found 'rnak'",
         ),
         ({"axes": {}, "variants": {"tiny": {}}}, "studies.rank: has no variants for tiny"),
-        ({"question": None}, "studies.rank.question: expected a text, found None"),
-        ({"hours": 1.5}, "studies.rank.hours: expected keys with values, found 1.5"),
-        ({"hours": {"tiny": "3"}}, "studies.rank.hours.tiny: expected a positive number, found '3'"),
+        ({"question": None}, "studies.rank.question: expected a text that is not empty, found None"),
+        ({"hours": 1.5}, "studies.rank.hours: expected a dictionary, found 1.5"),
+        ({"hours": {"tiny": "3"}}, "studies.rank.hours.tiny: expected a number above 0, found '3'"),
         ({"axes": {"lora.rank": 8}}, "studies.rank.axes.lora.rank: expected a list of values, found 8"),
         (
             {"variants": {"as-set": None}},
@@ -172,11 +172,11 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
         ({"search": {"seed": 0, "keys": {}}}, "studies.rank.search.budget: missing"),
         (
             {"search": {"budget": 1, "seed": 0, "keys": {"lora.alpha": {"low": 0, "high": 8}}}},
-            "studies.rank.search.keys.lora.alpha.low: expected a positive number, found 0",
+            "studies.rank.search.keys.lora.alpha.low: expected a number above 0, found 0",
         ),
         (
             {"search": {"budget": 1, "seed": 0, "keys": {"lora.alpha": {"low": 1, "hihg": 8}}}},
-            "studies.rank.search.keys.lora.alpha",
+            "studies.rank.search.keys.lora.alpha.hihg: unknown key",
         ),
         ({"series": {"x": "rank-8"}}, "studies.rank.series.x: expected a list of values, found 'rank-8'"),
         ({"along": "train.epochs", "analysis": "none", "settings": {"train.epochs": None}}, "to a number"),
@@ -210,7 +210,7 @@ def test_a_wrong_declaration_is_named(tmp_path, change, problem):
     [
         ({"setings": {}}, "scales.tiny.setings: unknown key"),
         ({"quick": 3}, "scales.tiny.quick: expected keys with values, found 3"),
-        ({"model": None}, "scales.tiny.model: expected a text, found None"),
+        ({"model": None}, "scales.tiny.model: expected a text that is not empty, found None"),
     ],
 )
 def test_a_wrong_scale_is_named(tmp_path, change, problem):

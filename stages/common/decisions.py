@@ -46,10 +46,11 @@ DECISIONS = (
         "Kept: LoRA of rank 16 on query, key and value alone, at the default's rate, was shown to be below "
         "training every weight at its best rate (chosen on the same articles; LoRA at its own best rate, "
         "`own-rate-rank-16` in the study `rank`, comes nearer too). `rslora-qkv` is the best that costs "
-        "nothing more: its updates are four times as large at this rank. It was named beforehand as what "
-        "takes LoRA's place if the study `confirmation` calls its difference from LoRA real and a gain, on "
-        "the test split and at the default's own length of training. The lead that it "
-        "had after 1,000 pairs was not found again after three times the pairs and a pass more: LoRA stays.",
+        "nothing more: its updates are four times as large at this rank. It was named, before any result of "
+        "the study `confirmation` was looked at, as what takes LoRA's place if that calls its difference "
+        "from LoRA real and a gain, on the test split and at the default's own length of training. The lead "
+        "that it had after 1,000 pairs was not found again after three times the pairs and a pass more: LoRA "
+        "stays.",
     ),
     Decision(
         "lora.target_modules",

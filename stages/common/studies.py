@@ -6,6 +6,7 @@ experiment in every study that lists them, so that a variant that two studies sh
 
 import itertools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,66 +25,50 @@ ROWS = "data.train_size"
 QUICK = "quick-"
 CURVES = 4  # colours of a plot that stay apart
 ABSENT = {"extra keys not allowed": "unknown key", "required key not provided": "missing"}
-WORDS = {  # voluptuous's, and those of this project
-    "expected str": "expected a text",
-    "expected dict": "expected keys with values",
-    "expected a dictionary": "expected keys with values",
-}
+POSITIVE = params.Key("a number above 0", lambda v: type(v) in (int, float) and v > 0)
+VALUES = params.Key("a list of values", lambda v: isinstance(v, list) and len(v) > 0)
+KEYS = params.Key("keys with values", lambda v: isinstance(v, dict))
+SEEDS = params.Key(
+    "a list of whole numbers, none twice",
+    lambda v: VALUES.accepts(v) and all(map(params.whole(0).accepts, v)) and len(set(v)) == len(v),
+)
 
 
-def a_number(value: object) -> None:
-    """Of voluptuous: raise Invalid unless it is a positive number."""
-    if type(value) not in (int, float) or value <= 0:
-        raise Invalid("expected a positive number")
+def rule(key: params.Key) -> Callable[[object], None]:
+    """What a value must be, as params.yaml's are told, for voluptuous."""
+
+    def check(value: object) -> None:
+        if not key.accepts(value):
+            raise Invalid(f"expected {key.expected}")
+
+    return check
 
 
-def a_count(value: object) -> None:
-    """Of voluptuous: raise Invalid unless it is a whole number that is not negative."""
-    if type(value) is not int or value < 0:
-        raise Invalid("expected a whole number")
-
-
-def some(value: object) -> None:
-    """Of voluptuous: raise Invalid unless it is a list with something in it."""
-    if not isinstance(value, list) or not value:
-        raise Invalid("expected a list of values")
-
-
-def an_analysis(value: object) -> None:
-    """Of voluptuous: raise Invalid unless there is an analysis of this name."""
-    if value not in ANALYSES:
-        raise Invalid(f"expected one of {', '.join(ANALYSES)}")
-
-
-def some_seeds(value: object) -> None:
-    """Of voluptuous: raise Invalid unless seeds are different whole numbers, at least one."""
-    sound = isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value)
-    if not sound or len(set(value)) != len(value):
-        raise Invalid("expected a list of whole numbers, none twice")
-
-
-SCALE_SHAPE = {Required("model"): str, Required("settings"): dict, Required("quick"): dict}
+TEXT, TEXT_OR_NULL = rule(params.TEXT), rule(params.TEXT_OR_NULL)
+SCALE_SHAPE = {Required("model"): TEXT, Required("settings"): rule(KEYS), Required("quick"): rule(KEYS)}
 # Of a study as it stands in the file; what may stand there for each scale apart is looked at below.
 STUDY_SHAPE = {
-    Required("question"): str,
-    Required("reference"): Any(str, {str: str}),
-    Required("seeds"): some_seeds,
-    **dict.fromkeys(("axes", "variants", "search", "settings", "series"), dict),
-    "analysis": an_analysis,
-    "along": Any(str, None),
-    "spread_from": Any(str, None),
-    "hours": {str: a_number},
+    Required("question"): TEXT,
+    Required("reference"): Any({str: TEXT}, TEXT),
+    Required("seeds"): rule(SEEDS),
+    **dict.fromkeys(("axes", "variants", "search", "settings", "series"), rule(KEYS)),
+    "analysis": rule(params.choice(*ANALYSES)),
+    "along": TEXT_OR_NULL,
+    "spread_from": TEXT_OR_NULL,
+    "hours": {str: rule(POSITIVE)},
 }
 SHAPES = {  # of what stands there for one scale
-    "axes": {str: some},
-    "variants": {str: dict},
+    "axes": {str: rule(VALUES)},
+    "variants": {str: rule(KEYS)},
     "search": {
-        Required("budget"): a_count,
-        Required("seed"): a_count,
-        Required("keys"): {str: Any({Required("low"): a_number, Required("high"): a_number}, some)},
+        Required("budget"): rule(params.whole(1)),
+        Required("seed"): rule(params.whole(0)),
+        Required("keys"): {
+            str: Any({Required("low"): rule(POSITIVE), Required("high"): rule(POSITIVE)}, rule(VALUES))
+        },
     },
     "settings": {str: object},
-    "series": {str: some},
+    "series": {str: rule(VALUES)},
 }
 
 
@@ -105,7 +90,7 @@ def problem_of_shape(where: str, value: object, error: Invalid) -> str:
         return f"{name}: {ABSENT[error.msg]}"
     for part in error.path:
         value = value[part]
-    return f"{name}: {WORDS.get(error.msg, error.msg)}, found {value!r}"
+    return f"{name}: {error.msg}, found {value!r}"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ SEEDS = params.Key(
 )
 
 
-def rule(key: params.Key) -> Callable[[object], None]:
+def must_be(key: params.Key) -> Callable[[object], None]:
     """What a value must be, as params.yaml's are told, for voluptuous."""
 
     def check(value: object) -> None:
@@ -44,31 +44,33 @@ def rule(key: params.Key) -> Callable[[object], None]:
     return check
 
 
-TEXT, TEXT_OR_NULL = rule(params.TEXT), rule(params.TEXT_OR_NULL)
-SCALE_SHAPE = {Required("model"): TEXT, Required("settings"): rule(KEYS), Required("quick"): rule(KEYS)}
+TEXT, TEXT_OR_NULL = must_be(params.TEXT), must_be(params.TEXT_OR_NULL)
+SCALE_SHAPE = {Required("model"): TEXT, Required("settings"): must_be(KEYS), Required("quick"): must_be(KEYS)}
 # Of a study as it stands in the file; what may stand there for each scale apart is looked at below.
 STUDY_SHAPE = {
     Required("question"): TEXT,
     Required("reference"): Any({str: TEXT}, TEXT),
-    Required("seeds"): rule(SEEDS),
-    **dict.fromkeys(("axes", "variants", "search", "settings", "series"), rule(KEYS)),
-    "analysis": rule(params.choice(*ANALYSES)),
+    Required("seeds"): must_be(SEEDS),
+    **dict.fromkeys(("axes", "variants", "search", "settings", "series"), must_be(KEYS)),
+    "analysis": must_be(params.choice(*ANALYSES)),
     "along": TEXT_OR_NULL,
     "spread_from": TEXT_OR_NULL,
-    "hours": {str: rule(POSITIVE)},
+    "hours": {str: must_be(POSITIVE)},
 }
 SHAPES = {  # of what stands there for one scale
-    "axes": {str: rule(VALUES)},
-    "variants": {str: rule(KEYS)},
+    "axes": {str: must_be(VALUES)},
+    "variants": {str: must_be(KEYS)},
     "search": {
-        Required("budget"): rule(params.whole(1)),
-        Required("seed"): rule(params.whole(0)),
+        Required("budget"): must_be(params.whole(1)),
+        Required("seed"): must_be(params.whole(0)),
         Required("keys"): {
-            str: Any({Required("low"): rule(POSITIVE), Required("high"): rule(POSITIVE)}, rule(VALUES))
+            str: Any(
+                {Required("low"): must_be(POSITIVE), Required("high"): must_be(POSITIVE)}, must_be(VALUES)
+            )
         },
     },
     "settings": {str: object},
-    "series": {str: rule(VALUES)},
+    "series": {str: must_be(VALUES)},
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -165,8 +166,6 @@ def write_local(folder: Path, pairs: list[dict], sizes=(40, 10, 12)) -> Path:
 
 def make_project(parent: Path, pairs: list[dict], tiny: Path) -> Path:
     """A repository in `parent`, set to the tiny model and local data, small enough for seconds a stage."""
-    import shutil
-
     folder = parent / "project"
     folder.mkdir()
     copy_repository(folder)
@@ -177,6 +176,11 @@ def make_project(parent: Path, pairs: list[dict], tiny: Path) -> Path:
     run(folder, "git", "add", "--all")
     run(folder, "git", "commit", "--quiet", "--message=tiny")
     return folder
+
+
+def copy_project(project: Path, parent: Path) -> Path:
+    """A copy in `parent` of a project that several tests start from, with DVC's cache and what was made."""
+    return shutil.copytree(project, parent / "project", symlinks=True)
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import time
 
-from conftest import copy_repository, edit, run, stage
+import pytest
+from conftest import copy_project, copy_repository, edit, make_project, run, stage, write_local
 
 
 def experiments(folder) -> dict[str, dict]:
@@ -17,30 +19,44 @@ def experiments(folder) -> dict[str, dict]:
     return found
 
 
-def test_own_data_is_a_dependency_and_every_kind_of_experiment_finds_it(project, tmp_path, pairs):
-    run(project, "dvc", "repro", "--quiet")
-    run(project, "git", "add", "--all")
-    run(project, "git", "commit", "--quiet", "--message=run")
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory, pairs, tiny):
+    """The tiny project after `dvc repro`, committed."""
+    folder = make_project(tmp_path_factory.mktemp("reproduced"), pairs, tiny)
+    run(folder, "dvc", "repro", "--quiet")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message=run")
+    return folder
+
+
+def test_own_data_is_a_dependency_and_every_kind_of_experiment_finds_it(reproduced, tmp_path, pairs):
+    project = copy_project(reproduced, tmp_path)
     assert "up to date" in run(project, "dvc", "status").stdout
 
-    # Workspace, copy, queue: each with another rank, each with its own result.
+    # Workspace, copy, queue: each with another value, each with its own result.
     run(project, "dvc", "exp", "run", "--quiet", "--name", "here", "-S", "lora.rank=2")
     run(project, "git", "checkout", "--quiet", ".")
     run(project, "dvc", "checkout", "--quiet")
-    run(project, "dvc", "exp", "run", "--quiet", "--name", "copy", "--temp", "-S", "lora.rank=3")
-    run(project, "dvc", "exp", "run", "--quiet", "--name", "queued", "--queue", "-S", "lora.rank=5")
+    run(project, "dvc", "exp", "run", "--quiet", "--name", "copy", "--temp", "-S", "evaluate.resamples=150")
+    queue = ("dvc", "exp", "run", "--quiet", "--name", "queued", "--queue")
+    run(project, *queue, "-S", "data.seed=1", "tokenize")
     run(project, "dvc", "queue", "start")
-    import time
-
-    for _ in range(240):
+    for _ in range(100):
         status = run(project, "dvc", "queue", "status").stdout
         if "Running" not in status and "Queued" not in status:
             break
-        time.sleep(1)
+        time.sleep(5)  # asking takes seconds of the cores that the queue runs on
     assert "Success" in status, status + run(project, "dvc", "queue", "logs", "queued", check=False).stdout
     found = experiments(project)
-    ranks = {name: data["params"]["params.yaml"]["data"]["lora"]["rank"] for name, data in found.items()}
-    assert ranks == {"here": 2, "copy": 3, "queued": 5}
+    keys = (("lora", "rank"), ("evaluate", "resamples"), ("data", "seed"))
+    values = {
+        name: [data["params"]["params.yaml"]["data"][section][key] for section, key in keys]
+        for name, data in found.items()
+    }
+    assert values == {"here": [2, 100, 0], "copy": [16, 150, 0], "queued": [16, 100, 1]}
+    # With another seed other articles are drawn, in the queue's own copy of the user's data.
+    prepared = {name: data["outs"]["data/prepared"]["hash"] for name, data in found.items()}
+    assert prepared["here"] == prepared["copy"] != prepared["queued"]
     for data in found.values():
         assert "rouge1" in data["metrics"]["metrics/summary.json"]["data"]
     shown = run(project, "dvc", "exp", "show", "--only-changed", "--no-pager").stdout
@@ -51,7 +67,7 @@ def test_own_data_is_a_dependency_and_every_kind_of_experiment_finds_it(project,
     assert "index.html" in page
 
     # One changed line of the user's data, and DVC knows whose turn it is.
-    given = tmp_path / "given/train.jsonl"
+    given = write_local(tmp_path / "given", pairs) / "train.jsonl"
     rows = [json.loads(line) for line in given.read_text().splitlines()]
     rows[3]["summary"] = "Another summary of the same article."
     given.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -79,10 +95,8 @@ def test_data_from_one_file_and_bad_data_leaves_everything_as_it_was(tmp_path, p
     assert [path.name for path in (folder / "data/local").iterdir()] == ["mine.jsonl"]
 
 
-def test_push_clone_pull_and_the_adapter_scores_the_same(project, tmp_path):
-    run(project, "dvc", "repro", "--quiet")
-    run(project, "git", "add", "--all")
-    run(project, "git", "commit", "--quiet", "--message=run")
+def test_push_clone_pull_and_the_adapter_scores_the_same(reproduced, tmp_path):
+    project = copy_project(reproduced, tmp_path)
     drive = tmp_path / "drive"
     # --old-file: without setting up an environment in the copy.
     make = ("make", "--old-file=.venv/.installed", "remote", f"DIR={drive}")

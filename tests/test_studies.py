@@ -38,11 +38,12 @@ from stages.common.experiments import (
 )
 from stages.common.files import write_json
 from stages.common.hierarchy import Spread, resampled
+from stages.common.metrics import Scores
 from stages.common.studies import ANALYSES as DECLARED_ANALYSES
 from stages.common.studies import STUDIES_FILE, Studies, experiment, from_axes, from_search, option
 from stages.common.study_analyses import ANALYSES, COPYING, Measured
 from stages.common.study_words import settings_sentence, verdict
-from stages.compare import borrowed_spread, what_is_there
+from stages.compare import borrowed_spread, require_like, what_is_there
 
 MODELS = [scale["model"] for scale in yaml.safe_load((ROOT / STUDIES_FILE).read_text())["scales"].values()]
 
@@ -304,6 +305,17 @@ def test_options_are_read_by_dvc_as_they_were(tmp_path, value):
 
 
 # Words.
+
+
+@pytest.mark.parametrize(("key", "value"), [("split", "test"), ("n", 5), ("test", "another")])
+def test_runs_of_other_articles_are_refused_by_what_differs(key, value):
+    def run_of(**changed) -> dict:
+        scores = Scores(["a", "b"], {"rouge1": np.array([40.0, 20.0])}, {}, {"rouge1": "F1"})
+        return {"evaluation": {"split": "validation", "n": 2, "test": "one"} | changed, "tuned": scores}
+
+    require_like({"as-set": run_of(), "alike": run_of()})
+    with pytest.raises(UserError, match=f"^compare: {key} is {value} in other and .* in as-set; they scored"):
+        require_like({"as-set": run_of(), "other": run_of(**{key: value})})
 
 
 def found(value: float, p: float, **more) -> dict:
@@ -810,14 +822,8 @@ TINY_STUDIES = {
             "variants": {
                 "as-set": {"lora.rank": 2},
                 "no-module": {"lora.target_modules": ["nothing"]},
-                "greedy": {"lora.rank": 2, "generate.num_beams": 1},
+                "resamples": {"lora.rank": 2, "evaluate.resamples": 150},
             },
-        },
-        "unlike": {
-            "question": "What of other articles?",
-            "reference": "as-set",
-            "seeds": [0],
-            "variants": {"as-set": {"lora.rank": 2}, "fewer": {"data.validation_size": 5}},
         },
     },
 }
@@ -993,34 +999,30 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     assert "no-module-seed0 failed, its log is .dvc/tmp/studies/no-module-seed0.log" in failed.stdout
     assert "lora.target_modules: nothing matches no module" in failed.stdout
     assert "1 runs failed: no-module-seed0" in failed.stderr and "take one that cannot run" in failed.stderr
-    assert ref_of(studied, "greedy-seed0")  # the clone that it failed in works on
-    # What another study has made under its own name is not made again.
+    assert ref_of(studied, "resamples-seed0")  # the clone that it failed in works on
+    # The others are compared, and say who is not among them.
+    compared = json.loads((studied / "metrics/studies/broken.json").read_text())
+    assert list(compared["variants"]) == ["as-set", "resamples"] and compared["left_out"] == ["no-module"]
+    assert "Left out, since not every run is there: no-module." in (studied / "README.md").read_text()
+    refused = run(studied, "python", "-m", "stages.compare", "broken", check=False)
+    assert "1 of 3 runs of broken are missing, such as no-module-seed0" in refused.stderr
+
+    # What the user removes since then runs anew where it is wanted, though the clone that made it holds a
+    # copy of it; else it stays removed.
+    assert list((studied / ".dvc/tmp/studies").glob("clone-*"))
+    run(studied, "dvc", "exp", "remove", "resamples-seed0")
+    again = study(studied, "broken", check=False)
+    assert "1 runs failed: no-module-seed0" in again.stderr and ref_of(studied, "resamples-seed0")
+    assert list((studied / ".dvc/tmp/studies").glob("clone-*"))
+    run(studied, "dvc", "exp", "remove", "resamples-seed0")
     study(studied, "rank")
+    assert "resamples-seed0" not in run(studied, "git", "for-each-ref", "refs/exps").stdout
+    # What another study has made under its own name is not made again.
     twins = [
         run(studied, "git", "rev-parse", f"refs/exps/{ref_of(studied, name)}").stdout
         for name in ("as-set-seed0", "rank-2-seed0")
     ]
     assert twins[0] == twins[1]
-    # The others are compared, and say who is not among them.
-    compared = json.loads((studied / "metrics/studies/broken.json").read_text())
-    assert list(compared["variants"]) == ["as-set", "greedy"] and compared["left_out"] == ["no-module"]
-    assert "Left out, since not every run is there: no-module." in (studied / "README.md").read_text()
-    refused = run(studied, "python", "-m", "stages.compare", "broken", check=False)
-    assert "1 of 3 runs of broken are missing, such as no-module-seed0" in refused.stderr
-
-    # Experiments of other articles are refused, by what differs.
-    unlike = study(studied, "unlike", check=False)
-    assert unlike.returncode == 1 and "compare: n is 5 in fewer-seed0 and 6 in as-set-seed0" in unlike.stderr
-    # What the user removes since then runs anew where it is wanted, though the clone of that comparison holds
-    # a copy of it; else it stays removed.
-    assert list((studied / ".dvc/tmp/studies").glob("clone-*"))
-    run(studied, "dvc", "exp", "remove", "greedy-seed0")
-    again = study(studied, "broken", check=False)
-    assert "1 runs failed: no-module-seed0" in again.stderr and ref_of(studied, "greedy-seed0")
-    assert list((studied / ".dvc/tmp/studies").glob("clone-*"))
-    run(studied, "dvc", "exp", "remove", "greedy-seed0")
-    study(studied, "rank")
-    assert "greedy-seed0" not in run(studied, "git", "for-each-ref", "refs/exps").stdout
 
     (studied / "params.yaml").write_text((studied / "params.yaml").read_text() + "\n")
     dirty = study(studied, "rank", check=False)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import edit, make_project, run, stage
+from conftest import copy_project, edit, make_project, run, stage
 
 from stages.common.encoding import training_batch
 from stages.common.losses import completion_loss
@@ -190,6 +190,19 @@ def digest(folder: Path) -> dict[str, str]:
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
 
 
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory, pairs, tiny):
+    """The tiny project after the stages before training."""
+    folder = make_project(tmp_path_factory.mktemp("checked"), pairs, tiny)
+    run(folder, "dvc", "repro", "--quiet", "smoke")
+    return folder
+
+
+@pytest.fixture
+def project(checked, tmp_path):
+    return copy_project(checked, tmp_path)
+
+
 def test_killed_at_step_150_and_run_again_gives_the_same_bytes(project):
     # 40 rows * 22 epochs / 4 rows = 220 steps, checkpoints at 100 and 200.
     edit(project, data__train_size=40, train__epochs=22, train__log_every=25, train__checkpoint_every=100)
@@ -257,7 +270,7 @@ def embedded(tmp_path_factory, pairs, tiny):
     with pytest.MonkeyPatch.context() as patch:
         for name in ASKED:
             patch.delenv(name, raising=False)
-        run(folder, "dvc", "repro", "--quiet", "generate")
+        run(folder, "dvc", "repro", "--quiet", "generate@tuned")
     return folder, trained_bytes(folder)
 
 
@@ -284,7 +297,7 @@ def test_autocast_multiplies_in_bfloat16_and_stores_float32(project):
 
     if not has_bfloat16():
         pytest.skip("this CPU has no bfloat16")
-    run(project, "dvc", "repro", "--quiet", "train")
+    stage(project, "train")
     exact = load_file(project / "models/tuned/adapter_model.safetensors")
     loss = json.loads((project / "metrics/train.json").read_text())["validation_loss"]
     edit(project, train__autocast="bfloat16")
@@ -302,7 +315,8 @@ def test_other_methods_train_generate_and_say_what_they_are(project, method):
 
     edit(project, train__method=method, train__order="extractive_first", train__epochs=None, train__steps=3)
     edit(project, smoke__min_success_rate=0.0)  # three steps on random weights make no summaries
-    run(project, "dvc", "repro", "--quiet", "generate@tuned")
+    stage(project, "train")
+    stage(project, "generate", "tuned")
     files = {path.name for path in (project / "models/tuned").iterdir()}
     assert json.loads((project / "models/tuned/tuning.json").read_text()) == {
         "base": "models/tiny",
@@ -332,7 +346,6 @@ def test_other_methods_train_generate_and_say_what_they_are(project, method):
 
 def test_the_loss_falls_the_base_stays_and_cost_is_kept_apart(project):
     edit(project, train__epochs=12, train__learning_rate=0.03)
-    run(project, "dvc", "repro", "--quiet", "smoke")
     weights = digest(project / "models/tiny")
     started = time.time()
     stage(project, "train")

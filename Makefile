@@ -15,7 +15,7 @@ repro: setup ## Reproduce the whole pipeline, then print its table
 test: setup ## make test [WORKERS=2]: run the tests, a file at a time on each worker
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@# One thread each, and none that spins while it waits for another: the workers share the cores.
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 setup: $(STAMP)
 

@@ -15,6 +15,12 @@ SHARED = ROOT.parent / "shared" / "data"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits on a network
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that both workers end on quick ones and none waits long."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:
     """Run a command in `folder` with this Python's environment first on the PATH."""
     environment = {

@@ -29,6 +29,7 @@ def reproduced(tmp_path_factory, pairs, tiny):
     return folder
 
 
+@pytest.mark.slow
 def test_own_data_is_a_dependency_and_every_kind_of_experiment_finds_it(reproduced, tmp_path, pairs):
     project = copy_project(reproduced, tmp_path)
     assert "up to date" in run(project, "dvc", "status").stdout
@@ -95,6 +96,7 @@ def test_data_from_one_file_and_bad_data_leaves_everything_as_it_was(tmp_path, p
     assert [path.name for path in (folder / "data/local").iterdir()] == ["mine.jsonl"]
 
 
+@pytest.mark.slow
 def test_push_clone_pull_and_the_adapter_scores_the_same(reproduced, tmp_path):
     project = copy_project(reproduced, tmp_path)
     drive = tmp_path / "drive"
@@ -118,6 +120,7 @@ def test_push_clone_pull_and_the_adapter_scores_the_same(reproduced, tmp_path):
     assert (clone / "metrics/evaluation.json").read_bytes() == wanted
 
 
+@pytest.mark.slow
 def test_the_ladder_climbs_and_stops_at_the_first_rung_that_fails(project):
     from stages.commands.ladder import overrides
 

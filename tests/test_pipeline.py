@@ -10,6 +10,8 @@ from conftest import ROOT, SMALL, copy_repository, edit, run, stage
 from stages.commands.sizes import SIZES, folder_of, metrics_of
 from stages.common.metrics import scores_file
 
+pytestmark = pytest.mark.slow
+
 TRACKED = """
 metrics/.gitignore metrics/data.json metrics/evaluation.json metrics/pretrain.json metrics/prompt.json
 metrics/smoke.json metrics/summary.json metrics/train.json

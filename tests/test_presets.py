@@ -37,6 +37,7 @@ def write_hub_dataset(folder: Path, pairs: list[dict]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["phi2-xsum-t4", "phi2-xsum"])
 def test_a_preset_end_to_end(preset, tmp_path, pairs, tiny):
     folder = tmp_path / "project"

@@ -871,6 +871,7 @@ def wait_until(reached) -> None:
     assert reached()
 
 
+@pytest.mark.slow
 def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied):
     logs = studied / ".dvc/tmp/studies"
 
@@ -944,6 +945,7 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied):
     run(studied, "git", "commit", "--quiet", "--message=study")
 
 
+@pytest.mark.slow
 def test_what_a_reviewer_sees_with_and_without_the_cache(studied, tmp_path):
     """The experiments, and one against the other; pushed, pulled, applied, made a branch."""
     shown = run(studied, "python", "-m", "stages.commands.show", "rank").stdout
@@ -993,6 +995,7 @@ def ref_of(folder: Path, name: str) -> str:
     return found.removeprefix("refs/exps/")
 
 
+@pytest.mark.slow
 def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     failed = study(studied, "broken", check=False)
     assert failed.returncode == 1
@@ -1029,6 +1032,7 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     assert "1 tracked files are changed, such as params.yaml; commit them first" in dirty.stderr
 
 
+@pytest.mark.slow
 def test_a_change_of_what_runs_were_made_with_makes_them_missing(studied, monkeypatch):
     """Code, data and the base count; the page that a run ends in does not."""
     from stages.common.experiments import finished

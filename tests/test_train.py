@@ -203,6 +203,7 @@ def project(checked, tmp_path):
     return copy_project(checked, tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_at_step_150_and_run_again_gives_the_same_bytes(project):
     # 40 rows * 22 epochs / 4 rows = 220 steps, checkpoints at 100 and 200.
     edit(project, data__train_size=40, train__epochs=22, train__log_every=25, train__checkpoint_every=100)
@@ -274,6 +275,7 @@ def embedded(tmp_path_factory, pairs, tiny):
     return folder, trained_bytes(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", ELSEWHERE.values(), ids=list(ELSEWHERE))
 def test_the_same_bytes_with_other_threads_and_kernels_asked_for(embedded, monkeypatch, elsewhere):
     """With the embedded model's own shapes: small products take the same path everywhere."""
@@ -290,6 +292,7 @@ def test_the_same_bytes_with_other_threads_and_kernels_asked_for(embedded, monke
     assert trained_bytes(folder) == before
 
 
+@pytest.mark.slow
 def test_autocast_multiplies_in_bfloat16_and_stores_float32(project):
     from safetensors.torch import load_file
 
@@ -309,6 +312,7 @@ def test_autocast_multiplies_in_bfloat16_and_stores_float32(project):
     assert found == pytest.approx(loss, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "dora", "rslora"])
 def test_other_methods_train_generate_and_say_what_they_are(project, method):
     from safetensors.torch import load_file
@@ -344,6 +348,7 @@ def test_other_methods_train_generate_and_say_what_they_are(project, method):
     assert (project / "data/predictions/tuned.jsonl").read_bytes() == outputs
 
 
+@pytest.mark.slow
 def test_the_loss_falls_the_base_stays_and_cost_is_kept_apart(project):
     edit(project, train__epochs=12, train__learning_rate=0.03)
     weights = digest(project / "models/tiny")

@@ -996,6 +996,24 @@ def ref_of(folder: Path, name: str) -> str:
 
 
 @pytest.mark.slow
+def test_an_experiment_of_other_articles_is_not_compared(studied, tmp_path):
+    ref = f"refs/exps/{ref_of(studied, 'rank-4-seed1')}"
+    made = run(studied, "git", "rev-parse", ref).stdout.strip()
+    other = tmp_path / "other"
+    run(studied, "git", "worktree", "add", "--quiet", "--detach", str(other), ref)
+    evaluation = other / "metrics/evaluation.json"
+    write_json(evaluation, json.loads(evaluation.read_text()) | {"n": 5})
+    run(other, "git", "commit", "--all", "--quiet", "--message=other")
+    run(other, "git", "update-ref", ref, "HEAD")
+    refused = run(studied, "python", "-m", "stages.compare", "rank", check=False)
+    run(studied, "git", "update-ref", ref, made)
+    run(studied, "git", "worktree", "remove", "--force", str(other))
+    assert refused.returncode == 1
+    assert "compare: n is 5 in rank-4-seed1 and 6 in rank-2-seed0" in refused.stderr
+    assert run(studied, "git", "status", "--porcelain").stdout == ""  # nothing half-written
+
+
+@pytest.mark.slow
 def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     failed = study(studied, "broken", check=False)
     assert failed.returncode == 1

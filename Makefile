@@ -62,8 +62,8 @@ ladder: setup ## Run the graph on 10, 100, 1,000 and all rows asked for; stop at
 results: setup ## Print the table of the last run and put it into the README
 	@python -m stages.commands.results --readme
 
-estimate: setup ## Will it fit, and how long will it take?
-	@python -m stages.commands.estimate
+estimate: setup ## make estimate [MDE=0.6]: will it fit, how long will it take; or how many articles a test needs
+	@python -m stages.commands.estimate $(if $(MDE),--mde $(MDE))
 
 verify: setup ## Does this machine give the committed bytes? Runs the whole pipeline in a fresh clone
 	@python -m stages.commands.verify

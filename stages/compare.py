@@ -34,6 +34,7 @@ from stages.common.experiments import (
 from stages.common.files import _json_text, read_json, rounded, write_text
 from stages.common.hierarchy import Spread
 from stages.common.metrics import HEADLINE, Scores, require_comparable
+from stages.common.results import number
 from stages.common.studies import QUICK, Studies, Study, experiment
 from stages.common.study_analyses import ANALYSES, Measured
 from stages.common.study_words import between, settings_sentence, verdict
@@ -78,6 +79,11 @@ def require_like(runs: dict[str, dict]) -> None:
                     "same data and evaluate settings in studies.yaml"
                 )
         require_comparable(run["tuned"], runs[first]["tuned"], name, first)
+    if runs[first]["tuned"].sample.count < 2:
+        raise UserError(
+            f"compare: all {runs[first]['evaluation']['n']} articles of {first} are in one cluster; one unit "
+            "says nothing about others. Evaluate on articles of several"
+        )
 
 
 def matrix(scores: list[Scores], metric: str) -> np.ndarray:
@@ -134,19 +140,22 @@ def borrowed_spread(study: Study, studies: Studies) -> dict[str, Spread]:
 def measure(study: Study, runs: dict[str, dict], resamples: int, spreads: dict[str, Spread]) -> Measured:
     """Draws of every variant. runs: `read_experiment` by experiment."""
     tuned, base, tuned_rows, base_rows, cost = {}, {}, {}, {}, {}
+    sample = next(iter(runs.values()))["tuned"].sample
     for stream, variant in enumerate(study.variants):
         of_seeds = [runs[experiment(variant.name, seed)] for seed in study.seeds]
         scores = [run["tuned"] for run in of_seeds]
         tuned[variant.name] = {
-            metric: hierarchy.resampled(matrix(scores, metric), resamples, stream, spreads.get(metric))
+            metric: hierarchy.resampled(
+                matrix(scores, metric), resamples, stream, spreads.get(metric), sample
+            )
             for metric in (*SHOWN, *DESCRIBED)
         }
         tuned_rows[variant.name] = matrix(scores, HEADLINE)
         untuned = matrix([of_seeds[0]["base"]], HEADLINE)  # greedy or beams: no seed in it
-        base[variant.name] = hierarchy.resampled(untuned, resamples, stream)
+        base[variant.name] = hierarchy.resampled(untuned, resamples, stream, sample=sample)
         base_rows[variant.name] = untuned
         cost[variant.name] = cost_of(of_seeds[0])
-    return Measured(tuned, base, tuned_rows, base_rows, cost, spreads.get(HEADLINE), resamples)
+    return Measured(tuned, base, tuned_rows, base_rows, cost, spreads.get(HEADLINE), resamples, sample)
 
 
 def compare(
@@ -200,6 +209,7 @@ def compare(
         "split": first["evaluation"]["split"],
         "n": first["evaluation"]["n"],
         "test": first["evaluation"]["test"],
+        "resampling": first["evaluation"]["resampling"],
         "seeds": list(study.seeds),
         "spread_from": study.spread_from,
         "spread_sd": np.sqrt(spreads[HEADLINE].total) if spreads else None,
@@ -244,7 +254,7 @@ def write_plots(study: Study, found: dict) -> None:
 
 def bar_of(score: dict) -> list[list[float]]:
     """Lengths of an error bar around a score."""
-    return [[score["value"] - score["low"]], [score["high"] - score["value"]]]
+    return plots.error_bars([score])
 
 
 def draw_variants(axis, study: Study, found: dict) -> None:
@@ -392,11 +402,11 @@ def print_study(found: dict) -> None:
     rows, others = [], SHOWN[1:] if max(map(len, found["variants"])) <= LONG else ()
     for name, variant in found["variants"].items():
         score, entry = variant["scores"][HEADLINE], variant["difference"].get(HEADLINE)
-        cells = [name, f"{score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"]
+        cells = [name, between(score, ".2f")]
         cells += [f"{variant['scores'][metric]['value']:.2f}" for metric in others]
         if entry:
             p = "<0.001" if entry["p_holm"] < 0.001 else f"{entry['p_holm']:.3f}"
-            cells += [between(entry), p, f"{entry['detectable']:.2f}"]
+            cells += [between(entry), p, number(entry["detectable"])]
         else:
             cells += ["reference", "", ""]
         rows.append(cells)

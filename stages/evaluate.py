@@ -16,7 +16,7 @@ from stages.common import errors, evaluation, params
 from stages.common.commandline import add_options, print_scores, score_files, with_options
 from stages.common.errors import UserError
 from stages.common.files import read_parquet, write_json
-from stages.common.metrics import read_scores, scores_file, test_hash
+from stages.common.metrics import Scores, read_scores, scores_file, test_hash
 
 PARAMS = ("evaluate",)
 PREPARED = Path("data/prepared")
@@ -56,13 +56,14 @@ def run_stage() -> None:
             raise UserError(f"{scores_file(name)}: scores of other articles; run `dvc repro`")
     scores = {name: described[name] for name in SYSTEMS}
     lengths = read_parquet(scores_file("base"), ["document_words"])["document_words"].to_numpy()
-    sums = evaluation.resampled(described, settings.resamples)
+    sums, sample = evaluation.resampled(described, settings.resamples), evaluation.sample_of(described)
     found = {
         "split": settings.split,
         "n": len(ids),
         "test": test_hash(ids, references),
         "confidence": settings.confidence,
         "resamples": settings.resamples,
+        "resampling": evaluation.described_sample(scores),
         "metrics": evaluation.definitions(scores),
         "systems": evaluation.summaries(described, sums, settings.confidence),
         "comparisons": evaluation.comparisons(
@@ -70,15 +71,24 @@ def run_stage() -> None:
         ),
         "failure_bias": {
             "document_words": {
-                name: evaluation.failure_bias(scores[name].columns["success_rate"] > 0, lengths)
+                name: evaluation.failure_bias(scores[name].columns["success_rate"] > 0, lengths, sample)
                 for name in GENERATED
             }
         },
     }
     evaluation.write_evaluation(EVALUATION, found)
     write_json(SUMMARY, headline(found))
+    print_warning(scores)
     shown = ", ".join(f"{name} {found['systems'][name]['rouge1']['value']:.2f}" for name in SYSTEMS)
     print(f"evaluate: ROUGE-1 (F1 x 100) on {len(ids):,} {settings.split} articles: {shown}")
+
+
+def print_warning(scores: dict[str, Scores]) -> None:
+    """Say on the terminal where clusters are few."""
+    sample = evaluation.sample_of(scores)
+    warning = evaluation.cluster_warning(sample, evaluation.described_sample(scores)["unit"])
+    if warning:
+        print(f"evaluate: warning: {warning}")
 
 
 def run_files(arguments: argparse.Namespace) -> None:
@@ -91,10 +101,12 @@ def run_files(arguments: argparse.Namespace) -> None:
         "test": test,
         "confidence": settings.confidence,
         "resamples": settings.resamples,
+        "resampling": evaluation.described_sample(scores),
         "metrics": evaluation.definitions(scores),
         "systems": evaluation.summaries(scores, sums, settings.confidence),
     }
     print_scores(found)
+    print_warning(scores)
     if arguments.output:
         evaluation.write_evaluation(arguments.output, found)
 

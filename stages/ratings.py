@@ -17,6 +17,7 @@ import numpy as np
 from stages.common import errors
 from stages.common.errors import UserError
 from stages.common.files import write_json
+from stages.common.results import interval
 from stages.common.statistics import summary_of
 
 OUTPUT = Path("metrics/ratings.json")
@@ -191,7 +192,7 @@ def lines(result: dict) -> list[str]:
         for criterion, row in entry["criteria"].items():
             alpha = "undefined" if row["alpha"] is None else f"{row['alpha']:.2f}"
             found.append(
-                f"{pair} {criterion}: win rate {row['win_rate']:.1f}% [{row['low']:.1f}, {row['high']:.1f}], "
+                f"{pair} {criterion}: win rate {row['win_rate']:.1f}% {interval(row, '.1f')}, "
                 f"{row['wins']} wins, {row['ties']} ties, {row['losses']} losses on {row['n']} items by "
                 f"{entry['raters']} raters, alpha {alpha}"
             )

@@ -16,9 +16,10 @@ from stages.common.article import Article, output_marks, segments
 from stages.common.files import read_json, read_parquet, write_text
 from stages.common.metrics import HEADLINE, METRICS, QUALITY, scores_file, test_hash
 from stages.common.plots import write_csv
-from stages.common.results import comparison_rows, results_table, score_rows
+from stages.common.results import cell, comparison_rows, results_table, score_rows
+from stages.common.statistics import Sample
 from stages.common.text import body_of
-from stages.common.verdict import NAMES, verdict
+from stages.common.verdict import NAMES, clusters_phrase, verdict
 
 PARAMS = (
     "data.source",
@@ -83,7 +84,7 @@ def draw_loss(train: dict) -> None:
 
 def subtitle(evaluation: dict) -> str:
     """What every plot says of its numbers: how many articles, which interval."""
-    return f"{evaluation['n']:,} {evaluation['split']} articles, {evaluation['confidence']:.0%} intervals"
+    return f"{evaluation['split']}: {clusters_phrase(evaluation)}, {evaluation['confidence']:.0%} intervals"
 
 
 def draw_metrics(evaluation: dict, reference: str) -> None:
@@ -94,7 +95,7 @@ def draw_metrics(evaluation: dict, reference: str) -> None:
     for k, system in enumerate(SYSTEMS):
         found = [evaluation["systems"][system][name] for name in names]
         values = [entry["value"] for entry in found]
-        spread = [[e["value"] - e["low"] for e in found], [e["high"] - e["value"] for e in found]]
+        spread = plots.error_bars(found)
         places = np.arange(len(names)) + 0.18 * (k - 1.5)
         axis.errorbar(
             values, places, xerr=spread, fmt="o", markersize=4, capsize=2, label=NAMES[system],
@@ -128,7 +129,7 @@ def draw_novelty(evaluation: dict) -> None:
         axis.errorbar(
             [i + 0.08 * (k - 2) for i, _ in there],
             [e["value"] for _, e in there],
-            [[e["value"] - e["low"] for _, e in there], [e["high"] - e["value"] for _, e in there]],
+            plots.error_bars([e for _, e in there]),
             fmt="o-", markersize=4, capsize=2, linewidth=1, color=COLOURS[system], label=NAMES[system],
         )  # fmt: skip
         for n, e in enumerate(found, start=1):
@@ -188,7 +189,7 @@ def draw_length(rows: list[dict], evaluation: dict) -> None:
     for k, name in enumerate(SYSTEMS):
         style = {"color": COLOURS[name], "label": NAMES[name], "marker": "o", "markersize": 4}
         found = [row[name] for row in rows]
-        spread = [[e["value"] - e["low"] for e in found], [e["high"] - e["value"] for e in found]]
+        spread = plots.error_bars(found)
         left.plot(places + 0.06 * (k - 1.5), [row[f"{name}_success"] for row in rows], **style)
         right.errorbar(places + 0.06 * (k - 1.5), [e["value"] for e in found], spread, capsize=2, **style)
     labels = [f"{row['group'].replace(' to ', '-')}\n(n = {row['n']})" for row in rows]
@@ -241,9 +242,6 @@ def write_groups(groups: dict[str, tuple[str, list[dict]]]) -> None:
 def group_table(title: str, rows: list[dict], confidence: float) -> dict:
     """One table of the error analysis, for the page."""
 
-    def cell(entry: dict, form: str) -> str:
-        return f"{entry['value']:{form}} [{entry['low']:{form}}, {entry['high']:{form}}]"
-
     return {
         "caption": f"By {title}",
         "columns": [
@@ -274,8 +272,8 @@ def comparison_table(evaluation: dict, pair: str) -> dict:
     return {
         "caption": f"{NAMES[left]} - {NAMES[right]}",
         **comparison_rows(evaluation, pair),
-        "note": "Paired on the same articles. Detectable: the true difference that one test would show "
-        "in 80% of cases. Holm's correction is over all tests of the evaluation.",
+        "note": "Paired on the same articles. MDE: minimum detectable effect of one test at 80% power. "
+        "Holm's correction is over all tests of the evaluation.",
     }
 
 
@@ -357,11 +355,15 @@ def page_data(p, evaluation: dict, tables: dict, groups: dict, labels: dict, tab
     return {
         "title": f"One-sentence summaries of {evaluation['n']:,} {evaluation['split']} articles",
         "facts": [
-            ["articles", f"{evaluation['n']:,} ({p.data.source}, {evaluation['split']} split)"],
+            ["articles", f"{clusters_phrase(evaluation)} ({p.data.source}, {evaluation['split']} split)"],
             ["base model", f"{p.model.name}{quantized}"],
             ["fine-tuning", METHOD_TITLES[p.train.method].format(rank=p.lora.rank)],
             ["decoding", f"{p.generate.num_beams} beams"],
-            ["intervals and tests", f"{evaluation['confidence']:.0%}, {evaluation['resamples']:,} resamples"],
+            [
+                "intervals and tests",
+                f"{evaluation['confidence']:.0%}, {evaluation['resamples']:,} resamples, "
+                f"{evaluation['resampling']['interval']}",
+            ],
             ["test set", evaluation["test"]],
         ],
         "verdict": verdict(evaluation),
@@ -423,12 +425,14 @@ def main() -> None:
         tables["reference"]["novel_2"].to_numpy(),
         tables["tuned"]["status"].to_pylist(),
     )
+    sample = Sample.of(tables["reference"]["group"].to_pylist())
     groups, labels = {}, {}
     for facet, (title, found) in facets.items():
         rows = analysis.group_rows(
             found,
             {name: tables[name][HEADLINE].to_numpy() for name in SYSTEMS},
             {name: tables[name]["success_rate"].to_numpy() for name in SYSTEMS},
+            sample,
             p.evaluate.resamples,
             p.evaluate.confidence,
         )

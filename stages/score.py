@@ -1,8 +1,8 @@
 """Stage `score`: every metric of every article, for what is known before training or for the tuned model.
 
 Reads   data/prepared/SPLIT.parquet, data/predictions/base.jsonl or tuned.jsonl.
-Writes  data/scores/GROUP/SYSTEM.parquet (a row an id): baselines are lead, oracle, base and the references
-        themselves (reference: how abstractive they are); tuned is the fine-tuned model.
+Writes  data/scores/GROUP/SYSTEM.parquet (a row an id, with its cluster): baselines are lead, oracle, base
+        and the references themselves (reference: how abstractive they are); tuned is the fine-tuned model.
 Run     python -m stages.score baselines | tuned
 
 `lead` is the first sentence of the document, `oracle` its sentence with the best ROUGE-1 + ROUGE-2 against
@@ -20,12 +20,13 @@ from stages.common import errors, evaluation, params
 from stages.common.article import Article
 from stages.common.errors import UserError
 from stages.common.files import read_jsonl, read_parquet, replacing
-from stages.common.metrics import SCORES, write_scores
+from stages.common.metrics import SCORES, unit_of, write_scores
 from stages.common.overlap import oracle_sentences
 from stages.common.text import body_of, first_sentence
 
 PARAMS = (
     "data.source",
+    "data.group_column",
     "evaluate.split",
     "evaluate.meteor_synonyms",
     "evaluate.bertscore_model",
@@ -67,6 +68,7 @@ def main() -> None:
     p = params.load(PARAMS)
     table = read_parquet(PREPARED / f"{p.evaluate.split}.parquet")
     ids, references = table["id"].to_pylist(), table["summary"].to_pylist()
+    groups, unit = table["group"].to_pylist(), unit_of(p.data)
     sources = table["document"].to_pylist()
     bodies = [body_of(source, p.data.source) for source in sources]
     documents = [Article(body, source) for body, source in zip(bodies, sources, strict=True)]
@@ -83,6 +85,8 @@ def main() -> None:
     succeeded[generated] = [row["status"] == "ok" for row in rows]
     scores = evaluation.score_systems(
         ids,
+        groups,
+        unit,
         references,
         outputs,
         succeeded,
@@ -92,7 +96,7 @@ def main() -> None:
         behaviour={generated: behaviour_of(rows)},
     )
     if group == "baselines":
-        scores["reference"] = evaluation.score_references(ids, references, documents)
+        scores["reference"] = evaluation.score_references(ids, groups, unit, references, documents)
     with replacing(SCORES / group) as folder:
         for name, system in scores.items():
             more = {"document_words": lengths, "text": pa.array(outputs.get(name, references), pa.string())}

@@ -23,7 +23,7 @@ from stages.common.commandline import (
 )
 from stages.common.errors import UserError
 from stages.common.metrics import HEADLINE, Scores, read_scores, require_comparable
-from stages.common.verdict import difference_sentence, family_sentence
+from stages.common.verdict import clusters_phrase, difference_sentence, family_sentence
 
 
 def named_files(values: list[str], option: str) -> dict[str, Path]:
@@ -51,8 +51,8 @@ def scores_of_outputs(arguments: argparse.Namespace, settings) -> dict[str, Scor
 
 def stored_scores(arguments: argparse.Namespace) -> dict[str, Scores]:
     """Scores that `evaluate` wrote; all must be comparable with the first."""
-    if arguments.references or arguments.documents:
-        raise UserError("--scores holds scores already: leave --references and --documents out")
+    if arguments.references or arguments.documents or arguments.groups:
+        raise UserError("--scores holds scores already: leave --references, --documents and --groups out")
     files = named_files(arguments.scores, "--scores")
     found = {name: read_scores(path) for name, path in files.items()}
     first = next(iter(found))
@@ -78,15 +78,19 @@ def main() -> None:
         "n": len(next(iter(scores.values())).ids),
         "confidence": settings.confidence,
         "resamples": settings.resamples,
+        "resampling": evaluation.described_sample(scores),
         "metrics": evaluation.definitions(scores),
         "systems": evaluation.summaries(scores, sums, settings.confidence),
         "comparisons": evaluation.comparisons(scores, pairs, sums, settings.resamples, settings.confidence),
     }
     print_scores(found)
     print_comparisons(found)
+    warning = evaluation.cluster_warning(evaluation.sample_of(scores), found["resampling"]["unit"])
+    if warning:
+        print(f"significance: warning: {warning}")
     for left, right in pairs:
         entry = found["comparisons"][f"{left}-{right}"][HEADLINE]
-        print(difference_sentence(left, right, entry, HEADLINE, found["n"], settings.confidence))
+        print(difference_sentence(left, right, entry, HEADLINE, clusters_phrase(found), settings.confidence))
     print(family_sentence(found["comparisons"], settings.resamples, settings.confidence))
     if arguments.output:
         evaluation.write_evaluation(arguments.output, found)

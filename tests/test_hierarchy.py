@@ -12,14 +12,13 @@ from stages.common.hierarchy import (
     not_worse,
     pareto_front,
     pooled,
-    reach,
     resampled,
     scaling,
     slope,
     spread_of,
     summary,
 )
-from stages.common.statistics import mean_of, mean_statistics, resampled_sums
+from stages.common.statistics import detectable_effect, mean_of, mean_statistics, resampled_sums
 
 RESAMPLES = 20_000
 
@@ -118,7 +117,7 @@ def test_a_borrowed_spread_is_one_estimate_however_many_borrow_it():
 def test_the_reach_of_a_test_is_seen_in_80_percent_with_few_degrees_of_freedom_too(df, alpha):
     rng, trials = np.random.default_rng(8), 40_000
     error = 1.0 if np.isinf(df) else np.sqrt(rng.chisquare(df, trials) / df)
-    t = (rng.normal(reach(alpha, df), 1, trials)) / error
+    t = (rng.normal(detectable_effect(alpha, df), 1, trials)) / error
     assert np.mean(np.abs(t) > stats.t.ppf(1 - alpha / 2, df)) == pytest.approx(0.8, abs=0.01)
 
 

@@ -217,7 +217,10 @@ def test_bca_is_none_where_it_is_undefined():
     assert bca_interval(above, 7.0, rng.random(10), 0.95) == (None, None)
     assert None not in bca_interval(above, 5.5, rng.random(10), 0.95)
     constant = summary_of(np.full(20, 37.5), 200, 0.95)
-    assert constant == {"value": 37.5, "low": 37.5, "high": 37.5, "bca_low": None, "bca_high": None}
+    assert constant == {
+        **{"value": 37.5, "low": 37.5, "high": 37.5, "bca_low": None, "bca_high": None},
+        "design_effect": 1.0,
+    }
 
 
 # Coverage and power, over simulated test sets.
@@ -411,7 +414,7 @@ def test_differences_are_paired():
     left = np.linspace(0, 100, 40)
     found = difference_of(left, left - 1.0, 1_000, 0.95)
     assert (found["value"], found["low"], found["high"]) == pytest.approx((1, 1, 1))
-    assert found["detectable"] == pytest.approx(0, abs=1e-9)
+    assert found["detectable"] is None  # nothing varies: no smaller difference can be named
 
 
 def test_swapping_the_systems_swaps_the_signs():
@@ -550,7 +553,10 @@ def test_wilsons_interval_is_scipys(n, confidence):
 def test_undefined_articles_are_left_out():
     # Of 3^3 resamples 8 hold no defined article; in every other one the mean is 7.
     alone = summary_of(np.array([np.nan, 7.0, np.nan]), 500, 0.95)
-    assert alone == {"value": 7, "low": 7, "high": 7, "bca_low": None, "bca_high": None}
+    assert alone == {
+        **{"value": 7, "low": 7, "high": 7, "bca_low": None, "bca_high": None},
+        "design_effect": 1.0,
+    }
     values = resampled_means(np.array([np.nan, 7.0, np.nan]), RESAMPLES)
     assert abs(np.isnan(values).mean() - 8 / 27) < monte_carlo(8 / 27, RESAMPLES)
     assert set(values[~np.isnan(values)]) == {7}

@@ -20,6 +20,7 @@ from stages.common.errors import UserError
 from stages.common.experiments import experiment_refs, flat, git, scores_at, shown
 from stages.common.files import read_json
 from stages.common.metrics import METRICS, Scores, read_scores, scores_file
+from stages.common.results import number
 from stages.common.statistics import POWER, difference_of, holm
 from stages.common.study_words import verdict
 from stages.common.verdict import is_real
@@ -82,7 +83,7 @@ def unpaired(before: dict, after: dict, confidence: float) -> dict:
         "low": value - spread,
         "high": value + spread,
         "p": float(p),
-        "detectable": float((z + ndtri(POWER)) * spread / z),
+        "detectable": float((z + ndtri(POWER)) * spread / z) or None,
     }
 
 
@@ -103,13 +104,16 @@ def compared(before: dict, after: dict, scores: tuple[Scores | None, Scores | No
         found[metric] = {"before": old["value"], "after": new["value"], "value": None, "p": None}
         if rules[0].get(metric) != rules[1].get(metric):
             continue
+        if any(entry["low"] is None for entry in entries):  # too few clusters for an interval
+            continue
         columns = [None if each is None else each.columns.get(metric) for each in scores]
         paired = all(
             column is not None and abs(np.nanmean(column) - entry["value"]) <= ROUNDED
             for column, entry in zip(columns, entries, strict=True)
         )
-        if paired and scores[0].ids == scores[1].ids:
-            entry = difference_of(columns[1], columns[0], after["resamples"], confidence)
+        same = paired and (scores[0].ids, scores[0].groups) == (scores[1].ids, scores[1].groups)
+        if same:
+            entry = difference_of(columns[1], columns[0], after["resamples"], confidence, scores[1].sample)
             found[metric] |= {**entry, "p": entry["p_randomization"], "paired": True}
         else:
             found[metric] |= {**unpaired(old, new, confidence), "paired": False}
@@ -121,7 +125,7 @@ def compared(before: dict, after: dict, scores: tuple[Scores | None, Scores | No
 def verdict_of(entry: dict, confidence: float) -> str:
     """One word or a few on a difference."""
     if entry["value"] is None:
-        return "not comparable: other articles or settings"
+        return "not comparable: other articles or settings, or too few clusters"
     if entry["value"] == entry["low"] == entry["high"] == 0:
         return "the same"
     return "real" if is_real(entry, confidence) else "not shown"
@@ -137,7 +141,7 @@ def metric_rows(found: dict, confidence: float) -> list[list[str]]:
         if entry["value"] is not None:
             value, low, high = (scale * entry[key] for key in ("value", "low", "high"))
             difference = f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
-            detectable = f"{scale * entry['detectable']:.2f}"
+            detectable = number(None if entry["detectable"] is None else scale * entry["detectable"])
         scores = [f"{scale * entry[key]:.2f}" for key in ("before", "after")]
         title = metric.title + (" (%)" if scale > 1 else "")
         rows.append([title, *scores, difference, detectable, verdict_of(entry, confidence)])

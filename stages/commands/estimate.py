@@ -3,6 +3,10 @@
 Reads   params.yaml, the model's configuration, and, where they are there, its weights and data/tokenized (if
         that is up to date).
 Run     python -m stages.commands.estimate [--no-probe]    (`make estimate`)
+        python -m stages.commands.estimate --mde 0.6       (`make estimate MDE=0.6`)
+
+The second form says how many articles and clusters a test needs to detect so small a difference in ROUGE-1,
+from the evaluation in metrics/evaluation.json; it computes nothing else.
 """
 
 import argparse
@@ -14,7 +18,12 @@ from types import SimpleNamespace
 from stages.common import errors, params
 from stages.common.commandline import print_table
 from stages.common.errors import UserError
+from stages.common.files import read_json
+from stages.common.metrics import HEADLINE, METRICS
+from stages.common.power import needed
+from stages.common.verdict import clusters_phrase
 
+EVALUATION = Path("metrics/evaluation.json")
 TOKENIZED = Path("data/tokenized")
 PROBE_STEPS = 4
 PROBE_ARTICLES = 32
@@ -137,10 +146,45 @@ def probe(p) -> list[str]:
     ]
 
 
+def print_needed(wanted: float) -> None:
+    """How many articles and clusters each comparison needs for a wanted minimum detectable effect."""
+    if not 0 < wanted < 100:
+        raise UserError(
+            f"--mde: expected points of {METRICS[HEADLINE].title} above 0 and below 100, found {wanted:g}"
+        )
+    evaluation = read_json(EVALUATION)
+    rows = [
+        [
+            each.pair.replace("-", " - "),
+            f"{each.mde:.2f}",
+            f"{each.articles:,}",
+            f"{each.clusters:,}",
+            "n/a" if each.one_each is None else f"{each.one_each:,}",
+        ]
+        for each in needed(evaluation, wanted)
+    ]
+    unit, title = evaluation["resampling"]["unit"], METRICS[HEADLINE].title
+    print_table(
+        f"To detect {wanted:g} points of {title} at 80% power; now {clusters_phrase(evaluation)}",
+        ["difference", "MDE now", "articles", f"clusters (unit: {unit})", "articles, one a cluster"],
+        rows,
+    )
+    print(
+        "Articles and clusters: with as many articles a cluster as now. Two variants of one model agree on "
+        "which articles are hard: their MDE is smaller, and `make study` reports it."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--no-probe", action="store_true", help="memory alone; nothing is computed")
+    parser.add_argument(
+        "--mde", type=float, help="say how many articles a test needs to detect so many points of ROUGE-1"
+    )
     arguments = parser.parse_args()
+    if arguments.mde is not None:
+        print_needed(arguments.mde)
+        return
     p = params.load(("seed", "data", "prompt", "model", "lora", "train", "generate", "evaluate.split"))
     from stages.common.memory import free_bytes, generation_memory, require_fit
     from stages.common.modeling import load_config

@@ -11,6 +11,7 @@ KEYS = {
     "references": ("reference", "summary"),
     "predictions": ("prediction",),
     "documents": ("document",),
+    "groups": ("group",),
 }
 
 

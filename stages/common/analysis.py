@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages.common.statistics import difference_of, summary_of
+from stages.common.statistics import Sample, difference_of, summary_of
 
 LENGTH_GROUPS = 5  # of equally many articles
 NOVELTY_GROUPS = 4
@@ -50,20 +50,24 @@ def group_rows(
     groups: list[tuple[str, np.ndarray]],
     scores: dict[str, np.ndarray],
     succeeded: dict[str, np.ndarray],
+    sample: Sample,
     resamples: int,
     confidence: float,
 ) -> list[dict]:
     """A row for each group: n, each system's score with interval and success rate (%), tuned - lead.
 
-    scores, succeeded: [articles] by system.
+    scores, succeeded: [articles] by system; sample: the clusters of all articles.
     """
     found = []
     for label, group in groups:
         row: dict = {"group": label, "n": len(group)}
+        part = sample.subset(group)
         for name, values in scores.items():
-            row[name] = summary_of(values[group], resamples, confidence)
+            row[name] = summary_of(values[group], resamples, confidence, part)
             row[f"{name}_success"] = float(100 * succeeded[name][group].mean())
-        row["gain"] = difference_of(scores["tuned"][group], scores["lead"][group], resamples, confidence)
+        row["gain"] = difference_of(
+            scores["tuned"][group], scores["lead"][group], resamples, confidence, part
+        )
         found.append(row)
     return found
 

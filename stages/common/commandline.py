@@ -4,18 +4,24 @@ import argparse
 from pathlib import Path
 from types import SimpleNamespace
 
-from stages.common.aligned import aligned, read_references, read_texts
+from stages.common.aligned import Texts, aligned, read_references, read_texts
 from stages.common.article import Article
 from stages.common.errors import UserError
 from stages.common.evaluation import score_systems
-from stages.common.metrics import Scores, test_hash
+from stages.common.metrics import ROW, Scores, test_hash
 from stages.common.results import comparison_rows, score_rows
+from stages.common.verdict import clusters_phrase
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of every command that scores given files."""
     parser.add_argument("--references", type=Path, help="a text a line, or .jsonl with `summary`")
     parser.add_argument("--documents", type=Path, help="for copying, new n-grams, numbers and names")
+    parser.add_argument(
+        "--groups",
+        type=Path,
+        help="the cluster of each article, which is resampled as a whole: a label a line",
+    )
     parser.add_argument("--output", type=Path, help="write the numbers there as JSON")
     parser.add_argument("--resamples", type=int, help="instead of evaluate.resamples")
     parser.add_argument(
@@ -48,8 +54,11 @@ def score_files(
         texts = aligned(references, read_texts(arguments.documents, "documents")).texts
         documents = [Article(text) for text in texts]
     ids = references.ids or [str(line) for line in range(1, len(references.texts) + 1)]
+    groups = read_groups(arguments.groups, references) if arguments.groups else ids
     scores = score_systems(
         ids,
+        groups,
+        "group" if arguments.groups else ROW,
         references.texts,
         {name: found.texts for name, found in outputs.items()},
         {name: found.succeeded for name, found in outputs.items()},
@@ -59,6 +68,15 @@ def score_files(
         behaviour={},
     )
     return scores, test_hash(ids, references.texts)
+
+
+def read_groups(path: Path, references: Texts) -> list[str]:
+    """The label of each article's cluster, in the order of the references; none may be empty."""
+    found = read_texts(path, "groups")
+    for number, label in enumerate(found.texts, start=1):
+        if not label.strip():
+            raise UserError(f"{path}, line {number}: an empty group; give every article the cluster it is in")
+    return aligned(references, found).texts
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], narrow: str = "") -> None:
@@ -79,7 +97,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], narrow: s
 
 def print_scores(found: dict) -> None:
     """A table of metrics by system, with intervals and units. found: as metrics/evaluation.json."""
-    title = f"{found['n']:,} articles, value [{found['confidence']:.0%} interval of {found['resamples']:,} "
+    title = f"{clusters_phrase(found)}, value [{found['confidence']:.0%} interval of {found['resamples']:,} "
     print_table(title + "resamples], a failed output scores 0", **score_rows(found, {}), narrow="unit")
 
 
@@ -89,7 +107,7 @@ def print_comparisons(found: dict) -> None:
         shown = comparison_rows(found, pair)
         kept = [k for k, column in enumerate(shown["columns"]) if column != "BCa interval"]  # 118 columns
         print_table(
-            f"{pair.replace('-', ' - ')}, the same {found['n']:,} articles",
+            f"{pair.replace('-', ' - ')}, the same {clusters_phrase(found)}",
             [shown["columns"][k] for k in kept],
             [[row[k] for k in kept] for row in shown["rows"]],
             narrow="metric",

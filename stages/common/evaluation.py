@@ -13,11 +13,13 @@ from stages.common.files import write_json
 from stages.common.metrics import KINDS, METRICS, QUALITY, Scores
 from stages.common.overlap import overlap_scores, overlap_signatures
 from stages.common.statistics import (
+    FEW,
+    Sample,
+    design_effect,
     holm,
+    mean_of,
     paired_difference,
-    resampled_sums,
     score_of,
-    swapped_sums,
     wilson_interval,
 )
 
@@ -41,6 +43,8 @@ def describe(texts: list[str], references: list[str], documents: list[Article] |
 
 def score_systems(
     ids: list[str],
+    groups: list[str],
+    unit: str,
     references: list[str],
     outputs: dict[str, list[str]],
     succeeded: dict[str, list[bool]],
@@ -51,7 +55,8 @@ def score_systems(
 ) -> dict[str, Scores]:
     """Scores of every system on the same articles. A failed or empty output scores 0 in every quality metric.
 
-    settings: params.yaml's `evaluate` section; bertscore: whether to compute it (minutes for thousands);
+    groups: the cluster that each article was drawn in; unit: what a cluster is; settings: params.yaml's
+    `evaluate` section; bertscore: whether to compute it (minutes for thousands);
     behaviour: more columns by system, of what only its generation knows.
     """
     counted = {
@@ -74,30 +79,71 @@ def score_systems(
         columns["success_rate"] = np.array([float(text != "") for text in counted[name]])
         columns["empty"] = np.array([100.0 * (not text.strip()) for text in texts])
         columns |= behaviour.get(name, {})
-        found[name] = signed(Scores(ids, columns, {"bleu": bleu, "chrf": chrf}, {}), options, test)
+        scores = Scores(ids, groups, columns, {"bleu": bleu, "chrf": chrf}, {})
+        found[name] = signed(scores, options, unit, test)
     return found
 
 
-def signed(scores: Scores, options: dict[str, str], test: str) -> Scores:
+def signed(scores: Scores, options: dict[str, str], unit: str, test: str) -> Scores:
     """`scores` with the signatures of its metrics; options: by metric, those of libraries."""
     for name in scores.metrics():
         used = options.get(name, TEXT_SIGNATURE)
-        scores.signatures[name] = metrics.signature(name, used, len(scores.ids), test)
+        scores.signatures[name] = metrics.signature(name, used, len(scores.ids), unit, test)
     return scores
 
 
-def score_references(ids: list[str], references: list[str], documents: list[Article]) -> Scores:
+def score_references(
+    ids: list[str], groups: list[str], unit: str, references: list[str], documents: list[Article]
+) -> Scores:
     """What the references themselves are like: how abstractive, how long, how well supported."""
     columns = describe(references, references, documents)
-    return signed(Scores(ids, columns, {}, {}), {}, metrics.test_hash(ids, references))
+    return signed(Scores(ids, groups, columns, {}, {}), {}, unit, metrics.test_hash(ids, references))
+
+
+def sample_of(scores: dict[str, Scores]) -> Sample:
+    """The clusters of the articles, which all systems share."""
+    return next(iter(scores.values())).sample
+
+
+def described_sample(scores: dict[str, Scores]) -> dict:
+    """What metrics/evaluation.json says of the resampling: unit, clusters (effective: as many of equal size
+    that would tell as much), articles of the largest, and what intervals are percentiles of.
+    """
+    sample, system = sample_of(scores), next(iter(scores.values()))
+    signature = next(iter(system.signatures.values()))
+    unit = next(field.removeprefix("unit:") for field in signature.split("|") if field.startswith("unit:"))
+    return {
+        "unit": unit,
+        "clusters": sample.count,
+        "effective_clusters": sample.effective,
+        "largest_cluster": int(sample.sizes.max()),
+        "interval": "random subsets of clusters" if sample.few else "bootstrap of clusters",
+    }
+
+
+def cluster_warning(sample: Sample, unit: str) -> str | None:
+    """What few clusters mean for the intervals, or None where there are enough."""
+    if sample.effective >= FEW:
+        return None
+    if sample.single:
+        return (
+            f"{sample.count} articles are few: a bootstrap interval of fewer than {FEW} covers the true "
+            "score less often than it says; use more articles"
+        )
+    equal = f", which tell as much as {sample.effective:.1f} of equal size"
+    return (
+        f"{sample.count} clusters (unit: {unit}) are few{equal if sample.effective < sample.count else ''}: "
+        "intervals are percentiles of random subsets of clusters, which hold for few; where a score has no "
+        "interval, there are too few for any. More clusters tell more than more articles of each"
+    )
 
 
 def resampled(scores: dict[str, Scores], resamples: int) -> dict[str, dict[str, np.ndarray]]:
-    """Sums [resamples, k] by system and metric: one draw of articles for all of them."""
+    """Sums [resamples, k] by system and metric: one draw of clusters of articles for all of them."""
     keys = [(name, metric) for name, found in scores.items() for metric in found.metrics()]
     statistics = [scores[name].statistics(metric) for name, metric in keys]
     edges = np.cumsum([0] + [part.shape[1] for part in statistics])
-    sums = resampled_sums(np.concatenate(statistics, axis=1), resamples)
+    sums = sample_of(scores).draws(np.concatenate(statistics, axis=1), resamples)
     found: dict[str, dict[str, np.ndarray]] = {name: {} for name in scores}
     for (name, metric), (start, end) in zip(keys, pairwise(edges), strict=True):
         found[name][metric] = sums[:, start:end]
@@ -107,17 +153,28 @@ def resampled(scores: dict[str, Scores], resamples: int) -> dict[str, dict[str, 
 def summaries(scores: dict[str, Scores], sums: dict, confidence: float) -> dict[str, dict[str, dict]]:
     """Value and intervals of every metric by system. The success rate's interval is Wilson's."""
     found: dict[str, dict[str, dict]] = {}
+    sample = sample_of(scores)
     for name, system in scores.items():
-        found[name] = {}
-        for metric in system.metrics():
-            found[name][metric] = score_of(
-                system.statistics(metric), metrics.aggregate(metric), sums[name][metric], confidence
+        found[name] = {
+            metric: score_of(
+                system.statistics(metric), metrics.aggregate(metric), sums[name][metric], confidence, sample
             )
+            for metric in system.metrics()
+        }
         if "success_rate" in system.columns:
             rate = system.columns["success_rate"]
-            low, high = wilson_interval(int(rate.sum()), len(rate), confidence)
+            effective = effective_articles(system.statistics("success_rate"), sample)
+            low, high = wilson_interval(float(rate.mean()) * effective, effective, confidence)
             found[name]["success_rate"] = {"value": float(rate.mean()), "low": low, "high": high}
     return found
+
+
+def effective_articles(statistics: np.ndarray, sample: Sample) -> float:
+    """As many articles drawn one by one as would tell as much of a share: n over the design effect, which is
+    not taken below 1. Where all articles have one value their likeness shows nowhere, and clusters count.
+    """
+    effect = design_effect(statistics, mean_of, sample)
+    return float(sample.count) if effect is None else len(statistics) / max(1.0, effect)
 
 
 def comparisons(
@@ -126,6 +183,7 @@ def comparisons(
     """left - right of every quality metric by "left-right". p_holm: Holm's p over the whole family, every
     pair and metric that stands here, from p_randomization."""
     found: dict[str, dict[str, dict]] = {}
+    sample = sample_of(scores)
     for left, right in pairs:
         shared = metrics.require_comparable(scores[left], scores[right], left, right)
         names = [name for name in shared if name in QUALITY]
@@ -133,7 +191,7 @@ def comparisons(
             raise UserError(f"{left} and {right} have no quality metric in common; there is nothing to test")
         parts = [(scores[left].statistics(name), scores[right].statistics(name)) for name in names]
         edges = np.cumsum([0] + [part[0].shape[1] for part in parts])
-        swapped = swapped_sums(
+        swapped = sample.exchanges(
             *(np.concatenate(side, axis=1) for side in zip(*parts, strict=True)), resamples
         )
         found[f"{left}-{right}"] = {
@@ -143,6 +201,7 @@ def comparisons(
                 (sums[left][name], sums[right][name]),
                 (swapped[0][:, start:end], swapped[1][:, start:end]),
                 confidence,
+                sample,
             )
             for name, part, (start, end) in zip(names, parts, pairwise(edges), strict=True)
         }
@@ -179,21 +238,45 @@ def write_evaluation(path: Path, found: dict) -> None:
     write_json(path, found, one_line_below=ONE_LINE)
 
 
-def failure_bias(succeeded: np.ndarray, lengths: np.ndarray) -> dict:
+def failure_bias(succeeded: np.ndarray, lengths: np.ndarray, sample: Sample | None = None) -> dict:
     """Whether failures lean to long articles: Mann and Whitney's rank test of length, failed against ok.
 
-    longer: probability that a failed article is longer than one that did not fail (0.5: no lean). Null where
-    all or none failed: there is nothing to compare.
+    succeeded, lengths: [articles]; sample: None where every article was drawn by itself.
+    longer: probability that a failed article is longer than one that did not fail (0.5: no lean). p: of the
+    rank test; of clusters, of Student's t with the jackknife's error of `longer` (Obuchowski 1997 for
+    clustered ranks). Null where all or none failed: there is nothing to compare.
     """
     from scipy.stats import mannwhitneyu
+    from scipy.stats import t as student
 
+    sample = sample or Sample.independent(len(lengths))
     failed = ~succeeded
     found = {"failed": int(failed.sum()), "median_words_failed": None, "median_words_ok": None}
     found |= {"longer": None, "p": None}
-    if failed.any() and succeeded.any():
+    if not (failed.any() and succeeded.any()):
+        return found
+
+    def longer(kept: np.ndarray) -> float:
+        bad, good = lengths[kept & failed], lengths[kept & succeeded]
+        return (
+            float(mannwhitneyu(bad, good).statistic / (len(bad) * len(good)))
+            if len(bad) * len(good)
+            else np.nan
+        )
+
+    every = np.ones(len(lengths), dtype=bool)
+    found["median_words_failed"] = float(np.median(lengths[failed]))
+    found["median_words_ok"] = float(np.median(lengths[succeeded]))
+    found["longer"] = longer(every)
+    if sample.single:
         test = mannwhitneyu(lengths[failed], lengths[succeeded], alternative="two-sided")
-        found["median_words_failed"] = float(np.median(lengths[failed]))
-        found["median_words_ok"] = float(np.median(lengths[succeeded]))
-        found["longer"] = float(test.statistic / (failed.sum() * succeeded.sum()))
         found["p"] = float(test.pvalue)
+    elif sample.count > 1:
+        without = np.array([longer(sample.clusters != cluster) for cluster in range(sample.count)])
+        influence = (found["longer"] - without) * np.sqrt(1 - sample.sizes / len(lengths))
+        error = np.sqrt((influence**2).sum())
+        # NaN: every failure, or every success, lies in one cluster, and nothing is known of another.
+        if np.isfinite(error) and error > 0:
+            far = abs(found["longer"] - 0.5) / error
+            found["p"] = float(2 * student.sf(far, max(1.0, sample.effective - 1)))
     return found

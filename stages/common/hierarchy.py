@@ -6,6 +6,8 @@ seed, and each pair has noise of its own. The variance of a variant's mean over 
     between / S + (articles + noise / S) / n
 
 The second term is the bootstrap's over articles, one draw for every variant, so that differences are paired.
+Articles that were drawn together are resampled together (`statistics.Sample`), and the noise of a seed is
+that of clusters of articles.
 The first is the variance of the seeds' means less the noise in them, as in a two-way analysis of variance.
 Seeds are not resampled: that counts the noise up to three times (Owen 2007, the pigeonhole bootstrap), and
 the means of three seeds drawn anew never leave the range of the three. Intervals and p-values are Student's t
@@ -16,21 +18,20 @@ of scores (a percentage, a law) are percentiles of draws that hold both sources 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import nct, studentized_range
+from scipy.stats import studentized_range
 from scipy.stats import t as student
 
 from stages.common.statistics import (
-    POWER,
     SEED,
     TIE,
+    Sample,
+    detectable_effect,
     holm,
     mean_of,
     mean_statistics,
     number,
     p_value,
     percentile_interval,
-    resampled_sums,
 )
 
 EXPONENTS = np.linspace(0.02, 2.0, 100)  # of the power law; tried one by one, since a and b are linear
@@ -49,16 +50,16 @@ class Spread:
 
 @dataclass(frozen=True)
 class Resampled:
-    """One metric of one variant over n articles. seeds: mean of each seed; articles: [draws], mean over seeds
-    by draw of articles; both: the same with a seed's chance added; spread: None where seeds are taken for
-    fixed.
+    """One metric of one variant. seeds: mean of each seed; articles: [draws], mean over seeds by draw of
+    articles; both: the same with a seed's chance added; spread: None where seeds are taken for fixed; df:
+    degrees of freedom of the articles, one less than the effective number of their clusters.
     """
 
     seeds: np.ndarray
     articles: np.ndarray
     both: np.ndarray
     spread: Spread | None
-    n: int
+    df: float
 
     @property
     def value(self) -> float:
@@ -66,17 +67,23 @@ class Resampled:
         return float(self.seeds.mean())
 
 
-def spread_of(scores: np.ndarray) -> Spread | None:
+def spread_of(scores: np.ndarray, sample: Sample | None = None) -> Spread | None:
     """From scores [seeds, articles]; None with one seed. Articles that a seed left undefined (NaN) are left
-    out.
+    out. sample: None where every article was drawn by itself.
     """
-    scores = scores[:, ~np.isnan(scores).any(axis=0)]
+    defined = ~np.isnan(scores).any(axis=0)
+    if len(scores) < 2 or defined.sum() < 2:
+        return None
+    sample = (sample or Sample.independent(scores.shape[1])).subset(np.flatnonzero(defined))
+    scores = scores[:, defined]
     count, n = scores.shape
-    if count < 2 or n < 2:
+    if sample.count < 2:
         return None
     means = scores.mean(axis=1)
     residual = scores - means[:, None] - scores.mean(axis=0) + scores.mean()
-    noise = (residual**2).sum() / ((count - 1) * (n - 1)) / n
+    clustered = sample.sums(residual.T)  # what a seed adds to the sum of a cluster, [clusters, seeds]
+    # Clusters of one article: sum(residual^2) / ((seeds - 1) (n - 1)) is the noise of one score.
+    noise = (clustered**2).sum() * sample.count / ((count - 1) * (sample.count - 1)) / n**2
     total = float(means.var(ddof=1))
     return Spread(total, total - float(noise), count - 1)
 
@@ -87,20 +94,28 @@ def pooled(spreads: list[Spread]) -> Spread:
     return Spread(float(np.mean(totals)), float(np.mean(betweens)), sum(each.df for each in spreads))
 
 
-def resampled(scores: np.ndarray, resamples: int, stream: int, borrowed: Spread | None = None) -> Resampled:
+def resampled(
+    scores: np.ndarray,
+    resamples: int,
+    stream: int,
+    borrowed: Spread | None = None,
+    sample: Sample | None = None,
+) -> Resampled:
     """scores: [seeds, articles], NaN where undefined; stream: number of the variant, whose seeds' chance is
-    drawn apart from that of others; borrowed: the spread where one seed cannot tell.
+    drawn apart from that of others; borrowed: the spread where one seed cannot tell; sample: None where every
+    article was drawn by itself.
     """
+    sample = sample or Sample.independent(scores.shape[1])
     statistics = [mean_statistics(row) for row in scores]
-    sums = resampled_sums(np.concatenate(statistics, axis=1), resamples)
+    sums = sample.draws(np.concatenate(statistics, axis=1), resamples)
     articles = mean_of(sums.reshape(resamples, len(scores), -1)).mean(axis=1)
-    spread = spread_of(scores) or borrowed
+    spread = spread_of(scores, sample) or borrowed
     both = articles
     if spread is not None:
         chance = np.random.default_rng([SEED, stream]).standard_t(spread.df, size=resamples)
         both = articles + chance * np.sqrt(max(0.0, spread.between) / len(scores))
     seeds = np.array([mean_of(each.sum(axis=0)) for each in statistics])
-    return Resampled(seeds, articles, both, spread, scores.shape[1])
+    return Resampled(seeds, articles, both, spread, sample.effective - 1)
 
 
 def contrast(weights: np.ndarray, found: list[Resampled], confidence: float) -> dict:
@@ -120,7 +135,7 @@ def contrast(weights: np.ndarray, found: list[Resampled], confidence: float) -> 
             _, share = shares.get(id(each.spread), (each.spread, 0.0))
             shares[id(each.spread)] = (each.spread, share + w * w / len(each.seeds))
     between = sum(share * spread.between for spread, share in shares.values())
-    uncertain = within**2 / (found[0].n - 1)
+    uncertain = within**2 / found[0].df
     uncertain += sum((share * spread.total) ** 2 / spread.df for spread, share in shares.values())
     variance = within + max(0.0, between)
     se = np.sqrt(variance)
@@ -164,32 +179,21 @@ def slope(x: np.ndarray, found: list[Resampled], confidence: float, sampled: boo
     return entry
 
 
-def reach(alpha: float, df: float) -> float:
-    """The true distance from 0, in standard errors, that a two-sided test at alpha shows in POWER of cases.
-
-    Of Student's t where the error is estimated with few degrees of freedom: the noncentral one.
-    """
-    if not np.isfinite(df):
-        return float(student.ppf(1 - alpha / 2, df) + student.ppf(POWER, df))
-    least = student.ppf(1 - alpha / 2, df)
-    return float(brentq(lambda far: nct.sf(least, df, far) - POWER, 0.0, 3.0 * least + 10.0))
-
-
 def family(entries: list[dict], confidence: float, choices: int = 1) -> None:
     """Add to tests that are made together p_holm and detectable, in place.
 
     choices: of how many each was the best, which multiplies its p (Bonferroni). detectable: the true
     difference that would be called real in POWER of all cases even as the first that Holm's procedure looks
-    at, where it is strictest. None where nothing was tested.
+    at, where it is strictest. None where nothing was tested or nothing varies.
     """
     count = choices * sum(entry["p"] is not None for entry in entries)
     several = [None if entry["p"] is None else min(1.0, choices * entry["p"]) for entry in entries]
     for entry, p in zip(entries, holm(several), strict=True):
         entry["p_holm"] = p
         entry["detectable"] = None
-        if p is not None:
+        if p is not None and entry["se"] > TIE:  # where nothing varies, no smallest effect can be named
             df = np.inf if entry["df"] is None else entry["df"]
-            entry["detectable"] = reach((1 - confidence) / count, df) * entry["se"]
+            entry["detectable"] = detectable_effect((1 - confidence) / count, df) * entry["se"]
 
 
 def not_worse(best: int, found: list[Resampled], confidence: float) -> list[int]:

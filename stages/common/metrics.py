@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 from stages.common import overlap
 from stages.common.errors import UserError
 from stages.common.files import write_parquet
-from stages.common.statistics import Aggregate, mean_of, mean_statistics
+from stages.common.statistics import Aggregate, Sample, mean_of, mean_statistics
 
 SCORES = Path("data/scores")
 HEADLINE = "rouge1"  # the metric that a comparison is decided on, chosen before any result
 KINDS = ("quality", "abstractiveness", "faithfulness", "behaviour")
 SCORE_DECIMALS = 6  # of a stored score; what `statistics` counts in
+ROW = "row"  # the unit of resampling where every article was drawn by itself
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,21 @@ CORPUS: dict[str, tuple[int, Aggregate]] = {
 class Scores:
     """One system on one test set.
 
-    ids: of the articles; columns: scores [articles] by metric, NaN where undefined; corpus: whole-number
-    statistics [articles, k] of the corpus metrics; signatures: by metric. What is not there was not scored.
+    ids: of the articles; groups: the cluster that each was drawn in; columns: scores [articles] by metric,
+    NaN where undefined; corpus: whole-number statistics [articles, k] of the corpus metrics; signatures: by
+    metric. What is not there was not scored.
     """
 
     ids: list[str]
+    groups: list[str]
     columns: dict[str, np.ndarray]
     corpus: dict[str, np.ndarray]
     signatures: dict[str, str]
+
+    @property
+    def sample(self) -> Sample:
+        """What resampling needs to know of the clusters."""
+        return Sample.of(self.groups)
 
     def metrics(self, kinds: tuple[str, ...] = KINDS) -> list[str]:
         """Names of the metrics that were scored, in the order of METRICS."""
@@ -128,9 +136,17 @@ def test_hash(ids: list[str], references: list[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def signature(name: str, options: str, n: int, test: str) -> str:
-    """metric|option:value|...|n:articles|test:hash of the test set's ids and references."""
-    return f"{name}|{options}|n:{n}|test:{test}"
+def unit_of(data) -> str:
+    """What is resampled together, as signatures name it. data: params.yaml's `source` and `group_column`.
+
+    A source file for docstrings, which are split by file; else the column of clusters, or a row by itself.
+    """
+    return "file" if data.source == "docstrings" else data.group_column or ROW
+
+
+def signature(name: str, options: str, n: int, unit: str, test: str) -> str:
+    """metric|option:value|...|n:articles|unit:of resampling|test:hash of the test's ids and references."""
+    return f"{name}|{options}|n:{n}|unit:{unit}|test:{test}"
 
 
 def require_equal_signatures(left: str, right: str, left_name: str, right_name: str) -> None:
@@ -142,7 +158,11 @@ def require_equal_signatures(left: str, right: str, left_name: str, right_name: 
         parts = (part.partition(":") for part in text.split("|")[1:])
         fields.append({"metric": text.split("|")[0], **{key: value or "yes" for key, _, value in parts}})
     names = [key for key in {**fields[0], **fields[1]} if fields[0].get(key) != fields[1].get(key)]
-    said = {"n": "number of articles", "test": "test set (ids and references)"}
+    said = {
+        "n": "number of articles",
+        "unit": "unit of resampling",
+        "test": "test set (ids and references)",
+    }
     differences = ", ".join(
         f"{said.get(key, key)} is {fields[0].get(key, 'not there')} in {left_name} and "
         f"{fields[1].get(key, 'not there')} in {right_name}"
@@ -163,12 +183,17 @@ def require_comparable(left: Scores, right: Scores, left_name: str, right_name: 
         require_equal_signatures(left.signatures[name], right.signatures[name], left_name, right_name)
     if left.ids != right.ids:
         raise UserError(f"{left_name} and {right_name} hold the same articles in another order")
+    if left.groups != right.groups:
+        raise UserError(
+            f"{left_name} and {right_name} hold the same articles in other clusters; score both with the "
+            "same groups"
+        )
     return shared
 
 
 def write_scores(path: Path, scores: Scores, more: dict[str, pa.Array]) -> None:
-    """Write one row an id: `more` columns, every score, the statistics of corpus metrics."""
-    columns = {"id": pa.array(scores.ids, pa.string()), **more}
+    """Write one row an id: its group, `more` columns, every score, the statistics of corpus metrics."""
+    columns = {"id": pa.array(scores.ids, pa.string()), "group": pa.array(scores.groups, pa.string()), **more}
     for name, values in scores.columns.items():
         columns[name] = pa.array(np.round(values, SCORE_DECIMALS), pa.float64(), from_pandas=True)
     for name, values in scores.corpus.items():
@@ -184,6 +209,8 @@ def read_scores(path: Path) -> Scores:
         table = pq.read_table(path)
         signatures = json.loads(table.schema.metadata[b"signatures"])
         ids = table["id"].to_pylist()
+        # Scores of older code took every row for a unit by itself; their signatures name no unit.
+        groups = table["group"].to_pylist() if "group" in table.column_names else ids
     except (pa.ArrowException, OSError, TypeError, KeyError, ValueError) as error:
         raise UserError(f"{path}: no scores file; expected one that the stage `score` wrote") from error
     columns = {
@@ -196,4 +223,4 @@ def read_scores(path: Path) -> Scores:
         for name in CORPUS
         if f"{name}_statistics" in table.column_names
     }
-    return Scores(ids, columns, corpus, signatures)
+    return Scores(ids, groups, columns, corpus, signatures)

@@ -5,6 +5,7 @@ Every plot has its numbers beside it as CSV, which `dvc plots` draws.
 
 import csv
 import io
+import math
 from pathlib import Path
 
 from stages.common.files import replacing, rounded, write_text
@@ -55,3 +56,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV that `write_csv` wrote, all cells as text."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def error_bars(scores: list[dict]) -> list[list[float]]:
+    """Lengths of error bars below and above scores, [2, scores]; NaN, no bar, where there is no interval."""
+    return [
+        [math.nan if e["low"] is None else e["value"] - e["low"] for e in scores],
+        [math.nan if e["high"] is None else e["high"] - e["value"] for e in scores],
+    ]

@@ -1,7 +1,7 @@
 """The results as a table: one writer for plots/results.md and the README, one set of published rows."""
 
 from stages.common.metrics import HEADLINE, METRICS
-from stages.common.verdict import NAMES, is_real
+from stages.common.verdict import NAMES, clusters_phrase, is_real
 
 # XSum test, ROUGE-1/2/L as published: (system, ROUGE-1, ROUGE-2, ROUGE-L, n, scorer, source).
 PERL = "ROUGE-1.5.5"
@@ -26,32 +26,34 @@ def results_table(evaluation: dict, reference: str) -> str:
     """Markdown: systems with intervals and success rate, the paired differences, published rows."""
     percent = f"{evaluation['confidence']:.0%}"
     lines = [
-        f"{evaluation['n']:,} {evaluation['split']} articles; value [{percent} bootstrap interval of "
-        f"{evaluation['resamples']:,} resamples]; a failed output scores 0. ROUGE: rouge_score with stemmer, "
-        "F1 x 100. Copied: outputs that are a span of their article word for word.",
+        f"Split {evaluation['split']}, {clusters_phrase(evaluation)}; value [{percent} interval, "
+        f"{evaluation['resamples']:,} resamples of whole clusters]; a failed output scores 0. ROUGE: "
+        "rouge_score with stemmer, F1 x 100. Design effect: variance of ROUGE-1 over that of as many "
+        "articles drawn one by one. Copied: outputs that are a span of their article word for word.",
         "",
-        "| system | ROUGE-1 | ROUGE-2 | ROUGE-L | BERTScore | copied (%) | success rate |",
-        "|---|---|---|---|---|---|---|",
+        "| system | ROUGE-1 | design effect | ROUGE-2 | ROUGE-L | BERTScore | copied (%) | success rate |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in SYSTEMS:
         found = evaluation["systems"][name]
         cells = [cell(found[metric]) for metric in SHOWN]
+        cells.insert(1, number(found[HEADLINE]["design_effect"]))
         lines.append(f"| {NAMES[name]} | {' | '.join(cells)} | {found['success_rate']['value']:.1%} |")
     lines += [
         "",
-        "Paired differences in ROUGE-1. Detectable: the true difference that one test would show in "
-        "80% of cases. p: approximate randomization, after Holm's correction over all "
+        "Paired differences in ROUGE-1. MDE: minimum detectable effect of one test at 80% power. p: "
+        "approximate randomization of whole clusters, after Holm's correction over all "
         f"{sum(map(len, evaluation['comparisons'].values()))} tests of `metrics/evaluation.json`.",
         "",
-        "| difference | ROUGE-1 | detectable | p (Holm) | real? |",
-        "|---|---|---|---|---|",
+        "| difference | ROUGE-1 | design effect | MDE | p (Holm) | significant? |",
+        "|---|---|---|---|---|---|",
     ]
     for pair, entries in evaluation["comparisons"].items():
         found = entries[HEADLINE]
-        real = "yes" if is_real(found, evaluation["confidence"]) else "not shown"
+        significant = "yes" if is_real(found, evaluation["confidence"]) else "no"
         lines.append(
-            f"| {pair.replace('-', ' - ')} | {cell(found, '+.2f')} | {number(found['detectable'])} | "
-            f"{number(found['p_holm'], '.4f')} | {real} |"
+            f"| {pair.replace('-', ' - ')} | {cell(found, '+.2f')} | {number(found['design_effect'])} | "
+            f"{number(found['detectable'])} | {number(found['p_holm'], '.4f')} | {significant} |"
         )
     if reference == "xsum":
         lines += [
@@ -101,11 +103,11 @@ def comparison_rows(evaluation: dict, pair: str) -> dict:
             "difference",
             f"{percent} interval",
             "BCa interval",
-            "detectable",
+            "MDE",
             "p (boot.)",
             "p (rand.)",
             "p (Holm)",
-            "real?",
+            "significant?",
         ],
         "rows": [
             [
@@ -115,7 +117,7 @@ def comparison_rows(evaluation: dict, pair: str) -> dict:
                 interval({"low": found["bca_low"], "high": found["bca_high"]}, "+.2f"),
                 number(found["detectable"]),
                 *(number(found[key], ".4f") for key in ("p_bootstrap", "p_randomization", "p_holm")),
-                "yes" if is_real(found, evaluation["confidence"]) else "not shown",
+                "yes" if is_real(found, evaluation["confidence"]) else "no",
             ]
             for name, found in entries.items()
         ],

@@ -13,6 +13,7 @@ import numpy as np
 from stages.common import hierarchy
 from stages.common.hierarchy import Resampled, Spread
 from stages.common.metrics import HEADLINE
+from stages.common.statistics import Sample
 from stages.common.studies import Study, Variant
 
 CURVE_POINTS = 25  # of a fitted law and its band
@@ -26,7 +27,7 @@ class Measured:
 
     tuned: by metric too; base: untuned, headline metric; tuned_rows, base_rows: headline metric [seeds, n]
     (of the base one row: no seed is in it); cost: as in the JSON; spread: between seeds, borrowed for studies
-    of one seed.
+    of one seed; sample: the clusters of the articles.
     """
 
     tuned: dict[str, dict[str, Resampled]]
@@ -36,6 +37,7 @@ class Measured:
     cost: dict[str, dict[str, int]]
     spread: Spread | None
     resamples: int
+    sample: Sample
 
     def headline(self, name: str) -> Resampled:
         """The headline metric of a variant, tuned."""
@@ -45,15 +47,16 @@ class Measured:
         self, rows: dict[str, np.ndarray], names: list[str], spread: Spread | None
     ) -> Resampled:
         """The best of several as one more variant: each half of the articles is scored with the one that is
-        best on the other half. The best on the same articles would owe part of its score to their choice.
+        best on the other half. The best on the same articles would owe part of its score to their choice; so
+        would the best on others of the same clusters, which no half cuts.
         """
         table = np.stack([rows[name] for name in names])  # [variants, seeds, n]
-        halves = np.arange(table.shape[2]) % 2
+        halves = self.sample.clusters % 2
         found = np.empty(table.shape[1:])
         for half in (0, 1):
             best = int(np.argmax(np.nanmean(table[:, :, halves != half], axis=(1, 2))))
             found[:, halves == half] = table[best][:, halves == half]
-        return hierarchy.resampled(found, self.resamples, len(self.tuned), spread)
+        return hierarchy.resampled(found, self.resamples, len(self.tuned), spread, self.sample)
 
 
 def whole(study: Study) -> list[tuple[str, list[Variant]]]:

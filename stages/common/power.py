@@ -1,0 +1,57 @@
+"""How many articles a test needs: from the minimum detectable effect (MDE) of an evaluation that was made.
+
+The MDE falls with the root of the number of units. Articles of one cluster are alike, so that new clusters
+count and more articles of the same ones count less: with a design effect d, as many articles drawn one by
+one would have an MDE smaller by the root of d (Bloom 1995; Killip, Mahfoud and Pearce 2004 on clusters).
+"""
+
+import math
+from dataclasses import dataclass
+
+from stages.common.errors import UserError
+from stages.common.metrics import HEADLINE
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What one paired comparison needs for a wanted MDE.
+
+    pair: left-right; mde: of the evaluation (points); articles, clusters: with as many articles a cluster as
+    now; one_each: articles where each is of another cluster, None where the design effect is unknown.
+    """
+
+    pair: str
+    mde: float
+    articles: int
+    clusters: int
+    one_each: int | None
+
+
+def needed(evaluation: dict, wanted: float) -> list[Needed]:
+    """What each comparison of metrics/evaluation.json needs to detect `wanted` points of the headline metric.
+
+    A comparison without an MDE (nothing varies, or too few clusters) is left out; a UserError where all are.
+    """
+    n, clusters = evaluation["n"], evaluation["resampling"]["clusters"]
+    found = []
+    for pair, entries in evaluation["comparisons"].items():
+        entry = entries[HEADLINE]
+        if entry["detectable"] is None:
+            continue
+        factor = (entry["detectable"] / wanted) ** 2
+        effect = entry["design_effect"]
+        found.append(
+            Needed(
+                pair,
+                entry["detectable"],
+                math.ceil(n * factor),
+                math.ceil(clusters * factor),
+                None if effect is None else math.ceil(n * factor / effect),
+            )
+        )
+    if not found:
+        raise UserError(
+            "estimate: metrics/evaluation.json has no minimum detectable effect to start from (nothing "
+            "varies, or there are too few clusters); evaluate more articles first"
+        )
+    return found

@@ -1,0 +1,369 @@
+"""Clusters are resampled as they were drawn: against simulations with a known likeness, and by hand."""
+
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+
+from stages.common import evaluation
+from stages.common.errors import UserError
+from stages.common.hierarchy import resampled, spread_of, summary
+from stages.common.metrics import Scores, require_comparable, unit_of
+from stages.common.overlap import corpus_bleu
+from stages.common.power import needed
+from stages.common.statistics import (
+    FEW,
+    Sample,
+    design_effect,
+    difference_of,
+    mean_of,
+    mean_statistics,
+    percentile_interval,
+    resampled_sums,
+    subset_sums,
+    summary_of,
+)
+from stages.common.verdict import clusters_phrase, difference_sentence
+
+
+def groups_of(sizes: np.ndarray) -> np.ndarray:
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
+# What a sample is.
+
+
+def test_clusters_are_numbered_by_first_appearance_and_add_up():
+    sample = Sample.of(["b", "a", "b", "c", "a", "b"])
+    assert sample.clusters.tolist() == [0, 1, 0, 2, 1, 0] and sample.sizes.tolist() == [3, 2, 1]
+    assert sample.count == 3 and sample.effective == pytest.approx(36 / 14) and not sample.single
+    statistics = np.array([[1, 10], [2, 20], [4, 40], [8, 80], [16, 160], [32, 320]])
+    assert sample.sums(statistics).tolist() == [[37, 370], [18, 180], [8, 80]]
+    assert sample.subset(np.array([3, 4, 5])).clusters.tolist() == [0, 1, 2]
+    equal = Sample.of([str(k // 4) for k in range(4 * FEW)])
+    assert equal.effective == FEW and not equal.few
+    assert Sample.of([str(k // 4) for k in range(4 * FEW - 4)]).few
+
+
+# With clusters of one article, numbers are those of the code that knew no clusters (recorded from it).
+RECORDED_SUMMARY = {
+    "value": 20.759173412060303,
+    "low": 18.866605107913315,
+    "high": 22.639378899580812,
+    "bca_low": 18.86585473740155,
+    "bca_high": 22.632793873678633,
+}
+RECORDED_DIFFERENCE = {
+    "value": -1.5639398320603064,
+    "low": -2.3120700150370577,
+    "high": -0.8782294376351617,
+    "bca_low": -2.3146233454922958,
+    "bca_high": -0.8861526593858825,
+    "p_bootstrap": 0.000999000999000999,
+    "p_randomization": 0.000999000999000999,
+    "detectable": 1.0207632668955282,
+}
+
+
+def recorded_case() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(21)
+    left = rng.gamma(2, 10, 200).round(6)
+    right = (left + rng.normal(1, 5, 200)).round(6)
+    right[3] = np.nan
+    return left, right
+
+
+@pytest.mark.parametrize("sample", [None, Sample.of([f"article {k}" for k in range(200)])])
+def test_with_clusters_of_one_article_nothing_changes_to_the_digit(sample):
+    left, right = recorded_case()
+    found = summary_of(right, 1_000, 0.95, sample)
+    assert {key: found[key] for key in RECORDED_SUMMARY} == RECORDED_SUMMARY
+    found = difference_of(left, right, 1_000, 0.95, sample)
+    assert {key: found[key] for key in RECORDED_DIFFERENCE} == RECORDED_DIFFERENCE
+    assert found["design_effect"] == 1.0
+
+
+def test_clusters_are_drawn_exchanged_and_left_out_whole():
+    """Every sum is one of those that whole clusters give, worked out by enumeration."""
+    sample = Sample.of([str(k // 2) for k in range(2 * FEW)])
+    statistics = np.eye(2 * FEW, dtype=np.int64)
+    drawn = sample.draws(statistics, 300)
+    assert np.array_equal(drawn[:, 0::2], drawn[:, 1::2])  # how often both articles of a cluster were drawn
+    assert (drawn.sum(axis=1) == 2 * FEW).all() and drawn.max() > 1
+    left, right = sample.exchanges(np.zeros_like(statistics), statistics, 300)
+    assert np.array_equal(left[:, 0::2], left[:, 1::2]) and (left + right == 1).all()
+    assert set(np.unique(left)) == {0, 1}
+
+
+def test_random_subsets_are_all_subsets_and_pair_with_the_exchanges():
+    units = np.array([[1, 1], [10, 1], [100, 1], [1000, 1]])
+    drawn = subset_sums(units, 4_000)
+    subsets = [np.flatnonzero(picked) for picked in product((0, 1), repeat=4)][1:]
+    every = {tuple(units[picked].sum(axis=0)) for picked in subsets}
+    assert {tuple(row) for row in drawn.astype(int)} == every
+    # The empty subset gave way to the whole, which is drawn twice as often as another: 2 of 16.
+    whole = (drawn[:, 1] == 4).mean()
+    assert abs(whole - 2 / 16) < 4 * (2 / 16 * 14 / 16 / 4_000) ** 0.5
+
+
+def test_an_interval_of_random_subsets_holds_what_the_sign_test_does_not_reject():
+    """By enumeration: a mean is rejected where at most 5% of all changes of sign are as far from it."""
+    values = np.random.default_rng(5).normal(3, 2, 12)
+    subsets = np.array(list(product((0.0, 1.0), repeat=12)))[1:]
+    ends = np.quantile(subsets @ values / subsets.sum(axis=1), [0.025, 0.975])
+    signs = np.array(list(product((-1.0, 1.0), repeat=12)))
+
+    def p(mean: float) -> float:
+        return float((np.abs(signs @ (values - mean)) >= abs((values - mean).sum()) - 1e-9).mean())
+
+    for end, inwards in zip(ends, (1, -1), strict=True):
+        assert p(end + inwards * 0.02) > 0.05 > p(end - inwards * 0.02)
+    drawn = subset_sums(mean_statistics(values), 20_000)
+    assert percentile_interval(mean_of(drawn), 0.95) == pytest.approx(tuple(ends), abs=0.05)
+
+
+# Coverage and size over simulated test sets.
+
+RUNS = 2_000
+
+
+def spread_sizes(clusters: int, spread: float) -> np.ndarray:
+    """Articles of clusters, log-normal: with a spread of 1.5 a tenth of them holds half of the articles."""
+    return np.round(np.exp(np.random.default_rng(8).normal(1.0, spread, clusters))).astype(int).clip(1)
+
+
+SIZES = {  # articles of each cluster, their likeness (intra-cluster correlation), resamples
+    "equal": (np.full(40, 10), 0.3, 300),
+    "very unequal": (spread_sizes(40, 1.5), 0.3, 300),
+    "one holds half": (np.array([60, *[5] * 12]), 0.2, 300),
+    "ten": (np.full(10, 6), 0.2, 300),
+    "many unequal": (spread_sizes(250, 0.8), 0.1, 1_000),
+}
+
+
+def simulated(sizes: np.ndarray, likeness: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of two systems [articles] whose true means are 30: articles' difficulty is shared, and the
+    difference has the given intra-cluster correlation."""
+    groups, n = groups_of(sizes), int(sizes.sum())
+    shared = rng.normal(size=len(sizes))[groups] + rng.normal(size=n)
+    apart = likeness**0.5 * rng.normal(size=len(sizes))[groups] + (1 - likeness) ** 0.5 * rng.normal(size=n)
+    return 30 + 5 * shared + apart, 30 + 5 * shared - apart
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_intervals_cover_in_95_percent_of_runs_and_a_true_null_is_rejected_in_5(name):
+    sizes, likeness, resamples = SIZES[name]
+    sample, rng = Sample(groups_of(sizes)), np.random.default_rng(3)
+    assert sample.few == (name in ("very unequal", "one holds half", "ten"))
+    covered, rejected, ignored = 0, 0, 0
+    for _ in range(RUNS):
+        left, right = simulated(sizes, likeness, rng)
+        found = difference_of(left, right, resamples, 0.95, sample)
+        covered += found["low"] <= 0 <= found["high"]
+        rejected += found["p_randomization"] <= 0.05
+        difference = left - right
+        ignored += abs(difference.mean()) <= 1.96 * difference.std(ddof=1) / len(left) ** 0.5
+    assert 0.93 <= covered / RUNS <= 0.97
+    assert rejected / RUNS <= 0.06
+    # Articles taken one by one, as before: the error that clusters are there to put right.
+    assert ignored / RUNS < 0.92
+
+
+def test_one_systems_score_covers_too():
+    sizes, sample, rng, covered = (
+        SIZES["equal"][0],
+        Sample(groups_of(SIZES["equal"][0])),
+        np.random.default_rng(4),
+        0,
+    )
+    for _ in range(RUNS):
+        values = simulated(sizes, 0.0, rng)[0]
+        found = summary_of(values, 300, 0.95, sample)
+        covered += found["low"] <= 30 <= found["high"]
+    assert 0.93 <= covered / RUNS <= 0.97
+
+
+# Few clusters, and none to compare.
+
+
+def test_too_few_clusters_have_no_interval():
+    values = np.arange(20.0)
+    for clusters, there in ((1, False), (5, False), (6, True)):
+        sample = Sample.of([str(k % clusters) for k in range(20)])
+        found = summary_of(values, 500, 0.95, sample)
+        assert (found["low"] is not None) == there  # 2 of 2^5 exchanges are 6.25%, of 2^6 3.1%
+        assert found["value"] == 9.5 and found["bca_low"] is None
+        entry = difference_of(values, values[::-1] + 1.0, 500, 0.95, sample)
+        assert (entry["low"] is not None) == (entry["detectable"] is not None) == there
+        assert 0 < entry["p_randomization"] <= 1
+        json.dumps([found, entry], allow_nan=False)
+
+
+def test_few_clusters_are_warned_of_and_more_articles_of_the_same_ones_are_no_way_out():
+    assert evaluation.cluster_warning(Sample.independent(FEW), "row") is None
+    assert "29 articles are few" in evaluation.cluster_warning(Sample.independent(29), "row")
+    warning = evaluation.cluster_warning(Sample(groups_of(SIZES["one holds half"][0])), "author")
+    assert (
+        "13 clusters (unit: author) are few, which tell as much as 3.7 of equal size" in warning
+    )  # 120^2 / 3900
+    assert evaluation.cluster_warning(Sample(groups_of(np.full(40, 10))), "file") is None
+
+
+@pytest.mark.parametrize("n", [1, 7])
+def test_where_nothing_varies_no_detectable_difference_is_named(n):
+    sample = Sample.independent(n)
+    for shift in (0.0, 2.0):
+        entry = difference_of(np.full(n, 40.0) + shift, np.full(n, 40.0), 300, 0.95, sample)
+        entry["p_holm"] = entry["p_randomization"]
+        assert entry["detectable"] is None and (entry["low"] is None) == (n == 1)
+        said = difference_sentence("a", "b", entry, "rouge1", f"{n} articles", 0.95)
+        assert "0.00 points in" not in said and "true difference of" not in said
+        assert "too few" in said if n == 1 else "no MDE can be given" in said
+
+
+# The design effect.
+
+
+@pytest.mark.parametrize(("size", "likeness"), [(5, 0.0), (5, 0.4), (20, 0.2)])
+def test_the_design_effect_of_equal_clusters_is_kishs(size, likeness):
+    """1 + (size - 1) x intra-cluster correlation (Kish 1965), here over many clusters."""
+    rng, clusters = np.random.default_rng(1), 3_000
+    groups = groups_of(np.full(clusters, size))
+    values = likeness**0.5 * rng.normal(size=clusters)[groups] + (1 - likeness) ** 0.5 * rng.normal(
+        size=len(groups)
+    )
+    found = design_effect(mean_statistics(values), mean_of, Sample(groups))
+    assert found == pytest.approx(1 + (size - 1) * likeness, rel=0.06)
+
+
+def test_the_design_effect_is_the_ratio_of_the_bootstraps_variances():
+    """Of a corpus score, whose variance has no formula here."""
+    rng = np.random.default_rng(6)
+    groups = groups_of(rng.integers(2, 8, 120))
+    hard = rng.normal(size=120)[groups]
+    matched = rng.binomial(12, 1 / (1 + np.exp(-0.8 * hard)))
+    statistics = np.stack([np.full(len(groups), 12)] * 2 + [matched, matched // 2, matched // 3, matched // 4]
+                          + [np.full(len(groups), k) for k in (12, 11, 10, 9)], axis=1)  # fmt: skip
+    sample = Sample(groups)
+    clustered = corpus_bleu(resampled_sums(sample.sums(statistics), 4_000)).var()
+    independent = corpus_bleu(resampled_sums(statistics, 4_000)).var()
+    assert clustered / independent > 1.5
+    assert design_effect(statistics, corpus_bleu, sample) == pytest.approx(clustered / independent, rel=0.1)
+
+
+def test_a_share_has_wilsons_interval_of_its_effective_articles():
+    ids = [str(k) for k in range(60)]
+    groups = [str(k // 6) for k in range(60)]
+    rate = np.array([float(k // 6 < 5) for k in range(60)])  # all of a cluster fail, or none
+    scores = Scores(
+        ids, groups, {"success_rate": rate}, {}, {"success_rate": "success_rate|n:60|unit:x|test:y"}
+    )
+    sums = evaluation.resampled({"a": scores}, 200)
+    found = evaluation.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
+    # Ten clusters tell as much as ten articles: 5 of 10 is [0.24, 0.76], 30 of 60 would be [0.38, 0.62].
+    assert found["value"] == 0.5 and found["low"] < 0.27 and found["high"] > 0.73
+    scores.columns["success_rate"] = np.ones(60)
+    found = evaluation.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
+    assert found["low"] == pytest.approx(10 / (10 + 1.96**2), abs=1e-3)  # of 10 of 10, not of 60 of 60
+
+
+def test_failures_that_share_a_cluster_prove_less():
+    rng = np.random.default_rng(2)
+    groups = groups_of(np.full(40, 10))
+    lengths = rng.normal(size=40)[groups] * 50 + 300 + rng.normal(size=400)
+    succeeded = np.isin(
+        groups, np.argsort([lengths[groups == g].mean() for g in range(40)])[[25, 36, 39]], invert=True
+    )
+    alone = evaluation.failure_bias(succeeded, lengths)
+    together = evaluation.failure_bias(succeeded, lengths, Sample(groups))
+    assert alone["longer"] == together["longer"] and alone["failed"] == together["failed"] == 30
+    assert together["p"] > 3 * alone["p"]
+
+
+# Seeds and articles.
+
+
+def test_the_noise_of_seeds_is_that_of_clusters():
+    """A seed that moves whole clusters has more noise in its mean: its own part is the rest, on average 0."""
+    rng, sample = np.random.default_rng(0), Sample(groups_of(np.full(60, 10)))
+    between, taken_alone = [], []
+    for _ in range(300):
+        scores = 30 + rng.normal(size=(3, 60))[:, sample.clusters] + rng.normal(size=(3, 600))
+        between.append(spread_of(scores, sample).between)
+        taken_alone.append(spread_of(scores).between)
+    assert abs(np.mean(between)) < 0.002 < 0.01 < np.mean(taken_alone)
+    found = resampled(scores, 500, 0, sample=sample)
+    assert found.df == 59 and summary(found, 0.95)["sampling_se"] > 0
+
+
+# What is compared.
+
+
+def scores_like(groups: list[str], unit: str) -> Scores:
+    signature = f"rouge1|F1|n:{len(groups)}|unit:{unit}|test:ab"
+    return Scores(
+        [str(k) for k in range(len(groups))],
+        groups,
+        {"rouge1": np.arange(float(len(groups)))},
+        {},
+        {"rouge1": signature},
+    )
+
+
+def test_other_units_and_other_clusters_are_not_compared():
+    one = scores_like(["a", "a", "b"], "file")
+    assert require_comparable(one, scores_like(["a", "a", "b"], "file"), "x", "y") == ["rouge1"]
+    with pytest.raises(UserError, match="unit of resampling is file in x and author in y"):
+        require_comparable(one, scores_like(["a", "a", "b"], "author"), "x", "y")
+    with pytest.raises(UserError, match="the same articles in other clusters"):
+        require_comparable(one, scores_like(["a", "b", "b"], "file"), "x", "y")
+
+
+def test_the_unit_is_the_file_the_column_or_the_row():
+    class Data:
+        source, group_column = "docstrings", None
+
+    assert unit_of(Data) == "file"
+    Data.source = "local"
+    assert unit_of(Data) == "row"
+    Data.group_column = "author"
+    assert unit_of(Data) == "author"
+
+
+def test_clusters_are_named_beside_articles():
+    found = {"n": 500, "resampling": {"clusters": 203, "unit": "file"}}
+    assert clusters_phrase(found) == "500 articles in 203 clusters (unit: file)"
+    assert clusters_phrase({"n": 1, "resampling": {"clusters": 1, "unit": "row"}}) == "1 article"
+
+
+# How many articles a test needs.
+
+
+def test_the_articles_needed_for_an_mde_give_that_mde():
+    """By simulation: as many articles as are asked for, drawn like these, have the wanted MDE."""
+    rng = np.random.default_rng(12)
+
+    def entry(sizes: np.ndarray) -> dict:
+        left, right = simulated(sizes, 0.3, rng)
+        return difference_of(left, right, 2_000, 0.95, Sample(groups_of(sizes)))
+
+    now = entry(np.full(200, 6))
+    found = needed(
+        {"n": 1_200, "resampling": {"clusters": 200}, "comparisons": {"a-b": {"rouge1": now}}},
+        now["detectable"] / 2,
+    )[0]
+    assert (found.articles, found.clusters) == (4_800, 800)
+    assert entry(np.full(found.clusters, 6))["detectable"] == pytest.approx(now["detectable"] / 2, rel=0.1)
+    assert found.one_each == pytest.approx(4_800 / 2.5, rel=0.25)  # Kish: 1 + 5 x 0.3
+    assert entry(np.ones(found.one_each, dtype=int))["detectable"] == pytest.approx(
+        now["detectable"] / 2, rel=0.15
+    )
+
+
+def test_an_evaluation_without_an_mde_is_refused():
+    with pytest.raises(UserError, match="no minimum detectable effect"):
+        needed(
+            {"n": 3, "resampling": {"clusters": 3}, "comparisons": {"a-b": {"rouge1": {"detectable": None}}}},
+            1.0,
+        )

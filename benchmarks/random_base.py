@@ -19,7 +19,7 @@ from stages.common import errors, evaluation, params
 from stages.common.errors import UserError
 from stages.common.files import read_jsonl, read_parquet
 from stages.common.metrics import test_hash
-from stages.common.verdict import difference_sentence
+from stages.common.verdict import clusters_phrase, difference_sentence
 
 ROOT = Path(__file__).parent.parent
 NEEDED = (
@@ -82,7 +82,16 @@ def main() -> None:
         outputs[system] = [row["prediction"] for row in ordered]
         succeeded[system] = [row["status"] == "ok" for row in ordered]
     scores = evaluation.score_systems(
-        ids, references, outputs, succeeded, None, p, bertscore=False, behaviour={}
+        ids,
+        references,
+        outputs,
+        succeeded,
+        None,
+        p,
+        bertscore=False,
+        behaviour={},
+        groups=table["group"].to_pylist(),
+        unit="file",
     )
     sums = evaluation.resampled(scores, p.resamples)
     pairs = [("pretrained", "random")]
@@ -92,13 +101,15 @@ def main() -> None:
         "test": test_hash(ids, references),
         "confidence": p.confidence,
         "resamples": p.resamples,
+        "resampling": evaluation.described_sample(scores),
         "metrics": evaluation.definitions(scores),
         "systems": evaluation.summaries(scores, sums, p.confidence),
         "comparisons": evaluation.comparisons(scores, pairs, sums, p.resamples, p.confidence),
     }
     found = result["comparisons"]["pretrained-random"]["rouge1"]
+    articles = clusters_phrase(result)
     print(
-        difference_sentence("the pretrained base", "the random base", found, "rouge1", len(ids), p.confidence)
+        difference_sentence("the pretrained base", "the random base", found, "rouge1", articles, p.confidence)
     )
     if arguments.output:
         evaluation.write_evaluation(arguments.output, result)

@@ -432,9 +432,9 @@ def main() -> None:
             found,
             {name: tables[name][HEADLINE].to_numpy() for name in SYSTEMS},
             {name: tables[name]["success_rate"].to_numpy() for name in SYSTEMS},
-            sample,
             p.evaluate.resamples,
             p.evaluate.confidence,
+            sample,
         )
         groups[facet] = (title, rows)
         labels[facet] = [""] * len(lengths)

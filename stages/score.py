@@ -85,8 +85,6 @@ def main() -> None:
     succeeded[generated] = [row["status"] == "ok" for row in rows]
     scores = evaluation.score_systems(
         ids,
-        groups,
-        unit,
         references,
         outputs,
         succeeded,
@@ -94,9 +92,11 @@ def main() -> None:
         p.evaluate,
         bertscore=True,
         behaviour={generated: behaviour_of(rows)},
+        groups=groups,
+        unit=unit,
     )
     if group == "baselines":
-        scores["reference"] = evaluation.score_references(ids, groups, unit, references, documents)
+        scores["reference"] = evaluation.score_references(ids, references, documents, groups, unit)
     with replacing(SCORES / group) as folder:
         for name, system in scores.items():
             more = {"document_words": lengths, "text": pa.array(outputs.get(name, references), pa.string())}

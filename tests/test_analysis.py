@@ -7,7 +7,7 @@ import pytest
 
 from stages.common import analysis
 from stages.common.analysis import chosen_articles, facets, group_rows, labelled_groups, quantile_groups
-from stages.common.statistics import difference_of, summary_of
+from stages.common.statistics import Sample, difference_of, summary_of
 
 
 def plain(groups: list[tuple[str, np.ndarray]]) -> list[tuple[str, list[int]]]:
@@ -57,7 +57,7 @@ def test_rows_of_groups_are_the_groups_own_scores():
     scores = {name: rng.random(30) * 100 for name in ("lead", "tuned")}
     succeeded = {"lead": np.ones(30, dtype=bool), "tuned": np.arange(30) >= 3}
     groups = [("first", np.arange(10)), ("one", np.array([29])), ("rest", np.arange(10, 30))]
-    found = group_rows(groups, scores, succeeded, 300, 0.95)
+    found = group_rows(groups, scores, succeeded, 300, 0.95, Sample.independent(30))
     assert [(row["group"], row["n"]) for row in found] == [("first", 10), ("one", 1), ("rest", 20)]
     assert [row["tuned_success"] for row in found] == [70, 100, 100]
     for row, (_, group) in zip(found, groups, strict=True):

@@ -257,7 +257,7 @@ def test_a_share_has_wilsons_interval_of_its_effective_articles():
     groups = [str(k // 6) for k in range(60)]
     rate = np.array([float(k // 6 < 5) for k in range(60)])  # all of a cluster fail, or none
     scores = Scores(
-        ids, groups, {"success_rate": rate}, {}, {"success_rate": "success_rate|n:60|unit:x|test:y"}
+        ids, {"success_rate": rate}, {}, {"success_rate": "success_rate|n:60|test:y|unit:x"}, groups
     )
     sums = evaluation.resampled({"a": scores}, 200)
     found = evaluation.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
@@ -304,10 +304,10 @@ def scores_like(groups: list[str], unit: str) -> Scores:
     signature = f"rouge1|F1|n:{len(groups)}|unit:{unit}|test:ab"
     return Scores(
         [str(k) for k in range(len(groups))],
-        groups,
         {"rouge1": np.arange(float(len(groups)))},
         {},
         {"rouge1": signature},
+        groups,
     )
 
 

@@ -91,7 +91,14 @@ def test_what_was_not_scored_alike_gets_no_verdict(sides):
     found = compared(before, after, (None, None))
     assert found["rouge1"]["value"] is None and found["rouge1"]["p_holm"] is None
     assert metric_rows(found, 0.95) == [
-        ["ROUGE-1", "30.00", "60.00", "", "", "not comparable: other articles or settings"]
+        [
+            "ROUGE-1",
+            "30.00",
+            "60.00",
+            "",
+            "",
+            "not comparable: other articles or settings",
+        ]
     ]
 
 

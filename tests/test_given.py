@@ -148,7 +148,10 @@ def test_the_commands_run_from_a_shell(files):
     result = stage(ROOT, "significance", *systems(files, "good", "poor"), *FAST)
     assert "good - poor, the same 5 articles" in result.stdout and result.stderr == ""
     said = " ".join(result.stdout.split())
-    assert "ROUGE-1 was seen between good and poor" in said or "points of ROUGE-1 over poor" in said
+    assert (
+        "No significant difference in ROUGE-1 between good and poor" in said
+        or "points of ROUGE-1 over poor" in said
+    )
     assert "Holm's correction is over all 9 tests (1 comparisons)." in said
     assert "With 200 resamples" not in said  # 9/201 is below 0.05
 
@@ -160,10 +163,16 @@ def test_no_column_of_a_comparison_is_cut_off_however_wide_its_numbers(capsys):
         "value": -13.42, "low": -14.89, "high": 11.88, "bca_low": 0.0, "bca_high": 0.0, "detectable": 12.14,
         "p_bootstrap": 0.5, "p_randomization": 0.5, "p_holm": 1.0,
     }  # fmt: skip
-    found = {"n": 500, "confidence": 0.95, "comparisons": {"one-two": {"sentence_chrf": entry}}}
+    resampling = {"unit": "file", "clusters": 203}
+    found = {
+        "n": 500,
+        "confidence": 0.95,
+        "resampling": resampling,
+        "comparisons": {"one-two": {"sentence_chrf": entry}},
+    }
     print_comparisons(found)
     shown = capsys.readouterr().out
-    for text in ("real?", "not shown", "1.0000", "[-14.89, +11.88]"):
+    for text in ("significant?", " no", "1.0000", "[-14.89, +11.88]"):
         assert text in shown
     assert max(map(len, shown.splitlines())) <= 118
 
@@ -219,13 +228,13 @@ def test_evaluate_scores_files_with_the_libraries_numbers(files, evaluate):
 
 def test_the_output_has_the_form_that_is_documented(files, evaluate):
     found = evaluate()
-    assert list(found) == ["n", "test", "confidence", "resamples", "metrics", "systems"]
+    assert list(found) == ["n", "test", "confidence", "resamples", "resampling", "metrics", "systems"]
     declared = {name: entry for kind in found["metrics"].values() for name, entry in kind.items()}
     assert set(declared) == set(found["systems"]["predictions"])
     for name, entry in declared.items():
         assert set(entry) == {"title", "unit", "direction", "range", "signature"}
         assert entry["signature"].startswith(f"{name}|")
-        assert entry["signature"].endswith(f"|n:5|test:{found['test']}")
+        assert entry["signature"].endswith(f"|n:5|unit:row|test:{found['test']}")
     assert not {"verbatim", "novel_1", "name_precision"} & set(declared)  # no documents were given
     text = files["output"].read_text()
     assert '\n      "rouge1": {"value": ' in text and text.endswith("}\n")  # a score is one line

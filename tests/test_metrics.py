@@ -137,7 +137,7 @@ def test_definitions_hold_what_is_declared_and_the_signature(scores):
         metric = METRICS[name]
         assert (entry["title"], entry["unit"]) == (metric.title, metric.unit)
         assert (entry["direction"], entry["range"]) == (metric.direction, [metric.low, metric.high])
-        assert entry["signature"].startswith(f"{name}|") and f"|n:{N}|test:" in entry["signature"]
+        assert entry["signature"].startswith(f"{name}|") and f"|n:{N}|unit:row|test:" in entry["signature"]
     json.dumps(found, allow_nan=False)
 
 
@@ -375,7 +375,7 @@ def test_an_undefined_metric_is_null_and_can_be_written(articles):
     nothing = Scores(articles["ids"], {"number_precision": np.full(N, np.nan)}, {}, {})
     system = {"x": signed(nothing, {}, "0")}
     found = summaries(system, resampled(system, 100), 0.95)["x"]["number_precision"]
-    assert found == dict.fromkeys(("value", "low", "high", "bca_low", "bca_high"))
+    assert found == dict.fromkeys(("value", "low", "high", "bca_low", "bca_high", "design_effect"))
 
 
 # What is said.
@@ -384,24 +384,24 @@ ENTRY = {"value": 1.234, "low": 0.5, "high": 2.0, "p_holm": 0.0125, "detectable"
 
 
 def test_a_gain_is_called_a_gain():
-    assert difference_sentence("the new one", "the old one", ENTRY, "rouge1", 1_200, 0.95) == (
+    assert difference_sentence("the new one", "the old one", ENTRY, "rouge1", "1,200 articles", 0.95) == (
         "The new one gains 1.23 points of ROUGE-1 over the old one (95% interval +0.50 to +2.00, p = 0.0125 "
-        "after Holm's correction). With 1,200 articles one test would see a true difference of 1.10 points "
-        "in 80% of cases."
+        "after Holm's correction). Minimum detectable effect (MDE) of one test on 1,200 articles, at 80% "
+        "power: 1.10 points."
     )
 
 
 def test_a_loss_is_called_a_loss():
     entry = {**ENTRY, "value": -1.234, "low": -2.0, "high": -0.5}
-    said = difference_sentence("A", "B", entry, "meteor", 1_200, 0.95)
+    said = difference_sentence("A", "B", entry, "meteor", "1,200 articles", 0.95)
     assert said.startswith("A loses 1.23 points of METEOR against B (95% interval -2.00 to -0.50, ")
 
 
 @pytest.mark.parametrize("p", [0.0501, 0.6, 1.0])
 def test_a_difference_that_was_not_shown_is_not_called_none(p):
-    said = difference_sentence("the a", "the b", {**ENTRY, "p_holm": p}, "rouge1", 100, 0.95)
-    assert said.startswith("No difference in ROUGE-1 was seen between the a and the b: +1.23 points (")
-    assert "would see a true difference of 1.10 points in 80%" in said
+    said = difference_sentence("the a", "the b", {**ENTRY, "p_holm": p}, "rouge1", "100 articles", 0.95)
+    assert said.startswith("No significant difference in ROUGE-1 between the a and the b: +1.23 points (")
+    assert "on 100 articles, at 80% power: 1.10 points" in said
     assert said.endswith("a smaller one is not excluded.")
     assert "gain" not in said and "equal" not in said
 
@@ -412,7 +412,7 @@ def test_what_is_real_is_decided_at_the_confidence_itself():
 
 
 def test_an_undefined_difference_is_said_to_be_undefined():
-    said = difference_sentence("A", "B", dict.fromkeys(ENTRY), "rouge1", 100, 0.95)
+    said = difference_sentence("A", "B", dict.fromkeys(ENTRY), "rouge1", "100 articles", 0.95)
     assert said == "A and B cannot be compared in ROUGE-1: it is undefined."
 
 
@@ -469,6 +469,7 @@ def test_the_verdict_says_what_the_numbers_of_real_outputs_say(articles, scores)
         "n": N,
         "confidence": 0.95,
         "resamples": 2_000,
+        "resampling": evaluation.described_sample(renamed),
         "systems": summaries(renamed, drawn, 0.95),
         "comparisons": comparisons(renamed, [("tuned", "lead")], drawn, 2_000, 0.95),
         "failure_bias": {
@@ -481,8 +482,9 @@ def test_the_verdict_says_what_the_numbers_of_real_outputs_say(articles, scores)
     assert said[0].startswith(
         f"The fine-tuned model gains {gain['value']:.2f} points of ROUGE-1 over the first sentence (lead)"
     )
-    assert said[1] == "Holm's correction is over all 9 tests (1 comparisons)."
-    assert "spans of their article word for word" in said[2]
-    assert said[3].startswith("The untuned base: 6 of 40 outputs failed (15.0%) and score 0; they ")
-    assert said[4] == "The fine-tuned model: no output failed."
+    assert said[1] == "Intervals and tests resample articles one by one: none is taken to be like another."
+    assert said[2] == "Holm's correction is over all 9 tests (1 comparisons)."
+    assert "spans of their article word for word" in said[3]
+    assert said[4].startswith("The untuned base: 6 of 40 outputs failed (15.0%) and score 0; they ")
+    assert said[5] == "The fine-tuned model: no output failed."
     assert evaluation.TEXT_SIGNATURE in renamed["reference"].signatures["novel_2"]

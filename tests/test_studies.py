@@ -39,6 +39,7 @@ from stages.common.experiments import (
 from stages.common.files import write_json
 from stages.common.hierarchy import Spread, resampled
 from stages.common.metrics import Scores
+from stages.common.statistics import Sample
 from stages.common.studies import ANALYSES as DECLARED_ANALYSES
 from stages.common.studies import STUDIES_FILE, Studies, experiment, from_axes, from_search, option
 from stages.common.study_analyses import ANALYSES, COPYING, Measured
@@ -331,6 +332,7 @@ def found(value: float, p: float, **more) -> dict:
         "seeds": [0, 1, 2],
         "spread_from": None,
         "left_out": [],
+        "resampling": {"unit": "row", "clusters": 2_000},
         "defaults": {},
         "variants": {
             "a": {"sets": {}, "scores": {"rouge1": score}, "difference": {}},
@@ -569,6 +571,7 @@ def analysed(
         },
         spread,
         400,
+        Sample.independent(NOISE.shape[-1]),
     )
     return ANALYSES[study.analysis](study, measured, 0.95)
 
@@ -667,7 +670,7 @@ def test_the_luck_of_a_seed_that_was_chosen_makes_no_gain(monkeypatch):
 def test_the_best_is_chosen_over_all_seeds_and_keeps_them():
     one, other = np.full((3, 10), 20.0), np.full((3, 10), 21.0)
     other[0] = 5.0  # a lucky second and third seed do not choose it
-    measured = Measured({}, {}, {"one": one, "other": other}, {}, {}, None, 100)
+    measured = Measured({}, {}, {"one": one, "other": other}, {}, {}, None, 100, Sample.independent(10))
     chosen = measured.chosen_elsewhere(measured.tuned_rows, ["one", "other"], None)
     assert chosen.value == pytest.approx(20.0) and len(chosen.seeds) == 3 and chosen.spread.df == 2
 

@@ -89,7 +89,7 @@ def unpaired(before: dict, after: dict, confidence: float) -> dict:
 
 def compared(before: dict, after: dict, scores: tuple[Scores | None, Scores | None]) -> dict[str, dict]:
     """Differences by metric of two metrics/evaluation.json, each with `paired`; value is None where the two
-    were not scored alike.
+    were not scored alike, or where clusters are too few for an interval (`few`).
 
     scores: of every article on both sides, None where they are not to be had. They count where they are those
     of the JSON: after a switch of branches those on disk may be another branch's.
@@ -101,10 +101,11 @@ def compared(before: dict, after: dict, scores: tuple[Scores | None, Scores | No
         if any(entry is None or entry["value"] is None for entry in entries):
             continue
         old, new = entries
-        found[metric] = {"before": old["value"], "after": new["value"], "value": None, "p": None}
+        few = old["low"] is None or new["low"] is None
+        found[metric] = {"before": old["value"], "after": new["value"], "value": None, "p": None, "few": few}
         if rules[0].get(metric) != rules[1].get(metric):
             continue
-        if any(entry["low"] is None for entry in entries):  # too few clusters for an interval
+        if few:
             continue
         columns = [None if each is None else each.columns.get(metric) for each in scores]
         paired = all(
@@ -125,7 +126,8 @@ def compared(before: dict, after: dict, scores: tuple[Scores | None, Scores | No
 def verdict_of(entry: dict, confidence: float) -> str:
     """One word or a few on a difference."""
     if entry["value"] is None:
-        return "not comparable: other articles or settings, or too few clusters"
+        reason = "too few clusters for an interval" if entry["few"] else "other articles or settings"
+        return f"not comparable: {reason}"
     if entry["value"] == entry["low"] == entry["high"] == 0:
         return "the same"
     return "real" if is_real(entry, confidence) else "not shown"

@@ -50,9 +50,9 @@ def group_rows(
     groups: list[tuple[str, np.ndarray]],
     scores: dict[str, np.ndarray],
     succeeded: dict[str, np.ndarray],
-    sample: Sample,
     resamples: int,
     confidence: float,
+    sample: Sample,
 ) -> list[dict]:
     """A row for each group: n, each system's score with interval and success rate (%), tuned - lead.
 

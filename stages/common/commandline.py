@@ -57,8 +57,6 @@ def score_files(
     groups = read_groups(arguments.groups, references) if arguments.groups else ids
     scores = score_systems(
         ids,
-        groups,
-        "group" if arguments.groups else ROW,
         references.texts,
         {name: found.texts for name, found in outputs.items()},
         {name: found.succeeded for name, found in outputs.items()},
@@ -66,6 +64,8 @@ def score_files(
         settings,
         bertscore=arguments.bertscore,
         behaviour={},
+        groups=groups,
+        unit="group" if arguments.groups else ROW,
     )
     return scores, test_hash(ids, references.texts)
 

@@ -10,7 +10,7 @@ from stages.common.article import Article, extraction_scores, form_scores
 from stages.common.bertscore import BertScore
 from stages.common.errors import UserError
 from stages.common.files import write_json
-from stages.common.metrics import KINDS, METRICS, QUALITY, Scores
+from stages.common.metrics import KINDS, METRICS, QUALITY, ROW, Scores
 from stages.common.overlap import overlap_scores, overlap_signatures
 from stages.common.statistics import (
     FEW,
@@ -43,8 +43,6 @@ def describe(texts: list[str], references: list[str], documents: list[Article] |
 
 def score_systems(
     ids: list[str],
-    groups: list[str],
-    unit: str,
     references: list[str],
     outputs: dict[str, list[str]],
     succeeded: dict[str, list[bool]],
@@ -52,12 +50,14 @@ def score_systems(
     settings,
     bertscore: bool,
     behaviour: dict[str, dict[str, np.ndarray]],
+    groups: list[str] | None = None,
+    unit: str = ROW,
 ) -> dict[str, Scores]:
     """Scores of every system on the same articles. A failed or empty output scores 0 in every quality metric.
 
-    groups: the cluster that each article was drawn in; unit: what a cluster is; settings: params.yaml's
-    `evaluate` section; bertscore: whether to compute it (minutes for thousands);
-    behaviour: more columns by system, of what only its generation knows.
+    settings: params.yaml's `evaluate` section; bertscore: whether to compute it (minutes for thousands);
+    behaviour: more columns by system, of what only its generation knows; groups: the cluster that each
+    article was drawn in (None: itself), and unit: what a cluster is.
     """
     counted = {
         name: [text if ok and text.strip() else "" for text, ok in zip(texts, succeeded[name], strict=True)]
@@ -79,25 +79,29 @@ def score_systems(
         columns["success_rate"] = np.array([float(text != "") for text in counted[name]])
         columns["empty"] = np.array([100.0 * (not text.strip()) for text in texts])
         columns |= behaviour.get(name, {})
-        scores = Scores(ids, groups, columns, {"bleu": bleu, "chrf": chrf}, {})
-        found[name] = signed(scores, options, unit, test)
+        scores = Scores(ids, columns, {"bleu": bleu, "chrf": chrf}, {}, groups or ids)
+        found[name] = signed(scores, options, test, unit)
     return found
 
 
-def signed(scores: Scores, options: dict[str, str], unit: str, test: str) -> Scores:
+def signed(scores: Scores, options: dict[str, str], test: str, unit: str = ROW) -> Scores:
     """`scores` with the signatures of its metrics; options: by metric, those of libraries."""
     for name in scores.metrics():
         used = options.get(name, TEXT_SIGNATURE)
-        scores.signatures[name] = metrics.signature(name, used, len(scores.ids), unit, test)
+        scores.signatures[name] = metrics.signature(name, used, len(scores.ids), test, unit)
     return scores
 
 
 def score_references(
-    ids: list[str], groups: list[str], unit: str, references: list[str], documents: list[Article]
+    ids: list[str],
+    references: list[str],
+    documents: list[Article],
+    groups: list[str] | None = None,
+    unit: str = ROW,
 ) -> Scores:
     """What the references themselves are like: how abstractive, how long, how well supported."""
     columns = describe(references, references, documents)
-    return signed(Scores(ids, groups, columns, {}, {}), {}, unit, metrics.test_hash(ids, references))
+    return signed(Scores(ids, columns, {}, {}, groups or ids), {}, metrics.test_hash(ids, references), unit)
 
 
 def sample_of(scores: dict[str, Scores]) -> Sample:
@@ -111,7 +115,8 @@ def described_sample(scores: dict[str, Scores]) -> dict:
     """
     sample, system = sample_of(scores), next(iter(scores.values()))
     signature = next(iter(system.signatures.values()))
-    unit = next(field.removeprefix("unit:") for field in signature.split("|") if field.startswith("unit:"))
+    units = [field for field in signature.split("|") if field.startswith("unit:")]
+    unit = units[0].removeprefix("unit:") if units else ROW
     return {
         "unit": unit,
         "clusters": sample.count,

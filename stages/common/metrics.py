@@ -6,7 +6,7 @@ how they came about, and scores are compared only under equal signatures.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -94,16 +94,19 @@ CORPUS: dict[str, tuple[int, Aggregate]] = {
 class Scores:
     """One system on one test set.
 
-    ids: of the articles; groups: the cluster that each was drawn in; columns: scores [articles] by metric,
-    NaN where undefined; corpus: whole-number statistics [articles, k] of the corpus metrics; signatures: by
-    metric. What is not there was not scored.
+    ids: of the articles; columns: scores [articles] by metric, NaN where undefined; corpus: whole-number
+    statistics [articles, k] of the corpus metrics; signatures: by metric; groups: the cluster that each
+    article was drawn in, by default itself. What is not there was not scored.
     """
 
     ids: list[str]
-    groups: list[str]
     columns: dict[str, np.ndarray]
     corpus: dict[str, np.ndarray]
     signatures: dict[str, str]
+    groups: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.groups = self.groups or self.ids
 
     @property
     def sample(self) -> Sample:
@@ -144,7 +147,7 @@ def unit_of(data) -> str:
     return "file" if data.source == "docstrings" else data.group_column or ROW
 
 
-def signature(name: str, options: str, n: int, unit: str, test: str) -> str:
+def signature(name: str, options: str, n: int, test: str, unit: str = ROW) -> str:
     """metric|option:value|...|n:articles|unit:of resampling|test:hash of the test's ids and references."""
     return f"{name}|{options}|n:{n}|unit:{unit}|test:{test}"
 
@@ -223,4 +226,4 @@ def read_scores(path: Path) -> Scores:
         for name in CORPUS
         if f"{name}_statistics" in table.column_names
     }
-    return Scores(ids, groups, columns, corpus, signatures)
+    return Scores(ids, columns, corpus, signatures, groups)

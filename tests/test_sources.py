@@ -29,6 +29,7 @@ def settings(path: Path, **changes) -> SimpleNamespace:
         "revision": None,
         "document_column": "document",
         "summary_column": "summary",
+        "group_column": None,
     }
     return SimpleNamespace(**{**section, **changes})
 

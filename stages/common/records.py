@@ -148,7 +148,11 @@ def _json_records(path: Path, file: BinaryIO, needed: dict[str, str]) -> Iterato
 
 
 def _header(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line], delimiter=delimiter), [])
+    """Columns of a first line; none where it is broken, which reading the whole file reports."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
 
 
 def _delimiter(line: str, suffix: str | None, needed: dict[str, str]) -> str:
@@ -165,9 +169,9 @@ def _csv_records(path: Path, lines: Iterator[str], needed: dict[str, str]) -> It
     skipped, header, delimiter = 0, next(lines, ""), None
     if header.startswith("sep=") and len(header.rstrip("\r\n")) == 5:  # Excel's own way to say it
         skipped, delimiter, header = 1, header[4], next(lines, "")
+    delimiter = delimiter or _delimiter(header, format_of(path), needed)
+    reader = csv.DictReader(chain([header], lines), delimiter=delimiter, strict=True)
     try:
-        delimiter = delimiter or _delimiter(header, format_of(path), needed)
-        reader = csv.DictReader(chain([header], lines), delimiter=delimiter, strict=True)
         names = list(reader.fieldnames or [])
         found = "" if delimiter == "," else f" (separated by {delimiter!r})"
         if len(names) == 1:

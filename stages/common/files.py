@@ -135,11 +135,12 @@ def output_file(value: str) -> Path:
     Raises UserError for a folder, and for a place where no file can be made.
     """
     path = Path(value)
-    if path.is_dir():
-        raise UserError(f"--output: {path} is a folder; expected the path of a file")
-    folders = _missing_folders([path])
+    folders: list[Path] = []
     trial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if path.is_dir():
+            raise UserError(f"--output: {path} is a folder; expected the path of a file")
+        folders += _missing_folders([path])
         path.parent.mkdir(parents=True, exist_ok=True)
         trial.touch()
         trial.unlink()
@@ -156,7 +157,7 @@ def output_file(value: str) -> Path:
 def require_other_file(output: Path | None, inputs: Iterable[Path | None]) -> None:
     """Refuse an --output that would overwrite one of the files that a command reads."""
     for path in inputs:
-        if output is not None and path is not None and output.resolve() == path.resolve():
+        if output and path and output.is_file() and output.resolve() == path.resolve():
             raise UserError(f"--output: {output} is read by the same command; name another file")
 
 

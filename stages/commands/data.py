@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 from ruamel.yaml import YAML
@@ -79,8 +80,8 @@ def check_place(files: list[Path], own: list[Path]) -> None:
 
 def place(files: list[Path], own: list[Path]) -> None:
     """Copy `files` into data/local in place of those that this command wrote before."""
-    with replacing(LOCAL.with_name("local.new")) as copies:  # whole copies first; the name is never used
-        copies.mkdir()
+    with TemporaryDirectory(dir=LOCAL.parent, prefix=".local.", suffix=".tmp") as name:
+        copies = Path(name)
         for file in files:
             shutil.copyfile(file, copies / file.name)
         for file in own:

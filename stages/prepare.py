@@ -145,7 +145,10 @@ def main() -> None:
     sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
     empty = [split for split in SPLITS if not kept[split]]
     if empty:
-        raise UserError(f"data.source: {data.source}: no row left in {', '.join(empty)} after cleaning")
+        hint = (
+            "" if data.group_column is None else f"; no group of {data.group_column!r} may be in two splits"
+        )
+        raise UserError(f"data.source: {data.source}: no row left in {', '.join(empty)} after cleaning{hint}")
     counted = {split: len(rows) for split, rows in kept.items()}
     if data.selection == "novel_half":
         kept["train"] = most_novel_half(kept["train"], data.source)

@@ -304,3 +304,15 @@ def test_what_cannot_be_used_is_named(refused, tmp_path, name):
     (tmp_path / "data.xlsx").write_text("x")
     (tmp_path / "folder").mkdir()
     assert str(tmp_path / name) in refused(tmp_path / name)
+
+
+def test_make_remote_takes_a_folder_with_blanks_and_keeps_what_is_in_it(project, tmp_path):
+    shutil.copy(ROOT / "Makefile", project)
+    drive = tmp_path / "my drive"
+    drive.mkdir()
+    (drive / "mine.txt").write_text("mine")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = ["make", "--old-file=.venv/.installed", "remote", f"DIR={drive}"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert f"url = {drive}\n" in (project / ".dvc/config.local").read_text()
+    assert [path.name for path in drive.iterdir()] == ["mine.txt"]

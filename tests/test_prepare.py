@@ -442,3 +442,31 @@ def test_a_stage_that_fails_writes_nothing(workspace, change, message):
     result = run_prepare(workspace)
     assert result.returncode == 1 and f"error: {message}" in result.stderr.splitlines()[-1]
     assert outputs(workspace) == {}
+
+
+@pytest.mark.slow
+def test_hub_data_is_pinned_by_its_content(workspace, monkeypatch):
+    """A folder of data files goes through the same loader as a dataset of the hub."""
+    monkeypatch.setenv("HF_HOME", str(workspace / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    set_data(workspace, source="articles", path="requirements.txt", revision="main", group_column="x")
+    for split, x in zip(SPLITS, "abc", strict=True):
+        file = workspace / f"articles/{split}.jsonl"
+        file.write_text(file.read_text().replace('"x": 1', f'"x": "{x}"'))
+    first = run_prepare(workspace)
+    assert first.returncode == 0, first.stderr
+    expected = hash_of(workspace, "x")
+    last = first.stdout.splitlines()[-1]
+    assert last == f"prepare: to refuse other rows from now on, set in params.yaml: data.sha256: '{expected}'"
+    assert json.loads((workspace / "metrics/data.json").read_text())["sha256"] == expected
+
+    set_data(workspace, sha256=expected)
+    second = run_prepare(workspace)
+    assert second.returncode == 0 and "to refuse other rows" not in second.stdout, second.stderr
+    # The dataset moves under the same name: one word of a row that is not even used changes.
+    before = outputs(workspace)
+    file = workspace / "articles/validation.jsonl"
+    file.write_text(file.read_text().replace("Start validation 3.", "Start validation 4."))
+    third = run_prepare(workspace)
+    assert third.returncode == 1 and outputs(workspace) == before
+    assert expected in third.stderr and hash_of(workspace, "x") in third.stderr

@@ -126,7 +126,7 @@ def _json_lines(path: Path, lines: Iterable[str], needed: dict[str, str]) -> Ite
         try:
             record = json.loads(line, object_pairs_hook=_Object)
         except (ValueError, RecursionError) as error:  # not JSON, or nested without end
-            raise UserError(f"{where}: not valid JSON in UTF-8: {error}") from error
+            raise UserError(f"{where}: not valid JSON: {error}") from error
         _check_object(where, record, needed)
         yield number, record
 
@@ -187,7 +187,7 @@ def _csv_records(path: Path, lines: Iterator[str], needed: dict[str, str]) -> It
     except csv.Error as error:
         text = "line ends are CR alone, expected LF or CRLF" if "new-line" in str(error) else str(error)
         line = skipped + reader.line_num + 1
-        raise UserError(f"{path}, line {line}: not valid CSV in UTF-8: {text}") from error
+        raise UserError(f"{path}, line {line}: not valid CSV: {text}") from error
 
 
 def _parquet_records(path: Path, needed: dict[str, str]) -> Iterator[tuple[int, dict]]:

@@ -243,10 +243,8 @@ def problems(values: dict) -> list[str]:
     return found or _contradictions(values)
 
 
-def _contradictions(values: dict) -> list[str]:
-    """Values that are right alone and wrong together."""
+def _data_contradictions(data: dict) -> list[str]:
     found = []
-    data, model, pretrain = values["data"], values["model"], values["pretrain"]
     local = data["source"] == "local"
     if local and data["path"] == NO_FILE:
         found.append("data.path: names no data; set it with `make data FROM=PATH`")
@@ -267,6 +265,13 @@ def _contradictions(values: dict) -> list[str]:
         )
     if data["group_column"] in (data["document_column"], data["summary_column"]):
         found.append("data.group_column: must differ from data.document_column and data.summary_column")
+    return found
+
+
+def _contradictions(values: dict) -> list[str]:
+    """Values that are right alone and wrong together."""
+    found = _data_contradictions(values["data"])
+    model, pretrain = values["model"], values["pretrain"]
     # A hub id is "owner/name"; whatever lies on disk is a folder.
     folder = Path(model["name"]).exists() or model["path"] != NO_FILE
     if folder and model["path"] != model["name"]:

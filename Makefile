@@ -33,14 +33,14 @@ preset: setup ## make preset NAME=phi2-xsum-t4: overlay a preset on params.yaml,
 	@test -n "$(NAME)" || { echo "usage: make preset NAME=..., one of: $(basename $(notdir $(wildcard presets/*.yaml)))"; exit 2; }
 	@python -m stages.commands.preset "$(NAME)"
 
-data: setup ## make data FROM=PATH: use your own articles
-	@test -n "$(FROM)" || { echo "usage: make data FROM=PATH, a .jsonl, .csv or .parquet file or a folder with train, validation, test"; exit 2; }
-	@python -m stages.commands.data "$(FROM)"
+data: setup ## make data FROM=PATH [GROUP=COLUMN]: use your own articles
+	@test -n "$(FROM)" || { echo "usage: make data FROM=PATH [GROUP=COLUMN], a .jsonl, .json, .csv, .tsv or .parquet file or a folder with train, validation, test"; exit 2; }
+	@python -m stages.commands.data "$(FROM)" $(if $(GROUP),--group-column "$(GROUP)")
 
 remote: setup ## make remote DIR=PATH: keep data, models and predictions in a folder (a mounted drive)
 	@test -n "$(DIR)" || { echo "usage: make remote DIR=PATH"; exit 2; }
 	@mkdir -p "$(DIR)"
-	@dvc remote add --force --default --local storage "$(abspath $(DIR))"
+	@dvc remote add --force --default --local storage "$$(cd "$(DIR)" && pwd)"
 	@echo "dvc push and dvc pull now use $(DIR) (in .dvc/config.local, which git ignores)"
 
 study: setup ## make study NAME=rank [JOBS=2] [QUICK=1]: run what is missing of a study, then compare

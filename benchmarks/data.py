@@ -25,7 +25,7 @@ import yaml
 
 from stages.common import errors
 from stages.common.errors import UserError
-from stages.common.files import read_json, read_jsonl, write_json
+from stages.common.files import output_file, read_json, read_jsonl, write_json
 from stages.common.machine import machine
 
 ROOT = Path(__file__).parent.parent
@@ -94,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--articles", type=Path, required=True, metavar="FILE")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=output_file)
     arguments = parser.parse_args()
     articles = read_jsonl(arguments.articles)
     curve = []

@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from benchmarks.common import AnonymousPeak, mapped_bytes
 from stages.common import errors
 from stages.common.decoding import generate_tokens, generation_config
-from stages.common.files import write_json
+from stages.common.files import output_file, write_json
 from stages.common.machine import machine
 from stages.common.memory import training_memory
 from stages.common.modeling import add_adapter, load_base, load_config
@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--articles", type=int, default=8, help="written at once; 0 for none")
     parser.add_argument("--rounds", type=int, default=2, help="of generation")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=output_file)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of the random model: a child
     arguments = parser.parse_args()
     set_up(seed=0)

@@ -18,7 +18,7 @@ from stages.common import errors, params
 from stages.common.decoding import generation_config, spanning, summarize_in_batches
 from stages.common.encoding import pad_left
 from stages.common.errors import UserError
-from stages.common.files import read_parquet, write_json
+from stages.common.files import output_file, read_parquet, write_json
 from stages.common.machine import machine
 from stages.common.modeling import load_tokenizer, load_tuned
 from stages.common.runtime import set_up
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--articles", type=int, default=500, help="spread over all lengths")
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs of every way")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=output_file)
     arguments = parser.parse_args()
     p = params.load(("model", "generate", "evaluate.split"))
     p.generate.no_repeat_ngram = 0  # that of `generate` bans the prompt's n-grams too: other tokens

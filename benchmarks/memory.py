@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.common import peak_bytes, reset_peak
 from stages.common import errors, params
-from stages.common.files import write_json
+from stages.common.files import output_file, write_json
 from stages.common.machine import machine
 from stages.common.modeling import load_base, load_config, load_tokenizer, trainable
 from stages.common.runtime import set_up
@@ -64,7 +64,7 @@ def run_one(name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=output_file)
     parser.add_argument("--setting", choices=SETTINGS, help="run this one alone, here, and print JSON")
     arguments = parser.parse_args()
     if arguments.setting:

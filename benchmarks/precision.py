@@ -21,7 +21,7 @@ import numpy as np
 from stages.common import errors, params
 from stages.common.decoding import generation_config, inner_model, spanning, summarize_in_batches
 from stages.common.encoding import encode_prompt, pad_left
-from stages.common.files import read_parquet, write_json
+from stages.common.files import output_file, read_parquet, write_json
 from stages.common.machine import machine
 from stages.common.modeling import load_tokenizer, load_tuned
 from stages.common.runtime import set_up
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--articles", type=int, default=100, help="spread over all lengths")
     parser.add_argument("--documents", type=Path)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=output_file)
     arguments = parser.parse_args()
     p = params.load(("model", "prompt", "generate", "evaluate.split"))
     p.generate.no_repeat_ngram = 0  # that of `generate` bans the prompt's n-grams too: other tokens

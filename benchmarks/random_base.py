@@ -17,7 +17,7 @@ from pathlib import Path
 
 from stages.common import errors, evaluation, params
 from stages.common.errors import UserError
-from stages.common.files import read_jsonl, read_parquet
+from stages.common.files import output_file, read_jsonl, read_parquet
 from stages.common.metrics import test_hash
 from stages.common.verdict import clusters_phrase, difference_sentence
 
@@ -49,7 +49,7 @@ def run(folder: Path, *module: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=output_file)
     arguments = parser.parse_args()
     missing = [name for name in NEEDED if not Path(name).exists()]
     if missing:

@@ -16,7 +16,7 @@ from benchmarks.common import ratios
 from stages.common import errors
 from stages.common.aligned import aligned, read_references, read_texts
 from stages.common.errors import UserError
-from stages.common.files import write_json
+from stages.common.files import output_file, write_json
 from stages.common.machine import machine
 from stages.common.overlap import ROUGE, Scorers
 from stages.common.statistics import summary_of
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--references", type=Path, required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=output_file)
     arguments = parser.parse_args()
     references = read_references(arguments.references)
     predictions = aligned(references, read_texts(arguments.predictions, "predictions"))

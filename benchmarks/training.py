@@ -30,7 +30,7 @@ from benchmarks.common import peak_bytes, ratios, reset_peak
 from benchmarks.full_size import write_random_model
 from stages.common import errors, params
 from stages.common.encoding import training_batch
-from stages.common.files import write_json
+from stages.common.files import output_file, write_json
 from stages.common.machine import machine
 from stages.common.modeling import add_adapter, load_base, load_tokenizer
 from stages.common.runtime import set_up
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs of every way")
     parser.add_argument("--wide", action="store_true", help="Phi-2's width with 2 layers, random weights")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=output_file)
     parser.add_argument("--base", help=argparse.SUPPRESS)  # of a child: the folder of the wide model
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)  # of a child: its round
     parser.add_argument("--way", choices=WAYS, help="run this one alone, here, and print JSON")

@@ -1,11 +1,10 @@
 """Stage `prepare`: read the source, clean it, cut it to size.
 
 Reads   what `data.source` names, and the list of files that pretraining read.
-Writes  data/prepared/{train,validation,test}.parquet (id, document, summary) and metrics/data.json.
+Writes  data/prepared/{train,validation,test}.parquet (id, document, summary, group) and metrics/data.json.
 Run     python -m stages.prepare
 """
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from stages.common.errors import UserError
 from stages.common.files import replacing, write_json, write_parquet
 from stages.common.neardup import NearDuplicates
 from stages.common.params import SPLITS
-from stages.common.sources import Raw, open_source
+from stages.common.sources import Raw, open_source, require_pinned, text_digest
 from stages.common.text import body_of, first_sentence, novel_ngram_share, words
 
 PARAMS = ("data",)
@@ -29,15 +28,19 @@ QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 NOVELTY_ROWS = 2_000  # of a split, the first in its random order: enough for a share to 1 point
 
 
-def clean(splits: dict, source: str) -> tuple[dict[str, list[Raw]], dict[str, Counter]]:
+def clean(
+    splits: dict, source: str, grouped: bool = False
+) -> tuple[dict[str, list[Raw]], dict[str, Counter]]:
     """Rows worth keeping by split, and by split the counts of rows read and dropped by reason.
 
-    Test is cleaned first and train last, so that of two equal documents the held-out one stays.
+    Test is cleaned first and train last, so that of two equal documents the held-out one stays. grouped: so
+    does every row of a group (a newspaper, an author) that is in two splits. Without it a group may cross:
+    near-duplicates move docstrings to train from the file that they were read in.
     """
     kept: dict[str, list[Raw]] = {}
     counts: dict[str, Counter] = {}
     side_of_document: dict[bytes, str] = {}
-    text_of_id: dict[str, bytes] = {}
+    side_of_group: dict[str, str] = {}
     for split in reversed(SPLITS):
         count, rows = Counter(), []
         for row in tqdm(splits[split], desc=f"clean {split}", unit="row"):
@@ -45,10 +48,7 @@ def clean(splits: dict, source: str) -> tuple[dict[str, list[Raw]], dict[str, Co
             if not row.document.strip() or not row.summary.strip():
                 count["empty document or summary"] += 1
                 continue
-            document = digest(row.document)
-            text = digest(row.document + "\x00" + row.summary)
-            if text_of_id.setdefault(row.id, text) != text:
-                raise UserError(f"id {row.id!r} ({split}): stands twice with another text; make ids unique")
+            document = text_digest(row.document)
             if document in side_of_document:
                 same = side_of_document[document] == split
                 count["duplicate document" if same else "document stands in another split"] += 1
@@ -58,14 +58,12 @@ def clean(splits: dict, source: str) -> tuple[dict[str, list[Raw]], dict[str, Co
             if words(first) == words(row.summary):
                 count["summary is the document's first sentence"] += 1
                 continue
+            if grouped and side_of_group.setdefault(row.group, split) != split:
+                count["group is in another split"] += 1
+                continue
             rows.append(row)
         kept[split], counts[split] = rows, count
     return kept, counts
-
-
-def digest(text: str) -> bytes:
-    """16-byte digest of a text up to white space."""
-    return hashlib.blake2b(" ".join(text.split()).encode("utf-8"), digest_size=16).digest()
 
 
 def subset(rows: list[Raw], size: int | None, seed: int, split: str) -> list[Raw]:
@@ -92,11 +90,17 @@ def check_unseen(rows: dict[str, list[Raw]], seen_files: Path) -> None:
     seen = set(seen_files.read_text(encoding="utf-8").splitlines())
     for split in ("validation", "test"):
         for row in rows[split]:
-            if row.file in seen:
+            if row.group in seen:
                 raise UserError(
-                    f"{split} row {row.id!r}: its file {row.file} was read in pretraining ({seen_files}); "
+                    f"{split} row {row.id!r}: its file {row.group} was read in pretraining ({seen_files}); "
                     "remake the base model: dvc unfreeze pretrain && dvc repro"
                 )
+
+
+def group_sizes(rows: list[Raw]) -> dict[str, int]:
+    """How many groups the rows are from, and how many rows the largest of them has."""
+    sizes = Counter(row.group for row in rows)
+    return {"groups": len(sizes), "largest_group": max(sizes.values())}
 
 
 def quantiles(lengths: list[int]) -> dict[str, int]:
@@ -135,11 +139,16 @@ def near_duplicate_percent(train: list[Raw], held_out: list[Raw], source: str) -
 def main() -> None:
     data = params.load(PARAMS).data
     source = open_source(data)
-    kept, counts = clean(source.splits, data.source)
+    kept, counts = clean(source.splits, data.source, data.group_column is not None)
+    sha256 = source.sha256()
+    require_pinned(sha256, data)
     sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
     empty = [split for split in SPLITS if not kept[split]]
     if empty:
-        raise UserError(f"data.source: {data.source}: no row left in {', '.join(empty)} after cleaning")
+        hint = (
+            "" if data.group_column is None else f"; no group of {data.group_column!r} may be in two splits"
+        )
+        raise UserError(f"data.source: {data.source}: no row left in {', '.join(empty)} after cleaning{hint}")
     counted = {split: len(rows) for split, rows in kept.items()}
     if data.selection == "novel_half":
         kept["train"] = most_novel_half(kept["train"], data.source)
@@ -156,6 +165,7 @@ def main() -> None:
             "kept": counted[split],
             "selected": len(kept[split]),
             "used": len(used[split]),
+            **group_sizes(used[split]),
             **describe(used[split], data.source),
         }
     for split in ("validation", "test"):
@@ -170,13 +180,16 @@ def main() -> None:
                     "id": pa.array([row.id for row in rows], pa.string()),
                     "document": pa.array([row.document for row in rows], pa.string()),
                     "summary": pa.array([row.summary for row in rows], pa.string()),
+                    "group": pa.array([row.group for row in rows], pa.string()),
                 },
             )
-    write_json(METRICS, {"source": data.source, **source.notes, "splits": described})
+    write_json(METRICS, {"source": data.source, **source.notes, "sha256": sha256, "splits": described})
     for split in SPLITS:
         entry = described[split]
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in entry["dropped"].items()) or "none"
         print(f"prepare: {split}: {entry['read']:,} rows read, dropped: {dropped}; {entry['used']:,} used")
+    if data.source not in ("docstrings", "local") and data.sha256 is None:
+        print(f"prepare: to refuse other rows from now on, set in params.yaml: data.sha256: '{sha256}'")
 
 
 if __name__ == "__main__":

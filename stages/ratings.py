@@ -16,7 +16,7 @@ import numpy as np
 
 from stages.common import errors
 from stages.common.errors import UserError
-from stages.common.files import write_json
+from stages.common.files import output_file, require_other_file, write_json
 from stages.common.results import interval
 from stages.common.statistics import summary_of
 
@@ -202,10 +202,11 @@ def lines(result: dict) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Put ratings of the report's blind mode together.")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a ratings-RATER.json")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"where to write (default: {OUTPUT})")
+    parser.add_argument(
+        "--output", type=output_file, default=str(OUTPUT), help=f"where to write (default: {OUTPUT})"
+    )
     arguments = parser.parse_args()
-    if arguments.output.is_dir():
-        raise UserError(f"--output: {arguments.output} is a folder; expected the path of a file")
+    require_other_file(arguments.output, arguments.files)
     result = summary(read_all(arguments.files))
     write_json(arguments.output, result)
     print("\n".join(lines(result)))

@@ -22,6 +22,7 @@ from stages.common.commandline import (
     with_options,
 )
 from stages.common.errors import UserError
+from stages.common.files import require_other_file
 from stages.common.metrics import HEADLINE, Scores, read_scores, require_comparable
 from stages.common.verdict import clusters_phrase, difference_sentence, family_sentence
 
@@ -33,6 +34,8 @@ def named_files(values: list[str], option: str) -> dict[str, Path]:
         name, equals, path = value.partition("=")
         if not (name and equals and path) or "-" in name:
             raise UserError(f"{option}: expected NAME=FILE, the name without '-', found {value!r}")
+        if not name.isprintable():  # bytes that the terminal's encoding does not have arrive as surrogates
+            raise UserError(f"{option}: expected a name of printable characters, found {name!r}")
         if name in found:
             raise UserError(f"{option}: the name {name!r} stands twice")
         found[name] = Path(path)
@@ -54,6 +57,7 @@ def stored_scores(arguments: argparse.Namespace) -> dict[str, Scores]:
     if arguments.references or arguments.documents or arguments.groups:
         raise UserError("--scores holds scores already: leave --references, --documents and --groups out")
     files = named_files(arguments.scores, "--scores")
+    require_other_file(arguments.output, files.values())
     found = {name: read_scores(path) for name, path in files.items()}
     first = next(iter(found))
     for name in list(found)[1:]:

@@ -3,6 +3,11 @@
 import hashlib
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +17,14 @@ import pytest
 from stages.common.errors import UserError
 from stages.common.files import (
     file_sha256,
+    output_file,
     read_json,
     read_jsonl,
     read_parquet,
     replacing,
+    require_other_file,
+    restore,
+    restoring,
     rounded,
     write_json,
     write_jsonl,
@@ -201,3 +210,156 @@ def test_parquet_notes_are_kept_and_nothing_else(tmp_path):
     write_parquet(tmp_path / "none.parquet", columns)
     assert pq.read_schema(tmp_path / "one.parquet").metadata == {b"signatures": b"{}"}
     assert pq.read_schema(tmp_path / "none.parquet").metadata is None
+
+
+def test_a_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
+    drive, link = tmp_path / "drive" / "data", tmp_path / "link"
+    drive.mkdir(parents=True)
+    (drive / "old").write_text("old")
+    link.symlink_to(drive)
+    with replacing(link) as temporary:
+        temporary.mkdir()
+        (temporary / "new").write_text("new")
+    assert link.is_symlink() and [file.name for file in drive.iterdir()] == ["new"]
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["data", "drive", "link", "new"]
+
+
+def test_a_link_to_a_file_gives_way_and_the_file_behind_it_stays(tmp_path):
+    """DVC's cache may be behind a link."""
+    (tmp_path / "cached").write_text("cached")
+    (tmp_path / "link").symlink_to(tmp_path / "cached")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "cached").read_text() == "cached" and (tmp_path / "link").read_text() == "new"
+
+
+def tree(folder: Path) -> dict[str, tuple]:
+    """What is below a folder: content, rights and time of change of every file, and every folder."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mode, path.stat().st_mtime_ns)
+        if path.is_file()
+        else ()
+        for path in folder.rglob("*")
+    }
+
+
+def workspace(folder: Path) -> list[Path]:
+    """Three paths, of which the last is not there, in a folder that is not there either."""
+    (folder / "a").write_text("a")
+    (folder / "b").write_bytes(b"b\r\n\xff")
+    (folder / "b").chmod(0o640)
+    os.utime(folder / "b", (1, 1))
+    return [folder / "a", folder / "b", folder / "sub" / "deep" / "c"]
+
+
+def change(paths: list[Path]) -> None:
+    paths[0].write_text("other")
+    paths[1].unlink()
+    paths[2].parent.mkdir(parents=True)
+    paths[2].write_text("new")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_restoring_puts_everything_back_after_an_error(tmp_path, error):
+    paths = workspace(tmp_path)
+    before = tree(tmp_path)
+    with pytest.raises(error), restoring(paths, tmp_path / ".undo"):
+        change(paths)
+        raise error
+    assert tree(tmp_path) == before
+
+
+def test_restoring_keeps_what_succeeded_and_leaves_no_journal(tmp_path):
+    paths = workspace(tmp_path)
+    with restoring(paths, tmp_path / ".undo"):
+        change(paths)
+    assert sorted(tree(tmp_path)) == ["a", "sub", "sub/deep", "sub/deep/c"]
+    assert paths[0].read_text() == "other" and not restore(tmp_path / ".undo")
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from stages.common.files import restoring
+folder = Path(sys.argv[1])
+paths = [folder / "a", folder / "b", folder / "sub" / "deep" / "c"]
+with restoring(paths, folder / ".undo"):
+    paths[0].write_text("other")
+    paths[1].unlink()
+    paths[2].parent.mkdir(parents=True)
+    paths[2].write_text("new")
+    print("changed", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_killed_program_is_taken_back_at_once_or_by_the_next(tmp_path, number):
+    workspace(tmp_path)
+    before = tree(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stdout.readline() == "changed\n"
+        process.send_signal(number)
+        process.wait(10)
+    if number == signal.SIGKILL:
+        assert tree(tmp_path) != before
+        assert restore(tmp_path / ".undo")
+    assert tree(tmp_path) == before and not restore(tmp_path / ".undo")
+
+
+def test_a_restoring_that_was_stopped_half_way_is_finished(tmp_path):
+    paths = workspace(tmp_path)
+    before = tree(tmp_path)
+    journal = tmp_path / ".undo"
+    with pytest.raises(OSError, match="full"), restoring(paths, journal):
+        change(paths)
+        # As a restore leaves it that was killed after its first file.
+        (journal / "0").replace(paths[0])
+        raise OSError("disk full")
+    assert tree(tmp_path) == before
+
+
+def test_an_output_is_found_writable_and_nothing_is_left_by_the_trial(tmp_path):
+    (tmp_path / "there.json").write_text("old")
+    for name in ("there.json", "new.json", "some/new/folder/out.json"):
+        assert output_file(str(tmp_path / name)) == tmp_path / name
+    assert {name: content[0] for name, content in tree(tmp_path).items()} == {"there.json": b"old"}
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    before = tree(tmp_path)
+    for name in ("file/out.json", "file/deeper/out.json", "x" * 300, "new/" + "x" * 300):
+        with pytest.raises(UserError) as raised:
+            output_file(str(tmp_path / name))
+        message = str(raised.value)
+        assert message.startswith(f"--output: {tmp_path / name} cannot be written (") and "\n" not in message
+    with pytest.raises(UserError, match="is a folder; expected the path of a file"):
+        output_file(str(tmp_path / "folder"))
+    with pytest.raises(UserError, match=r"/proc/new/out\.json cannot be written"):
+        output_file("/proc/new/out.json")
+    assert tree(tmp_path) == before
+
+
+def test_an_output_in_a_folder_without_the_right_to_write_is_refused(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(UserError, match="Permission denied"):
+            output_file(str(tmp_path / "out.json"))
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_an_output_that_is_also_read_is_refused(tmp_path):
+    given, link = tmp_path / "given.txt", tmp_path / "link.txt"
+    given.write_text("text")
+    link.symlink_to(given)
+    for output in (given, link, tmp_path / "." / "given.txt"):
+        with pytest.raises(UserError, match="is read by the same command; name another file"):
+            require_other_file(output, [None, tmp_path / "other", given])
+    require_other_file(tmp_path / "new.json", [given])
+    require_other_file(None, [given])

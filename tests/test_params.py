@@ -114,6 +114,11 @@ def test_a_missing_key_or_section_is_named(values, name):
         ("data.source", ""),
         ("data.source", "  "),
         ("data.source", 3),
+        ("data.group_column", ""),
+        ("data.group_column", 3),
+        ("data.sha256", "0" * 63),
+        ("data.sha256", "Z" * 64),
+        ("data.sha256", 0),
         ("data.train_size", 0),
         ("data.train_size", -5),
         ("data.validation_size", 500.0),
@@ -251,10 +256,11 @@ def test_a_file_that_is_missing_or_not_utf8_is_named(tmp_path):
 
 HUB_DATA = {"source": "owner/set", "path": "requirements.txt", "revision": "abc123"}
 LOCAL_DATA = {"source": "local", "path": "data/local/a.jsonl", "revision": None}
+GROUPED = {**LOCAL_DATA, "group_column": "paper", "sha256": "0" * 64}
 HUB_MODEL = {"name": "owner/model", "path": "requirements.txt", "revision": "abc123"}
 
 
-@pytest.mark.parametrize("data", [{}, HUB_DATA, LOCAL_DATA])
+@pytest.mark.parametrize("data", [{}, HUB_DATA, LOCAL_DATA, GROUPED, {**GROUPED, **HUB_DATA}])
 @pytest.mark.parametrize("model", [{}, HUB_MODEL, {"name": "some/folder", "path": "some/folder"}])
 def test_values_that_go_together_pass(values, data, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -272,6 +278,10 @@ def test_values_that_go_together_pass(values, data, model, tmp_path, monkeypatch
         ("data", {"revision": "abc"}, "data.revision"),
         ("data", {**HUB_DATA, "revision": None}, "data.revision"),
         ("data", {**HUB_DATA, "path": "data/local"}, "data.path"),
+        ("data", {"group_column": "file"}, "data.group_column"),
+        ("data", {**GROUPED, "group_column": "document"}, "data.group_column"),
+        ("data", {**GROUPED, "group_column": "summary"}, "data.group_column"),
+        ("data", {**LOCAL_DATA, "summary_column": "document"}, "data.summary_column"),
         ("model", {"revision": "abc"}, "model.revision"),
         ("model", {"path": "other/folder"}, "model.path"),
         ("model", {**HUB_MODEL, "revision": None}, "model.revision"),

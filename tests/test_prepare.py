@@ -1,5 +1,6 @@
 """Cleaning, subsets and descriptions by hand, and the stage itself on a folder of data."""
 
+import hashlib
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from stages.prepare import (
     check_unseen,
     clean,
     describe,
+    group_sizes,
     most_novel_half,
     near_duplicate_percent,
     quantiles,
@@ -95,15 +97,44 @@ def test_of_a_document_in_all_splits_the_most_held_out_copy_stays():
     assert counts["validation"] == {"read": 2, "duplicate document": 1}
 
 
-def test_an_id_with_another_text_is_an_error_and_a_repeated_row_is_not():
+def test_rows_of_a_group_that_is_in_a_more_held_out_split_are_dropped_and_counted():
+    def row(name: str, group: str, summary: str = "s") -> Raw:
+        return Raw(name, f"Document {name}. More of it.", summary, group)
+
+    splits = {
+        "train": [row("1", "A"), row("2", "B"), row("3", "C"), row("4", "D"), row("5", "A")],
+        "validation": [row("6", "B"), row("7", "C")],
+        # D's only row in test is dropped for another reason, so that D is not in test.
+        "test": [row("8", "C"), row("9", "D", "document 9"), row("10", "E")],
+    }
+    kept, counts = clean({split: iter(rows) for split, rows in splits.items()}, "local", grouped=True)
+    assert {split: [r.id for r in rows] for split, rows in kept.items()} == {
+        "train": ["1", "4", "5"],  # B is in validation, C in test
+        "validation": ["6"],
+        "test": ["8", "10"],
+    }
+    assert counts["train"]["group is in another split"] == 2
+    assert counts["validation"]["group is in another split"] == 1
+    assert "group is in another split" not in counts["test"]
+    # Without a group column every row is kept: a docstring's file may be on two sides.
+    kept, _ = cleaned("docstrings", **splits)
+    assert len(kept["train"]) == 5 and len(kept["validation"]) == 2
+
+
+def test_a_row_without_a_group_is_its_own():
+    assert Raw("7", "d", "s").group == "7" and Raw("7", "d", "s", "Herald").group == "Herald"
+
+
+def test_group_sizes_by_hand():
+    rows = [Raw(str(i), "d", "s", group) for i, group in enumerate("AABACB")]
+    assert group_sizes(rows) == {"groups": 3, "largest_group": 3}
+    assert group_sizes([Raw(str(i), "d", "s") for i in range(4)]) == {"groups": 4, "largest_group": 1}
+
+
+def test_a_repeated_row_is_dropped_and_counted():
     one = Raw("same", "One text. More.", "s")
     kept, counts = cleaned(train=[one, one])
     assert kept["train"] == [one] and counts["train"]["duplicate document"] == 1
-    for other in (Raw("same", "Another text.", "s"), Raw("same", "One text. More.", "another summary")):
-        with pytest.raises(UserError, match=r"id 'same' \(train\): stands twice with another text"):
-            cleaned(train=[one, other])
-        with pytest.raises(UserError, match=r"id 'same' \(train\)"):
-            cleaned(train=[one], test=[other])
 
 
 def test_the_heading_of_a_docstring_is_not_its_first_sentence():
@@ -292,6 +323,64 @@ def outputs(folder: Path) -> dict[str, bytes]:
     }
 
 
+def hash_of(folder: Path, group: str = "id") -> str:
+    """The hash of the rows in folder/articles, worked out from the text of the files."""
+    lines = ""
+    for split in SPLITS:
+        text = (folder / f"articles/{split}.jsonl").read_text(encoding="utf-8")
+        rows = [json.loads(line) for line in text.splitlines()]
+        values = [[row["id"], row["document"], row["summary"], str(row[group])] for row in rows]
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in values)
+        lines += f"{split} {hashlib.sha256(content.encode()).hexdigest()}\n"
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def set_data(folder: Path, **changes) -> None:
+    path = folder / "params.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["data"].update(changes)
+    path.write_text(yaml.safe_dump(values))
+
+
+def test_groups_are_stored_described_and_pinned(workspace):
+    # Every row has x = 1: one group in three splits, of which test alone keeps its rows.
+    set_data(workspace, group_column="x", train_size=None)
+    failed = run_prepare(workspace)
+    assert failed.returncode == 1
+    assert "no row left in train, validation after cleaning" in failed.stderr.splitlines()[-1]
+    for split in SPLITS:
+        file = workspace / f"articles/{split}.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        # Six groups in train, three in each of the others; group 5 is in train and in test.
+        first = {"train": 0, "validation": 6, "test": 5}[split]
+        for i, row in enumerate(rows):
+            row["x"] = first + i % (6 if split == "train" else 3)
+        rows[-1]["x"] = rows[0]["x"]  # the repeat of the first row
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    set_data(workspace, sha256=hash_of(workspace, "x"))
+    done = run_prepare(workspace)
+    assert done.returncode == 0, done.stderr
+    tables = {s: read_parquet(workspace / f"data/prepared/{s}.parquet").to_pylist() for s in SPLITS}
+    groups = {split: {row["group"] for row in rows} for split, rows in tables.items()}
+    assert groups["test"] == {"5", "6", "7"} and groups["validation"] == {"8"}
+    assert groups["train"] == {"0", "1", "2", "3", "4"}
+    metrics = json.loads((workspace / "metrics/data.json").read_text())["splits"]
+    # 40 rows in train: groups 0 to 3 have 7 each, 4 and 5 have 6.
+    assert metrics["train"]["dropped"] == {"duplicate document": 1, "group is in another split": 6}
+    assert (metrics["train"]["groups"], metrics["train"]["largest_group"]) == (5, 7)
+    assert (metrics["test"]["groups"], metrics["test"]["largest_group"]) == (3, 3)
+
+    # Other content is refused with both hashes, before anything is written.
+    before, pinned = outputs(workspace), hash_of(workspace, "x")
+    file = workspace / "articles/train.jsonl"
+    file.write_text(file.read_text().replace("Start train 7.", "Start train 7!"))
+    changed = run_prepare(workspace)
+    assert changed.returncode == 1 and outputs(workspace) == before
+    last = changed.stderr.splitlines()[-1]
+    assert last.startswith("error: data.sha256: expected rows with the SHA-256 ")
+    assert pinned in last and hash_of(workspace, "x") in last and pinned != hash_of(workspace, "x")
+
+
 def test_the_stage_writes_its_outputs_whole_and_the_same_every_time(workspace):
     first = run_prepare(workspace)
     assert first.returncode == 0, first.stderr
@@ -300,7 +389,8 @@ def test_the_stage_writes_its_outputs_whole_and_the_same_every_time(workspace):
 
     for split, size in (("train", 25), ("validation", 8), ("test", 9)):
         table = read_parquet(workspace / f"data/prepared/{split}.parquet")
-        assert table.column_names == ["id", "document", "summary"] and table.num_rows == size
+        assert table.column_names == ["id", "document", "summary", "group"]
+        assert table.num_rows == size
         given = {
             record["id"]: record
             for line in (workspace / f"articles/{split}.jsonl").read_text().splitlines()
@@ -308,13 +398,15 @@ def test_the_stage_writes_its_outputs_whole_and_the_same_every_time(workspace):
         }
         rows = table.to_pylist()
         assert len({row["id"] for row in rows}) == size
-        assert all(given[row["id"]] == {**row, "x": 1} for row in rows)
+        assert all({**given[row["id"]], "group": row["id"]} == {**row, "x": 1} for row in rows)
 
     metrics = json.loads(before["metrics/data.json"])
     assert metrics["source"] == "local"
     train = metrics["splits"]["train"]
     assert (train["read"], train["kept"], train["used"]) == (41, 40, 25)
     assert train["dropped"] == {"duplicate document": 1}
+    assert (train["groups"], train["largest_group"]) == (25, 1)
+    assert metrics["sha256"] == hash_of(workspace)
     assert "prepare: train: 41 rows read, dropped: 1 duplicate document; 25 used" in first.stdout
 
     second = run_prepare(workspace, hash_seed="1")
@@ -350,3 +442,31 @@ def test_a_stage_that_fails_writes_nothing(workspace, change, message):
     result = run_prepare(workspace)
     assert result.returncode == 1 and f"error: {message}" in result.stderr.splitlines()[-1]
     assert outputs(workspace) == {}
+
+
+@pytest.mark.slow
+def test_hub_data_is_pinned_by_its_content(workspace, monkeypatch):
+    """A folder of data files goes through the same loader as a dataset of the hub."""
+    monkeypatch.setenv("HF_HOME", str(workspace / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    set_data(workspace, source="articles", path="requirements.txt", revision="main", group_column="x")
+    for split, x in zip(SPLITS, "abc", strict=True):
+        file = workspace / f"articles/{split}.jsonl"
+        file.write_text(file.read_text().replace('"x": 1', f'"x": "{x}"'))
+    first = run_prepare(workspace)
+    assert first.returncode == 0, first.stderr
+    expected = hash_of(workspace, "x")
+    last = first.stdout.splitlines()[-1]
+    assert last == f"prepare: to refuse other rows from now on, set in params.yaml: data.sha256: '{expected}'"
+    assert json.loads((workspace / "metrics/data.json").read_text())["sha256"] == expected
+
+    set_data(workspace, sha256=expected)
+    second = run_prepare(workspace)
+    assert second.returncode == 0 and "to refuse other rows" not in second.stdout, second.stderr
+    # The dataset moves under the same name: one word of a row that is not even used changes.
+    before = outputs(workspace)
+    file = workspace / "articles/validation.jsonl"
+    file.write_text(file.read_text().replace("Start validation 3.", "Start validation 4."))
+    third = run_prepare(workspace)
+    assert third.returncode == 1 and outputs(workspace) == before
+    assert expected in third.stderr and hash_of(workspace, "x") in third.stderr

@@ -1,6 +1,10 @@
 """Local files and hub datasets: the same rows from every format, and errors that name the place."""
 
 import csv
+import datetime
+import decimal
+import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -15,10 +19,10 @@ import pytest
 from stages.common.errors import UserError
 from stages.common.files import read_parquet, write_parquet
 from stages.common.params import SPLITS
-from stages.common.sources import Raw, open_source
+from stages.common.records import EXPECTED, FORMATS, format_of
+from stages.common.sources import Raw, name_of, open_source, require_pinned
 
 REPO = Path(__file__).parents[1]
-FORMATS = (".jsonl", ".csv", ".parquet")
 
 
 def settings(path: Path, **changes) -> SimpleNamespace:
@@ -29,6 +33,7 @@ def settings(path: Path, **changes) -> SimpleNamespace:
         "revision": None,
         "document_column": "document",
         "summary_column": "summary",
+        "group_column": None,
     }
     return SimpleNamespace(**{**section, **changes})
 
@@ -39,11 +44,18 @@ def read(path: Path, **changes) -> dict[str, list[Raw]]:
 
 def write(path: Path, records: list[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".jsonl":
+    if path.suffix == ".gz":
+        plain = write(path.with_suffix(""), records)
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    elif path.suffix == ".csv":
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(records, indent=1))
+    elif path.suffix in (".csv", ".tsv"):
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(records[0]))
+            delimiter = "," if path.suffix == ".csv" else "\t"
+            writer = csv.DictWriter(file, list(records[0]), delimiter=delimiter)
             writer.writeheader()
             writer.writerows(records)
     else:
@@ -74,8 +86,9 @@ def test_a_single_file_gives_all_of_its_rows_once(tmp_path, suffix):
 
 
 def test_a_single_file_is_split_in_the_same_way_whatever_its_format(tmp_path):
-    splits = [read(write(tmp_path / f"data{suffix}", RECORDS)) for suffix in FORMATS]
-    assert splits[0] == splits[1] == splits[2]
+    suffixes = [*FORMATS, ".jsonl.gz", ".csv.gz"]
+    splits = [read(write(tmp_path / f"data{suffix}", RECORDS)) for suffix in suffixes]
+    assert all(other == splits[0] for other in splits)
     # The split hangs on the document: not on its place, its id, its summary or the other rows.
     other = [{**record, "id": "x" + record["id"], "summary": "other"} for record in RECORDS[::-2]]
     for split, rows in read(write(tmp_path / "other.jsonl", other)).items():
@@ -99,18 +112,26 @@ def test_a_folder_gives_the_rows_of_each_split_in_order(tmp_path, suffix):
 
 
 def test_a_folder_can_hold_splits_of_several_formats(tmp_path):
-    for split, suffix in zip(SPLITS, FORMATS, strict=True):
+    for split, suffix in zip(SPLITS, (".json.gz", ".tsv", ".parquet"), strict=True):
         write(tmp_path / f"{split}{suffix}", RECORDS[:3])
     assert read(tmp_path) == {split: [Raw(**record) for record in RECORDS[:3]] for split in SPLITS}
 
 
+def ids(path: Path, **changes) -> list[str]:
+    return sorted(row.id for rows in read(path, **changes).values() for row in rows)
+
+
 def test_ids_are_those_of_the_data_else_line_numbers(tmp_path):
-    lines = [{"id": 7}, {"id": 0}, {"id": None}, {"id": ""}, {}, {"id": "x"}]
-    text = "\n".join(json.dumps({**line, "document": "d", "summary": "s"}) for line in lines)
     file = tmp_path / "data.jsonl"
-    file.write_text("\n" + text)  # an empty line counts and is no row
-    rows = sorted((row for rows in read(file).values() for row in rows), key=lambda row: row.id)
-    assert [row.id for row in rows] == ["0", "4", "5", "6", "7", "x"]
+    for values, expected in (
+        ([7, 0, 2.0, 1.5, "x"], ["0", "1.5", "2", "7", "x"]),
+        ([None, "", " ", float("nan")], ["2", "3", "4", "5"]),
+    ):
+        lines = [json.dumps({"id": value, "document": f"d {value}", "summary": "s"}) for value in values]
+        file.write_text("\n" + "\n".join(lines))  # an empty line counts and is no row
+        assert ids(file) == expected
+    file.write_text('{"document": "d", "summary": "s"}\n')
+    assert ids(file) == ["1"]
 
     for split in SPLITS:
         write(tmp_path / "folder" / f"{split}.jsonl", [{"document": "d", "summary": "s"}] * 2)
@@ -185,7 +206,7 @@ GOOD = {"document": "d", "summary": "s"}
         b'{"document": "d", "summary": "s"',
         b"document,summary",
         b"{'document': 'd'}",
-        b'{"document": "\xff"}',
+        b'{"document": "\xff"}',  # "in UTF-8" is said of this one
         b'{"document": "a\nb"}',
         b"[" * 100_000,  # deeper than the parser goes
         b'{"document": "d", "summary": "s", "n": ' + b"9" * 5_000 + b"}",  # longer than int() takes
@@ -196,7 +217,7 @@ def test_a_line_that_is_no_json_is_named(tmp_path, line):
     file = tmp_path / "data.jsonl"
     good = json.dumps(GOOD).encode()
     file.write_bytes(b"\n".join([good, good, line, good]))
-    assert error_of(file).startswith(f"{file}, line 3: not valid JSON in UTF-8")
+    assert error_of(file).startswith(f"{file}, line 3: not valid JSON")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +288,7 @@ def test_a_csv_row_with_too_few_fields_is_named(tmp_path):
 def test_broken_csv_is_named(tmp_path, line):
     file = tmp_path / "data.csv"
     file.write_text(f"document,summary\nd,s\n{line}\n")
-    assert error_of(file).startswith(f"{file}, line 3: not valid CSV in UTF-8")
+    assert error_of(file).startswith(f"{file}, line 3: not valid CSV: ")
 
 
 @pytest.mark.parametrize("rows_before", [1, 5_000])
@@ -282,14 +303,11 @@ def test_an_empty_csv_file_has_no_columns(tmp_path):
     assert "no column 'document' (data.document_column); has none" in error_of(tmp_path / "data.csv")
 
 
-@pytest.mark.parametrize("name", ["data.txt", "data", "data.json"])
+@pytest.mark.parametrize("name", ["data.txt", "data", "data.xlsx", "data.parquet.gz", "data.csv.zip"])
 def test_another_suffix_is_refused(tmp_path, name):
     (tmp_path / name).write_text("{}")
     found = Path(name).suffix or "no suffix"
-    assert (
-        error_of(tmp_path / name)
-        == f"{tmp_path / name}: expected one of .jsonl, .csv, .parquet, found {found}"
-    )
+    assert error_of(tmp_path / name) == f"{tmp_path / name}: expected one of {EXPECTED}, found {found}"
 
 
 def test_a_missing_path_is_named(tmp_path):
@@ -300,13 +318,12 @@ def test_a_missing_path_is_named(tmp_path):
 def test_a_folder_must_hold_exactly_one_file_of_each_split(tmp_path):
     write(tmp_path / "train.jsonl", [GOOD])
     write(tmp_path / "test.jsonl", [GOOD])
-    assert "expected exactly one validation file (.jsonl, .csv, .parquet), found none" in error_of(tmp_path)
+    assert f"expected exactly one validation file ({EXPECTED}), found none" in error_of(tmp_path)
     write(tmp_path / "validation.csv", [GOOD])
     assert set(read(tmp_path)) == set(SPLITS)
     write(tmp_path / "train.parquet", [GOOD])
-    assert (
-        "expected exactly one train file (.jsonl, .csv, .parquet), found train.jsonl, train.parquet"
-        in error_of(tmp_path)
+    assert f"expected exactly one train file ({EXPECTED}), found train.jsonl, train.parquet" in error_of(
+        tmp_path
     )
 
 
@@ -331,6 +348,337 @@ def test_a_parquet_text_that_is_not_utf8_is_named(tmp_path):
     broken = pa.StringArray.from_buffers(1, offsets, data)
     pq.write_table(pa.table({"document": broken, "summary": pa.array(["s"])}), file)
     assert str(file) in error_of(file)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["data.CSV", "data.JSONL", "data.Parquet", "data.Json", "data.TSV", "data.CSV.GZ", "my.data.v2.csv"],
+)
+def test_a_suffix_may_be_in_capitals(tmp_path, name):
+    lower = name.lower()
+    suffix = ".csv.gz" if lower.endswith(".csv.gz") else Path(lower).suffix
+    file = write(tmp_path / f"plain{suffix}", RECORDS).rename(tmp_path / name)
+    assert set(row for rows in read(file).values() for row in rows) == ROWS
+
+
+def test_a_folder_may_hold_files_in_capitals(tmp_path):
+    for split, name in zip(SPLITS, ("Train.CSV", "validation.JSONL.gz", "TEST.parquet"), strict=True):
+        plain = write(tmp_path / f"{split}{name[name.index('.') :].lower()}", RECORDS[:2])
+        plain.rename(tmp_path / name)
+    assert {split: len(rows) for split, rows in read(tmp_path).items()} == dict.fromkeys(SPLITS, 2)
+
+
+GIVEN = [
+    {"id": "1", "document": "Grüße; aus, Köln\tund\nBonn", "summary": "“Grüße”"},
+    {"id": "2", "document": "Plain", "summary": "text"},
+]
+
+
+def spelled(delimiter: str, ends: str = "\r\n", quote_all: bool = False) -> str:
+    """GIVEN as a spreadsheet exports it."""
+    import io
+
+    buffer = io.StringIO(newline="")
+    quoting = csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL
+    writer = csv.DictWriter(buffer, list(GIVEN[0]), delimiter=delimiter, lineterminator=ends, quoting=quoting)
+    writer.writeheader()
+    writer.writerows(GIVEN)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_what_spreadsheets_export_is_read_as_it_was(tmp_path, suffix, delimiter, encoding):
+    file = tmp_path / f"data{suffix}"
+    for text in (spelled(delimiter), spelled(delimiter, "\n"), spelled(delimiter, quote_all=True)):
+        for prefix in ("", f"sep={delimiter}\r\n"):
+            file.write_bytes((prefix + text).encode(encoding))
+            rows = sorted((r for rows in read(file).values() for r in rows), key=lambda row: row.id)
+            assert rows == [Raw(**record) for record in GIVEN]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_json_in_every_unicode_encoding(tmp_path, encoding, suffix):
+    if suffix == ".json":
+        text = json.dumps(GIVEN, ensure_ascii=False)
+    else:
+        text = "\r\n".join(json.dumps(record, ensure_ascii=False) for record in GIVEN)
+    (tmp_path / f"data{suffix}").write_bytes(text.encode(encoding))
+    assert ids(tmp_path / f"data{suffix}") == ["1", "2"]
+
+
+def test_json_lines_under_the_name_json_are_read(tmp_path):
+    file = tmp_path / "data.json"
+    file.write_text("".join(json.dumps(record) + "\n" for record in GIVEN))
+    assert ids(file) == ["1", "2"]
+    file.write_text('{"train": [1]}')
+    assert error_of(file).startswith(f"{file}, line 1: no column 'document'")
+    file.write_text('[{"document": "d", "summary": "s"}, 3]')
+    assert error_of(file) == f"{file}, row 2: expected an object, found int"
+    file.write_text('[{"document": "d", "summary": "s"}, {"document": "d", "summary": 1}]')
+    assert error_of(file).startswith(f"{file}, row 2: 'summary' must be text, found int")
+    file.write_text('[{"document": "d"')
+    assert error_of(file).startswith(f"{file}: not valid JSON: ")
+
+
+@pytest.mark.parametrize("row", [0, 1, 2_000])
+def test_windows_text_is_refused_with_its_line_and_what_to_do(tmp_path, row):
+    """cp1252 and its siblings differ in letters, and nothing in a file says which it is."""
+    lines = [f"d {i},s\n" for i in range(2_001)]
+    lines[row] = "d,“quoted”\n"
+    file = tmp_path / "data.csv"
+    file.write_bytes(("document,summary\n" + "".join(lines)).encode("cp1252"))
+    message = error_of(file)
+    assert message.startswith(f"{file}, line {row + 2}: not valid CSV in UTF-8: byte 0x93 ")
+    assert "save the file as UTF-8" in message
+
+
+def test_an_unknown_delimiter_is_named_and_so_are_those_that_are_known(tmp_path):
+    file = tmp_path / "data.csv"
+    file.write_text("document~summary\nd~s\n")
+    message = error_of(file)
+    assert "has document~summary, and none of the delimiters ',', ';', '\\t', '|'" in message
+    file.write_text("text;summary\nd;s\n")
+    assert "no column 'document' (data.document_column); has text, summary (separated by ';')" in error_of(
+        file
+    )
+
+
+def test_line_numbers_count_a_delimiter_line_and_quoted_line_breaks(tmp_path):
+    file = tmp_path / "data.csv"
+    file.write_text('sep=;\ndocument;summary\n"two\nlines";s\nd;\n')
+    assert error_of(file).startswith(f"{file}, line 5: 'summary' is empty")
+
+
+def test_line_ends_of_old_macs_are_named(tmp_path):
+    file = tmp_path / "data.csv"
+    file.write_bytes(b"document,summary\rd,s\r")
+    assert "line ends are CR alone, expected LF or CRLF" in error_of(file)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".csv.gz"])
+def test_a_damaged_gzip_file_is_named(tmp_path, suffix):
+    file = write(tmp_path / f"data{suffix}", RECORDS)
+    whole = file.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:-12] + b"0" * 12, b"not gzip"):
+        file.write_bytes(content)
+        assert str(file) in error_of(file)
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path):
+    (tmp_path / "data.csv").mkdir()
+    for split in SPLITS:
+        write(tmp_path / "data.csv" / f"{split}.csv", [GOOD])
+    assert set(read(tmp_path / "data.csv")) == set(SPLITS)  # a folder, whatever its name
+
+
+@pytest.mark.parametrize("column", ["document", "summary", "id", "other"])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_column_that_occurs_twice_is_an_error_that_names_it(tmp_path, suffix, column):
+    names = ["id", "document", "summary", "other"]
+    file = tmp_path / f"data{suffix}"
+    if suffix == ".parquet":
+        arrays = [pa.array([f"{name} text"]) for name in [*names, column]]
+        pq.write_table(pa.Table.from_arrays(arrays, names=[*names, column]), file)
+    elif suffix in (".csv", ".tsv"):
+        delimiter = "," if suffix == ".csv" else "\t"
+        file.write_text(delimiter.join([*names, column]) + "\n" + delimiter.join("abcde") + "\n")
+    else:
+        pairs = ", ".join(f'"{name}": "{i}"' for i, name in enumerate([*names, column]))
+        file.write_text(f"[{{{pairs}}}]" if suffix == ".json" else f"{{{pairs}}}\n")
+    message = error_of(file)
+    assert f"column {column!r} occurs twice" in message and str(file) in message
+
+
+def test_a_key_twice_inside_a_value_that_is_not_read_is_no_error(tmp_path):
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"document": "d", "summary": "s", "other": {"a": 1, "a": 2}}\n')
+    assert ids(file) == ["1"]
+
+
+def test_empty_columns_at_the_end_of_a_spreadsheet_are_no_error(tmp_path):
+    file = tmp_path / "data.csv"
+    file.write_text("document,summary,,\nd,s,,\n")
+    assert ids(file) == ["2"]
+
+
+def test_an_unused_parquet_column_stops_nothing(tmp_path):
+    """A date of the year 300,000 and a time zone that does not exist: Python has neither."""
+    file = tmp_path / "data.parquet"
+    day = pa.array([110_000_000], pa.int32()).cast(pa.date32())
+    zoned = pa.array([0], pa.timestamp("us", tz="Nowhere/Atall"))
+    columns = {"document": pa.array(["d"]), "summary": pa.array(["s"]), "day": day, "zoned": zoned}
+    pq.write_table(pa.table(columns), file)
+    assert ids(file) == ["1"]
+    # As a group, it is read, and named in one sentence.
+    assert error_of(file, group_column="day").startswith(f"{file}: not a sound parquet file after row 0")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["a", "b"], ["a", "b"]),
+        ([3, 4], ["3", "4"]),
+        ([3.0, 4.0], ["3", "4"]),  # what pandas makes of whole numbers
+        ([1.5, 4.0], ["1.5", "4"]),
+        ([float("nan"), float("nan")], ["1", "2"]),
+        ([None, None], ["1", "2"]),
+        ([datetime.date(2026, 1, 2), datetime.date(2026, 1, 3)], ["2026-01-02", "2026-01-03"]),
+        ([decimal.Decimal("7"), decimal.Decimal("7.50")], ["7", "7.50"]),
+    ],
+)
+def test_parquet_ids_of_every_type(tmp_path, values, expected):
+    table = pa.table({"id": values, "document": ["d", "e"], "summary": ["s", "t"]})
+    pq.write_table(table, tmp_path / "data.parquet")
+    assert ids(tmp_path / "data.parquet") == expected
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("first", [True, False])
+def test_ids_of_some_rows_only_are_refused_with_the_row_that_has_none(tmp_path, suffix, first):
+    named, without = {"id": "a", **GOOD}, {"id": None, "document": "e", "summary": "s"}
+    file = write(tmp_path / f"data{suffix}", [named, without] if first else [without, named])
+    offset = 1 if suffix in (".csv", ".tsv") else 0
+    unit = "row" if suffix == ".json" else "line"
+    lacking, having = (2 + offset, 1 + offset) if first else (1 + offset, 2 + offset)
+    assert error_of(file) == (
+        f"{file}, {unit} {lacking}: no 'id', where {file}, {unit} {having} has one; give every row an id of "
+        "its own, or none"
+    )
+
+
+def test_an_id_with_another_text_is_an_error_in_one_file_and_over_all(tmp_path):
+    one = {"id": "same", "document": "One text.", "summary": "s"}
+    for other in ({**one, "document": "Another."}, {**one, "summary": "Another."}):
+        file = write(tmp_path / "data.csv", [one, GOOD | {"id": "x"}, other])
+        assert error_of(file) == (
+            f"{file}, line 4: id 'same' occurs twice, with another text in {file}, line 2; make ids unique"
+        )
+        folder = tmp_path / "folder"
+        for split, record in zip(SPLITS, (one, GOOD | {"id": "x"}, other), strict=True):
+            write(folder / f"{split}.jsonl", [record])
+        message = error_of(folder)
+        assert message.startswith(
+            f"{folder}/test.jsonl, line 1: id 'same' occurs twice, with another text in "
+        )
+        assert "train.jsonl, line 1" in message
+    # The same row twice is no error: `prepare` drops and counts it.
+    assert ids(write(tmp_path / "data.csv", [one, one])) == ["same", "same"]
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, b"a"])
+def test_an_id_that_is_no_name_is_refused(tmp_path, value):
+    pq.write_table(pa.Table.from_pylist([{**GOOD, "id": value}]), tmp_path / "data.parquet")
+    message = error_of(tmp_path / "data.parquet")
+    assert f"'id' must be text, a number or a date, found {type(value).__name__}" in message
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (True, "true"),
+        (7, "7"),
+        (7.0, "7"),
+        (2.0**60, str(2**60)),
+        (-0.0, "0"),
+        (0.1, "0.1"),
+        (" A ", " A "),
+        ("NaN", None),
+        ("nan", None),
+        ("\t", None),
+        (datetime.datetime(2026, 1, 2, 3, 4), "2026-01-02T03:04:00"),
+        (decimal.Decimal("NaN"), None),
+    ],
+)
+def test_names_by_hand(value, name):
+    assert name_of(value) == name
+
+
+GROUPED = [
+    {"document": f"text {i}", "summary": "s", "paper": group}
+    for i, group in enumerate([1, 2.5, "Herald", True])
+]
+
+
+def groups(path: Path, **changes) -> list[str]:
+    changes = {"group_column": "paper", **changes}
+    return sorted(row.group for rows in read(path, **changes).values() for row in rows)
+
+
+def test_a_group_is_the_text_of_its_column(tmp_path):
+    assert groups(write(tmp_path / "data.jsonl", GROUPED)) == ["1", "2.5", "Herald", "true"]
+    assert groups(write(tmp_path / "data.json", GROUPED)) == ["1", "2.5", "Herald", "true"]
+    # Without a column, each row is its own group.
+    assert groups(tmp_path / "data.jsonl", group_column=None) == ["1", "2", "3", "4"]
+    # The id may be the group, and the same number in a parquet or a CSV file is the same group.
+    for suffix in (".csv", ".parquet"):
+        file = write(tmp_path / f"numbers{suffix}", [{**GOOD, "paper": 7}])
+        assert groups(file) == ["7"]
+    assert groups(write(tmp_path / "ids.csv", [{**GOOD, "id": "x"}]), group_column="id") == ["x"]
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", float("nan")])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_a_missing_group_is_named_with_its_row(tmp_path, suffix, value):
+    if suffix == ".parquet" and isinstance(value, float):
+        rows = [{**GOOD, "paper": 1.0}, {**GOOD, "paper": value}]
+    else:
+        rows = [{**GOOD, "paper": "Herald"}, {**GOOD, "paper": value}]
+    file = write(tmp_path / f"data{suffix}", rows)
+    number = 3 if suffix == ".csv" else 2
+    assert error_of(file, group_column="paper") == (
+        f"{file}, line {number}: 'paper' (data.group_column) is missing or empty; give every row a group, or "
+        "set data.group_column to null"
+    )
+
+
+def test_a_group_column_that_does_not_exist_is_named(tmp_path):
+    file = write(tmp_path / "data.csv", [GOOD])
+    assert "no column 'paper' (data.group_column); has document, summary" in error_of(
+        file, group_column="paper"
+    )
+
+
+def test_a_single_file_is_split_by_group_and_no_group_is_cut(tmp_path):
+    records = [{"document": f"text {i}", "summary": "s", "paper": f"paper {i % 400}"} for i in range(4_000)]
+    splits = read(write(tmp_path / "data.jsonl", records), group_column="paper")
+    papers = {split: {row.group for row in rows} for split, rows in splits.items()}
+    assert sum(map(len, papers.values())) == len(set().union(*papers.values())) == 400
+    # 4 standard errors of a share of 0.1 of 400 groups are 24.
+    assert abs(len(papers["test"]) - 40) < 24 and abs(len(papers["validation"]) - 40) < 24
+    # The side hangs on the group alone.
+    other = [{**record, "document": f"other {i}"} for i, record in enumerate(records[::7])]
+    again = read(write(tmp_path / "other.jsonl", other), group_column="paper")
+    assert all({row.group for row in rows} <= papers[split] for split, rows in again.items())
+
+
+def test_the_hash_of_what_was_read_by_hand(tmp_path):
+    for split in SPLITS:
+        write(tmp_path / f"{split}.jsonl", [{"id": f"{split} ü", "document": "d", "summary": 's "x"'}])
+    source = open_source(settings(tmp_path))
+    with pytest.raises(ValueError, match="not read to the end: test, train, validation"):
+        source.sha256()
+    for split in reversed(SPLITS):  # as `prepare` reads them; the hash does not depend on it
+        list(source.splits[split])
+    lines = "".join(
+        f"{split} {hashlib.sha256(line.encode()).hexdigest()}\n"
+        for split in SPLITS
+        for line in [f'["{split} ü", "d", "s \\"x\\"", "{split} ü"]\n']
+    )
+    found = source.sha256()
+    assert found == hashlib.sha256(lines.encode()).hexdigest()
+    require_pinned(found, SimpleNamespace(sha256=None))
+    require_pinned(found, SimpleNamespace(sha256=found))
+    with pytest.raises(UserError) as raised:
+        require_pinned(found, SimpleNamespace(sha256="0" * 64))
+    assert found in str(raised.value) and "0" * 64 in str(raised.value)
+
+
+def test_formats_by_name():
+    assert format_of(Path("a.CSV.gz")) == ".csv" and format_of(Path("x/b.Parquet")) == ".parquet"
+    assert format_of(Path("a.gz")) is None and format_of(Path("csv")) is None
 
 
 HUB_PROGRAM = """

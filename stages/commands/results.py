@@ -34,9 +34,12 @@ def put_into_readme(start: str, end: str, lines: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--readme", action="store_true", help="also write the table into README.md")
-    if parser.parse_args().readme:
+    readme = parser.parse_args().readme
+    evaluation = read_json(EVALUATION)  # before the README is changed
+    if readme:
+        if not RESULTS.is_file():
+            raise UserError(f"{RESULTS}: not there; run `dvc repro` to make it")
         put_into_readme(START, END, RESULTS.read_text(encoding="utf-8"))
-    evaluation = read_json(EVALUATION)
     systems = evaluation["systems"]
     print_table(
         f"{evaluation['n']:,} {evaluation['split']} articles, value [{evaluation['confidence']:.0%} "

@@ -207,7 +207,7 @@ class Job:
 
     def lost_a_race(self) -> bool:
         """Whether it failed because another job stored the same output at the same moment: True once."""
-        lost = self.process.returncode != 0 and RACE in log_of(self.name).read_text()
+        lost = self.process.returncode != 0 and RACE in read_log(self.name)
         first = lost and self.name not in self.raced
         self.raced.add(self.name)
         return first
@@ -250,7 +250,7 @@ def compare(study: str, quick: bool, partial: bool, folder: Path = Path()) -> No
 def output_of_dvc(*arguments: str) -> str:
     """What dvc prints; a UserError where it fails."""
     command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise UserError(f"study: dvc {' '.join(arguments)} failed: {done.stderr.strip()}")
     return done.stdout.strip()
@@ -261,9 +261,14 @@ def log_of(name: str) -> Path:
     return WORK / f"{name}.log"
 
 
+def read_log(name: str) -> str:
+    """A variant's log; what programs print there need not be UTF-8."""
+    return log_of(name).read_text(encoding="utf-8", errors="replace")
+
+
 def tail_of(name: str) -> str:
     """The last lines of a variant's log, progress bars left out."""
-    lines = [line.rpartition("\r")[2].rstrip() for line in log_of(name).read_text().splitlines()]
+    lines = [line.rpartition("\r")[2].rstrip() for line in read_log(name).splitlines()]
     return "\n    ".join([line for line in lines if line][-TAIL:])
 
 

@@ -8,6 +8,7 @@ from stages.common.aligned import Texts, aligned, read_references, read_texts
 from stages.common.article import Article
 from stages.common.errors import UserError
 from stages.common.evaluation import score_systems
+from stages.common.files import output_file, require_other_file
 from stages.common.metrics import ROW, Scores, test_hash
 from stages.common.results import comparison_rows, score_rows
 from stages.common.verdict import clusters_phrase
@@ -22,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="the cluster of each article, which is resampled as a whole: a label a line",
     )
-    parser.add_argument("--output", type=Path, help="write the numbers there as JSON")
+    parser.add_argument("--output", type=output_file, help="write the numbers there as JSON")
     parser.add_argument("--resamples", type=int, help="instead of evaluate.resamples")
     parser.add_argument(
         "--bertscore",
@@ -34,8 +35,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def with_options(settings: SimpleNamespace, arguments: argparse.Namespace) -> SimpleNamespace:
     """The `evaluate` section with what the command line says instead."""
-    if arguments.output is not None and arguments.output.is_dir():
-        raise UserError(f"--output: {arguments.output} is a folder; expected the path of a file")
     if arguments.resamples is None:
         return settings
     if arguments.resamples < 100:
@@ -47,6 +46,7 @@ def score_files(
     arguments: argparse.Namespace, files: dict[str, Path], settings: SimpleNamespace
 ) -> tuple[dict[str, Scores], str]:
     """(scores of files of outputs by system, hash of the test set), as the options say."""
+    require_other_file(arguments.output, [arguments.references, arguments.documents, *files.values()])
     references = read_references(arguments.references)
     outputs = {name: aligned(references, read_texts(path, "predictions")) for name, path in files.items()}
     documents = None

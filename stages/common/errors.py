@@ -1,6 +1,7 @@
 """How a stage fails: one sentence on stderr, exit code 1, nothing half-written."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 
@@ -12,8 +13,11 @@ class UserError(Exception):
 def run(main: Callable[[], None], description: str | None = None) -> None:
     """Call `main`; turn a UserError into one line on stderr and exit code 1. Other errors propagate.
 
-    description: of a stage that takes no options: --help prints it, anything else is refused.
+    description: of a stage that takes no options: --help prints it, anything else is refused. What the
+    terminal's encoding does not have is printed as ?; files are UTF-8 whatever the terminal is.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes by itself (Python's backslashreplace)
+        sys.stdout.reconfigure(errors="replace")
     if description is not None:
         form = argparse.RawDescriptionHelpFormatter
         argparse.ArgumentParser(description=description, formatter_class=form).parse_args()

@@ -26,7 +26,9 @@ COMPARED = (
 
 def git(*arguments: str, check: bool = True) -> str:
     """What git prints."""
-    done = subprocess.run(["git", *arguments], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", *arguments], check=False, capture_output=True, encoding="utf-8", errors="replace"
+    )
     if check and done.returncode:
         raise UserError(f"git {arguments[0]}: {done.stderr.strip()}")
     return done.stdout

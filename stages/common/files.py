@@ -5,7 +5,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,13 @@ DECIMALS = 4
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, file or folder, and rename it to `path` on success."""
+    """Give a temporary path beside `path`, file or folder, and rename it to `path` on success.
+
+    A link to a file gives way to the new file, since DVC's cache may be behind it; a link to a folder (on
+    another drive, say) stays, and the folder behind it is replaced.
+    """
+    if path.is_symlink() and path.is_dir():
+        path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -42,6 +49,116 @@ def replacing(path: Path) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def restoring(paths: list[Path], journal: Path) -> Iterator[None]:
+    """Put the files `paths` back as they are now where the body fails or is stopped.
+
+    journal: folder that keeps their copies meanwhile. After a kill that no program can catch it is still
+    there, and the next call puts the files back first. Folders that the body makes for them and leaves
+    empty go as well.
+    """
+
+    def stop(number: int, _) -> None:
+        raise SystemExit(128 + number)  # an error like others, so that the files are put back
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        restore(journal)
+        _keep(paths, journal)
+        yield
+    except BaseException:
+        restore(journal)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    _forget(journal)
+
+
+def _keep(paths: list[Path], journal: Path) -> None:
+    existed = [path.exists() or path.is_symlink() for path in paths]
+    record = {
+        "paths": list(map(str, paths)),
+        "existed": existed,
+        "new_folders": list(map(str, _missing_folders(paths))),
+    }
+    with replacing(journal) as temporary:
+        temporary.mkdir()
+        for number, path in enumerate(paths):
+            if existed[number]:
+                shutil.copy2(path, temporary / str(number), follow_symlinks=False)
+        write_text(temporary / "journal.json", json.dumps(record))
+
+
+def restore(journal: Path) -> bool:
+    """Put back what `restoring` kept in `journal`; False where there is nothing to put back."""
+    if not journal.is_dir():
+        return False
+    record = json.loads((journal / "journal.json").read_text(encoding="utf-8"))
+    for number, (name, existed) in enumerate(zip(record["paths"], record["existed"], strict=True)):
+        kept, path = journal / str(number), Path(name)
+        if not existed:
+            path.unlink(missing_ok=True)
+        elif kept.exists() or kept.is_symlink():  # else a restoring that was stopped has put it back
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(kept, path)  # renamed: it takes no space on a disk that is full
+    _remove_empty(map(Path, record["new_folders"]))
+    _forget(journal)
+    return True
+
+
+def _missing_folders(paths: list[Path]) -> list[Path]:
+    """Folders above `paths` that do not exist, inner ones first."""
+    missing = {folder for path in paths for folder in path.parents if not folder.exists()}
+    return sorted(missing, key=lambda folder: -len(folder.parts))
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _forget(journal: Path) -> None:
+    """Remove a journal: renamed first, so that a kill leaves no half of it to restore from."""
+    done = journal.with_name(f".{journal.name.lstrip('.')}.tmp")
+    shutil.rmtree(done, ignore_errors=True)
+    journal.replace(done)
+    shutil.rmtree(done)
+
+
+def output_file(value: str) -> Path:
+    """The path in an option --output, found writable before any work is done (an argparse type).
+
+    Raises UserError for a folder, and for a place where no file can be made.
+    """
+    path = Path(value)
+    folders: list[Path] = []
+    trial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.is_dir():
+            raise UserError(f"--output: {path} is a folder; expected the path of a file")
+        folders += _missing_folders([path])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--output: {path} cannot be written ({error.filename}: {error.strerror}); name a file in a "
+            "folder that can be written to"
+        ) from error
+    finally:
+        _remove_empty(folders)
+    return path
+
+
+def require_other_file(output: Path | None, inputs: Iterable[Path | None]) -> None:
+    """Refuse an --output that would overwrite one of the files that a command reads."""
+    for path in inputs:
+        if output and path and output.is_file() and output.resolve() == path.resolve():
+            raise UserError(f"--output: {output} is read by the same command; name another file")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -61,6 +61,7 @@ SHA256 = Key(
     "a SHA-256 in quotes (64 hexadecimal digits)",
     lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None,
 )
+SHA256_OR_NULL = Key(f"{SHA256.expected}, or null (not known yet)", lambda v: v is None or SHA256.accepts(v))
 TEXT = Key("a text that is not empty", lambda v: isinstance(v, str) and v.strip() != "")
 TEXT_OR_NULL = Key("a text or null", lambda v: v is None or TEXT.accepts(v))
 TEMPLATE = Key(
@@ -98,6 +99,8 @@ SCHEMA: dict[str, Key | dict[str, Key]] = {
         "revision": TEXT_OR_NULL,
         "document_column": TEXT,
         "summary_column": TEXT,
+        "group_column": TEXT_OR_NULL,
+        "sha256": SHA256_OR_NULL,
         "seed": whole(0),
         "selection": choice("all", "novel_half"),
         "train_size": whole(1, nullable=True, or_null="all"),
@@ -240,10 +243,8 @@ def problems(values: dict) -> list[str]:
     return found or _contradictions(values)
 
 
-def _contradictions(values: dict) -> list[str]:
-    """Values that are right alone and wrong together."""
+def _data_contradictions(data: dict) -> list[str]:
     found = []
-    data, model, pretrain = values["data"], values["model"], values["pretrain"]
     local = data["source"] == "local"
     if local and data["path"] == NO_FILE:
         found.append("data.path: names no data; set it with `make data FROM=PATH`")
@@ -254,6 +255,23 @@ def _contradictions(values: dict) -> list[str]:
             found.append(f"data.revision: must be null where data.source is {data['source']}")
     elif data["revision"] is None:
         found.append(f"data.revision: pin a revision of the hub dataset {data['source']!r}")
+    if data["summary_column"] == data["document_column"]:
+        found.append(
+            f"data.summary_column: must differ from data.document_column ({data['document_column']!r})"
+        )
+    if data["source"] == "docstrings" and data["group_column"] is not None:
+        found.append(
+            "data.group_column: must be null where data.source is docstrings; a group is a source file there"
+        )
+    if data["group_column"] in (data["document_column"], data["summary_column"]):
+        found.append("data.group_column: must differ from data.document_column and data.summary_column")
+    return found
+
+
+def _contradictions(values: dict) -> list[str]:
+    """Values that are right alone and wrong together."""
+    found = _data_contradictions(values["data"])
+    model, pretrain = values["model"], values["pretrain"]
     # A hub id is "owner/name"; whatever lies on disk is a folder.
     folder = Path(model["name"]).exists() or model["path"] != NO_FILE
     if folder and model["path"] != model["name"]:

@@ -46,7 +46,8 @@ def score_files(
     arguments: argparse.Namespace, files: dict[str, Path], settings: SimpleNamespace
 ) -> tuple[dict[str, Scores], str]:
     """(scores of files of outputs by system, hash of the test set), as the options say."""
-    require_other_file(arguments.output, [arguments.references, arguments.documents, *files.values()])
+    inputs = (arguments.references, arguments.documents, arguments.groups, *files.values())
+    require_other_file(arguments.output, inputs)
     references = read_references(arguments.references)
     outputs = {name: aligned(references, read_texts(path, "predictions")) for name, path in files.items()}
     documents = None

@@ -170,6 +170,15 @@ def test_intervals_cover_in_95_percent_of_runs_and_a_true_null_is_rejected_in_5(
     assert ignored / RUNS < 0.92
 
 
+def test_the_percentile_interval_of_eight_clusters_covers_in_less_than_90_percent():
+    rng, covered = np.random.default_rng(7), 0
+    for _ in range(RUNS):
+        drawn = resampled_sums(mean_statistics(rng.normal(size=8)), 300)
+        low, high = percentile_interval(mean_of(drawn), 0.95)
+        covered += low <= 0 <= high
+    assert covered / RUNS < 0.9
+
+
 def test_one_systems_score_covers_too():
     sizes, sample, rng, covered = (
         SIZES["equal"][0],

@@ -20,6 +20,7 @@ from stages.common import errors, evaluation, params
 from stages.common.article import Article
 from stages.common.errors import UserError
 from stages.common.files import read_jsonl, read_parquet, replacing
+from stages.common.language import require_language
 from stages.common.metrics import SCORES, write_scores
 from stages.common.overlap import oracle_sentences
 from stages.common.text import body_of, first_sentence
@@ -27,6 +28,7 @@ from stages.common.text import body_of, first_sentence
 PARAMS = (
     "data.source",
     "evaluate.split",
+    "evaluate.language",
     "evaluate.meteor_synonyms",
     "evaluate.bertscore_model",
     "evaluate.bertscore_layer",
@@ -67,6 +69,8 @@ def main() -> None:
     p = params.load(PARAMS)
     table = read_parquet(PREPARED / f"{p.evaluate.split}.parquet")
     ids, references = table["id"].to_pylist(), table["summary"].to_pylist()
+    language = p.evaluate.language
+    require_language(references, language)  # before the work
     sources = table["document"].to_pylist()
     bodies = [body_of(source, p.data.source) for source in sources]
     documents = [Article(body, source) for body, source in zip(bodies, sources, strict=True)]
@@ -74,8 +78,8 @@ def main() -> None:
 
     outputs = {}
     if group == "baselines":
-        outputs["lead"] = [first_sentence(body) for body in bodies]
-        outputs["oracle"] = oracle_sentences(bodies, references)
+        outputs["lead"] = [first_sentence(body, language) for body in bodies]
+        outputs["oracle"] = oracle_sentences(bodies, references, language)
     succeeded = {name: [True] * len(ids) for name in outputs}
     generated = GROUPS[group]
     rows = predictions_by_id(PREDICTIONS / f"{generated}.jsonl", ids)

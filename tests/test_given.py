@@ -441,7 +441,7 @@ def stored(tmp_path_factory) -> dict[str, Path]:
 
     def scored(references: list[str], outputs: dict[str, list[str]]) -> dict:
         succeeded = {name: [True] * 5 for name in outputs}
-        settings = SimpleNamespace(meteor_synonyms=False)
+        settings = SimpleNamespace(language="en", meteor_synonyms=False)
         ids = [str(k) for k in range(1, 6)]
         return score_systems(ids, references, outputs, succeeded, None, settings, False, {})
 

@@ -29,7 +29,7 @@ REPO = Path(__file__).parents[1]
 
 def cleaned(source: str = "local", **splits: list[Raw]):
     """`clean` on lists by split; the counts as plain dicts."""
-    kept, counts = clean({split: iter(splits.get(split, [])) for split in SPLITS}, source)
+    kept, counts = clean({split: iter(splits.get(split, [])) for split in SPLITS}, source, "en")
     return kept, {split: dict(count) for split, count in counts.items()}
 
 

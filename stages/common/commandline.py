@@ -8,7 +8,9 @@ from stages.common.aligned import aligned, read_references, read_texts
 from stages.common.article import Article
 from stages.common.errors import UserError
 from stages.common.evaluation import score_systems
+from stages.common.language import ENGLISH, require_language
 from stages.common.metrics import Scores, test_hash
+from stages.common.params import LANGUAGE
 from stages.common.results import comparison_rows, score_rows
 
 
@@ -17,6 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--references", type=Path, help="a text a line, or .jsonl with `summary`")
     parser.add_argument("--documents", type=Path, help="for copying, new n-grams, numbers and names")
     parser.add_argument("--output", type=Path, help="write the numbers there as JSON")
+    parser.add_argument("--language", help="instead of evaluate.language")
     parser.add_argument("--resamples", type=int, help="instead of evaluate.resamples")
     parser.add_argument(
         "--bertscore",
@@ -30,11 +33,21 @@ def with_options(settings: SimpleNamespace, arguments: argparse.Namespace) -> Si
     """The `evaluate` section with what the command line says instead."""
     if arguments.output is not None and arguments.output.is_dir():
         raise UserError(f"--output: {arguments.output} is a folder; expected the path of a file")
-    if arguments.resamples is None:
-        return settings
-    if arguments.resamples < 100:
+    said = {
+        name: value
+        for name, value in (("language", arguments.language), ("resamples", arguments.resamples))
+        if value is not None
+    }
+    if said.get("resamples", 100) < 100:
         raise UserError(f"--resamples: expected at least 100, found {arguments.resamples}")
-    return SimpleNamespace(**{**vars(settings), "resamples": arguments.resamples})
+    if "language" in said and not LANGUAGE.accepts(said["language"]):
+        raise UserError(f"--language: expected {LANGUAGE.expected}, found {arguments.language!r}")
+    found = SimpleNamespace(**{**vars(settings), **said})
+    if found.meteor_synonyms and found.language != ENGLISH:
+        raise UserError(
+            "--language: evaluate.meteor_synonyms must be false unless it is en: WordNet is English"
+        )
+    return found
 
 
 def score_files(
@@ -42,6 +55,7 @@ def score_files(
 ) -> tuple[dict[str, Scores], str]:
     """(scores of files of outputs by system, hash of the test set), as the options say."""
     references = read_references(arguments.references)
+    require_language(references.texts, settings.language)  # before the work
     outputs = {name: aligned(references, read_texts(path, "predictions")) for name, path in files.items()}
     documents = None
     if arguments.documents:

@@ -1,6 +1,8 @@
 """ROUGE, BLEU, chrF and METEOR by hand and against the libraries' own public functions."""
 
 import json
+import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,33 @@ def test_rouge_lsum_of_several_sentences_by_hand():
     # Across sentences "nobody came" or "it rained" is in order, 2 of 4 words; sentence by sentence all are.
     found = one("It rained. Nobody came.", "Nobody came. It rained.", "rougeL", "rougeLsum")
     assert found == pytest.approx((50, 100))
+
+
+def test_a_line_is_a_sentence_as_in_rouge_score():
+    text = "the cat sat\na dog ran by\nit rained hard"
+    turned = "\n".join(text.split("\n")[::-1])
+    scorer = RougeScorer(["rougeLsum"], use_stemmer=True)
+    expected = 100 * scorer.score(text, turned)["rougeLsum"].fmeasure
+    assert one(text, turned, "rougeLsum") == (expected,) == (100,)
+    assert one(text, turned, "rougeL")[0] < 50
+
+
+def test_rouge_lsum_of_random_lines_is_rouge_scores():
+    rng = random.Random(0)
+    scorer = RougeScorer(["rougeLsum"], use_stemmer=True)
+    references, outputs = [], []
+    for _ in range(400):
+        vocabulary = "cats dog ran running the sat x blue skies a".split()[: rng.randint(1, 10)]
+        for texts in (references, outputs):
+            lines = [rng.choices(vocabulary, k=rng.randint(0, 9)) for _ in range(rng.randint(1, 5))]
+            for line in lines if texts is outputs else []:
+                for _ in range(rng.randint(0, 3)):  # words that the reference lacks
+                    line.insert(rng.randint(0, len(line)), "new")
+            texts.append("\n".join(map(" ".join, lines)))
+    found, _, _ = overlap_scores(references, outputs, "en", False)
+    for k, (reference, output) in enumerate(zip(references, outputs, strict=True)):
+        assert found["rougeLsum"][k] == 100 * scorer.score(reference, output)["rougeLsum"].fmeasure
+    assert (found["rougeL"] != found["rougeLsum"]).sum() > 100
 
 
 def test_the_longest_common_subsequence_is_the_tables():
@@ -337,3 +366,85 @@ def test_no_sentence_of_a_document_is_better_than_the_oracle(pairs):
         assert both(reference, oracle) == max(every)
         gained += max(every) > every[0]
     assert gained > 10  # often another sentence than the first
+
+
+# Other languages.
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("zh", "猫坐在垫子上，狗在公园里跑。"),
+        ("ja", "猫がマットの上に座った。犬が走った。"),
+        ("ko", "고양이가 매트 위에 앉았다. 개가 뛰었다."),
+        ("th", "แมวนั่งบนเสื่อและสุนัขวิ่งในสวน"),
+        ("de", "Müller traf Bär, und Frau Weiß ging in den Park."),
+        ("ar", "جلس القط على السجادة وركض الكلب في الحديقة."),
+        ("hi", "बिल्ली चटाई पर बैठी और कुत्ता पार्क में दौड़ा।"),
+        ("ru", "Кошка сидела на коврике, собака бежала в парке."),
+        ("he", "החתול ישב על השטיח והכלב רץ בפארק."),
+        ("el", "Η γάτα κάθισε στο χαλάκι και ο σκύλος έτρεξε."),
+        ("und", "ꯃꯩꯇꯩꯂꯣꯟ ꯑꯁꯤ ꯃꯤꯌꯥꯝ ꯑꯁꯤꯅꯤ꯫"),
+    ],
+)
+def test_equal_texts_of_any_language_score_100_and_others_less(language, text):
+    other = " ".join("ⴰⴱⴳⴷ" for _ in range(5))  # a script that none of them has
+    columns, bleu, chrf = overlap_scores([text, text], [text, other], language, False)
+    for name in (*ROUGE, "sentence_bleu", "sentence_chrf"):
+        assert columns[name].tolist() == pytest.approx([100, 0], abs=1e-9)
+    assert columns["meteor"][0] > 99 and columns["meteor"][1] == 0  # its penalty is never quite 0
+    assert corpus_bleu(bleu[0]) == pytest.approx(100) and corpus_chrf(chrf[0]) == pytest.approx(100)
+
+
+def test_german_letters_are_no_blanks():
+    # As ASCII: m, ller, traf, b, r on both sides. In German: mull, traf, bar and moll, traf, bur.
+    found, _, _ = overlap_scores(["Müller traf Bär"], ["Möller traf Bür"], "de", False)
+    assert found["rouge1"][0] == pytest.approx(100 / 3)
+    # Stems: haus, haus.
+    assert overlap_scores(["Häuser"], ["Haus"], "de", False)[0]["rouge1"][0] == 100
+
+
+def test_chinese_by_hand():
+    # 4 of 5 characters on both sides; bigrams 2 of 4.
+    found, bleu, _ = overlap_scores(["猫坐在垫上"], ["猫坐在床上"], "zh", False)
+    assert (found["rouge1"][0], found["rouge2"][0]) == pytest.approx((80, 50))
+    assert bleu[0].tolist()[:4] == [5, 5, 4, 2]
+
+
+def test_bleu_of_a_language_is_sacrebleus_with_its_tokenizer():
+    cases = {"zh": ("猫坐在垫子上。", "猫在床上。", "zh"), "ja": ("猫が座った。", "犬が座った。", "char")}
+    cases["fr"] = ("« Non », dit-elle l’été dernier.", "« Oui », dit-elle l’été.", "intl")
+    for language, (reference, output, tokenizer) in cases.items():
+        found, _, _ = overlap_scores([reference], [output], language, False)
+        expected = sacrebleu.sentence_bleu(output, [reference], tokenize=tokenizer).score
+        assert found["sentence_bleu"][0] == pytest.approx(expected, abs=1e-9)
+        assert f"|lang:{language}|tokens:{tokenizer}|" in overlap_signatures(language, False)["bleu"]
+
+
+def test_signatures_name_language_stemmer_tokens_and_sentence_rule():
+    for name, text in overlap_signatures("de", False).items():
+        if name.startswith("rouge") or name == "meteor":
+            assert "|lang:de|" in f"|{text}|" and "stemmer:snowball german (nltk 3" in text
+            assert "tokens:Unicode words" in text
+    chinese = overlap_signatures("zh", False)
+    assert "|stemmer:no|" in chinese["rouge1"] and "|stages:exact|" in chinese["meteor"]
+    assert "sentences:lines, text.py's of zh" in chinese["rougeLsum"]
+    assert overlap_signatures("en", False)["rouge1"].startswith("F1|lang:en|stemmer:yes|tokens:rouge_score|")
+
+
+# Time.
+
+
+@pytest.mark.parametrize("kind", ["one word", "words", "sentences", "lines"])
+def test_an_output_of_20000_words_takes_no_product_of_lengths(kind):
+    rng = random.Random(0)
+    vocabulary = {"one word": ["the"]}.get(kind, [f"w{k}" for k in range(2_000)])
+    gap = {"sentences": ". W", "lines": "\n"}.get(kind, " ")
+    output = gap.join(" ".join(rng.choices(vocabulary, k=20)) for _ in range(1_000))
+    reference = " ".join(rng.choices(vocabulary, k=30)) + ". " + " ".join(rng.choices(vocabulary, k=30))
+    scorers = overlap.Scorers("en", False)
+    scorers.pair("a", "b")
+    started = time.process_time()
+    scorers.pair(reference, output)
+    scorers.oracle(output, reference)
+    assert time.process_time() - started < 3  # 0.5 to 0.7 s on the machine that this was written on

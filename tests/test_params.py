@@ -130,6 +130,9 @@ def test_a_missing_key_or_section_is_named(values, name):
         ("train.learning_rate", float("inf")),
         ("smoke.examples", 1),
         ("evaluate.split", "train"),
+        ("evaluate.language", "english"),
+        ("evaluate.language", "EN"),
+        ("evaluate.language", False),  # what YAML makes of an unquoted no
         ("evaluate.confidence", 1),
         ("evaluate.confidence", 95),
         ("evaluate.resamples", 99),

@@ -71,7 +71,7 @@ SHA256 = Key(
     lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None,
 )
 LANGUAGE = Key(
-    f"a language's code of ISO 639, und where it has none here, one of {', '.join(LANGUAGES)}",
+    f"a language's code of ISO 639 ('no' in quotes; und = any other), one of {', '.join(LANGUAGES)}",
     lambda v: isinstance(v, str) and v in LANGUAGES,
 )
 TEXT = Key("a text that is not empty", lambda v: isinstance(v, str) and v.strip() != "")

@@ -60,7 +60,7 @@ def _text_of(path: Path, role: str) -> str:
     except FileNotFoundError as error:
         raise UserError(f"{path}: not found; expected a file of {role}, {EXPECTED}") from error
     except OSError as error:
-        raise UserError(f"{path}: not readable: {error}; expected a file of {role}, {EXPECTED}") from error
+        raise UserError(f"{path}: not a text file: {error}; expected a file of {role}, {EXPECTED}") from error
     for start, name in MAGIC.items():
         if raw.startswith(start):
             raise UserError(f"{path}: is {name}; expected a file of {role}, {EXPECTED}")

@@ -96,7 +96,7 @@ class BertScore:
         config.num_hidden_layers = layer  # the last one that is built is the one that is compared
         self._model = AutoModel.from_pretrained(folder, config=config, use_safetensors=True).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        # bert_score cuts a text at the tokenizer's length: some tokenizers name none, or more than the model's
+        # bert_score cuts a text at the tokenizer's length: some name none, or more than the model has
         # positions. RoBERTa and its kind count positions from behind the padding's id.
         positions = getattr(config, "max_position_embeddings", None) or 0
         if config.model_type in SHIFTED_POSITIONS:

@@ -171,6 +171,14 @@ def test_the_ends_of_a_range_are_in_it(values, name, value):
     assert params.problems(changed(values, name, value)) == []
 
 
+def test_word_net_is_english(values):
+    values = changed(values, "evaluate.language", "de")
+    values["evaluate"]["meteor_synonyms"] = True
+    assert params.problems(values) == [
+        "evaluate.meteor_synonyms: must be false unless evaluate.language is en: WordNet is English"
+    ]
+
+
 def test_a_choice_lists_what_there_is(values):
     (problem,) = params.problems(changed(values, "model.quantization", "int4"))
     wanted = "model.quantization: expected one of none, int8, nf4, found 'int4', did you mean 'int8'?"

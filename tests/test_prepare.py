@@ -350,3 +350,18 @@ def test_a_stage_that_fails_writes_nothing(workspace, change, message):
     result = run_prepare(workspace)
     assert result.returncode == 1 and f"error: {message}" in result.stderr.splitlines()[-1]
     assert outputs(workspace) == {}
+
+
+@pytest.mark.slow
+def test_summaries_that_the_language_could_not_score_are_refused_before_anything_is_trained(workspace):
+    path = workspace / "articles" / "test.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "summary": "猫坐在垫子上"}) + "\n" for row in rows))
+    result = run_prepare(workspace)
+    assert result.returncode == 1 and outputs(workspace) == {}
+    said = result.stderr.splitlines()[-1]
+    assert "error: evaluate.language: 'en' does not fit the references" in said and "such as 'zh'" in said
+    values = yaml.safe_load((workspace / "params.yaml").read_text())
+    values["evaluate"]["language"] = "zh"
+    (workspace / "params.yaml").write_text(yaml.safe_dump(values))
+    assert run_prepare(workspace).returncode == 0

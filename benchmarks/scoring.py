@@ -27,7 +27,7 @@ CONFIDENCE = 0.95
 
 def ours(references: list[str], outputs: list[str]) -> tuple[np.ndarray, list[float]]:
     """(scores [texts, metrics], means) with intervals, by this project's code."""
-    scorer = Scorers(meteor_synonyms=False).rouge
+    scorer = Scorers("en", meteor_synonyms=False).rouge
     scores = np.array([scorer.all(r, o) for r, o in zip(references, outputs, strict=True)])
     means = [summary_of(100 * scores[:, k], RESAMPLES, CONFIDENCE)["value"] for k in range(len(ROUGE))]
     return scores, means

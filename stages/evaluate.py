@@ -16,6 +16,7 @@ from stages.common import errors, evaluation, params
 from stages.common.commandline import add_options, print_scores, score_files, with_options
 from stages.common.errors import UserError
 from stages.common.files import read_parquet, write_json
+from stages.common.language import require_language
 from stages.common.metrics import Scores, read_scores, scores_file, test_hash
 
 PARAMS = ("evaluate",)
@@ -50,6 +51,7 @@ def run_stage() -> None:
     settings = p.evaluate
     table = read_parquet(PREPARED / f"{settings.split}.parquet", ["id", "summary"])
     ids, references = table["id"].to_pylist(), table["summary"].to_pylist()
+    require_language(references, settings.language)
     described = {name: read_scores(scores_file(name)) for name in (*SYSTEMS, "reference")}
     for name, system in described.items():
         if system.ids != ids:

@@ -15,12 +15,13 @@ from tqdm import tqdm
 from stages.common import errors, params
 from stages.common.errors import UserError
 from stages.common.files import replacing, write_json, write_parquet
+from stages.common.language import require_language
 from stages.common.neardup import NearDuplicates
 from stages.common.params import SPLITS
 from stages.common.sources import Raw, open_source, require_pinned, text_digest
 from stages.common.text import body_of, first_sentence, novel_ngram_share, words
 
-PARAMS = ("data",)
+PARAMS = ("data", "evaluate.language")
 PREPARED = Path("data/prepared")
 METRICS = Path("metrics/data.json")
 SEEN_FILES = Path("models/phi-tiny/pretraining_files.txt")
@@ -29,7 +30,7 @@ NOVELTY_ROWS = 2_000  # of a split, the first in its random order: enough for a 
 
 
 def clean(
-    splits: dict, source: str, grouped: bool = False
+    splits: dict, source: str, language: str, grouped: bool = False
 ) -> tuple[dict[str, list[Raw]], dict[str, Counter]]:
     """Rows worth keeping by split, and by split the counts of rows read and dropped by reason.
 
@@ -54,7 +55,7 @@ def clean(
                 count["duplicate document" if same else "document stands in another split"] += 1
                 continue
             side_of_document[document] = split
-            first = first_sentence(body_of(row.document, source)[:20_000])
+            first = first_sentence(body_of(row.document, source)[:20_000], language)
             if words(first) == words(row.summary):
                 count["summary is the document's first sentence"] += 1
                 continue
@@ -137,9 +138,10 @@ def near_duplicate_percent(train: list[Raw], held_out: list[Raw], source: str) -
 
 
 def main() -> None:
-    data = params.load(PARAMS).data
+    p = params.load(PARAMS)
+    data, language = p.data, p.evaluate.language
     source = open_source(data)
-    kept, counts = clean(source.splits, data.source, data.group_column is not None)
+    kept, counts = clean(source.splits, data.source, language, data.group_column is not None)
     sha256 = source.sha256()
     require_pinned(sha256, data)
     sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
@@ -153,6 +155,8 @@ def main() -> None:
     if data.selection == "novel_half":
         kept["train"] = most_novel_half(kept["train"], data.source)
     used = {split: subset(kept[split], sizes[split], data.seed, split) for split in SPLITS}
+    for split in ("validation", "test"):  # before anything is trained that could not be scored
+        require_language([row.summary for row in used[split]], language)
     if data.source == "docstrings":
         check_unseen(used, SEEN_FILES)
 

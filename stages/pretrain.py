@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from stages.common import errors, params
 from stages.common.files import file_sha256, replacing, write_json
-from stages.common.harvest import Entry, entries_hash, harvest, pair_of
+from stages.common.harvest import Entry, entries_hash, harvest, pair_of, words
 from stages.common.modeling import has_bfloat16
 from stages.common.neardup import NearDuplicates
 from stages.common.split import harvested_rows, side_of_file
@@ -39,7 +39,7 @@ def training_entries(entries: list[Entry]) -> list[Entry]:
     rows, _ = harvested_rows(entries)
     held_out = [row for row in rows if row.split != "train"]
     index = NearDuplicates(
-        [without_heading(row.document) for row in held_out], [row.summary for row in held_out]
+        [without_heading(row.document) for row in held_out], [row.summary for row in held_out], words
     )
     kept, seen = [], set()
     candidates = [entry for entry in entries if side_of_file(entry.file) == "train"]

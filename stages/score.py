@@ -20,6 +20,7 @@ from stages.common import errors, evaluation, params
 from stages.common.article import Article
 from stages.common.errors import UserError
 from stages.common.files import read_jsonl, read_parquet, replacing
+from stages.common.language import require_language
 from stages.common.metrics import SCORES, unit_of, write_scores
 from stages.common.overlap import oracle_sentences
 from stages.common.text import body_of, first_sentence
@@ -28,6 +29,7 @@ PARAMS = (
     "data.source",
     "data.group_column",
     "evaluate.split",
+    "evaluate.language",
     "evaluate.meteor_synonyms",
     "evaluate.bertscore_model",
     "evaluate.bertscore_layer",
@@ -69,6 +71,8 @@ def main() -> None:
     table = read_parquet(PREPARED / f"{p.evaluate.split}.parquet")
     ids, references = table["id"].to_pylist(), table["summary"].to_pylist()
     groups, unit = table["group"].to_pylist(), unit_of(p.data)
+    language = p.evaluate.language
+    require_language(references, language)  # before the work
     sources = table["document"].to_pylist()
     bodies = [body_of(source, p.data.source) for source in sources]
     documents = [Article(body, source) for body, source in zip(bodies, sources, strict=True)]
@@ -76,8 +80,8 @@ def main() -> None:
 
     outputs = {}
     if group == "baselines":
-        outputs["lead"] = [first_sentence(body) for body in bodies]
-        outputs["oracle"] = oracle_sentences(bodies, references)
+        outputs["lead"] = [first_sentence(body, language) for body in bodies]
+        outputs["oracle"] = oracle_sentences(bodies, references, language)
     succeeded = {name: [True] * len(ids) for name in outputs}
     generated = GROUPS[group]
     rows = predictions_by_id(PREDICTIONS / f"{generated}.jsonl", ids)

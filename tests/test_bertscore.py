@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -105,6 +106,15 @@ def test_a_text_without_a_token_scores_0(scorer):
     assert scorer.scores([reference] * n, {"system": NO_TOKENS})["system"].tolist() == [0] * n
     assert scorer.scores(NO_TOKENS, {"system": [reference] * n})["system"].tolist() == [0] * n
     assert scorer.scores(NO_TOKENS, {"system": NO_TOKENS})["system"].tolist() == [0] * n
+
+
+def test_a_text_ends_at_the_models_positions_where_the_tokenizer_names_no_length(tmp_path):
+    folder = tmp_path / "endless"
+    shutil.copytree(model_folder(PACKAGE), folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 10**30}))
+    found = BertScore(settings(str(folder))).scores(["A cat."], {"system": ["cat " * 2_000]})["system"]
+    assert 0 < found[0] < 100
 
 
 def test_lists_of_unequal_length_are_refused(scorer):

@@ -1,6 +1,7 @@
 """The two commands that score files which others made, run as a user runs them."""
 
 import json
+import re
 import resource
 import shutil
 import sys
@@ -16,6 +17,8 @@ from conftest import ROOT, stage
 from rouge_score.rouge_scorer import RougeScorer
 
 from stages.common import errors
+from stages.common.aligned import read_texts
+from stages.common.errors import UserError
 from stages.common.metrics import METRICS, QUALITY, read_scores, write_scores
 
 OUTPUTS = Path(__file__).parents[2] / "shared" / "data" / "xsum-outputs"
@@ -436,6 +439,127 @@ def test_significance_refuses(files, options, said, error_of):
     assert said in error_of("significance", *filled, *FAST)
 
 
+# Another format, by its name or its content, is not scored as prose.
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.json", '["a", "b"]', "is named .json"),
+        ("p.csv", "a\nb\n", "is named .csv"),
+        ("p.PARQUET", "a\nb\n", "is named .parquet"),
+        ("p.txt", '{"1": "one", "2": "two"}\n', "is a JSON object"),
+        ("p", json.dumps({"1": "one", "2": "two"}, indent=2), "is a JSON object"),
+        ("p.txt", json.dumps([{"prediction": "one"}, {"prediction": "two"}]), "is a JSON array"),
+        ("p.txt", '[\n  "one",\n  "two"\n]\n', "is a JSON array"),
+        ("p.txt", '[\n  {"prediction": "one"},\n', "is JSON over several lines, cut off"),
+        (
+            "p.txt",
+            '{"prediction": "one"}\n{"prediction": "two"}\n',
+            "is JSON, an object a line: name it .jsonl",
+        ),
+        ("p.txt", "id,prediction\n1,one\n", "is a table (commas)"),
+        ("p.txt", "Id;Prediction\n1;one\n", "is a table (semicolons)"),
+        ("p.txt", '"prediction"\n"one"\n', "is a table (of one column)"),
+        ("p.txt", "1\tone\n2\ttwo\n", "is a table (tabs)"),
+        ("p.out", "<!DOCTYPE html>\n<html></html>\n", "is HTML or XML"),
+        ("p.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of git-lfs"),
+        ("p.txt", b"PAR1\x15\x04\x15", "is a parquet file"),
+        ("p.txt", b"PK\x03\x04\x14\x00", "is a zip file"),
+        ("p.txt", b"\x1f\x8b\x08\x00", "is a gzip file"),
+        ("p.txt", "one\ntwo\n".encode("utf-16"), "is text in UTF-16"),
+        ("p.txt", "é\n".encode("latin-1"), "not a text file in UTF-8"),
+        ("p.txt", b"a\x00b\n", "holds NUL characters"),
+    ],
+)
+@pytest.mark.parametrize("role", ["predictions", "references", "documents"])
+def test_another_format_is_refused(tmp_path, name, content, said, role):
+    path = tmp_path / name
+    path.write_bytes(
+        content if isinstance(content, bytes) else content.replace("prediction", "summary").encode()
+    )
+    with pytest.raises(UserError, match="^" + re.escape(str(path))) as raised:
+        read_texts(path, role)
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+    assert "a text a line, or .jsonl with a JSON object a line" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "lines_of_text",
+    [
+        ["{braces} begin a line", "and [brackets] another"],
+        ["[1] A paper.", "[2] Another."],
+        ['{"a": 1}', "prose"],
+        ["[1]"],
+        ["{ not JSON }"],
+        ["Summary, prediction and reference: three words.", "x"],
+        ["A summary", "The document"],
+        ["one\ttab", "no tab"],
+        ["html", "<p>"],
+        ["", "x"],
+    ],
+)
+def test_prose_that_looks_like_another_format_is_read(tmp_path, lines_of_text):
+    assert read_texts(lines(tmp_path / "p.txt", lines_of_text), "predictions").texts == lines_of_text
+
+
+def test_a_json_file_is_refused_by_the_command(tmp_path, refused):
+    path = tmp_path / "p.txt"
+    path.write_text(json.dumps(dict(enumerate(GOOD))))
+    assert "is a JSON object; expected a file of predictions" in refused(predictions=path)
+
+
+# Other languages.
+
+CHINESE = ["猫坐在垫子上。", "狗在公园里跑。", "下了十天雨。", "没有人来。", "两名男子被捕。"]
+GERMAN = ["Müller traf Bär.", "Der Hund lief.", "Es regnete.", "Niemand kam.", "Zwei Männer."]
+
+
+def test_equal_chinese_files_are_refused_as_english_and_score_100_as_chinese(tmp_path, files, refused, call):
+    path = lines(tmp_path / "zh.txt", CHINESE)
+    message = refused(references=path, predictions=path, documents=path)
+    assert "evaluate.language: 'en' does not fit the references: its words lose 100.0% of" in message
+    assert message.endswith("such as 'zh'")
+    call(
+        "evaluate",
+        *options(files, references=path, predictions=path, documents=path),
+        *FAST,
+        "--language",
+        "zh",
+    )
+    found = json.loads(files["output"].read_text())
+    for name in ("rouge1", "rougeL", "rougeLsum", "bleu", "chrf", "sentence_bleu", "verbatim"):
+        assert found["systems"]["predictions"][name]["value"] == pytest.approx(100)
+    assert found["systems"]["predictions"]["novel_1"]["value"] == 0
+    assert "|lang:zh|stemmer:no|tokens:Unicode words" in found["metrics"]["quality"]["rouge1"]["signature"]
+
+
+def test_significance_of_chinese_systems(tmp_path, files, error_of, compare):
+    named = {
+        "references": lines(tmp_path / "zh.txt", CHINESE * 6),
+        "good": lines(tmp_path / "g.txt", CHINESE * 6),
+    }
+    named["poor"] = lines(tmp_path / "p.txt", [*CHINESE[1:], CHINESE[0]] * 6)
+    assert "evaluate.language" in error_of("significance", *systems(named, "good", "poor"), *FAST)
+    found = compare(*systems(named, "good", "poor"), "--language", "zh")
+    assert found["comparisons"]["good-poor"]["rouge1"]["p_holm"] < 0.05
+
+
+def test_german_is_refused_as_english(tmp_path, refused):
+    assert refused(references=lines(tmp_path / "de.txt", GERMAN)).endswith("such as 'de'")
+
+
+def test_english_with_a_few_accented_names_is_scored(tmp_path, evaluate):
+    texts = [*REFERENCES[:4], "Two men, one of them called Zoë, were arrested after the fire."]
+    assert evaluate(references=lines(tmp_path / "r.txt", texts))["n"] == 5
+
+
+def test_an_unknown_language_is_refused_with_the_legal_ones(files, error_of):
+    message = error_of("evaluate", *options(files), *FAST, "--language", "english")
+    assert message.startswith("error: --language: expected a language's code of ISO 639")
+    assert ", de, " in message and ", und, found 'english'" in message
+
+
 # Stored scores.
 
 
@@ -450,7 +574,7 @@ def stored(tmp_path_factory) -> dict[str, Path]:
 
     def scored(references: list[str], outputs: dict[str, list[str]]) -> dict:
         succeeded = {name: [True] * 5 for name in outputs}
-        settings = SimpleNamespace(meteor_synonyms=False)
+        settings = SimpleNamespace(language="en", meteor_synonyms=False)
         ids = [str(k) for k in range(1, 6)]
         return score_systems(ids, references, outputs, succeeded, None, settings, False, {})
 

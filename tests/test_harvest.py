@@ -400,3 +400,20 @@ def test_the_same_packages_give_the_same_entries_on_another_python(version, hash
         pytest.skip(f"no Python {version} on this machine")
     assert int(hash_here.split()[0]) > 1_000
     assert hash_on(python) == hash_here
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("Return the sum of x.", True),
+        ("Return the sum, e.g. Of x, by J. Smith.", True),
+        ("Return x. Then stop.", False),
+        ("Return x. \u00c9lan.", True),  # by the rule in ASCII that the harvested rows come from
+        ("Say \u201cno.\u201d Then stop.", True),
+    ],
+)
+def test_the_harvest_keeps_its_own_sentences_and_words(line, expected):
+    assert harvest.is_one_sentence(line) is expected
+    assert harvest.words("caf\u00e9 \u2013 Snake_case \u732b\u304c") == [
+        "caf", "\u00e9", "\u2013", "snake_case", "\u732b\u304c",
+    ]  # fmt: skip

@@ -47,7 +47,7 @@ from stages.common.verdict import (
     verdict,
 )
 
-SETTINGS = SimpleNamespace(meteor_synonyms=False)
+SETTINGS = SimpleNamespace(language="en", meteor_synonyms=False)
 N = 40
 RESAMPLES = 400
 
@@ -64,7 +64,11 @@ def articles(pairs) -> dict:
         "ids": [row["id"] for row in rows],
         "references": references,
         "documents": [Article(body, row["document"]) for body, row in zip(bodies, rows, strict=True)],
-        "outputs": {"lead": [first_sentence(body) for body in bodies], "halves": halves, "failing": failed},
+        "outputs": {
+            "lead": [first_sentence(body, "en") for body in bodies],
+            "halves": halves,
+            "failing": failed,
+        },
         "succeeded": {"lead": [True] * N, "halves": [True] * N, "failing": [k >= 4 for k in range(N)]},
     }
 

@@ -1,6 +1,8 @@
 """ROUGE, BLEU, chrF and METEOR by hand and against the libraries' own public functions."""
 
 import json
+import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -46,25 +48,25 @@ def texts(pairs) -> tuple[list[str], list[str]]:
     for k, pair in enumerate(pairs[:60]):
         body = pair["document"].partition("\n\n")[2]
         references.append(pair["summary"])
-        outputs.append(first_sentence(body) if k % 3 else pairs[k + 1]["summary"])
+        outputs.append(first_sentence(body, "en") if k % 3 else pairs[k + 1]["summary"])
         if k % 5 == 0:  # several sentences on both sides
             references[-1] += " " + pairs[k + 2]["summary"]
-            outputs[-1] = " ".join(sentences(body)[:4])
+            outputs[-1] = " ".join(sentences(body, "en")[:4])
     if XSUM.is_file():
         with XSUM.open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line, _ in zip(lines, range(40), strict=False)]
         references += [row["summary"] for row in rows]
-        outputs += [first_sentence(row["document"]) for row in rows]
+        outputs += [first_sentence(row["document"], "en") for row in rows]
     return references, outputs
 
 
 @pytest.fixture(scope="module")
 def scored(texts) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    return overlap_scores(*texts, meteor_synonyms=False, workers=1)
+    return overlap_scores(*texts, language="en", meteor_synonyms=False, workers=1)
 
 
 def one(reference: str, output: str, *names: str, synonyms: bool = False) -> tuple[float, ...]:
-    found, _, _ = overlap_scores([reference], [output], synonyms)
+    found, _, _ = overlap_scores([reference], [output], "en", synonyms)
     return tuple(float(found[name][0]) for name in names)
 
 
@@ -90,6 +92,33 @@ def test_rouge_lsum_of_several_sentences_by_hand():
     assert found == pytest.approx((50, 100))
 
 
+def test_a_line_is_a_sentence_as_in_rouge_score():
+    text = "the cat sat\na dog ran by\nit rained hard"
+    turned = "\n".join(text.split("\n")[::-1])
+    scorer = RougeScorer(["rougeLsum"], use_stemmer=True)
+    expected = 100 * scorer.score(text, turned)["rougeLsum"].fmeasure
+    assert one(text, turned, "rougeLsum") == (expected,) == (100,)
+    assert one(text, turned, "rougeL")[0] < 50
+
+
+def test_rouge_lsum_of_random_lines_is_rouge_scores():
+    rng = random.Random(0)
+    scorer = RougeScorer(["rougeLsum"], use_stemmer=True)
+    references, outputs = [], []
+    for _ in range(400):
+        vocabulary = "cats dog ran running the sat x blue skies a".split()[: rng.randint(1, 10)]
+        for texts in (references, outputs):
+            lines = [rng.choices(vocabulary, k=rng.randint(0, 9)) for _ in range(rng.randint(1, 5))]
+            for line in lines if texts is outputs else []:
+                for _ in range(rng.randint(0, 3)):  # words that the reference lacks
+                    line.insert(rng.randint(0, len(line)), "new")
+            texts.append("\n".join(map(" ".join, lines)))
+    found, _, _ = overlap_scores(references, outputs, "en", False)
+    for k, (reference, output) in enumerate(zip(references, outputs, strict=True)):
+        assert found["rougeLsum"][k] == 100 * scorer.score(reference, output)["rougeLsum"].fmeasure
+    assert (found["rougeL"] != found["rougeLsum"]).sum() > 100
+
+
 def test_the_longest_common_subsequence_is_the_tables():
     from rouge_score.rouge_scorer import _lcs_table
 
@@ -105,7 +134,7 @@ def test_rouge_is_rouge_scores_own(texts, scored):
     scorer = RougeScorer(list(ROUGE), use_stemmer=True)
     for k, (reference, output) in enumerate(zip(*texts, strict=True)):
         plain = scorer.score(reference, output)
-        cut = scorer.score("\n".join(sentences(reference)), "\n".join(sentences(output)))
+        cut = scorer.score("\n".join(sentences(reference, "en")), "\n".join(sentences(output, "en")))
         for name in ("rouge1", "rouge2", "rougeL"):
             assert scored[0][name][k] == 100 * plain[name].fmeasure
         assert scored[0]["rougeLsum"][k] == 100 * cut["rougeLsum"].fmeasure
@@ -127,11 +156,11 @@ def test_bleu_by_hand():
     # 1- to 4-grams of 6 words: 4/6, 1/5, 0/4, 0/3; no match counts half, then a quarter: 1/8, 1/12.
     found = one("the cat sat on the mat", "the cat lay on a mat", "sentence_bleu")[0]
     assert found == pytest.approx(100 * (4 / 6 * 1 / 5 * 1 / 8 * 1 / 12) ** 0.25)
-    _, bleu, _ = overlap_scores(["the cat sat on the mat"], ["the cat lay on a mat"], False)
+    _, bleu, _ = overlap_scores(["the cat sat on the mat"], ["the cat lay on a mat"], "en", False)
     assert bleu.tolist() == [[6, 6, 4, 1, 0, 0, 6, 5, 4, 3]]
     assert corpus_bleu(bleu[0]) == pytest.approx(found)
     # Half as long as its reference: e^(1 - 8/4); every n-gram matches.
-    _, bleu, _ = overlap_scores(["a b c d e f g h"], ["a b c d"], False)
+    _, bleu, _ = overlap_scores(["a b c d e f g h"], ["a b c d"], "en", False)
     assert corpus_bleu(bleu[0]) == pytest.approx(100 * np.exp(-1))
 
 
@@ -222,8 +251,8 @@ def nltk_data(tmp_path, monkeypatch):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_synonyms_without_word_net_are_refused(nltk_data, workers):
     for call in (
-        lambda: overlap_scores(["a"], ["b"], True, workers),
-        lambda: overlap_signatures(True),
+        lambda: overlap_scores(["a"], ["b"], "en", True, workers),
+        lambda: overlap_signatures("en", True),
     ):
         with pytest.raises(UserError) as raised:
             call()
@@ -258,8 +287,8 @@ def test_synonyms_from_word_net_by_hand(nltk_data):
     assert one("my autos", "my car", "meteor", synonyms=True) == pytest.approx((100 * (1 - 0.5 / 8),))
     assert one("my car", "my Auto", "meteor", synonyms=True) == pytest.approx((100 * (1 - 0.5 / 8),))
     assert one("my house", "my car", "meteor", synonyms=True) == pytest.approx((25,))
-    assert "|stages:exact+stem+wordnet3.0|" in f"|{overlap_signatures(True)['meteor']}|"
-    assert "|stages:exact+stem|" in f"|{overlap_signatures(False)['meteor']}|"
+    assert "|stages:exact+stem+wordnet3.0|" in overlap_signatures("en", True)["meteor"]
+    assert "|stages:exact+stem|" in overlap_signatures("en", False)["meteor"]
 
 
 # All of them.
@@ -267,7 +296,7 @@ def test_synonyms_from_word_net_by_hand(nltk_data):
 
 def test_two_processes_give_what_one_gives(texts, scored, monkeypatch):
     monkeypatch.setattr(overlap, "CHUNK", 17)  # not a divisor of the number of pairs
-    columns, bleu, chrf = overlap_scores(*texts, meteor_synonyms=False, workers=2)
+    columns, bleu, chrf = overlap_scores(*texts, language="en", meteor_synonyms=False, workers=2)
     assert {name: values.tobytes() for name, values in columns.items()} == {
         name: values.tobytes() for name, values in scored[0].items()
     }
@@ -275,7 +304,7 @@ def test_two_processes_give_what_one_gives(texts, scored, monkeypatch):
 
 
 def test_a_score_depends_on_its_pair_alone(texts, scored):
-    backwards = overlap_scores(texts[0][::-1], texts[1][::-1], False)
+    backwards = overlap_scores(texts[0][::-1], texts[1][::-1], "en", False)
     for name, values in scored[0].items():
         assert backwards[0][name][::-1].tolist() == values.tolist()
 
@@ -294,13 +323,13 @@ def test_scores_lie_between_0_and_100_and_an_empty_output_scores_0(texts, scored
 
 def test_lists_of_unequal_length_are_refused():
     with pytest.raises(ValueError, match="zip"):
-        overlap_scores(["a", "b"], ["a"], False)
+        overlap_scores(["a", "b"], ["a"], "en", False)
     with pytest.raises(ValueError, match="zip"):
-        oracle_sentences(["a"], ["a", "b"])
+        oracle_sentences(["a"], ["a", "b"], "en")
 
 
 def test_every_score_has_a_signature_that_names_its_library():
-    found = overlap_signatures(False)
+    found = overlap_signatures("en", False)
     assert set(found) == {*overlap.PER_PAIR, "bleu", "chrf"}
     libraries = {"rouge": "rouge_score:0", "meteor": "nltk:3"}
     for name, text in found.items():
@@ -313,11 +342,11 @@ def test_every_score_has_a_signature_that_names_its_library():
 
 def test_oracle_by_hand():
     document = "It was cold. The cat sat on a mat. The cat sat there."
-    assert oracle_sentences([document], ["the cat sat on the mat"]) == ["The cat sat on a mat."]
+    assert oracle_sentences([document], ["the cat sat on the mat"], "en") == ["The cat sat on a mat."]
     # Equally good ones: the first. Nothing in common: the first. No sentence: "".
-    assert oracle_sentences(["A dog ran. A dog ran!"], ["a dog"]) == ["A dog ran."]
-    assert oracle_sentences(["One. Two."], ["zero"]) == ["One."]
-    assert oracle_sentences(["", " \n\n "], ["a", "b"]) == ["", ""]
+    assert oracle_sentences(["A dog ran. A dog ran!"], ["a dog"], "en") == ["A dog ran."]
+    assert oracle_sentences(["One. Two."], ["zero"], "en") == ["One."]
+    assert oracle_sentences(["", " \n\n "], ["a", "b"], "en") == ["", ""]
 
 
 def test_no_sentence_of_a_document_is_better_than_the_oracle(pairs):
@@ -329,11 +358,93 @@ def test_no_sentence_of_a_document_is_better_than_the_oracle(pairs):
 
     documents = [pair["document"] for pair in pairs[:40]]
     references = [pair["summary"] for pair in pairs[:40]]
-    found = oracle_sentences(documents, references)
+    found = oracle_sentences(documents, references, "en")
     gained = 0
     for document, reference, oracle in zip(documents, references, found, strict=True):
-        every = [both(reference, sentence) for sentence in sentences(document)]
-        assert oracle in sentences(document)
+        every = [both(reference, sentence) for sentence in sentences(document, "en")]
+        assert oracle in sentences(document, "en")
         assert both(reference, oracle) == max(every)
         gained += max(every) > every[0]
     assert gained > 10  # often another sentence than the first
+
+
+# Other languages.
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("zh", "猫坐在垫子上，狗在公园里跑。"),
+        ("ja", "猫がマットの上に座った。犬が走った。"),
+        ("ko", "고양이가 매트 위에 앉았다. 개가 뛰었다."),
+        ("th", "แมวนั่งบนเสื่อและสุนัขวิ่งในสวน"),
+        ("de", "Müller traf Bär, und Frau Weiß ging in den Park."),
+        ("ar", "جلس القط على السجادة وركض الكلب في الحديقة."),
+        ("hi", "बिल्ली चटाई पर बैठी और कुत्ता पार्क में दौड़ा।"),
+        ("ru", "Кошка сидела на коврике, собака бежала в парке."),
+        ("he", "החתול ישב על השטיח והכלב רץ בפארק."),
+        ("el", "Η γάτα κάθισε στο χαλάκι και ο σκύλος έτρεξε."),
+        ("und", "ꯃꯩꯇꯩꯂꯣꯟ ꯑꯁꯤ ꯃꯤꯌꯥꯝ ꯑꯁꯤꯅꯤ꯫"),
+    ],
+)
+def test_equal_texts_of_any_language_score_100_and_others_less(language, text):
+    other = " ".join("ⴰⴱⴳⴷ" for _ in range(5))  # a script that none of them has
+    columns, bleu, chrf = overlap_scores([text, text], [text, other], language, False)
+    for name in (*ROUGE, "sentence_bleu", "sentence_chrf"):
+        assert columns[name].tolist() == pytest.approx([100, 0], abs=1e-9)
+    assert columns["meteor"][0] > 99 and columns["meteor"][1] == 0  # its penalty is never quite 0
+    assert corpus_bleu(bleu[0]) == pytest.approx(100) and corpus_chrf(chrf[0]) == pytest.approx(100)
+
+
+def test_german_letters_are_no_blanks():
+    # As ASCII: m, ller, traf, b, r on both sides. In German: mull, traf, bar and moll, traf, bur.
+    found, _, _ = overlap_scores(["Müller traf Bär"], ["Möller traf Bür"], "de", False)
+    assert found["rouge1"][0] == pytest.approx(100 / 3)
+    # Stems: haus, haus.
+    assert overlap_scores(["Häuser"], ["Haus"], "de", False)[0]["rouge1"][0] == 100
+
+
+def test_chinese_by_hand():
+    # 4 of 5 characters on both sides; bigrams 2 of 4.
+    found, bleu, _ = overlap_scores(["猫坐在垫上"], ["猫坐在床上"], "zh", False)
+    assert (found["rouge1"][0], found["rouge2"][0]) == pytest.approx((80, 50))
+    assert bleu[0].tolist()[:4] == [5, 5, 4, 2]
+
+
+def test_bleu_of_a_language_is_sacrebleus_with_its_tokenizer():
+    cases = {"zh": ("猫坐在垫子上。", "猫在床上。", "zh"), "ja": ("猫が座った。", "犬が座った。", "char")}
+    cases["fr"] = ("« Non », dit-elle l’été dernier.", "« Oui », dit-elle l’été.", "intl")
+    for language, (reference, output, tokenizer) in cases.items():
+        found, _, _ = overlap_scores([reference], [output], language, False)
+        expected = sacrebleu.sentence_bleu(output, [reference], tokenize=tokenizer).score
+        assert found["sentence_bleu"][0] == pytest.approx(expected, abs=1e-9)
+        assert f"|lang:{language}|tokens:{tokenizer}|" in overlap_signatures(language, False)["bleu"]
+
+
+def test_signatures_name_language_stemmer_tokens_and_sentence_rule():
+    for name, text in overlap_signatures("de", False).items():
+        if name.startswith("rouge") or name == "meteor":
+            assert "|lang:de|" in f"|{text}|" and "stemmer:snowball german (nltk 3" in text
+            assert "tokens:Unicode words" in text
+    chinese = overlap_signatures("zh", False)
+    assert "|stemmer:no|" in chinese["rouge1"] and "|stages:exact|" in chinese["meteor"]
+    assert "sentences:lines, text.py's of zh" in chinese["rougeLsum"]
+    assert overlap_signatures("en", False)["rouge1"].startswith("F1|lang:en|stemmer:yes|tokens:rouge_score|")
+
+
+# Time.
+
+
+@pytest.mark.parametrize("kind", ["one word", "words", "sentences", "lines"])
+def test_an_output_of_20000_words_takes_no_product_of_lengths(kind):
+    rng = random.Random(0)
+    vocabulary = {"one word": ["the"]}.get(kind, [f"w{k}" for k in range(2_000)])
+    gap = {"sentences": ". W", "lines": "\n"}.get(kind, " ")
+    output = gap.join(" ".join(rng.choices(vocabulary, k=20)) for _ in range(1_000))
+    reference = " ".join(rng.choices(vocabulary, k=30)) + ". " + " ".join(rng.choices(vocabulary, k=30))
+    scorers = overlap.Scorers("en", False)
+    scorers.pair("a", "b")
+    started = time.process_time()
+    scorers.pair(reference, output)
+    scorers.oracle(output, reference)
+    assert time.process_time() - started < 3  # 0.5 to 0.7 s on the machine that this was written on

@@ -135,6 +135,9 @@ def test_a_missing_key_or_section_is_named(values, name):
         ("train.learning_rate", float("inf")),
         ("smoke.examples", 1),
         ("evaluate.split", "train"),
+        ("evaluate.language", "english"),
+        ("evaluate.language", "EN"),
+        ("evaluate.language", False),  # what YAML makes of an unquoted no
         ("evaluate.confidence", 1),
         ("evaluate.confidence", 95),
         ("evaluate.resamples", 99),
@@ -171,6 +174,14 @@ def test_a_wrong_value_is_refused_by_name(values, name, value):
 )
 def test_the_ends_of_a_range_are_in_it(values, name, value):
     assert params.problems(changed(values, name, value)) == []
+
+
+def test_word_net_is_english(values):
+    values = changed(values, "evaluate.language", "de")
+    values["evaluate"]["meteor_synonyms"] = True
+    assert params.problems(values) == [
+        "evaluate.meteor_synonyms: must be false unless evaluate.language is en: WordNet is English"
+    ]
 
 
 def test_a_choice_lists_what_there_is(values):

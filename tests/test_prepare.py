@@ -31,7 +31,7 @@ REPO = Path(__file__).parents[1]
 
 def cleaned(source: str = "local", **splits: list[Raw]):
     """`clean` on lists by split; the counts as plain dicts."""
-    kept, counts = clean({split: iter(splits.get(split, [])) for split in SPLITS}, source)
+    kept, counts = clean({split: iter(splits.get(split, [])) for split in SPLITS}, source, "en")
     return kept, {split: dict(count) for split, count in counts.items()}
 
 
@@ -107,7 +107,7 @@ def test_rows_of_a_group_that_is_in_a_more_held_out_split_are_dropped_and_counte
         # D's only row in test is dropped for another reason, so that D is not in test.
         "test": [row("8", "C"), row("9", "D", "document 9"), row("10", "E")],
     }
-    kept, counts = clean({split: iter(rows) for split, rows in splits.items()}, "local", grouped=True)
+    kept, counts = clean({split: iter(rows) for split, rows in splits.items()}, "local", "en", grouped=True)
     assert {split: [r.id for r in rows] for split, rows in kept.items()} == {
         "train": ["1", "4", "5"],  # B is in validation, C in test
         "validation": ["6"],
@@ -470,3 +470,18 @@ def test_hub_data_is_pinned_by_its_content(workspace, monkeypatch):
     third = run_prepare(workspace)
     assert third.returncode == 1 and outputs(workspace) == before
     assert expected in third.stderr and hash_of(workspace, "x") in third.stderr
+
+
+@pytest.mark.slow
+def test_summaries_that_the_language_could_not_score_are_refused_before_anything_is_trained(workspace):
+    path = workspace / "articles" / "test.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "summary": "猫坐在垫子上"}) + "\n" for row in rows))
+    result = run_prepare(workspace)
+    assert result.returncode == 1 and outputs(workspace) == {}
+    said = result.stderr.splitlines()[-1]
+    assert "error: evaluate.language: 'en' does not fit the references" in said and "such as 'zh'" in said
+    values = yaml.safe_load((workspace / "params.yaml").read_text())
+    values["evaluate"]["language"] = "zh"
+    (workspace / "params.yaml").write_text(yaml.safe_dump(values))
+    assert run_prepare(workspace).returncode == 0

@@ -1,31 +1,43 @@
 """An output against its article: what it copies, what it adds, and which numbers and names have no source.
 
-No model and no reference is needed. Words are those of `stages.common.text.WORD`, compared in lower case.
+No model and no reference is needed. Words are those of `stages.common.text`, in any script, without case. The
+time that an output takes grows with its length and its article's, not with their product.
 """
 
 import re
-from collections import defaultdict
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
 
-from stages.common.text import WORD
+import regex
+
+from stages.common.text import CHARACTER, IN_WORD, fold, word_spans, words
 
 MARKED_WORDS = 3  # a shorter span that also stands in the article is no sign of copying
-NUMBER = re.compile(r"(?<!\w)(?<!\d[.,])\d+(?:[.,]\d+)*")  # 1,000 or 3.5 or 2015, not the 32 of float32
-NAME_WORD = re.compile(r"[^\W\d_]\w*")
-SENTENCE_START = re.compile(r"(?:^|[.!?:][\"')\]’”]*\s|\n\s*\n)[\s\"'(\[‘“]*$")
+# 1,000 or 3.5 or 2015, not the 32 of float32; digits after a letter of a script without capitals count.
+# Arabic has separators of its own (\u066b, \u066c), Chinese and Japanese a wide full stop (\uff0e).
+NUMBER = regex.compile(
+    r"(?<![\p{Lu}\p{Ll}\p{Lt}\p{N}_]\p{M}{0,4})(?<!\p{Nd}[.,\u066b\u066c\uff0e])"
+    r"\p{Nd}+(?:[.,\u066b\u066c\uff0e]\p{Nd}+)*"
+)
+SEPARATORS = str.maketrans("\u066b\u066c\uff0e", ".,.")
+NAME_WORD = regex.compile(rf"[\p{{L}}--{CHARACTER}]{IN_WORD}*+", regex.V1)
+# What comes before the first word of a sentence; what follows a colon may begin with a capital too.
+SENTENCE_START = regex.compile(
+    r"""(?:\A|[.:\u2026\p{Sentence_Terminal}]["')\]\p{Pf}\p{Pi}]*+\s|\n\s*\n)"""
+    r"""[\s"'(\[\p{Ps}\p{Pi}\p{Pf}\u00a1\u00bf]*+"""
+)
 
 Span = tuple[int, int]  # characters from, to (exclusive)
 
 
-def word_spans(text: str) -> list[Span]:
-    """Where the words of a text stand."""
-    return [match.span() for match in WORD.finditer(text)]
-
-
 def canonical_number(text: str) -> str:
-    """A number without thousands commas and closing zeros: 1,000.50 and 1000.5 are one number."""
+    """A number in ASCII digits, without thousands commas and closing zeros: 1,000.50 and 1000.5 are equal."""
+    if not text.isascii():
+        digits = (c if c in ".," else str(unicodedata.decimal(c)) for c in text.translate(SEPARATORS))
+        text = "".join(digits)
     text = re.sub(r",(?=\d{3}(?!\d))", "", text)
     if text.count(".") == 1 and "," not in text:
         text = text.rstrip("0").rstrip(".")
@@ -33,29 +45,86 @@ def canonical_number(text: str) -> str:
 
 
 def number_spans(text: str) -> list[Span]:
-    """Where numbers in digits stand; a number word ("two") is none."""
+    """Where numbers in digits of any script stand; a number word ("two") is none."""
     return [match.span() for match in NUMBER.finditer(text)]
 
 
 def name_spans(text: str) -> list[Span]:
-    """Where capitalised words stand that are capitalised by themselves.
+    """Where capitalised words stand that are capitalised by themselves; a script without capitals has none.
 
     The first word of a sentence counts only where it has a second capital (NATO, DataFrame); a single
     letter never does.
     """
+    starts = {match.end() for match in SENTENCE_START.finditer(text)}
     found = []
     for match in NAME_WORD.finditer(text):
         word = match[0]
-        if len(word) == 1 or not word[0].isupper():
+        if len(word) == 1 or not (word[0].isupper() or word[0].istitle()):
             continue
-        if any(letter.isupper() for letter in word[1:]) or not SENTENCE_START.search(text[: match.start()]):
+        if any(letter.isupper() for letter in word[1:]) or match.start() not in starts:
             found.append(match.span())
     return found
 
 
-def grams(words: list[str], n: int) -> set[tuple[str, ...]]:
+class SuffixAutomaton:
+    """Every run of words of a text, in time and memory that grow with its length (Blumer et al. 1985).
+
+    A state is a set of runs that end at the same places. next: states by the word that follows; link: the
+    state of the longest shorter ending; length: of the state's longest run; last: the last of those places.
+    """
+
+    def __init__(self, tokens: list[str]) -> None:
+        self.next: list[dict[str, int]] = [{}]
+        self.link, self.length, self.last = [-1], [0], [-1]
+        whole = 0
+        for place, token in enumerate(tokens):
+            whole = self._extend(whole, place, token)
+        for state in sorted(range(1, len(self.link)), key=self.length.__getitem__, reverse=True):
+            link = self.link[state]
+            self.last[link] = max(self.last[link], self.last[state])
+
+    def _add(self, following: dict[str, int], link: int, length: int, last: int) -> int:
+        self.next.append(following)
+        self.link.append(link)
+        self.length.append(length)
+        self.last.append(last)
+        return len(self.link) - 1
+
+    def _extend(self, whole: int, place: int, token: str) -> int:
+        """The state of the whole text with one more token; whole: that of the text before it."""
+        new = self._add({}, 0, self.length[whole] + 1, place)
+        state = whole
+        while state >= 0 and token not in self.next[state]:
+            self.next[state][token] = new
+            state = self.link[state]
+        if state < 0:
+            return new
+        other = self.next[state][token]
+        if self.length[other] > self.length[state] + 1:  # its shorter runs end here too: a state of their own
+            split = self._add(dict(self.next[other]), self.link[other], self.length[state] + 1, -1)
+            while state >= 0 and self.next[state].get(token) == other:
+                self.next[state][token] = split
+                state = self.link[state]
+            self.link[other] = split
+            other = split
+        self.link[new] = other
+        return new
+
+    def matches(self, tokens: list[str]) -> Iterator[tuple[int, int]]:
+        """For each token: (length, last place in the text of its end) of the longest run ending with it."""
+        state = length = 0
+        for token in tokens:
+            while state and token not in self.next[state]:
+                state = self.link[state]
+                length = self.length[state]
+            if token in self.next[state]:
+                state, length = self.next[state][token], length + 1
+            yield length, self.last[state]
+
+
+def grams(tokens: list[str], n: int) -> set[tuple[str, ...]]:
     """The distinct n-grams of a list of words."""
-    return set(zip(*(words[i:] for i in range(n)), strict=False))
+    return set(zip(*(tokens[i:] for i in range(n)), strict=False))
 
 
 class Article:
@@ -69,10 +138,7 @@ class Article:
         self.text = text
         self.source = text if source is None else source
         self.spans = word_spans(text)
-        self.words = [text[start:end].lower() for start, end in self.spans]
-        self._places = defaultdict(list)
-        for place, word in enumerate(self.words):
-            self._places[word].append(place)
+        self.words = words(text)
         self._grams: dict[int, set] = {}
 
     @cached_property
@@ -82,33 +148,32 @@ class Article:
 
     @cached_property
     def name_words(self) -> set[str]:
-        """Every word of the source that could be a name, in lower case whatever its case there."""
-        return {match[0].lower() for match in NAME_WORD.finditer(self.source)}
+        """Every word of the source that could be a name, without case."""
+        return {fold(match[0]) for match in NAME_WORD.finditer(self.source)}
 
-    def novel_share(self, words: list[str], n: int) -> float | None:
-        """Share (0 to 1) of the distinct n-grams of `words` that the article lacks; None below n words.
+    @cached_property
+    def _backwards(self) -> SuffixAutomaton:
+        """Runs of the article read from its end: one that ends there begins at the place in the article."""
+        return SuffixAutomaton(self.words[::-1])
+
+    def novel_share(self, tokens: list[str], n: int) -> float | None:
+        """Share (0 to 1) of the distinct n-grams of `tokens` that the article lacks; None below n words.
 
         Narayan et al. 2018, table 1.
         """
         if n not in self._grams:
             self._grams[n] = grams(self.words, n)
-        found = grams(words, n)
+        found = grams(tokens, n)
         return len(found - self._grams[n]) / len(found) if found else None
 
-    def longest_matches(self, words: list[str]) -> list[Span]:
-        """For each place in `words`: (length, place in the article) of the longest run of words from there
-        on that the article has too; (0, 0) where it lacks the word."""
-        found = []
-        for start, word in enumerate(words):
-            best, at = 0, 0
-            for place in self._places.get(word, ()):
-                length, most = 1, min(len(words) - start, len(self.words) - place)
-                while length < most and words[start + length] == self.words[place + length]:
-                    length += 1
-                if length > best:
-                    best, at = length, place
-            found.append((best, at))
-        return found
+    def longest_matches(self, tokens: list[str]) -> list[Span]:
+        """For each place in `tokens`: (length, first place in the article) of the longest run of words from
+        there on that the article has too; (0, 0) where it lacks the word."""
+        end = len(self.words) - 1
+        found = [
+            (length, end - last if length else 0) for length, last in self._backwards.matches(tokens[::-1])
+        ]
+        return found[::-1]
 
     def fragments(self, matches: list[Span]) -> Iterator[tuple[int, int, int]]:
         """(place in the output, length, place in the article) of the extractive fragments, in words.
@@ -129,7 +194,7 @@ class Article:
 
     def unsupported_names(self, text: str) -> list[Span]:
         """Names in `text` whose word the article lacks, in any case."""
-        return [s for s in name_spans(text) if text[slice(*s)].lower() not in self.name_words]
+        return [s for s in name_spans(text) if fold(text[slice(*s)]) not in self.name_words]
 
 
 def extraction_scores(article: Article, text: str) -> dict[str, float | None]:
@@ -139,12 +204,12 @@ def extraction_scores(article: Article, text: str) -> dict[str, float | None]:
     compression: article words per output word. verbatim: 100 where the whole output is one span of the
     article, else 0. longest_copy: words.
     """
-    words = [text[start:end].lower() for start, end in word_spans(text)]
-    shares = {f"novel_{n}": article.novel_share(words, n) for n in (1, 2, 3, 4)}
+    tokens = words(text)
+    shares = {f"novel_{n}": article.novel_share(tokens, n) for n in (1, 2, 3, 4)}
     found = {name: None if share is None else 100 * share for name, share in shares.items()}
-    matches = article.longest_matches(words)
+    matches = article.longest_matches(tokens)
     lengths = [length for _, length, _ in article.fragments(matches)]
-    n = len(words)
+    n = len(tokens)
     longest = max((length for length, _ in matches), default=0)
     numbers, names = number_spans(text), name_spans(text)
     return found | {
@@ -165,24 +230,33 @@ def _precision(spans: list[Span], unsupported: list[Span]) -> float | None:
 def form_scores(text: str, reference: str) -> dict[str, float | None]:
     """Length and repetition of one output: words, length_ratio (to the reference's words), distinct_2 and
     repeated_trigram (%); None where the output is too short to have any."""
-    words = [text[start:end].lower() for start, end in word_spans(text)]
-    pairs = len(words) - 1
-    triples = len(words) - 2
+    tokens = words(text)
+    pairs = len(tokens) - 1
+    triples = len(tokens) - 2
     return {
-        "words": float(len(words)),
-        "length_ratio": len(words) / max(1, len(word_spans(reference))),
-        "distinct_2": 100 * len(grams(words, 2)) / pairs if pairs > 0 else None,
-        "repeated_trigram": 100.0 * (len(grams(words, 3)) < triples) if triples > 0 else None,
+        "words": float(len(tokens)),
+        "length_ratio": len(tokens) / max(1, len(word_spans(reference))),
+        "distinct_2": 100 * len(grams(tokens, 2)) / pairs if pairs > 0 else None,
+        "repeated_trigram": 100.0 * (len(grams(tokens, 3)) < triples) if triples > 0 else None,
     }
 
 
 def segments(text: str, marks: dict[str, list[Span]]) -> list[list[str]]:
     """`text` cut where a mark begins or ends: [[text, kinds joined by blanks], ...], for a page to show."""
-    edges = sorted({0, len(text), *(edge for spans in marks.values() for span in spans for edge in span)})
+    changes: dict[int, Counter] = {
+        0: Counter(),
+        len(text): Counter(),
+    }  # by place: marks that begin less that end
+    for kind, spans in marks.items():
+        for start, end in spans:
+            changes.setdefault(start, Counter())[kind] += 1
+            changes.setdefault(end, Counter())[kind] -= 1
     found = []
-    for start, end in pairwise(edges):
-        kinds = [k for k, spans in marks.items() if any(a <= start and end <= b for a, b in spans)]
-        found.append([text[start:end], " ".join(kinds)])
+    open_marks = dict.fromkeys(marks, 0)
+    for start, end in pairwise(sorted(changes)):
+        for kind, change in changes[start].items():
+            open_marks[kind] += change
+        found.append([text[start:end], " ".join(kind for kind, n in open_marks.items() if n)])
     return found
 
 
@@ -193,7 +267,7 @@ def output_marks(article: Article, text: str) -> tuple[dict[str, list[Span]], li
     (not in the article).
     """
     spans = word_spans(text)
-    matches = article.longest_matches([text[start:end].lower() for start, end in spans])
+    matches = article.longest_matches(words(text))
     copied, sources = [], []
     for place, length, at in article.fragments(matches):
         if length >= MARKED_WORDS:

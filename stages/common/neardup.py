@@ -7,7 +7,7 @@ Chaudhuri et al. 2006), so only those are indexed and looked up; the test itself
 """
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -19,13 +19,13 @@ SUMMARY_BOUND = 0.4
 _word_hash: dict[str, int] = {}
 
 
-def shingles(text: str, n: int = 5) -> np.ndarray:
+def shingles(text: str, cut: Callable[[str], list[str]] = words, n: int = 5) -> np.ndarray:
     """Sorted distinct 64-bit hashes of the word n-grams of `text` (shape [distinct], uint64).
 
-    A text of fewer than n words counts as one n-gram. Word hashes are CRC-32, the same everywhere
-    (`hash(str)` changes with PYTHONHASHSEED), mixed over the n places by odd multipliers.
+    cut: a text into words. One of fewer than n words counts as one n-gram. Word hashes are CRC-32, the
+    same everywhere (`hash(str)` changes with PYTHONHASHSEED), mixed over the n places by odd multipliers.
     """
-    tokens = words(text)
+    tokens = cut(text)
     if not tokens:
         return np.empty(0, dtype=np.uint64)
     for token in tokens:
@@ -44,11 +44,11 @@ def shingles(text: str, n: int = 5) -> np.ndarray:
     return np.unique(mixed)
 
 
-def summary_set(text: str) -> np.ndarray:
+def summary_set(text: str, cut: Callable[[str], list[str]] = words) -> np.ndarray:
     """Hashes of (word, how many times it stood before): a set whose overlap is the multisets'."""
     seen: dict[str, int] = {}
     hashes = []
-    for word in words(text):
+    for word in cut(text):
         seen[word] = seen.get(word, 0) + 1
         hashes.append(zlib.crc32(word.encode()) << 32 | seen[word])
     return np.unique(np.array(hashes, dtype=np.uint64))
@@ -111,12 +111,19 @@ class OverlapIndex:
 
 
 class NearDuplicates:
-    """Near-duplicates of indexed (body, summary) rows."""
+    """Near-duplicates of indexed (body, summary) rows. cut: a text into words (the harvest has its own)."""
 
-    def __init__(self, bodies: Iterable[str], summaries: Iterable[str]):
-        self.bodies = OverlapIndex([shingles(text) for text in bodies], BODY_BOUND)
-        self.summaries = OverlapIndex([summary_set(text) for text in summaries], SUMMARY_BOUND)
+    def __init__(
+        self,
+        bodies: Iterable[str],
+        summaries: Iterable[str],
+        cut: Callable[[str], list[str]] = words,
+    ):
+        self.cut = cut
+        self.bodies = OverlapIndex([shingles(text, cut) for text in bodies], BODY_BOUND)
+        self.summaries = OverlapIndex([summary_set(text, cut) for text in summaries], SUMMARY_BOUND)
 
     def matches(self, body: str, summary: str) -> np.ndarray:
         """Indices of the indexed rows that are near-duplicates of (body, summary), ascending."""
-        return np.union1d(self.bodies.matches(shingles(body)), self.summaries.matches(summary_set(summary)))
+        by_body = self.bodies.matches(shingles(body, self.cut))
+        return np.union1d(by_body, self.summaries.matches(summary_set(summary, self.cut)))

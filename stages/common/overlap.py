@@ -8,12 +8,23 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from importlib import metadata
+from itertools import groupby
 from multiprocessing import get_context
+from operator import itemgetter
 
 import numpy as np
 
 from stages.common.errors import UserError
-from stages.common.text import sentences
+from stages.common.language import (
+    ENGLISH,
+    STEMMERS,
+    Stemmer,
+    bleu_tokenizer,
+    rouge_signature,
+    rouge_tokens,
+    stemmer_signature,
+)
+from stages.common.text import WORD_SIGNATURE, sentences, words
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 PER_PAIR = (*ROUGE, "sentence_bleu", "sentence_chrf", "meteor")
@@ -24,24 +35,6 @@ BLEU_STATISTICS = 2 + 2 * BLEU_ORDER  # length of output, of reference; n-grams 
 CHRF_STATISTICS = 3 * CHRF_ORDER  # for each order: n-grams in the output, in the reference, matched
 CHUNK = 256  # pairs handed to a worker at once; a score depends on its pair alone
 FEW = 1_500  # pairs below which starting workers costs more than it saves
-
-
-class _Stems:
-    """nltk's Porter stemmer, each word stemmed once: stemming is most of ROUGE's and METEOR's time."""
-
-    def __init__(self) -> None:
-        from nltk.stem.porter import PorterStemmer
-
-        self.stem = lru_cache(maxsize=200_000)(PorterStemmer().stem)
-
-
-class _RougeTokens:
-    """rouge_score's own tokens with stems, each text cut once for all of its metrics."""
-
-    def __init__(self, stems: _Stems) -> None:
-        from rouge_score import tokenize
-
-        self.tokenize = lru_cache(maxsize=4_096)(lambda text: tokenize.tokenize(text, stems))
 
 
 def lcs_length(left: list[str], right: list[str]) -> int:
@@ -56,37 +49,119 @@ def lcs_length(left: list[str], right: list[str]) -> int:
     return len(left) - row.bit_count()
 
 
-class _Rouge:
-    """rouge_score's F1 (0 to 1), bit for bit: its tokens and formulas, without its tables in Python."""
+def _places_by_sentence(sentence_tokens: list[list[str]]) -> dict[str, list[tuple[int, int]]]:
+    """(sentence, place in it) of every occurrence of each token, in order."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for sentence, tokens in enumerate(sentence_tokens):
+        for place, token in enumerate(tokens):
+            found.setdefault(token, []).append((sentence, place))
+    return found
 
-    def __init__(self, stems: _Stems) -> None:
-        from rouge_score.rouge_scorer import RougeScorer
+
+def _chosen(target: list[str], tokens: list[tuple[str, bool]]) -> set[int]:
+    """Places in `target` of the longest common subsequence that rouge_score reads out of its table.
+
+    tokens: those of the other sentence that `target` has, and whether others follow each of them before the
+    next one; others leave the table's row as it is, but let the reading step back to where it last grew.
+    """
+    masks: dict[str, int] = {}
+    for place, token in enumerate(target):
+        masks[token] = masks.get(token, 0) | 1 << place
+    row = (1 << len(target)) - 1  # as in `lcs_length`: a 0 for each place where the length grows
+    whole, rows = row, [row]
+    for token, _ in tokens:
+        met = row & masks[token]
+        row = ((row + met) | (row - met)) & whole
+        rows.append(row)
+
+    def grown(row: int, until: int) -> int:
+        """The length of the subsequence within the first `until` places."""
+        return until - (row & ((1 << until) - 1)).bit_count()
+
+    found = set()
+    i, j, stepped = len(target), len(tokens), None
+    while i and j:
+        token, others = tokens[j - 1]
+        if others and stepped != j:  # to the last place where the row grew, once
+            i, stepped = (~rows[j] & ((1 << i) - 1)).bit_length(), j
+            continue
+        if target[i - 1] == token:
+            found.add(i - 1)
+            i, j = i - 1, j - 1
+        elif grown(rows[j - 1], i) > grown(rows[j], i - 1):
+            j -= 1
+        else:
+            i -= 1
+    return found
+
+
+def union_hits(targets: list[list[str]], outputs: list[list[str]]) -> int:
+    """Size of ROUGE-Lsum's union subsequences (Lin 2004, section 3.2), clipped as rouge_score clips it.
+
+    targets, outputs: tokens by sentence. The same as rouge_score's, without a table a pair of sentences:
+    a sentence of the reference meets only the tokens that it has.
+    """
+    left = [Counter(token for tokens in side for token in tokens) for side in (targets, outputs)]
+    places = _places_by_sentence(outputs)
+    hits = 0
+    for target in targets:
+        met = sorted((*at, token) for token in set(target) for at in places.get(token, ()))
+        union: set[int] = set()
+        for sentence, group in groupby(met, key=itemgetter(0)):
+            rows = [(place, token) for _, place, token in group]
+            following = [place for place, _ in rows[1:]] + [len(outputs[sentence])]
+            tokens = [
+                (token, after > place + 1) for (place, token), after in zip(rows, following, strict=True)
+            ]
+            union |= _chosen(target, tokens)
+        for place in sorted(union):
+            token = target[place]
+            if left[0][token] > 0 and left[1][token] > 0:
+                hits += 1
+                left[0][token] -= 1
+                left[1][token] -= 1
+    return hits
+
+
+def _ngrams(tokens: list[str], n: int) -> Counter:
+    return Counter(zip(*(tokens[k:] for k in range(n)), strict=False))
+
+
+class _Rouge:
+    """rouge_score's F1 (0 to 1), bit for bit: its formulas, for English its tokens, without its tables."""
+
+    def __init__(self, language: str, stemmer: Stemmer) -> None:
         from rouge_score.scoring import fmeasure
 
-        tokens = _RougeTokens(stems)
-        self.tokens, self.fmeasure = tokens.tokenize, fmeasure
-        self.of_several = RougeScorer(["rougeLsum"], tokenizer=tokens)
+        self.fmeasure = fmeasure
+        # Each text is cut once for all of its metrics.
+        self.tokens = lru_cache(maxsize=4_096)(lambda text: rouge_tokens(text, language, stemmer))
 
     def f1(self, matched: int, reference: int, output: int) -> float:
         """F1 of counts: what is in both, in the reference, in the output."""
         return self.fmeasure(matched / max(output, 1), matched / max(reference, 1))
 
-    def ngrams(self, reference: str, output: str, n: int) -> float:
-        """ROUGE-n."""
-        both = [
-            Counter(zip(*(tokens[k:] for k in range(n)), strict=False))
-            for tokens in (self.tokens(reference), self.tokens(output))
-        ]
-        return self.f1((both[0] & both[1]).total(), both[0].total(), both[1].total())
+    def ngrams(self, reference: Counter, output: Counter) -> float:
+        """ROUGE-n of the n-grams of both."""
+        return self.f1((reference & output).total(), reference.total(), output.total())
+
+    def several(self, reference: str, output: str) -> float:
+        """ROUGE-Lsum, which takes a line for a sentence."""
+        sides = [[self.tokens(line) for line in text.split("\n")] for text in (reference, output)]
+        return self.f1(union_hits(*sides), *(sum(map(len, side)) for side in sides))
 
     def all(self, reference: str, output: str) -> list[float]:
-        """In the order of ROUGE. ROUGE-Lsum takes a line for a sentence; of one each it is ROUGE-L."""
+        """In the order of ROUGE. ROUGE-Lsum of one line each is ROUGE-L."""
         target, found = self.tokens(reference), self.tokens(output)
         longest = self.f1(lcs_length(target, found), len(target), len(found))
         several = longest
         if "\n" in reference or "\n" in output:
-            several = self.of_several.score(reference, output)["rougeLsum"].fmeasure
-        return [self.ngrams(reference, output, 1), self.ngrams(reference, output, 2), longest, several]
+            several = self.several(reference, output)
+        return [
+            *(self.ngrams(_ngrams(target, n), _ngrams(found, n)) for n in (1, 2)),
+            longest,
+            several,
+        ]
 
 
 class _NoSynonyms:
@@ -110,23 +185,33 @@ def word_net():
     return wordnet
 
 
-class Scorers:
-    """The libraries' scorers, set up once a process. meteor_synonyms: use WordNet in METEOR."""
+def lines_of_sentences(text: str, language: str) -> str:
+    """A sentence a line, for ROUGE-Lsum. A line's end ends a sentence too, as in rouge_score."""
+    return "\n".join(sentence for line in text.split("\n") for sentence in sentences(line, language))
 
-    def __init__(self, meteor_synonyms: bool) -> None:
+
+class Scorers:
+    """The libraries' scorers, set up once a process.
+
+    language: ISO 639; meteor_synonyms: use WordNet in METEOR.
+    """
+
+    def __init__(self, language: str, meteor_synonyms: bool) -> None:
         from nltk.tokenize.destructive import NLTKWordTokenizer
         from sacrebleu.metrics import BLEU, CHRF
 
-        self.stems = _Stems()
-        self.rouge = _Rouge(self.stems)
-        self.bleu = BLEU(effective_order=True)  # for sentences; the corpus score has its own aggregate
+        self.language = language
+        self.stemmer = Stemmer(language)
+        self.rouge = _Rouge(language, self.stemmer)
+        # For sentences; the corpus score has its own aggregate.
+        self.bleu = BLEU(effective_order=True, tokenize=bleu_tokenizer(language))
         self.chrf = CHRF(char_order=CHRF_ORDER, word_order=0, beta=CHRF_BETA)
-        self.words = NLTKWordTokenizer()
+        self.words = NLTKWordTokenizer().tokenize if language == ENGLISH else words
         self.wordnet = word_net() if meteor_synonyms else _NoSynonyms()
 
     def pair(self, reference: str, output: str) -> tuple[list[float], list[int], list[int]]:
         """(scores in the order of PER_PAIR, BLEU statistics, chrF statistics) of one output."""
-        rouge = self.rouge.all("\n".join(sentences(reference)), "\n".join(sentences(output)))
+        rouge = self.rouge.all(*(lines_of_sentences(text, self.language) for text in (reference, output)))
         bleu = self.bleu.sentence_score(output, [reference])
         chrf = self.chrf._extract_corpus_statistics([output], [[reference]])[0]
         scores = [100 * score for score in rouge]
@@ -134,21 +219,21 @@ class Scorers:
         return scores, [bleu.sys_len, bleu.ref_len, *bleu.counts, *bleu.totals], chrf
 
     def meteor(self, reference: str, output: str) -> float:
-        """METEOR (0 to 1) on Treebank tokens: exact and stem stages, and synonyms where asked for."""
+        """METEOR (0 to 1): exact and stem stages, and synonyms where asked for. English is cut into Treebank
+        tokens, any other language into the words of ROUGE."""
         from nltk.translate.meteor_score import single_meteor_score
 
         return single_meteor_score(
-            self.words.tokenize(reference),
-            self.words.tokenize(output),
-            stemmer=self.stems,
-            wordnet=self.wordnet,
+            self.words(reference), self.words(output), stemmer=self.stemmer, wordnet=self.wordnet
         )
 
     def oracle(self, document: str, reference: str) -> str:
         """The sentence of the document with the best ROUGE-1 + ROUGE-2 F1; the first of equal ones."""
+        target = {n: _ngrams(self.rouge.tokens(reference), n) for n in (1, 2)}
         best, chosen = -1.0, ""
-        for sentence in sentences(document):
-            found = self.rouge.ngrams(reference, sentence, 1) + self.rouge.ngrams(reference, sentence, 2)
+        for sentence in sentences(document, self.language):
+            tokens = self.rouge.tokens(sentence)
+            found = sum(self.rouge.ngrams(grams, _ngrams(tokens, n)) for n, grams in target.items())
             if found > best:
                 best, chosen = found, sentence
         return chosen
@@ -157,9 +242,9 @@ class Scorers:
 _scorers: Scorers | None = None  # of a worker process
 
 
-def _start_worker(meteor_synonyms: bool) -> None:
+def _start_worker(language: str, meteor_synonyms: bool) -> None:
     global _scorers
-    _scorers = Scorers(meteor_synonyms)
+    _scorers = Scorers(language, meteor_synonyms)
 
 
 def _pairs(pairs: list[tuple[str, str]]) -> list[tuple]:
@@ -175,23 +260,29 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_workers(function, pairs: list[tuple[str, str]], meteor_synonyms: bool, workers: int | None) -> list:
+def _in_workers(
+    function, pairs: list[tuple[str, str]], language: str, meteor_synonyms: bool, workers: int | None
+) -> list:
     """`function` of chunks of pairs, in order, over `workers` processes (None: one for each core)."""
     if meteor_synonyms:
         word_net()  # its error is one sentence here; from a worker it would break the pool
     if workers is None:
         workers = 1 if len(pairs) < FEW else usable_cores()
     if workers == 1:
-        _start_worker(meteor_synonyms)
+        _start_worker(language, meteor_synonyms)
         return function(pairs)
     chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
     options = {"mp_context": get_context("spawn"), "initializer": _start_worker}
-    with ProcessPoolExecutor(workers, initargs=(meteor_synonyms,), **options) as pool:
+    with ProcessPoolExecutor(workers, initargs=(language, meteor_synonyms), **options) as pool:
         return [item for found in pool.map(function, chunks) for item in found]
 
 
 def overlap_scores(
-    references: list[str], outputs: list[str], meteor_synonyms: bool, workers: int | None = None
+    references: list[str],
+    outputs: list[str],
+    language: str,
+    meteor_synonyms: bool,
+    workers: int | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Scores of outputs against their references; a failed output is to be given as "".
 
@@ -199,16 +290,18 @@ def overlap_scores(
     [outputs, 18]).
     """
     pairs = list(zip(references, outputs, strict=True))
-    found = _in_workers(_pairs, pairs, meteor_synonyms, workers)
+    found = _in_workers(_pairs, pairs, language, meteor_synonyms, workers)
     scores = np.array([row[0] for row in found], dtype=np.float64)
     columns = {name: scores[:, k] for k, name in enumerate(PER_PAIR)}
     bleu, chrf = (np.array([row[k] for row in found], dtype=np.int64) for k in (1, 2))
     return columns, bleu, chrf
 
 
-def oracle_sentences(documents: list[str], references: list[str], workers: int | None = None) -> list[str]:
+def oracle_sentences(
+    documents: list[str], references: list[str], language: str, workers: int | None = None
+) -> list[str]:
     """The extractive oracle of each document (Narayan et al. 2018): the best that one sentence can do."""
-    return _in_workers(_oracles, list(zip(documents, references, strict=True)), False, workers)
+    return _in_workers(_oracles, list(zip(documents, references, strict=True)), language, False, workers)
 
 
 def corpus_bleu(sums: np.ndarray) -> np.ndarray:
@@ -238,16 +331,21 @@ def corpus_chrf(sums: np.ndarray) -> np.ndarray:
     )
 
 
-def overlap_signatures(meteor_synonyms: bool) -> dict[str, str]:
+def overlap_signatures(language: str, meteor_synonyms: bool) -> dict[str, str]:
     """What each score was computed with, by name."""
-    rouge = f"F1|stemmer:yes|tokens:rouge_score|rouge_score:{metadata.version('rouge_score')}"
+    rouge = f"F1|{rouge_signature(language)}|rouge_score:{metadata.version('rouge_score')}"
     sacrebleu = f"case:mixed|sacrebleu:{metadata.version('sacrebleu')}"
-    bleu = f"tokens:13a|smooth:exp|{sacrebleu}"
+    bleu = f"lang:{language}|tokens:{bleu_tokenizer(language)}|smooth:exp|{sacrebleu}"
     chrf = f"chars:{CHRF_ORDER}|words:0|beta:{CHRF_BETA}|space:no|{sacrebleu}"
-    stages = f"exact+stem+wordnet{word_net().get_version()}" if meteor_synonyms else "exact+stem"
+    stages = "exact+stem" if language == ENGLISH or language in STEMMERS else "exact"
+    if meteor_synonyms:
+        stages += f"+wordnet{word_net().get_version()}"
+    cut = "tokens:treebank|case:lower"
+    if language != ENGLISH:
+        cut = f"stemmer:{stemmer_signature(language)}|{WORD_SIGNATURE}"
     found = {name: rouge for name in ROUGE}
-    found["rougeLsum"] = rouge.replace("|tokens", "|sentences:text.py|tokens")
+    found["rougeLsum"] = rouge.replace("|tokens", f"|sentences:lines, text.py's of {language}|tokens")
     found |= {"sentence_bleu": f"effective_order:yes|{bleu}", "bleu": f"effective_order:no|{bleu}"}
     found |= {"sentence_chrf": chrf, "chrf": chrf}
-    found["meteor"] = f"stages:{stages}|tokens:treebank|case:lower|nltk:{metadata.version('nltk')}"
+    found["meteor"] = f"lang:{language}|stages:{stages}|{cut}|nltk:{metadata.version('nltk')}"
     return found

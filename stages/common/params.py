@@ -18,6 +18,15 @@ from stages.common.prompts import SLOT, TEMPLATES, is_template
 
 PARAMS_FILE = Path("params.yaml")
 SPLITS = ("train", "validation", "test")
+# ISO 639-1, and ISO 639-2's `und` for any other language.
+LANGUAGES = tuple(
+    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de "
+    "dv dz ee el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id "
+    "ie ig ii ik io is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu "
+    "lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu "
+    "rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr "
+    "ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu und".split()
+)
 NO_FILE = "requirements.txt"  # what data.path and model.path hold where nothing local is watched
 
 
@@ -62,6 +71,10 @@ SHA256 = Key(
     lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None,
 )
 SHA256_OR_NULL = Key(f"{SHA256.expected}, or null (not known yet)", lambda v: v is None or SHA256.accepts(v))
+LANGUAGE = Key(
+    f"a language's code of ISO 639 ('no' in quotes; und = any other), one of {', '.join(LANGUAGES)}",
+    lambda v: isinstance(v, str) and v in LANGUAGES,
+)
 TEXT = Key("a text that is not empty", lambda v: isinstance(v, str) and v.strip() != "")
 TEXT_OR_NULL = Key("a text or null", lambda v: v is None or TEXT.accepts(v))
 TEMPLATE = Key(
@@ -151,6 +164,7 @@ SCHEMA: dict[str, Key | dict[str, Key]] = {
     },
     "evaluate": {
         "split": choice("validation", "test"),
+        "language": LANGUAGE,
         "resamples": whole(100),
         "confidence": number(0.5, 1, high_open=True),
         "meteor_synonyms": TRUTH,
@@ -303,6 +317,10 @@ def _contradictions(values: dict) -> list[str]:
         )
     if generate["num_beams"] == 1 and generate["length_penalty"] != 1:
         found.append("generate.length_penalty: must be 1.0 where generate.num_beams is 1: it ranks beams")
+    if values["evaluate"]["meteor_synonyms"] and values["evaluate"]["language"] != "en":
+        found.append(
+            "evaluate.meteor_synonyms: must be false unless evaluate.language is en: WordNet is English"
+        )
     if values["train"]["checkpoint_every"] % values["train"]["log_every"]:
         found.append(
             "train.checkpoint_every: must be a multiple of train.log_every; "

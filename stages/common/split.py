@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from stages.common.harvest import Entry, pair_of
+from stages.common.harvest import Entry, pair_of, words
 from stages.common.neardup import NearDuplicates
 from stages.common.params import SPLITS
 from stages.common.text import without_heading
@@ -69,7 +69,7 @@ def harvested_rows(entries: list[Entry]) -> tuple[list[Row], Counter]:
 
     bodies = [without_heading(document) for _, document, _, _ in pairs]
     summaries = [summary for _, _, summary, _ in pairs]
-    index = NearDuplicates(bodies, summaries)
+    index = NearDuplicates(bodies, summaries, words)
     parent = list(range(len(pairs)))
 
     def root(i: int) -> int:

@@ -1,51 +1,156 @@
-"""Words, sentences and n-grams: the one place where text is cut into units.
+"""Words, sentences and n-grams: the one place where text is cut into units, in any script.
 
-Every rule here is ASCII-only on purpose: `str.isalpha` and `\\w` follow the Unicode database of the
-running Python, and the harvest must have the same hash on every Python version.
+Properties of characters are those of the pinned `regex` package, so that they do not follow the Python that
+runs. Text in ASCII is cut as `[A-Za-z0-9_]+`. The harvest has a rule of its own, in harvest.py.
 """
 
 import re
+import unicodedata
+from functools import lru_cache
 
-WORD = re.compile(r"[A-Za-z0-9_]+|[^\x00-\x7f]+")
-# A sentence ends at . ! or ? (and closing quotes or brackets) before white space and something that
-# can start a sentence.
-SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9`*:]|\s*$)")
-ABBREVIATIONS = frozenset(
-    "e.g. i.e. cf. vs. etc. fig. eq. ref. sec. no. al. approx. resp. mr. mrs. ms. dr. prof. st. jr. sr. "
-    "u.s. u.k. inc. ltd. co. gen. sen. rep. gov. lt. col. sgt. rev. dept. jan. feb. mar. apr. jun. jul. "
-    "aug. sep. sept. oct. nov. dec.".split()
+import regex
+
+# Scripts that put no blank between words: each of their characters is a word. Tibetan is not among them: its
+# mark between syllables separates. The sound marks of kana belong to no script in Unicode.
+NO_BLANKS = (
+    r"\p{Han}\p{Hiragana}\p{Katakana}\u30fc\uff70\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+    r"\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}"
 )
+CHARACTER = rf"[[{NO_BLANKS}]&&[\p{{L}}\p{{Nl}}\p{{No}}]]"
+# \u200c and \u200d (joiners) stand inside words of Persian and of Indic scripts.
+IN_WORD = rf"[[\p{{L}}\p{{M}}\p{{N}}_\u200c\u200d]--{CHARACTER}]"
+PICTURE = r"[\p{Extended_Pictographic}--[\u00a9\u00ae\u2122]]"  # without (c), (r) and tm
+WORD = regex.compile(
+    rf"[[\p{{L}}\p{{N}}_]--{CHARACTER}]{IN_WORD}*+"
+    rf"|{CHARACTER}[\p{{M}}\uff9e\uff9f]*+"
+    rf"|{PICTURE}[\ufe0f\p{{EMod}}]*+(?:\u200d{PICTURE}[\ufe0f\p{{EMod}}]*+)*+|\p{{RI}}{{1,2}}",
+    regex.V1,
+)
+ASCII_WORD = re.compile(r"[A-Za-z0-9_]+")
+UNSEEN = regex.compile(r"[\p{Cf}\ufe00-\ufe0f]")  # joiners, soft hyphens, direction marks, variants of a form
+WORD_SIGNATURE = "tokens:Unicode words, characters where a script has no blanks|case:fold|form:NFKC"
+
+# Ends that can mean something else (3.5, e.g.) and count only before white space and a start ...
+WEAK = r".!?\u2024\u2026\u203c\u203d\u2047-\u2049\ufe52\uff0e"
+# ... and those that mean nothing else. \u104a is Myanmar's comma; Tibetan's marks are not in STerm.
+STRONG = rf"[[\p{{Sentence_Terminal}}\u0f0d\u0f0e]--[{WEAK}\u104a]]"
+# A closing quote may look like an opening one (German), and come after a blank (French).
+CLOSING = r"""(?:["')\]]|[[\p{Pe}\p{Pf}]--[\x00-\x7f]]|\p{Pi}(?![\p{L}\p{N}])|\ [»›](?=\ |$))"""
+END = regex.compile(rf"[{STRONG}{WEAK}]++{CLOSING}*+", regex.V1)
+HAS_STRONG = regex.compile(STRONG, regex.V1)
+OPENING = r"""["'(\[]?(?:[[\p{Ps}\p{Pi}\p{Pf}\u00a1\u00bf\u2012-\u2015]--[\x00-\x7f]]\s?)*+"""
+START = regex.compile(rf"\s++{OPENING}(?:[\p{{Lu}}\p{{Lt}}\p{{Lo}}\p{{N}}`*:]|{PICTURE}|\p{{RI}})", regex.V1)
+# A quoted sentence goes on inside another one: "...?" , he asked; in Japanese before the particle of quoting.
+GOES_ON = regex.compile(r"\s?[,;:\u060c\u061b\u3001\uff0c\uff1b\uff1a]|(?<=\p{P}{2})(?:と|って)", regex.V1)
+KANA_OR_HAN = r"[\p{Han}\p{Hiragana}\p{Katakana}\u30fc]"
+BETWEEN_HAN = regex.compile(
+    rf"(?<={KANA_OR_HAN})(?:\.|[!?\uff0e]+){CLOSING}*+{OPENING}{KANA_OR_HAN}", regex.V1
+)
+NO_FULL_STOP = regex.compile(r"(?<=[\p{Thai}\p{Lao}])\.", regex.V1)  # there it only abbreviates
+INITIAL = regex.compile(r"(?:[\p{Lu}\p{Lt}]|(?=\p{L})[\p{Arabic}\p{Hebrew}])\p{M}*\.", regex.V1)
+ORDINAL = regex.compile(r"\p{Nd}{1,2}\.")
+BEFORE_WORD = "\"'([\u00a1\u00ab\u00bb\u00bf\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a"
+LINES = frozenset(("lo", "th"))  # languages that mark no end of a sentence: there a line is one
+
+# By language, in lower case, each with its full stop. A language without a list has just the initials.
+ABBREVIATIONS = {
+    language: frozenset(text.split())
+    for language, text in {
+        "en": "e.g. i.e. cf. vs. etc. fig. eq. ref. sec. no. al. approx. resp. mr. mrs. ms. dr. prof. st. "
+        "jr. sr. u.s. u.k. inc. ltd. co. gen. sen. rep. gov. lt. col. sgt. rev. dept. jan. feb. mar. apr. "
+        "jun. jul. aug. sep. sept. oct. nov. dec.",
+        "cs": "atd. apod. č. dr. ing. mgr. mj. např. prof. resp. str. sv. tj. tzv. ul.",
+        "da": "bl.a. ca. dr. dvs. f.eks. fr. hr. kl. mia. mio. nr. osv. pga. prof. st.",
+        "de": "a. abs. art. bd. bzw. ca. d. d.h. dr. evtl. geb. gest. ggf. hl. hrsg. i. inkl. jh. max. min. "
+        "mio. mrd. nr. o. prof. s. st. str. u. u.a. usw. v. vgl. z. z.b.",
+        "el": "αρ. δηλ. δρ. κ. κ.κ. κ.λπ. κα. κλπ. π.χ. σελ.",
+        "es": "art. d. dr. dra. dña. ee. ej. etc. núm. p. pág. prof. sr. sra. srta. ud. uds. uu.",
+        "fi": "esim. klo. ks. milj. mm. mrd. n. prof. ym. yms.",
+        "fr": "art. av. boul. cf. dr. env. etc. ex. mlle. mm. mme. p. pr. st. ste. vol.",
+        "hi": "डॉ. प्रो. श्री. श्रीमती.",
+        "hu": "dr. ill. kb. pl. prof. stb. sz. u. ui. ún.",
+        "id": "dll. dr. dsb. dst. hlm. jl. no. prof.",
+        "it": "art. avv. dott. ecc. es. ing. on. pag. prof. s. sig. sig.ra ss.",
+        "nl": "bijv. blz. bv. ca. d.w.z. dhr. dr. enz. ing. ir. jl. m.b.t. mevr. mr. nr. o.a. prof. st.",
+        "no": "bl.a. ca. dr. dvs. f.eks. kl. mill. mrd. nr. osv. prof. st.",
+        "pl": "al. dr. gen. godz. inż. itd. itp. ks. m.in. mgr. np. nr. ok. płk. prof. r. str. św. "
+        "tj. tzw. ul. w.",
+        "pt": "art. av. dr. dra. etc. ex. exmo. n. pág. prof. sr. sra.",
+        "ro": "art. dl. dna. dr. etc. nr. prof. str.",
+        "ru": "акад. в. вв. г. гг. д. др. е. им. млн. млрд. н.э. п. проф. р. руб. св. см. стр. т. т.д. "
+        "т.е. т.п. тыс. ул.",
+        "sv": "bl.a. ca. dr. dvs. kl. m.m. nr. osv. prof. s.k. st. t.ex.",
+        "tr": "av. bkz. doç. dr. no. prof. sn. vb. vs. yy. örn.",
+        "uk": "акад. вул. грн. д. див. е. ім. м. млн. млрд. п. проф. р. рр. св. ст. т. тис.",
+    }.items()
+}
+ABBREVIATIONS["nb"] = ABBREVIATIONS["nn"] = ABBREVIATIONS["no"]
+# Languages that write "3rd" as "3.".
+ORDINALS = frozenset("bs cs da de et fi fo hr hu is lb lv nb nn no pl sk sl sr tr".split())
+
+
+@lru_cache(maxsize=200_000)
+def fold(word: str) -> str:
+    """A word without case, in one of its forms: composed, full-width and compatible forms are one word."""
+    if word.isascii():
+        return word.lower()
+    seen = unicodedata.normalize("NFKC", UNSEEN.sub("", word)).casefold()
+    return unicodedata.normalize("NFKC", seen).replace("i\u0307", "i")  # İ's lower case has a dot of its own
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Where the words of `text` are: characters from, to (exclusive)."""
+    return [match.span() for match in (ASCII_WORD if text.isascii() else WORD).finditer(text)]
 
 
 def words(text: str) -> list[str]:
-    """Lower-cased words of `text`: runs of ASCII letters, digits and underscores, or of non-ASCII."""
-    return WORD.findall(text.lower())
+    """The words of `text`, folded: runs of letters, marks, digits and underscores; single characters of
+    scripts without blanks; emoji."""
+    if text.isascii():
+        return ASCII_WORD.findall(text.lower())
+    return [fold(word) for word in WORD.findall(text)]
 
 
-def sentences(text: str) -> list[str]:
+def _ends_sentence(paragraph: str, start: int, end: regex.Match, language: str) -> bool:
+    """Whether a sentence that begins at `start` ends with the match of END."""
+    if end.end() == len(paragraph):
+        return True
+    if HAS_STRONG.search(end[0]):
+        return GOES_ON.match(paragraph, end.end()) is None
+    if BETWEEN_HAN.match(paragraph, end.start()):
+        return True
+    if not START.match(paragraph, end.end()) or NO_FULL_STOP.match(paragraph, end.start()):
+        return False
+    last = paragraph[max(start, paragraph.rfind(" ", start, end.end()) + 1) : end.end()].lstrip(BEFORE_WORD)
+    return not (
+        last.lower() in ABBREVIATIONS.get(language, ())
+        or INITIAL.fullmatch(last)
+        or (language in ORDINALS and ORDINAL.fullmatch(last))
+    )
+
+
+def sentences(text: str, language: str) -> list[str]:
     """Split `text` into sentences, each with its white space folded to single spaces.
 
-    A blank line also ends a sentence; abbreviations and single initials ("J. Smith") do not.
+    A blank line also ends a sentence; abbreviations of the language (ISO 639) and single initials
+    ("J. Smith") do not.
     """
     found = []
-    for paragraph in re.split(r"\n\s*\n", text):
+    for paragraph in re.split(r"\n" if language in LINES else r"\n\s*\n|\u2029", text):
         paragraph = " ".join(paragraph.split())
         start = 0
-        for match in SENTENCE_END.finditer(paragraph):
-            last = paragraph[start : match.end()].rsplit(" ", 1)[-1].lstrip("\"'([")
-            is_initial = re.fullmatch(r"[A-Z]\.", last) is not None
-            if (last.lower() in ABBREVIATIONS or is_initial) and match.end() < len(paragraph):
-                continue
-            found.append(paragraph[start : match.end()].strip())
-            start = match.end()
+        for end in END.finditer(paragraph):
+            if _ends_sentence(paragraph, start, end, language):
+                found.append(paragraph[start : end.end()].strip())
+                start = end.end()
         if paragraph[start:].strip():
             found.append(paragraph[start:].strip())
     return found
 
 
-def first_sentence(text: str) -> str:
+def first_sentence(text: str, language: str) -> str:
     """The first sentence of `text`, or "" where there is none."""
-    return next(iter(sentences(text)), "")
+    return next(iter(sentences(text, language)), "")
 
 
 def without_heading(document: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from stages.common import errors, params
-from stages.common.decoding import inner_model, spanning, summarize_in_batches
+from stages.common.decoding import spanning, summarize_in_batches
 from stages.common.files import read_parquet, write_jsonl
 from stages.common.gate import run_gate
 from stages.common.modeling import load_base, load_tokenizer, load_tuned
@@ -47,14 +47,11 @@ def main() -> None:
     system = parser.parse_args().system
     p = params.load(PARAMS)
     set_up(seed=0)
-    from stages.common.beams import serves
 
     table = read_parquet(TOKENIZED / f"{p.evaluate.split}.parquet")
     ids, prompts = table["id"].to_pylist(), table["prompt_ids"].to_pylist()
     tokenizer = load_tokenizer(p.model)
     model = load_base(p.model) if system == "base" else load_tuned(p.model, TUNED)
-    if p.generate.num_beams > 1 and not serves(inner_model(model), p.generate.num_beams):
-        print(f"generate {system}: its kind of cache cannot be shared by beams; the library's path is taken")
     chosen = spanning([len(prompt) for prompt in prompts], p.smoke.examples)
     run_gate(
         model,

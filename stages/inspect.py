@@ -34,7 +34,7 @@ def label_lines(tokenizer, prompt_ids: list[int], completion_ids: list[int]) -> 
 def show(console: Console, tokenizer, prompt, row: dict) -> None:
     """Print one row. Text is shown as it is: no markup in it is interpreted."""
     filled = encode_prompt(tokenizer, prompt.template, row["document"], prompt.max_input_tokens)
-    completion_ids = encode_completion(tokenizer, row["summary"])
+    completion_ids = encode_completion(tokenizer, row["summary"], prompt.template)
     console.rule(Text(row["id"]))
     console.print(Text(f"summary ({len(words(row['summary']))} words): {row['summary']}"))
     console.print(

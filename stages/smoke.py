@@ -4,21 +4,24 @@ Reads   data/tokenized/validation.parquet, the base model.
 Writes  metrics/smoke.json.
 Run     python -m stages.smoke
 
-On a few validation articles from the shortest to the longest: the tokenizer is the model's; the
-untuned base generates summaries that end by themselves or use all of `generate.max_new_tokens`; a fresh
-adapter changes no token; one training step has a finite loss and finite gradients.
+On a few validation articles from the shortest to the longest: every id has an embedding; no later token
+changes earlier logits; the tokenizer is the model's; the untuned base generates summaries that end by
+themselves or use all of `generate.max_new_tokens`; a fresh adapter changes no token; one training step has a
+finite loss and finite gradients.
 """
 
 from pathlib import Path
 from types import SimpleNamespace
 
 from stages.common import errors, params
+from stages.common.base_check import check_base
 from stages.common.decoding import spanning, summarize
 from stages.common.encoding import training_batch
 from stages.common.errors import UserError
 from stages.common.files import read_parquet, write_json
 from stages.common.gate import check_tokenizer, run_gate
 from stages.common.losses import completion_loss
+from stages.common.model_files import listed
 from stages.common.modeling import add_adapter, load_base, load_tokenizer
 from stages.common.runtime import set_up
 
@@ -46,6 +49,7 @@ def main() -> None:
 
     tokenizer = load_tokenizer(p.model)
     base = load_base(p.model)
+    check_base(base, tokenizer, prompts)
     document_loss = check_tokenizer(base, tokenizer, prompts)
     outputs, rate = run_gate(
         base, tokenizer, ids, prompts, p.generate, p.smoke.min_success_rate, "the untuned base"
@@ -67,7 +71,12 @@ def main() -> None:
     loss = completion_loss(model, {key: value.to(base.device) for key, value in batch.items()})
     loss.backward()
     torch.optim.AdamW(trained, lr=1e-4).step()
-    finite = all(w.grad is not None and bool(torch.isfinite(w.grad).all()) for w in trained)
+    unused = [name for name, w in model.named_parameters() if w.requires_grad and w.grad is None]
+    if unused:
+        raise UserError(
+            f"smoke gate: lora.target_modules: training does not reach {listed(unused)}; name other modules"
+        )
+    finite = all(bool(torch.isfinite(w.grad).all()) for w in trained)
     if not (bool(torch.isfinite(loss)) and finite):
         raise UserError(
             f"smoke gate: a training step gave loss {loss.item()} with "

@@ -13,9 +13,10 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from stages.common import errors, params, plots
+from stages.common.base_check import check_ids, check_positions, check_round_trip
 from stages.common.encoding import encode_completion, encode_prompt, overhead, template_overheads
 from stages.common.files import read_parquet, replacing, write_json, write_parquet
-from stages.common.modeling import load_tokenizer
+from stages.common.modeling import load_config, load_tokenizer
 from stages.common.params import SPLITS
 
 PARAMS = ("prompt", "model", "generate.max_new_tokens")
@@ -24,6 +25,7 @@ TOKENIZED = Path("data/tokenized")
 METRICS = Path("metrics/prompt.json")
 PLOT = Path("plots/tokens.svg")
 PLOT_DATA = Path("plots/tokens.csv")
+ROUND_TRIPS = 1_000  # training summaries whose letters are looked for in their tokens
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
@@ -41,7 +43,7 @@ def encode_split(tokenizer, prompt, table: pa.Table, split: str) -> dict[str, li
         filled = encode_prompt(tokenizer, prompt.template, document.as_py(), prompt.max_input_tokens)
         # int32 arrays: lists of int would take ten times the memory.
         columns["prompt_ids"].append(np.array(filled.ids, dtype=np.int32))
-        completion_ids = encode_completion(tokenizer, summary.as_py())
+        completion_ids = encode_completion(tokenizer, summary.as_py(), prompt.template)
         columns["completion_ids"].append(np.array(completion_ids, dtype=np.int32))
         columns["document_tokens"].append(filled.document_tokens)
         columns["document_tokens_cut"].append(filled.document_tokens_cut)
@@ -105,14 +107,33 @@ def draw(documents: list[int], summaries: list[int], limit: int, max_new_tokens:
     plots.write_csv(PLOT_DATA, ["percent_of_rows", "document_tokens", "summary_tokens"], rows)
 
 
+def check_split(tokenizer, config, columns: dict[str, list], max_new_tokens: int) -> str | None:
+    """Refuse rows that the model cannot read: ids beyond its embeddings, texts beyond its positions.
+
+    Returns a warning where texts lie beyond the positions that it was trained on.
+    """
+    rows = list(zip(columns["prompt_ids"], columns["completion_ids"], strict=True))
+    check_ids(tokenizer, config.vocab_size, max(int(ids.max()) for row in rows for ids in row))
+    trained = max(len(prompt) + len(completion) for prompt, completion in rows)
+    written = max(len(prompt) for prompt, _ in rows) + max_new_tokens
+    key = "generate.max_new_tokens" if written >= trained else "its summary"
+    return check_positions(config, max(trained, written), key)
+
+
 def main() -> None:
     p = params.load(PARAMS)
-    tokenizer = load_tokenizer(p.model)
-    lengths = {}
+    tokenizer, config = load_tokenizer(p.model), load_config(p.model)
+    check_ids(tokenizer, config.vocab_size)
+    lengths, warnings = {}, []
     with replacing(TOKENIZED) as folder:
         for split in SPLITS:
             table = read_parquet(PREPARED / f"{split}.parquet")
+            if split == "train":
+                few = table.slice(0, ROUND_TRIPS)
+                summaries = few["summary"].to_pylist()
+                warnings.append(check_round_trip(tokenizer, few["id"].to_pylist(), summaries))
             columns = encode_split(tokenizer, p.prompt, table, split)
+            warnings.append(check_split(tokenizer, config, columns, p.generate.max_new_tokens))
             write_parquet(
                 folder / f"{split}.parquet",
                 {
@@ -151,8 +172,8 @@ def main() -> None:
     )
     train = lengths["train"]
     draw(train["documents"], train["summaries"], p.prompt.max_input_tokens, p.generate.max_new_tokens)
-    warning = length_warning(train["summaries"], p.generate.max_new_tokens)
-    if warning:
+    warnings.append(length_warning(train["summaries"], p.generate.max_new_tokens))
+    for warning in dict.fromkeys(filter(None, warnings)):
         print(f"tokenize: warning: {warning}")
     cut = np.array(train["cut"]) > 0
     print(

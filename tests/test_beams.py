@@ -5,9 +5,14 @@ from itertools import pairwise
 import pytest
 import torch
 from transformers import (
+    AttentionInterface,
     AutoModelForCausalLM,
+    DeepseekV3Config,
+    FalconConfig,
+    Gemma2Config,
     GenerationConfig,
     GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -16,6 +21,7 @@ from transformers import (
 )
 
 from stages.common.beams import SHARED_ATTENTION, beam_search, serves
+from stages.common.decoding import generate_tokens, shares_prompt
 
 VOCABULARY, PAD, EOS = 97, 0, 1
 SIZE = {
@@ -158,3 +164,75 @@ def test_what_it_does_not_serve_is_said_by_a_rule():
     assert not serves(random_model(windowed, 0), num_beams=4)
     mamba = MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4)
     assert not serves(AutoModelForCausalLM.from_config(mamba), num_beams=4)
+
+
+FULL = {"layer_types": ["full_attention"] * 2}
+OTHERS = {
+    "soft caps": Gemma2Config(**SIZE, num_key_value_heads=2, head_dim=8, attn_logit_softcapping=1.0, **FULL),
+    "sinks": GptOssConfig(
+        **SIZE, num_key_value_heads=2, head_dim=8, num_local_experts=4, num_experts_per_tok=2, **FULL
+    ),
+    "latent attention": DeepseekV3Config(
+        **SIZE,
+        num_key_value_heads=4,
+        n_routed_experts=4,
+        n_group=1,
+        topk_group=1,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+        first_k_dense_replace=1,
+    ),
+    "alibi": FalconConfig(**SIZE, alibi=True),
+    "a mask of its own": FalconConfig(**SIZE),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_attention_that_it_does_not_implement_gets_the_librarys_tokens(name, capsys):
+    """Whichever of the two knows it, the rule or the proof."""
+    model = random_model(OTHERS[name], 0).float()
+    ids, mask = prompts(0, [30, 12, 21])
+    config = settings(4)
+    model.generation_config = config
+    with torch.inference_mode():
+        wanted = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    assert torch.equal(generate_tokens(model, ids, mask, config), wanted[:, ids.shape[1] :])
+    generate_tokens(model, ids, mask, config)
+    said = capsys.readouterr().out
+    assert said.count("beams do not share their prompt") == 1
+    assert "the library's own search is used" in said
+
+
+@pytest.mark.parametrize("name", ["soft caps", "sinks", "latent attention"])
+def test_the_search_refuses_scores_that_it_does_not_implement(name):
+    """Also where nothing has asked `serves`: other tokens must not come out silently."""
+    ids, mask = prompts(0, [30, 12])
+    model = random_model(OTHERS[name], 0).float()
+    model.generation_config = settings(2)
+    with torch.inference_mode(), pytest.raises(ValueError, match="keys or scores are changed in a way"):
+        beam_search(model, ids, mask, settings(2))
+
+
+def by_distance(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    """Causal attention with a bias on the scores that the configuration does not name."""
+    scores = query @ key.transpose(2, 3) * scaling  # [rows, heads, queries, keys]
+    places = torch.arange(key.shape[2], dtype=scores.dtype)
+    own = places[len(places) - query.shape[2] :, None]
+    scores = scores + 0.2 * places - 1e9 * (places > own)
+    return (scores.softmax(dim=-1) @ value).transpose(1, 2), None
+
+
+def test_a_model_that_is_not_what_it_says_is_found_by_the_proof(capsys):
+    AttentionInterface.register("by_distance", by_distance)
+    model = random_model(CONFIGS["phi"], 0).float()
+    model.config._attn_implementation = "by_distance"
+    ids, mask = prompts(0, [30, 30])
+    assert serves(model, 4)
+    with torch.inference_mode():
+        assert not shares_prompt(model, ids, mask, settings(4))
+    assert "on a prompt, a beam's score is off by" in capsys.readouterr().out

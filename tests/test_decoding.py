@@ -42,10 +42,12 @@ def test_the_shared_prefill_gives_the_librarys_tokens(base, tokenizer, beams):
 
 
 def test_the_prompt_is_prefilled_once_not_once_a_beam(base, tokenizer):
+    ids, mask = pad_left(prompts(), tokenizer.pad_token_id)
+    config = generation_config(tokenizer, settings(4, 5), base.config.vocab_size)
+    generate_tokens(base, ids, mask, config)  # the first time, sharing is proven
     seen = []
     base.model.embed_tokens.register_forward_hook(lambda m, inputs, output: seen.append(output.shape[:2]))
-    ids, mask = pad_left(prompts(), tokenizer.pad_token_id)
-    generate_tokens(base, ids, mask, generation_config(tokenizer, settings(4, 5), base.config.vocab_size))
+    generate_tokens(base, ids, mask, config)
     assert seen[0] == (6, 89)
     assert all(length == 1 for _, length in seen[1:])
 

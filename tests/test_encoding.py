@@ -1,6 +1,8 @@
 """One prompt, one truncation rule, one set of label rules."""
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from stages.common.encoding import (
     IGNORED,
@@ -64,7 +66,7 @@ def test_a_document_of_100_000_words(tokenizer):
 
 
 def test_completion_is_the_summary_and_eos(tokenizer):
-    ids = encode_completion(tokenizer, "  Return the mean.\n")
+    ids = encode_completion(tokenizer, "  Return the mean.\n", "direct")
     assert ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(ids[:-1]) == " Return the mean."
 
@@ -95,4 +97,116 @@ def test_text_that_spells_a_special_token_stays_text(tokenizer):
     prompt = encode_prompt(tokenizer, "direct", text, 1_000)
     assert tokenizer.eos_token_id not in prompt.ids
     assert tokenizer.decode(prompt.ids) == prompt.text
-    assert encode_completion(tokenizer, text).count(tokenizer.eos_token_id) == 1
+    assert encode_completion(tokenizer, text, "direct").count(tokenizer.eos_token_id) == 1
+
+
+def trained(inner, trainer, documents):
+    inner.train_from_iterator(documents, trainer)
+    return inner
+
+
+def with_habit(name: str, documents: list[str]):
+    """A tokenizer of each habit, trained on real documents: eos is </s>, bos <s>."""
+    special = {"special_tokens": ["<s>", "</s>", "<unk>"], "show_progress": False}
+    bytes_first = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    if name.startswith("byte"):  # GPT-2, Llama 3
+        inner = Tokenizer(models.BPE())
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space="blank" in name)
+        inner.decoder = decoders.ByteLevel()
+        trained(inner, trainers.BpeTrainer(vocab_size=600, **special, **bytes_first), documents)
+    elif name.startswith("meta"):  # Llama 2, Mistral
+        inner = Tokenizer(models.BPE(unk_token="<unk>"))
+        scheme = "always" if "always" in name else "first"
+        inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+        inner.decoder = decoders.Metaspace()
+        trained(inner, trainers.BpeTrainer(vocab_size=600, **special), documents)
+    elif name.startswith("unigram"):  # T5
+        inner = Tokenizer(models.Unigram())
+        inner.normalizer = normalizers.NFKC()
+        blanks = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+        inner.pre_tokenizer = pre_tokenizers.Sequence(blanks)
+        inner.decoder = decoders.Metaspace()
+        trained(inner, trainers.UnigramTrainer(vocab_size=400, unk_token="<unk>", **special), documents)
+    else:  # BERT
+        inner = Tokenizer(models.WordPiece(unk_token="<unk>"))
+        inner.normalizer = normalizers.BertNormalizer(lowercase=True)
+        inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        inner.decoder = decoders.WordPiece()
+        trained(inner, trainers.WordPieceTrainer(vocab_size=600, **special), documents)
+    around_text = [("<s>", 0)] if "bos" in name else []
+    after_text = [("</s>", 1)] if "eos" in name else []
+    if around_text or after_text:
+        single = " ".join([*(text for text, _ in around_text), "$A", *(text for text, _ in after_text)])
+        inner.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=around_text + after_text
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>", unk_token="<unk>"
+    )
+
+
+HABITS = [
+    "byte",
+    "byte, bos, eos",
+    "byte, blank",
+    "byte, blank, bos, eos",
+    "meta, always",
+    "meta, always, bos, eos",
+    "meta, first, bos",
+    "unigram, eos",
+    "wordpiece",
+    "wordpiece, bos, eos",
+]
+
+
+@pytest.fixture(scope="module", params=HABITS)
+def habit(request, pairs):
+    return with_habit(request.param, [pair["document"] for pair in pairs[:60]])
+
+
+def whole_ids(tokenizer, text):
+    """What the tokenizer gives for a text, less the EOS that it may put behind it."""
+    ids = tokenizer(text)["input_ids"]
+    return ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_prompt_and_completion_join_to_the_tokens_of_the_whole_text(habit, pairs, template):
+    for pair in pairs[:3]:
+        prompt = encode_prompt(habit, template, pair["document"], 2_000)
+        ids = encode_completion(habit, pair["summary"], template)
+        assert habit.eos_token_id not in prompt.ids
+        assert ids[-1] == habit.eos_token_id and ids.count(habit.eos_token_id) == 1
+        assert [*prompt.ids, *ids[:-1]] == whole_ids(habit, f"{prompt.text} {pair['summary']}")
+
+
+def test_a_cut_prompt_ends_in_the_template_whatever_the_tokenizer_adds(habit, pairs):
+    document = " ".join(pair["document"] for pair in pairs[:10])
+    prompt = encode_prompt(habit, "direct", document, 120)
+    assert 100 <= len(prompt.ids) <= 120 and prompt.document_tokens_cut > 0
+    assert prompt.text.endswith("Summary:") and habit.eos_token_id not in prompt.ids
+    assert prompt.ids == whole_ids(habit, prompt.text)
+    added = overhead(habit, "direct", document)
+    assert prompt.document_tokens - prompt.document_tokens_cut == pytest.approx(120 - added, abs=4)
+
+
+def test_no_token_is_put_before_a_completion(pairs):
+    """By hand: one word that is one token in a text is one token behind the prompt."""
+    tokenizer = with_habit("meta, always", ["mean mean mean"] * 50)
+    assert tokenizer.convert_ids_to_tokens(encode_completion(tokenizer, "mean", "direct")) == [
+        "▁mean",
+        "</s>",
+    ]
+
+
+def test_where_prompt_and_summary_would_merge_the_summary_keeps_its_own_tokens():
+    """The template ends with a blank, which this tokenizer merges with the summary's first one."""
+    vocabulary = ["<s>", "</s>", "<unk>", "▁", "a", "▁▁", ":", ".", "▁a"]
+    ids = {token: number for number, token in enumerate(vocabulary)}
+    inner = Tokenizer(models.BPE(ids, [("▁", "▁"), ("▁", "a")], unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
+    assert tokenizer.tokenize(": ") == ["▁", ":", "▁"]
+    assert tokenizer.tokenize(":  a") == ["▁", ":", "▁▁", "a"]
+    completion_ids = encode_completion(tokenizer, "a", "{article}: ")
+    assert tokenizer.convert_ids_to_tokens(completion_ids) == ["▁a", "</s>"]

@@ -291,3 +291,114 @@ def test_the_scale_of_an_update_by_method(tiny_settings):
 def test_a_folder_without_a_tuned_model_is_named(tiny_settings, tmp_path):
     with pytest.raises(UserError, match=r"no tuning.json there; run `dvc repro`"):
         modeling.load_tuned(tiny_settings, tmp_path)
+
+
+def perturbed(model):
+    """`model` with an adapter that does something."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.05 * torch.randn_like(weight))
+    return model.eval()
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_an_adapter_on_tied_embeddings_stays_beside_them(
+    base, tiny_settings, tokenizer, tmp_path, target, method, capsys
+):
+    """Merged, its update would change the other embeddings too: not the model that was trained."""
+    from stages.common.decoding import summarize
+
+    assert base.config.tie_word_embeddings
+    ids = torch.randint(5, 500, (2, 30), generator=torch.Generator().manual_seed(0))
+    chosen = lora(target_modules=("q_proj", target))
+    model = perturbed(modeling.add_adapter(base, chosen, 0, method))
+    wanted = model(ids).logits
+    modeling.save_tuned(model, tmp_path, "models/tiny", method)
+    loaded = modeling.load_tuned(tiny_settings, tmp_path)
+    assert torch.allclose(loaded(ids).logits, wanted, atol=1e-4)
+    assert "the adapter stays beside the base" in capsys.readouterr().out
+    settings = SimpleNamespace(
+        max_new_tokens=5, num_beams=4, batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram=0
+    )
+    written = [output.tokens for output in summarize(loaded, tokenizer, ids.tolist(), settings)]
+    assert written == [output.tokens for output in summarize(model, tokenizer, ids.tolist(), settings)]
+    # What merging would have made of it.
+    broken = loaded.merge_and_unload()
+    assert not torch.allclose(broken(ids).logits, wanted, atol=1e-2)
+
+
+def test_a_merge_that_gives_other_logits_is_taken_back(base, tiny_settings, tmp_path, monkeypatch, capsys):
+    from peft.tuners.lora import LoraModel
+
+    ids = torch.arange(5, 35)[None]
+    model = perturbed(modeling.add_adapter(base, lora(), 0))
+    wanted = model(ids).logits
+    modeling.save_tuned(model, tmp_path, "models/tiny", "lora")
+    merge = LoraModel.merge_and_unload
+
+    def wrong(self):
+        merged = merge(self)
+        merged.model.layers[0].mlp.fc1.weight.data.mul_(1.5)
+        return merged
+
+    monkeypatch.setattr(LoraModel, "merge_and_unload", wrong)
+    loaded = modeling.load_tuned(tiny_settings, tmp_path)
+    assert torch.equal(loaded(ids).logits, wanted)
+    assert "merged into it, the logits are others" in capsys.readouterr().out
+
+
+def test_the_embeddings_are_not_copied_into_an_adapter(base, tmp_path):
+    from safetensors.torch import load_file
+
+    model = modeling.add_adapter(base, lora(target_modules=("lm_head", "embed_tokens")), 0)
+    modeling.save_tuned(model, tmp_path, "models/tiny", "lora")
+    assert all("lora_" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
+
+
+def gpt2():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
+
+def test_conv1d_takes_an_adapter_of_its_own_shape(recwarn):
+    """GPT-2's c_attn: 32 in, 96 out; its weight is stored the other way round than a Linear's."""
+    model = modeling.add_adapter(gpt2(), lora(rank=4, target_modules=("c_attn",)), seed=0)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    assert sum(weight.numel() for weight in trained) == 2 * 4 * (32 + 96)
+    assert not [warning for warning in recwarn if "fan_in_fan_out" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("attention", "attention matches no module"),
+        ("attn", "attn matches a GPT2Attention, which takes no adapter"),
+        ("ln_1", "ln_1 matches a LayerNorm, which takes no adapter"),
+        ("h.5.attn.c_attn", "h.5.attn.c_attn matches no module"),
+    ],
+)
+def test_a_target_that_takes_no_adapter_is_named_with_what_the_model_has(target, words):
+    with pytest.raises(UserError) as caught:
+        modeling.add_adapter(gpt2(), lora(target_modules=("c_attn", target)), seed=0)
+    assert words in str(caught.value)
+    assert str(caught.value).endswith("it has c_attn, c_fc, c_proj, lm_head, wpe, wte")
+
+
+def test_a_target_may_be_the_end_of_a_name():
+    model = modeling.add_adapter(gpt2(), lora(rank=4, target_modules=("h.1.attn.c_attn",)), seed=0)
+    assert sum("lora_A" in name for name, _ in model.named_parameters()) == 1
+
+
+def test_what_peft_refuses_is_one_sentence():
+    """Mamba reads out_proj's weight past its forward, where an adapter would do nothing."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    mamba = MambaForCausalLM(
+        MambaConfig(vocab_size=99, hidden_size=32, num_hidden_layers=1, state_size=4, pad_token_id=0)
+    )
+    with pytest.raises(UserError, match="peft cannot adapt out_proj of this model: "):
+        modeling.add_adapter(mamba, lora(target_modules=("out_proj",)), seed=0)

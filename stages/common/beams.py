@@ -16,6 +16,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import AttentionMaskInterface
 
 SHARED_ATTENTION = "shared_prompt"
+# What attention may be given beside plain scores: soft caps (Gemma 2), sinks (gpt-oss), windows, biases (T5).
+OTHER_SCORES = ("softcap", "s_aux", "sliding_window", "position_bias", "head_mask")
+# The same in a configuration.
+OTHER_CONFIGS = ("attn_logit_softcapping", "alibi", "kv_lora_rank")
 LEAVE_BELOW = 0.9  # share of the articles of a batch; leaving copies the cache, so it is not done for one
 
 
@@ -67,6 +71,8 @@ def shared_prompt_attention(module, query, key, value, attention_mask, scaling=N
     query: [articles * beams, heads, 1, head_dim]; key, value: the beams' own, from SharedPromptLayer.update.
     Each prompt is multiplied with all queries of its article at once. Returns [rows, 1, heads, head_dim].
     """
+    if not hasattr(key, "layer") or any(kwargs.get(name) is not None for name in OTHER_SCORES):
+        raise ValueError("its keys or scores are changed in a way that the shared prompt does not know")
     layer = key.layer
     rows, heads, length, width = query.shape
     if length != 1:
@@ -183,10 +189,12 @@ def sharing(model, cache: SharedPromptCache, early_stopping: bool):
 
 def serves(model, num_beams: int) -> bool:
     """Whether the shared prompt can stand for the model's own cache: full attention in every layer, through
-    transformers' attention interface, and more than one beam."""
+    transformers' attention interface, of plain scores, and more than one beam. A rule, which
+    `decoding.shares_prompt` proves on a prompt."""
     layers = DynamicCache(config=model.config).layers
     full = all(type(layer) is DynamicLayer for layer in layers)
-    return num_beams > 1 and full and getattr(model, "_supports_attention_backend", False)
+    plain = not any(getattr(model.config, name, None) for name in OTHER_CONFIGS)
+    return num_beams > 1 and full and plain and getattr(model, "_supports_attention_backend", False)
 
 
 def beam_search(model, ids, mask, config, processors=None):

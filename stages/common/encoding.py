@@ -22,6 +22,21 @@ class Prompt:
     document_tokens_cut: int
 
 
+def filled_ids(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """(token ids, their spans in the text) of a prompt, as the model expects its beginning (BOS).
+
+    What a tokenizer puts behind a text (EOS, as in `<s> $A </s>`) is left out: the summary follows.
+    """
+    encoded = tokenizer(
+        text, return_offsets_mapping=True, return_special_tokens_mask=True, split_special_tokens=True
+    )
+    ids, spans, added = (encoded[key] for key in ("input_ids", "offset_mapping", "special_tokens_mask"))
+    end = len(ids)
+    while end and added[end - 1]:
+        end -= 1
+    return list(ids[:end]), list(spans[:end])
+
+
 def ids_of(tokenizer, text: str) -> list[int]:
     """Token ids of `text` alone, without special tokens.
 
@@ -33,8 +48,8 @@ def ids_of(tokenizer, text: str) -> list[int]:
 def overhead(tokenizer, template: str, document: str) -> int:
     """Tokens that the template adds to `document`."""
     before, after = around(template)
-    filled = tokenizer(before + document + after, split_special_tokens=True)["input_ids"]
-    return len(filled) - len(ids_of(tokenizer, document))
+    ids, _ = filled_ids(tokenizer, before + document + after)
+    return len(ids) - len(ids_of(tokenizer, document))
 
 
 def encode_prompt(tokenizer, template: str, document: str, max_tokens: int) -> Prompt:
@@ -44,8 +59,7 @@ def encode_prompt(tokenizer, template: str, document: str, max_tokens: int) -> P
     """
     before, after = around(template)
     text = before + document + after
-    encoded = tokenizer(text, return_offsets_mapping=True, split_special_tokens=True)
-    ids, spans = encoded["input_ids"], encoded["offset_mapping"]
+    ids, spans = filled_ids(tokenizer, text)
     total = sum(1 for start, end in spans if end > len(before) and start < len(before) + len(document))
     kept = document
     while len(ids) > max_tokens:
@@ -63,15 +77,24 @@ def encode_prompt(tokenizer, template: str, document: str, max_tokens: int) -> P
             )
         kept = text[len(before) : max(inside[-excess], len(before))].rstrip()
         text = before + kept + after
-        encoded = tokenizer(text, return_offsets_mapping=True, split_special_tokens=True)
-        ids, spans = encoded["input_ids"], encoded["offset_mapping"]
+        ids, spans = filled_ids(tokenizer, text)
     left = sum(1 for start, end in spans if end > len(before) and start < len(before) + len(kept))
-    return Prompt(text, list(ids), total, total - left)
+    return Prompt(text, ids, total, total - left)
 
 
-def encode_completion(tokenizer, summary: str) -> list[int]:
-    """Token ids of the summary as it follows the prompt, and EOS."""
-    return [*ids_of(tokenizer, completion(summary)), tokenizer.eos_token_id]
+def encode_completion(tokenizer, summary: str, template: str) -> list[int]:
+    """Token ids of the summary as it follows the prompt, and EOS: what the prompt's ids lack of the text.
+
+    It is tokenized behind the template's end: alone, it would get the blank that some tokenizers put before
+    every text. Where the last token of a prompt would merge with the first of its summary, generation cannot
+    begin with that token; there, and where the template ends with the article, a full stop goes before.
+    """
+    text = completion(summary)
+    for tail in (around(template)[1], "."):
+        lead, whole = ids_of(tokenizer, tail), ids_of(tokenizer, tail + text)
+        if lead and whole[: len(lead)] == lead:
+            return [*whole[len(lead) :], tokenizer.eos_token_id]
+    return [*ids_of(tokenizer, text), tokenizer.eos_token_id]
 
 
 def pad_left(rows: list[list[int]], pad_id: int):

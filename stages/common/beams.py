@@ -23,6 +23,8 @@ from transformers.masking_utils import AttentionMaskInterface
 
 SHARED_ATTENTION = "shared_prompt"
 LEAVE_BELOW = 0.9  # share of the articles of a batch; leaving copies the cache, so it is not done for one
+# Prompt tokens in one pass on a CPU: what a layer computes of them stays in the processor's cache.
+READ_TOKENS = 1_024
 
 
 class PromptsRead(Exception):
@@ -42,21 +44,27 @@ class SharedPromptLayer(DynamicLayer):
         self.prompt = self.filled = self.steps = 0
 
     def read_prompts(self, key_states, value_states):
-        """Store the prompts' keys and values; returns them, all that a prompt's own attention needs."""
-        articles, heads, self.prompt, width = key_states.shape
-        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
-        self.filled = self.prompt
-        self.keys = key_states.new_empty(articles, heads, self.slots, width)
-        self.values = value_states.new_empty(articles, heads, self.slots, value_states.shape[-1])
-        self.keys[:, :, : self.prompt] = key_states
-        self.values[:, :, : self.prompt] = value_states
+        """Store the prompts that are being read; returns them, all that a prompt's own attention needs."""
+        if not self.is_initialized:
+            self.keys, self.values = (
+                new.new_empty(self.cache.total, new.shape[1], self.slots, new.shape[3])
+                for new in (key_states, value_states)
+            )
+            self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
+        for stored, new in ((self.keys, key_states), (self.values, value_states)):
+            stored[self.cache.reading, :, : new.shape[2]] = new
+            stored[self.cache.reading, :, new.shape[2] : self.cache.longest] = 0  # hidden, but never NaN
         if self.last:
             raise PromptsRead
         return key_states, value_states
 
+    def begin(self) -> None:
+        """The prompts have been read; what is appended from here on is the beams' own."""
+        self.prompt = self.filled = self.cache.longest
+
     def update(self, key_states, value_states, *args, **kwargs):
         """Append tokens [rows, kv heads, tokens, head_dim]: the prompts', then one token a beam and step."""
-        if not self.is_initialized:
+        if self.cache.reading is not None:
             return self.read_prompts(key_states, value_states)
         articles = len(self.keys)
         start, self.filled = self.filled, self.filled + len(key_states) // articles
@@ -118,13 +126,29 @@ class SharedPromptCache(Cache):
         slots = longest + 1 + (room - 1) * beams
         count = len(DynamicCache(config=model.config).layers)
         super().__init__(layers=[SharedPromptLayer(self, slots, last=k + 1 == count) for k in range(count)])
-        self.beams, self.total = beams, articles
+        self.beams, self.total, self.longest = beams, articles, longest
         self.articles = torch.arange(articles, device=model.device)
         self.finished = torch.zeros(articles, dtype=torch.bool, device=model.device)
-        self.mask = self.visible = None
+        self.reading = self.mask = self.visible = None
 
-    def show_prompts(self, lengths) -> None:
-        """Let each beam see its article's prompt, and no more yet; lengths: of the prompts, [articles]."""
+    def read_prompts(self, model, ids, lengths) -> None:
+        """Fill the cache with prompts, [articles, longest], padded on the right; lengths: [articles].
+
+        Attention needs no mask then, since no token looks to the right, and passes over what causality hides.
+        """
+        at_once = self.total if ids.is_cuda else max(1, READ_TOKENS // self.longest)
+        for start in range(0, self.total, at_once):
+            self.reading = slice(start, start + at_once)
+            with suppress(PromptsRead):
+                model(
+                    input_ids=ids[self.reading, : max(1, int(lengths[self.reading].max()))],
+                    past_key_values=self,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+        self.reading = None
+        for layer in self.layers:
+            layer.begin()
         keys = self.layers[0].keys
         size = (self.total, self.beams, keys.shape[2])
         self.mask = torch.full(size, torch.finfo(keys.dtype).min, dtype=keys.dtype, device=keys.device)
@@ -220,21 +244,13 @@ def beam_search(model, ids, mask, config, processors=None):
     ids, mask: left-padded prompts [prompts, length], of more than one token; processors: of logits,
     generate's own argument. To be called in inference mode, where `serves`.
     """
-    # The prompt's last token is the first that the beams read themselves. The others are padded on the right,
-    # where no token looks: attention needs no mask then, and passes over what causality hides.
+    # The prompt's last token is the first that the beams read themselves.
     longest = ids.shape[1] - 1
     lengths = mask.sum(dim=1) - 1
     places = (torch.arange(longest, device=ids.device) + (longest - lengths)[:, None]).clamp(max=longest)
     room = config.max_new_tokens or config.max_length - ids.shape[1]
     cache = SharedPromptCache(model, len(ids), longest, config.num_beams, room)
-    with suppress(PromptsRead):
-        model(
-            input_ids=ids.take_along_dim(places, dim=1),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-    cache.show_prompts(lengths)
+    cache.read_prompts(model, ids.take_along_dim(places, dim=1), lengths)
     config, banned = copy(config), config.suppress_tokens
     config.suppress_tokens = None
     with sharing(model, cache, config):

@@ -1,6 +1,8 @@
 """The shared prompt gives what the library's own generation gives: same search, same tokens."""
 
+import gc
 import random
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -16,7 +18,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from stages.common.beams import SHARED_ATTENTION, beam_search, serves
+from stages.common.beams import SHARED_ATTENTION, SharedPromptLayer, beam_search, serves
 
 VOCABULARY, PAD, EOS = 97, 0, 1
 SIZE = {
@@ -194,6 +196,25 @@ def test_the_model_is_left_as_it_was_also_after_an_error():
     assert model.generation_config is config
     assert "forward" not in vars(model) and "_update_finished_beams" not in vars(model)
     assert first.shape[0] == 2
+
+
+def test_a_batch_frees_its_cache_without_the_garbage_collector(monkeypatch):
+    model = random_model(CONFIGS["phi"], 0)
+    ids, mask = prompts(0, [4, 9])
+    config = settings(2)
+    model.generation_config = config
+    made = []
+    begin = SharedPromptLayer.begin
+    monkeypatch.setattr(
+        SharedPromptLayer, "begin", lambda layer: (made.append(weakref.ref(layer.keys)), begin(layer))
+    )
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            beam_search(model, ids, mask, config)
+        assert len(made) == 2 and all(keys() is None for keys in made)
+    finally:
+        gc.enable()
 
 
 def fail_at_new_tokens(module, inputs):

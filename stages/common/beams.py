@@ -13,6 +13,7 @@ stopping and choice of beams, stays transformers' own.
 
 from contextlib import contextmanager, suppress
 from copy import copy
+from dataclasses import dataclass
 from types import MethodType
 
 import torch
@@ -31,6 +32,20 @@ class PromptsRead(Exception):
     """The last layer has its prompts' keys and values: nothing reads what it would make of them."""
 
 
+@dataclass
+class Progress:
+    """What the layers know of their batch: a circle, of layers that hold their cache, would free it late.
+
+    articles: of the batch; longest: slots for a prompt; reading: the articles whose prompts are being read;
+    visible: what attention adds to the scores of the present step, [articles, 1, beams, slots filled].
+    """
+
+    articles: int
+    longest: int
+    reading: slice | None = None
+    visible: torch.Tensor | None = None
+
+
 class SharedPromptLayer(DynamicLayer):
     """One layer's keys and values, the prompts' first and behind them the tokens of all beams, step by step.
 
@@ -38,33 +53,34 @@ class SharedPromptLayer(DynamicLayer):
     still equal; each later step fills one slot a beam.
     """
 
-    def __init__(self, cache: "SharedPromptCache", slots: int, last: bool) -> None:
+    def __init__(self, progress: Progress, slots: int, last: bool) -> None:
         super().__init__()
-        self.cache, self.slots, self.last = cache, slots, last
+        self.progress, self.slots, self.last = progress, slots, last
         self.prompt = self.filled = self.steps = 0
 
     def read_prompts(self, key_states, value_states):
         """Store the prompts that are being read; returns them, all that a prompt's own attention needs."""
         if not self.is_initialized:
             self.keys, self.values = (
-                new.new_empty(self.cache.total, new.shape[1], self.slots, new.shape[3])
+                new.new_empty(self.progress.articles, new.shape[1], self.slots, new.shape[3])
                 for new in (key_states, value_states)
             )
             self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
+        articles, longest = self.progress.reading, self.progress.longest
         for stored, new in ((self.keys, key_states), (self.values, value_states)):
-            stored[self.cache.reading, :, : new.shape[2]] = new
-            stored[self.cache.reading, :, new.shape[2] : self.cache.longest] = 0  # hidden, but never NaN
+            stored[articles, :, : new.shape[2]] = new
+            stored[articles, :, new.shape[2] : longest] = 0  # hidden by the mask, but it must not be NaN
         if self.last:
             raise PromptsRead
         return key_states, value_states
 
     def begin(self) -> None:
         """The prompts have been read; what is appended from here on is the beams' own."""
-        self.prompt = self.filled = self.cache.longest
+        self.prompt = self.filled = self.progress.longest
 
     def update(self, key_states, value_states, *args, **kwargs):
         """Append tokens [rows, kv heads, tokens, head_dim]: the prompts', then one token a beam and step."""
-        if self.cache.reading is not None:
+        if self.progress.reading is not None:
             return self.read_prompts(key_states, value_states)
         articles = len(self.keys)
         start, self.filled = self.filled, self.filled + len(key_states) // articles
@@ -73,10 +89,10 @@ class SharedPromptLayer(DynamicLayer):
             rows, heads, length, width = new.shape
             if length != 1:
                 raise ValueError(f"the shared prompt serves one new token a step, not {length}")
-            new = new.view(articles, rows // articles, heads, width).transpose(1, 2)
+            new = new.reshape(articles, rows // articles, heads, width).transpose(1, 2)
             stored[:, :, start : self.filled] = new
         keys = self.keys[:, :, : self.filled]
-        keys.mask = self.cache.visible  # the attention function gets the tensor alone
+        keys.mask = self.progress.visible  # the attention function gets the tensor alone
         return keys, self.values[:, :, : self.filled]
 
     def get_seq_length(self) -> int:
@@ -97,13 +113,13 @@ def shared_prompt_attention(module, query, key, value, attention_mask, scaling=N
     articles, kv_heads, _, _ = key.shape
     beams, group = rows // articles, heads // kv_heads
     # [rows, kv heads * group, 1, n] -> [articles, kv heads, beams * group, n]: one product reads a key once.
-    query = query.view(articles, beams, kv_heads, group, width).transpose(1, 2)
+    query = query.reshape(articles, beams, kv_heads, group, width).transpose(1, 2)
     query = query.reshape(articles, kv_heads, beams * group, width)
     mask, stored = key.mask, query.dtype
     if group > 1:
         mask = mask.repeat_interleave(group, dim=2)
     if stored == torch.float16:  # Phi's scores overflow in it (transformers#28163)
-        query, key, value, mask = query.float(), key.float(), value.float(), mask.float()
+        query, key, value = query.float(), key.float(), value.float()
     read = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
     read = read.to(stored).view(articles, kv_heads, beams, group, -1).transpose(1, 2)
     return read.reshape(rows, 1, heads, -1), None
@@ -117,7 +133,6 @@ class SharedPromptCache(Cache):
     """The cache of one batch.
 
     mask: what attention adds to the scores, [articles, beams, slots], 0 where a beam sees a slot;
-    visible: its part for the present step, [articles, 1, beams of the step, slots filled];
     articles: indices, in the batch, of those that are still in it; finished: [articles], by the search.
     """
 
@@ -125,33 +140,37 @@ class SharedPromptCache(Cache):
         """longest: slots for a prompt; room: new tokens that a beam may write."""
         slots = longest + 1 + (room - 1) * beams
         count = len(DynamicCache(config=model.config).layers)
-        super().__init__(layers=[SharedPromptLayer(self, slots, last=k + 1 == count) for k in range(count)])
-        self.beams, self.total, self.longest = beams, articles, longest
+        self.progress = Progress(articles, longest)
+        super().__init__(
+            layers=[SharedPromptLayer(self.progress, slots, last=k + 1 == count) for k in range(count)]
+        )
+        self.beams, self.total = beams, articles
         self.articles = torch.arange(articles, device=model.device)
         self.finished = torch.zeros(articles, dtype=torch.bool, device=model.device)
-        self.reading = self.mask = self.visible = None
+        self.mask = None
 
     def read_prompts(self, model, ids, lengths) -> None:
         """Fill the cache with prompts, [articles, longest], padded on the right; lengths: [articles].
 
         Attention needs no mask then, since no token looks to the right, and passes over what causality hides.
         """
-        at_once = self.total if ids.is_cuda else max(1, READ_TOKENS // self.longest)
+        at_once = self.total if ids.is_cuda else max(1, READ_TOKENS // self.progress.longest)
         for start in range(0, self.total, at_once):
-            self.reading = slice(start, start + at_once)
+            self.progress.reading = slice(start, start + at_once)
             with suppress(PromptsRead):
                 model(
-                    input_ids=ids[self.reading, : max(1, int(lengths[self.reading].max()))],
+                    input_ids=ids[self.progress.reading, : max(1, int(lengths[self.progress.reading].max()))],
                     past_key_values=self,
                     use_cache=True,
                     logits_to_keep=1,
                 )
-        self.reading = None
+        self.progress.reading = None
         for layer in self.layers:
             layer.begin()
         keys = self.layers[0].keys
+        dtype = torch.float32 if keys.dtype == torch.float16 else keys.dtype  # that of the attention
         size = (self.total, self.beams, keys.shape[2])
-        self.mask = torch.full(size, torch.finfo(keys.dtype).min, dtype=keys.dtype, device=keys.device)
+        self.mask = torch.full(size, torch.finfo(dtype).min, dtype=dtype, device=keys.device)
         read = torch.arange(keys.shape[2], device=keys.device) < lengths[:, None]
         self.mask.masked_fill_(read[:, None, :], 0)
 
@@ -160,11 +179,11 @@ class SharedPromptCache(Cache):
         steps, start = self.layers[0].steps, self.layers[0].filled
         if steps == 0:  # the beams of an article are equal until they have read its prompt's last token
             self.mask[:, :, start] = 0
-            self.visible = self.mask[:, None, :1, : start + 1]
+            self.progress.visible = self.mask[:, None, :1, : start + 1]
             return self.articles * self.beams
         each = torch.arange(self.beams, device=self.mask.device)
         self.mask[:, each, start + each] = 0
-        self.visible = self.mask[:, None, :, : start + self.beams]
+        self.progress.visible = self.mask[:, None, :, : start + self.beams]
         return (self.articles[:, None] * self.beams + each).flatten()
 
     def reorder_cache(self, beam_idx) -> None:

@@ -30,6 +30,26 @@ def differing(entry: dict) -> str:
     )
 
 
+def fastest(models: dict[str, list[dict]]) -> list[tuple[str, str, str]]:
+    """Rows against CTranslate2: those of float32 first, then its int8."""
+    found = []
+    for kind in ("float32", "int8"):
+        for name, entries in models.items():
+            for entry in entries:
+                if entry["ctranslate2"] == kind:
+                    same = entry["articles"] - entry["articles_with_other_tokens"]
+                    threads = "1 thread" if entry["threads"] == 1 else f"{entry['threads']} threads"
+                    found.append(
+                        (
+                            f"generation in float32, articles per CPU second ({name}, {threads})",
+                            f"CTranslate2, {kind}; the same tokens for {same} of {entry['articles']}",
+                            f"{spread(entry['times_in_cpu_seconds'])}; "
+                            f"in wall time {entry['times_in_seconds']['median']:.2f}x",
+                        )
+                    )
+    return found
+
+
 def rows() -> list[tuple[str, str, str]]:
     """(what, against what, how much) of every result."""
     generation = read_json(RESULTS / "generation.json")
@@ -41,7 +61,8 @@ def rows() -> list[tuple[str, str, str]]:
     precision = read_json(RESULTS / "precision.json")
     sizes = [read_json(RESULTS / f"full_size{name}.json") for name in ("", "_nf4")]
     beams = f"{generation['num_beams']} beams, {generation['articles']} articles"
-    found = [
+    found = fastest(read_json(RESULTS / "generation_ctranslate2.json")["models"])
+    found += [
         (
             f"generation, articles/s ({beams})",
             "`generate()`, same batches",

@@ -1,5 +1,8 @@
 """The shared prompt gives what the library's own generation gives: same search, same tokens."""
 
+import gc
+import random
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -20,7 +23,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from stages.common.beams import SHARED_ATTENTION, beam_search, serves
+from stages.common.beams import SHARED_ATTENTION, SharedPromptLayer, beam_search, serves
 from stages.common.decoding import generate_tokens, shares_prompt
 
 VOCABULARY, PAD, EOS = 97, 0, 1
@@ -70,7 +73,7 @@ def prompts(seed: int, lengths: list[int]):
 def settings(beams: int, new: int = 12, **more) -> GenerationConfig:
     return GenerationConfig(
         max_new_tokens=new, num_beams=beams, do_sample=False, use_cache=True, pad_token_id=PAD,
-        eos_token_id=EOS, bos_token_id=EOS, **{"early_stopping": True, **more},
+        bos_token_id=EOS, **{"eos_token_id": EOS, "early_stopping": True, **more},
     )  # fmt: skip
 
 
@@ -101,6 +104,10 @@ def test_the_same_tokens_as_the_library(name, beams):
         {"length_penalty": -1.0},
         {"no_repeat_ngram_size": 2},
         {"suppress_tokens": [5, 6, 7]},
+        {"suppress_tokens": [5, 6, 7], "no_repeat_ngram_size": 1, "repetition_penalty": 1.3},
+        {"eos_token_id": [EOS, 7, 8, 9]},
+        {"eos_token_id": [EOS, *range(10, 30)], "early_stopping": False, "length_penalty": 0.5},
+        {"min_new_tokens": 6, "eos_token_id": [EOS, *range(10, 30)]},
         {"num_return_sequences": 2},
     ],
 )
@@ -126,14 +133,58 @@ def test_articles_leave_when_they_have_finished_and_the_others_go_on():
     model.generation_config = config
     with torch.inference_mode():
         ours = beam_search(model, ids, mask, config)
-        assert computed[0] == 8 and computed[1] == 32  # prompts once, then 4 beams of each
+        assert computed[:3] == [8, 8, 32]  # prompts once, their last tokens once, then 4 beams of each
         assert computed[-1] < 32
-        assert all(right <= left for left, right in pairwise(computed[1:]))
+        assert all(right <= left for left, right in pairwise(computed[2:]))
         handle.remove()
         theirs = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     assert torch.equal(theirs, ours)
     ends = [row.tolist().index(EOS) for row in ours[:, ids.shape[1] :] if EOS in row]
     assert len(set(ends)) > 1
+
+
+def test_any_settings_drawn_at_random_give_the_librarys_tokens():
+    for seed in range(12):
+        draw = random.Random(seed)
+        beams, new = draw.choice([2, 3, 5]), draw.choice([1, 2, 9, 20])
+        more = {
+            "early_stopping": draw.choice([True, False, "never"]),
+            "length_penalty": draw.choice([-1.0, 0.0, 0.7, 1.0, 2.0]),
+            "no_repeat_ngram_size": draw.choice([0, 1, 2, 3]),
+            "eos_token_id": [EOS, *draw.sample(range(2, VOCABULARY), draw.choice([0, 1, 5, 20]))],
+            "suppress_tokens": draw.choice([None, [PAD], [3, 4, 50]]),
+        }
+        model = random_model(CONFIGS[draw.choice(list(CONFIGS))], seed)
+        ids, mask = prompts(seed, [draw.randint(2, 40) for _ in range(draw.randint(1, 6))])
+        theirs, ours = both(model, ids, mask, settings(beams, new, **more))
+        assert torch.equal(theirs, ours), (seed, beams, new, more)
+
+
+def test_prompts_may_be_read_one_at_a_time_and_the_last_layer_reads_only_keys_and_values(monkeypatch):
+    """A prompt of one token leaves nothing to read but its last; shorter ones beside it are never NaN."""
+    model = random_model(CONFIGS["llama, grouped queries"], 1)
+    ids, mask = prompts(1, [1, 40, 2, 17, 1])
+    computed: dict[int, list[int]] = {0: [], 1: []}
+    handles = [
+        model.model.layers[k].mlp.register_forward_hook(
+            lambda module, inputs, output, k=k: computed[k].append(output.shape[:2].numel())
+        )
+        for k in computed
+    ]
+    config = settings(4)
+    model.generation_config = config
+    with torch.inference_mode():
+        monkeypatch.setattr("stages.common.beams.READ_TOKENS", 1)
+        alone = beam_search(model, ids, mask, config)
+        # One pass a prompt, of all its tokens but the last, and at least one.
+        assert computed[0][:6] == [1, 39, 1, 16, 1, 5]
+        assert computed[1] == computed[0][5:]
+        for handle in handles:
+            handle.remove()
+        monkeypatch.setattr("stages.common.beams.READ_TOKENS", 1_000)
+        together = beam_search(model, ids, mask, config)
+        theirs = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    assert torch.equal(alone, together) and torch.equal(alone, theirs)
 
 
 def test_the_model_is_left_as_it_was_also_after_an_error():
@@ -148,8 +199,28 @@ def test_the_model_is_left_as_it_was_also_after_an_error():
         with pytest.raises(RuntimeError, match="on purpose"):
             beam_search(model, ids, mask, config)
     assert model.config._attn_implementation == before != SHARED_ATTENTION
+    assert model.generation_config is config
     assert "forward" not in vars(model) and "_update_finished_beams" not in vars(model)
     assert first.shape[0] == 2
+
+
+def test_a_batch_frees_its_cache_without_the_garbage_collector(monkeypatch):
+    model = random_model(CONFIGS["phi"], 0)
+    ids, mask = prompts(0, [4, 9])
+    config = settings(2)
+    model.generation_config = config
+    made = []
+    begin = SharedPromptLayer.begin
+    monkeypatch.setattr(
+        SharedPromptLayer, "begin", lambda layer: (made.append(weakref.ref(layer.keys)), begin(layer))
+    )
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            beam_search(model, ids, mask, config)
+        assert len(made) == 2 and all(keys() is None for keys in made)
+    finally:
+        gc.enable()
 
 
 def fail_at_new_tokens(module, inputs):

@@ -1,18 +1,25 @@
 """Beam search that reads each prompt once: the library's search, over a cache that its beams share.
 
 `generate()` copies the prompt for every beam before its first pass, and copies and reorders the whole
-cache at every step. Here the prompt's keys and values are held once an article, [articles, kv heads, prompt,
-head_dim], and read by all of its beams; what the beams wrote themselves is preallocated, and reordered
-alone. An attention function combines both under one softmax. Articles that have finished leave the batch.
-The search itself, its scores, stopping and choice of beams, stays transformers' own.
+cache at every step. Here the keys and values of an article's prompt are held once and read by the queries of
+all its beams in one matrix product: the decomposition of Hydragen (Juravsky et al. 2024, arXiv 2402.05099).
+What the beams write follows the prompt in the same tensor and is never moved. A mask holds which of those
+tokens each beam goes back to (tree attention), and only the mask is reordered, so both parts come under one
+softmax. Three more things that `generate()` computes are left out, since nothing reads them: the upper
+triangle of the prompts' attention, what the last layer makes of a prompt beyond its keys and values, and the
+first step of all beams but one. Articles that have finished leave the batch. The search itself, its scores,
+stopping and choice of beams, stays transformers' own.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import copy
+from dataclasses import dataclass
 from types import MethodType
 
 import torch
-from transformers import AttentionInterface, DynamicCache
+from transformers import AttentionInterface, DynamicCache, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.generation.logits_process import LogitsProcessor
 from transformers.masking_utils import AttentionMaskInterface
 
 SHARED_ATTENTION = "shared_prompt"
@@ -21,87 +28,107 @@ OTHER_SCORES = ("softcap", "s_aux", "sliding_window", "position_bias", "head_mas
 # The same in a configuration.
 OTHER_CONFIGS = ("attn_logit_softcapping", "alibi", "kv_lora_rank")
 LEAVE_BELOW = 0.9  # share of the articles of a batch; leaving copies the cache, so it is not done for one
+# Prompt tokens in one pass on a CPU: what a layer computes of them stays in the processor's cache.
+READ_TOKENS = 1_024
+
+
+class PromptsRead(Exception):
+    """The last layer has its prompts' keys and values: nothing reads what it would make of them."""
+
+
+@dataclass
+class Progress:
+    """What the layers know of their batch: a circle, of layers that hold their cache, would free it late.
+
+    articles: of the batch; longest: slots for a prompt; reading: the articles whose prompts are being read;
+    visible: what attention adds to the scores of the present step, [articles, 1, beams, slots filled].
+    """
+
+    articles: int
+    longest: int
+    reading: slice | None = None
+    visible: torch.Tensor | None = None
 
 
 class SharedPromptLayer(DynamicLayer):
-    """One layer's keys and values: the prompts' (read only), and each beam's own tokens.
+    """One layer's keys and values, the prompts' first and behind them the tokens of all beams, step by step.
 
-    prompt_keys, prompt_values: [articles, kv heads, prompt, head_dim]; keys, values: [articles * beams, kv
-    heads, room, head_dim], of which `length` tokens are filled; mask: what attention adds to a prompt's
-    scores, [articles, 1, 1, prompt], or None where no prompt is padded.
+    keys, values: [articles, kv heads, slots, head_dim]. The first step fills one slot, since its beams are
+    still equal; each later step fills one slot a beam.
     """
 
-    def __init__(self, prompt: DynamicLayer, mask, beams: int, room: int) -> None:
+    def __init__(self, progress: Progress, slots: int, last: bool) -> None:
         super().__init__()
-        self.prompt_keys, self.prompt_values, self.mask, self.beams = prompt.keys, prompt.values, mask, beams
-        articles, heads, _, width = prompt.keys.shape
-        self.keys = prompt.keys.new_empty(articles * beams, heads, room, width)
-        self.values = prompt.values.new_empty(articles * beams, heads, room, prompt.values.shape[-1])
-        self.length = 0
-        self.is_initialized, self.dtype, self.device = True, prompt.keys.dtype, prompt.keys.device
+        self.progress, self.slots, self.last = progress, slots, last
+        self.prompt = self.filled = self.steps = 0
+
+    def read_prompts(self, key_states, value_states):
+        """Store the prompts that are being read; returns them, all that a prompt's own attention needs."""
+        if not self.is_initialized:
+            self.keys, self.values = (
+                new.new_empty(self.progress.articles, new.shape[1], self.slots, new.shape[3])
+                for new in (key_states, value_states)
+            )
+            self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
+        articles, longest = self.progress.reading, self.progress.longest
+        for stored, new in ((self.keys, key_states), (self.values, value_states)):
+            stored[articles, :, : new.shape[2]] = new
+            stored[articles, :, new.shape[2] : longest] = 0  # hidden by the mask, but it must not be NaN
+        if self.last:
+            raise PromptsRead
+        return key_states, value_states
+
+    def begin(self) -> None:
+        """The prompts have been read; what is appended from here on is the beams' own."""
+        self.prompt = self.filled = self.progress.longest
 
     def update(self, key_states, value_states, *args, **kwargs):
-        """Append new tokens [articles * beams, kv heads, 1, head_dim]; returns the beams' own so far."""
-        end = self.length + key_states.shape[2]
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        keys = self.keys[:, :, :end]
-        keys.layer = self  # the attention function gets the tensor alone
-        return keys, self.values[:, :, :end]
+        """Append tokens [rows, kv heads, tokens, head_dim]: the prompts', then one token a beam and step."""
+        if self.progress.reading is not None:
+            return self.read_prompts(key_states, value_states)
+        articles = len(self.keys)
+        start, self.filled = self.filled, self.filled + len(key_states) // articles
+        self.steps += 1
+        for stored, new in ((self.keys, key_states), (self.values, value_states)):
+            rows, heads, length, width = new.shape
+            if length != 1:
+                raise ValueError(f"the shared prompt serves one new token a step, not {length}")
+            new = new.reshape(articles, rows // articles, heads, width).transpose(1, 2)
+            stored[:, :, start : self.filled] = new
+        keys = self.keys[:, :, : self.filled]
+        keys.mask = self.progress.visible  # the attention function gets the tensor alone
+        return keys, self.values[:, :, : self.filled]
 
     def get_seq_length(self) -> int:
-        return self.prompt_keys.shape[2] + self.length
+        return self.prompt + self.steps
 
-    def reorder_cache(self, beam_idx) -> None:
-        """Row k goes on from what row beam_idx[k] wrote; both are beams of one article."""
-        self.keys[:, :, : self.length] = self.keys[beam_idx, :, : self.length]
-        self.values[:, :, : self.length] = self.values[beam_idx, :, : self.length]
-
-    def keep(self, articles, rows) -> None:
-        """Drop all but these articles and the rows of their beams."""
-        self.prompt_keys, self.prompt_values = self.prompt_keys[articles], self.prompt_values[articles]
-        self.keys, self.values = self.keys[rows], self.values[rows]
-        self.mask = None if self.mask is None else self.mask[articles]
+    def keep(self, articles) -> None:
+        """Drop all but these articles."""
+        self.keys, self.values = self.keys[articles], self.values[articles]
 
 
 def shared_prompt_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """Attention of one new token a beam over its article's prompt and its own tokens, one softmax.
+    """Attention of one new token a beam over its article's prompt and the tokens that it goes back to.
 
-    query: [articles * beams, heads, 1, head_dim]; key, value: the beams' own, from SharedPromptLayer.update.
-    Each prompt is multiplied with all queries of its article at once. Returns [rows, 1, heads, head_dim].
+    query: [rows, heads, 1, head_dim], rows of one article together; key, value: [articles, kv heads, slots,
+    head_dim], from SharedPromptLayer.update. Returns [rows, 1, heads, head_dim].
     """
-    if not hasattr(key, "layer") or any(kwargs.get(name) is not None for name in OTHER_SCORES):
+    if not hasattr(key, "mask") or any(kwargs.get(name) is not None for name in OTHER_SCORES):
         raise ValueError("its keys or scores are changed in a way that the shared prompt does not know")
-    layer = key.layer
-    rows, heads, length, width = query.shape
-    if length != 1:
-        raise ValueError(f"the shared prompt serves one new token a step, not {length}")
-    kv_heads, own_length = key.shape[1], key.shape[2]
-    beams, group = layer.beams, heads // kv_heads
-    articles = rows // beams
-    together = (articles, kv_heads, beams * group)
-    prompt_keys, prompt_values = layer.prompt_keys, layer.prompt_values
-    query = query.reshape(rows, kv_heads, group, width) * (width**-0.5 if scaling is None else scaling)
-    stored = query.dtype
+    rows, heads, _, width = query.shape
+    articles, kv_heads, _, _ = key.shape
+    beams, group = rows // articles, heads // kv_heads
+    # [rows, kv heads * group, 1, n] -> [articles, kv heads, beams * group, n]: one product reads a key once.
+    query = query.reshape(articles, beams, kv_heads, group, width).transpose(1, 2)
+    query = query.reshape(articles, kv_heads, beams * group, width)
+    mask, stored = key.mask, query.dtype
+    if group > 1:
+        mask = mask.repeat_interleave(group, dim=2)
     if stored == torch.float16:  # Phi's scores overflow in it (transformers#28163)
         query, key, value = query.float(), key.float(), value.float()
-        prompt_keys, prompt_values = prompt_keys.float(), prompt_values.float()
-
-    def by_article(x):  # [rows, kv heads, group, n] -> [articles, kv heads, beams * group, n]
-        return x.view(articles, beams, kv_heads, group, -1).transpose(1, 2).reshape(*together, -1)
-
-    def by_row(x):  # and back
-        return x.view(articles, kv_heads, beams, group, -1).transpose(1, 2).reshape(rows, kv_heads, group, -1)
-
-    prompt = by_article(query) @ prompt_keys.transpose(2, 3)  # [articles, kv heads, beams * group, prompt]
-    if layer.mask is not None:
-        prompt = prompt + layer.mask
-    own = by_article(query @ key.transpose(2, 3))
-    weights = torch.cat([prompt, own], dim=-1).float().softmax(dim=-1).to(value.dtype)
-    read = by_row(weights[..., :-own_length] @ prompt_values)
-    read = read + by_row(weights[..., -own_length:]) @ value
-    return read.to(stored).reshape(rows, heads, 1, -1).transpose(1, 2), None
+    read = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
+    read = read.to(stored).view(articles, kv_heads, beams, group, -1).transpose(1, 2)
+    return read.reshape(rows, 1, heads, -1), None
 
 
 AttentionInterface.register(SHARED_ATTENTION, shared_prompt_attention)
@@ -111,79 +138,120 @@ AttentionMaskInterface.register(SHARED_ATTENTION, lambda **kwargs: None)  # the 
 class SharedPromptCache(Cache):
     """The cache of one batch.
 
-    prompts: the prefilled cache of the articles; mask: [articles, prompt], 1 for a token, 0 for padding;
+    mask: what attention adds to the scores, [articles, beams, slots], 0 where a beam sees a slot;
     articles: indices, in the batch, of those that are still in it; finished: [articles], by the search.
     """
 
-    def __init__(self, prompts: DynamicCache, mask, beams: int, room: int) -> None:
-        first = prompts.layers[0].keys
-        added = None
-        if not bool(mask.all()):
-            added = torch.zeros(mask.shape, dtype=first.dtype, device=first.device)
-            added = added.masked_fill(mask == 0, torch.finfo(first.dtype).min)[:, None, None, :]
-        super().__init__(layers=[SharedPromptLayer(layer, added, beams, room) for layer in prompts.layers])
-        self.beams, self.total = beams, len(mask)
-        self.articles = torch.arange(self.total, device=first.device)
-        self.finished = torch.zeros(self.total, dtype=torch.bool, device=first.device)
+    def __init__(self, model, articles: int, longest: int, beams: int, room: int) -> None:
+        """longest: slots for a prompt; room: new tokens that a beam may write."""
+        slots = longest + 1 + (room - 1) * beams
+        count = len(DynamicCache(config=model.config).layers)
+        self.progress = Progress(articles, longest)
+        super().__init__(
+            layers=[SharedPromptLayer(self.progress, slots, last=k + 1 == count) for k in range(count)]
+        )
+        self.beams, self.total = beams, articles
+        self.articles = torch.arange(articles, device=model.device)
+        self.finished = torch.zeros(articles, dtype=torch.bool, device=model.device)
+        self.mask = None
 
-    def rows(self, articles):
-        """Rows of the beams of articles."""
-        return (articles[:, None] * self.beams + torch.arange(self.beams, device=articles.device)).flatten()
+    def read_prompts(self, model, ids, lengths) -> None:
+        """Fill the cache with prompts, [articles, longest], padded on the right; lengths: [articles].
+
+        Attention needs no mask then, since no token looks to the right, and passes over what causality hides.
+        """
+        at_once = self.total if ids.is_cuda else max(1, READ_TOKENS // self.progress.longest)
+        for start in range(0, self.total, at_once):
+            self.progress.reading = slice(start, start + at_once)
+            with suppress(PromptsRead):
+                model(
+                    input_ids=ids[self.progress.reading, : max(1, int(lengths[self.progress.reading].max()))],
+                    past_key_values=self,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+        self.progress.reading = None
+        for layer in self.layers:
+            layer.begin()
+        keys = self.layers[0].keys
+        dtype = torch.float32 if keys.dtype == torch.float16 else keys.dtype  # that of the attention
+        size = (self.total, self.beams, keys.shape[2])
+        self.mask = torch.full(size, torch.finfo(dtype).min, dtype=dtype, device=keys.device)
+        read = torch.arange(keys.shape[2], device=keys.device) < lengths[:, None]
+        self.mask.masked_fill_(read[:, None, :], 0)
+
+    def begin_step(self):
+        """Let each beam see the slot that it is about to fill; returns the rows of the batch to compute."""
+        steps, start = self.layers[0].steps, self.layers[0].filled
+        if steps == 0:  # the beams of an article are equal until they have read its prompt's last token
+            self.mask[:, :, start] = 0
+            self.progress.visible = self.mask[:, None, :1, : start + 1]
+            return self.articles * self.beams
+        each = torch.arange(self.beams, device=self.mask.device)
+        self.mask[:, each, start + each] = 0
+        self.progress.visible = self.mask[:, None, :, : start + self.beams]
+        return (self.articles[:, None] * self.beams + each).flatten()
 
     def reorder_cache(self, beam_idx) -> None:
-        """beam_idx: rows of the whole batch."""
-        if len(self.articles) < self.total:
-            place = torch.empty(self.total, dtype=torch.long, device=beam_idx.device)
-            place[self.articles] = torch.arange(len(self.articles), device=beam_idx.device)
-            beam_idx = beam_idx[self.rows(self.articles)]
-            beam_idx = place[beam_idx // self.beams] * self.beams + beam_idx % self.beams
-        for layer in self.layers:
-            layer.reorder_cache(beam_idx)
+        """Beam k of an article goes on from what beam_idx[k] wrote, a row of the whole batch."""
+        origin = beam_idx.view(self.total, self.beams)[self.articles] % self.beams
+        self.mask = self.mask.take_along_dim(origin[:, :, None].long(), dim=1)
 
     def let_finished_leave(self) -> None:
         """Drop finished articles, once there are enough of them."""
         still = (~self.finished[self.articles]).nonzero()[:, 0]
         if 0 < len(still) < LEAVE_BELOW * len(self.articles):
-            rows = self.rows(still)
             for layer in self.layers:
-                layer.keep(still, rows)
-            self.articles = self.articles[still]
+                layer.keep(still)
+            self.mask, self.articles = self.mask[still], self.articles[still]
+
+
+class Suppress(LogitsProcessor):
+    """No token of a list: transformers' own processor, without its three copies of all scores."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens = torch.tensor(tokens)
+
+    def __call__(self, input_ids, scores):
+        return scores.index_fill_(1, self.tokens.to(scores.device), -torch.inf)
 
 
 @contextmanager
-def sharing(model, cache: SharedPromptCache, early_stopping: bool):
-    """Inside, `model.generate` reads the shared prompts and passes over articles that have finished."""
-    forward, update, attention = (
-        model.forward,
-        model._update_finished_beams,
-        model.config._attn_implementation,
-    )
+def sharing(model, cache: SharedPromptCache, config):
+    """Inside, `model.generate` reads the shared prompts and passes over articles that have finished.
+
+    config: of the generation; what the model's own says does not fill in for what it leaves unset.
+    """
+    forward, update = model.forward, model._update_finished_beams
+    attention, own_config = model.config._attn_implementation, model.generation_config
 
     def update_finished_beams(self, **kwargs):
         found = update(**kwargs)
         # From here on the search itself lets no new candidate of such an article in.
         cache.finished |= ~kwargs["is_early_stop_heuristic_unsatisfied"][:, 0]
-        if early_stopping:
+        if config.early_stopping is True:
             cache.finished |= found[-1].all(dim=1)
         return found
 
     def forward_those_left(self, input_ids, position_ids, attention_mask=None, **kwargs):
         cache.let_finished_leave()
-        rows = cache.rows(cache.articles)
+        first, rows = cache.layers[0].steps == 0, cache.begin_step()
         output = forward(input_ids=input_ids[rows], position_ids=position_ids[rows], **kwargs)
-        if len(rows) < len(input_ids):
+        if first:
+            output.logits = output.logits.repeat_interleave(cache.beams, dim=0)
+        elif len(rows) < len(input_ids):
             logits = output.logits.new_zeros(len(input_ids), *output.logits.shape[1:])
             logits[rows] = output.logits
             output.logits = logits
         return output
 
-    model.config._attn_implementation = SHARED_ATTENTION
+    model.config._attn_implementation, model.generation_config = SHARED_ATTENTION, config
     model.forward = MethodType(forward_those_left, model)
     model._update_finished_beams = MethodType(update_finished_beams, model)
     try:
         yield
     finally:
-        model.config._attn_implementation = attention
+        model.config._attn_implementation, model.generation_config = attention, own_config
         del model.forward, model._update_finished_beams
 
 
@@ -200,28 +268,25 @@ def serves(model, num_beams: int) -> bool:
 def beam_search(model, ids, mask, config, processors=None):
     """What `model.generate(ids, attention_mask=mask, generation_config=config)` returns, [prompts, tokens].
 
-    ids, mask: left-padded prompts [prompts, length]; processors: of logits, generate's own argument. To be
-    called in inference mode, where `serves`.
+    ids, mask: left-padded prompts [prompts, length], of more than one token; processors: of logits,
+    generate's own argument. To be called in inference mode, where `serves`.
     """
-    prompts = DynamicCache(config=model.config)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    if ids.shape[1] > 1:
-        model(
-            input_ids=ids[:, :-1],
-            attention_mask=mask[:, :-1],
-            position_ids=positions[:, :-1],
-            past_key_values=prompts,
-            use_cache=True,
-            logits_to_keep=1,
-        )
     # The prompt's last token is the first that the beams read themselves.
+    longest = ids.shape[1] - 1
+    lengths = mask.sum(dim=1) - 1
+    places = (torch.arange(longest, device=ids.device) + (longest - lengths)[:, None]).clamp(max=longest)
     room = config.max_new_tokens or config.max_length - ids.shape[1]
-    cache = SharedPromptCache(prompts, mask[:, :-1], config.num_beams, room)
-    with sharing(model, cache, config.early_stopping is True):
+    cache = SharedPromptCache(model, len(ids), longest, config.num_beams, room)
+    cache.read_prompts(model, ids.take_along_dim(places, dim=1), lengths)
+    config, banned = copy(config), config.suppress_tokens
+    config.suppress_tokens = None
+    with sharing(model, cache, config):
         return model.generate(
             input_ids=ids,
             attention_mask=mask,
             generation_config=config,
             past_key_values=cache,
-            logits_processor=processors,
+            logits_processor=LogitsProcessorList(
+                [*([Suppress(banned)] if banned else []), *(processors or [])]
+            ),
         )

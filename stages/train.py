@@ -5,8 +5,8 @@ Writes  models/tuned/ (its tuning.json says how it was trained), metrics/train.j
         and memory to data/cost/train.json, which nothing compares.
 Run     python -m stages.train
 
-Killed and started again with the same data and settings, it goes on from its last checkpoint and ends
-in the same bytes.
+Killed and started again with the same data and settings, it goes on from its last whole checkpoint and
+ends in the same bytes.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from stages.common import errors, params
+from stages.common.checkpoints import last_checkpoint, seal
 from stages.common.encoding import training_batch
 from stages.common.errors import UserError
 from stages.common.files import file_sha256, id_arrays, read_json, read_parquet, replacing, write_json
@@ -184,6 +185,11 @@ def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path
                 )
             return loss
 
+        def _save_checkpoint(self, model, trial):
+            # The one before is kept until this one is sealed: save_total_limit=2.
+            super()._save_checkpoint(model, trial)
+            seal(folder / f"checkpoint-{self.state.global_step}")
+
         def evaluate(self, *args, **kwargs):
             loss = measured_loss(self.model, validation_rows, pad_id)
             self.log({"eval_loss": loss})
@@ -289,19 +295,6 @@ def warn(p, trained: int, total: int) -> None:
         )
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run, if it was interrupted.
-
-    The trainer's state is written last; a folder without it is what a kill left behind.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    whole = [path for path in found if (path / "trainer_state.json").is_file()]
-    for path in found:
-        if path not in whole:
-            shutil.rmtree(path)
-    return whole[-1] if whole else None
-
-
 def curve_rows(history: list[dict]) -> list[list]:
     """(step, training loss, validation loss) rows of the trainer's log."""
     steps: dict[int, dict] = {}
@@ -343,9 +336,7 @@ def main() -> None:
 
     folder = CHECKPOINTS / f"train-{run_key(p)}"
     trainer = build_trainer(model, tokenizer, train_rows, validation_rows, p, folder)
-    checkpoint = last_checkpoint(folder)
-    if checkpoint:
-        print(f"train: going on from {checkpoint}")
+    checkpoint = last_checkpoint(folder, "train")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     # The Trainer always ends with an evaluation.

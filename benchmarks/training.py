@@ -56,10 +56,12 @@ def load(p, way: str):
 
 def train_ours(p, model, tokenizer, rows, validation, folder: Path) -> None:
     """The stage `train`'s own trainer."""
+    from stages.common.activation import use_fast_gelu
     from stages.common.dropout import use_few_draws
     from stages.train import build_trainer
 
     use_few_draws(model)
+    use_fast_gelu(model)
     build_trainer(model, tokenizer, rows, validation, p, folder).train()
 
 

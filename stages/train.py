@@ -352,9 +352,11 @@ def main() -> None:
     footprint = base.get_memory_footprint()
     model = trainable(base, p.lora, p.seed, p.train.method)
     if not torch.cuda.is_available():
+        from stages.common.activation import use_fast_gelu
         from stages.common.dropout import use_few_draws
 
         use_few_draws(model)
+        use_fast_gelu(model)
     if p.model.dtype == "float16":
         scale_float16_gradients(model)
 

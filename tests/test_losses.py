@@ -1,10 +1,13 @@
 """The loss: the same number as with logits everywhere, from a fraction of them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from stages.common.encoding import IGNORED, training_batch
-from stages.common.losses import completion_loss
+from stages.common.losses import completion_loss, last_mlp
+from stages.common.modeling import add_adapter
 
 ROWS = [(list(range(5, 45)), [50, 51, 52, 0]), ([9, 8], [60, 0]), (list(range(100, 110)), [0])]
 
@@ -73,6 +76,44 @@ def test_the_loss_and_its_gradients_are_the_librarys_for_other_architectures(fam
     after = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
     for left, right in zip(before, after, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+
+
+def test_the_last_mlp_computes_at_the_labels_alone_and_adapters_learn_the_same(base):
+    lora = SimpleNamespace(rank=4, alpha=None, dropout=0.0, target_modules=["q_proj", "fc1", "fc2"])
+    model = add_adapter(base, lora, seed=0).train()
+    torch.manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    batch = training_batch(ROWS, pad_id=1)
+    wanted = torch.autograd.grad(model(**batch).loss, trained)
+    seen = []
+    for layer in base.model.layers:
+        layer.mlp.fc1.register_forward_hook(
+            lambda module, inputs, output: seen.append(tuple(output.shape[:2]))
+        )
+    found = torch.autograd.grad(completion_loss(model, batch), trained)
+    assert seen == [(3, 44), (1, 4 + 2 + 1)]
+    for left, right in zip(wanted, found, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+    assert last_mlp(model) is base.model.layers[-1].mlp
+
+
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [
+        ("mixtral", GATED | {"num_local_experts": 4}),
+        ("mamba", {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
+        ("rwkv", {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32}),
+    ],
+)
+def test_layers_that_are_no_plain_mlp_are_left_alone(family, shape):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape))
+    assert last_mlp(model) is None
 
 
 def test_what_stands_in_the_padding_does_not_matter(base):

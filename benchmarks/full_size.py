@@ -155,7 +155,7 @@ def run_one(folder: Path, way: str, rank: int, arguments) -> dict:
     drawn = torch.randint(0, 50_000, (arguments.batch * arguments.steps, arguments.tokens), generator=rng)
     rows = [(row[:-COMPLETION_TOKENS], row[-COMPLETION_TOKENS:]) for row in drawn.tolist()]
     counted = training_memory(
-        config, settings, lora, arguments.batch, arguments.tokens, COMPLETION_TOKENS + 1
+        config, settings, lora, arguments.batch, arguments.tokens, arguments.batch * COMPLETION_TOKENS
     )
 
     def trained(model, count: int) -> float:

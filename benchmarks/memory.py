@@ -45,6 +45,7 @@ def run_one(name: str) -> None:
     import torch
     from transformers import Trainer  # noqa: F401 (what its import takes is not counted)
 
+    from stages.common.activation import use_fast_gelu
     from stages.common.dropout import use_few_draws
     from stages.train import EVAL_BATCH, build_trainer, measured_loss, needed_bytes, read_rows
 
@@ -56,6 +57,7 @@ def run_one(name: str) -> None:
     before = reset_peak()
     model = trainable(load_base(p.model), p.lora, p.seed, p.train.method)
     use_few_draws(model)
+    use_fast_gelu(model)
     with tempfile.TemporaryDirectory() as folder:
         build_trainer(model, tokenizer, rows, longest[:EVAL_BATCH], p, Path(folder)).train()
     measured_loss(model, longest[: 2 * EVAL_BATCH], tokenizer.pad_token_id)

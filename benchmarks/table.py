@@ -62,6 +62,16 @@ def rows() -> list[tuple[str, str, str]]:
     sizes = [read_json(RESULTS / f"full_size{name}.json") for name in ("", "_nf4")]
     beams = f"{generation['num_beams']} beams, {generation['articles']} articles"
     found = fastest(read_json(RESULTS / "generation_ctranslate2.json")["models"])
+    for name, result in (("phi-tiny", training), ("Phi-2's width, 2 layers", wide)):
+        for peer, title in (
+            ("trl, grouped", "TRL `SFTTrainer`, grouped by length, no checkpointing"),
+            ("trl", "TRL `SFTTrainer`, its defaults"),
+        ):
+            found.append((f"training, tokens/s ({name})", title, spread(result["speed"][peer])))
+            found.append((f"training, peak memory ({name})", title, spread(result["memory"][peer])))
+        found.append(
+            (f"training, time ({name})", "its matrix products alone", spread(result["time_of_the_products"]))
+        )
     found += [
         (
             f"generation, articles/s ({beams})",
@@ -86,13 +96,6 @@ def rows() -> list[tuple[str, str, str]]:
                     differing(entry),
                 )
             )
-    for name, result in (("phi-tiny", training), ("Phi-2's width, 2 layers", wide)):
-        for peer, title in (("trl", "TRL `SFTTrainer`"), ("trl, kept", "the same without checkpointing")):
-            found.append((f"training, tokens/s ({name})", title, spread(result["speed"][peer])))
-            found.append((f"training, peak memory ({name})", title, spread(result["memory"][peer])))
-        found.append(
-            (f"training, time ({name})", "its matrix products alone", spread(result["time_of_the_products"]))
-        )
     found.append(
         (
             f"ROUGE with intervals ({scoring['texts']:,} texts)",

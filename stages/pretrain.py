@@ -12,12 +12,14 @@ No instruction and no prompt template is ever read.
 """
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from stages.common import errors, params
+from stages.common.checkpoints import keep_last, last_checkpoint, seal
 from stages.common.files import file_sha256, replacing, write_json
 from stages.common.harvest import Entry, entries_hash, harvest, pair_of, words
 from stages.common.modeling import has_bfloat16
@@ -29,7 +31,8 @@ PARAMS = ("pretrain",)
 REQUIREMENTS = Path("requirements.txt")
 MODEL = Path("models/phi-tiny")
 METRICS = Path("metrics/pretrain.json")
-CHECKPOINT = Path("models/checkpoints/pretrain.pt")
+CHECKPOINTS = Path("models/checkpoints/pretrain")
+STATE = "state.pt"  # in a checkpoint
 SEEN_FILES = "pretraining_files.txt"
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -139,7 +142,7 @@ def build_model(tokenizer, p):
 def pretrain(model, rows: np.ndarray, p, corpus_sha256: str) -> list[float]:
     """Train `model` in place on rows [steps * batch_size, context]; returns the loss of each step.
 
-    Goes on from CHECKPOINT where that is of the same corpus and settings.
+    Goes on from the last whole checkpoint of the same corpus and settings.
     """
     import torch
 
@@ -157,13 +160,13 @@ def pretrain(model, rows: np.ndarray, p, corpus_sha256: str) -> list[float]:
     steps = len(rows) // p.batch_size
     losses: list[float] = []
     key = hashlib.sha256(f"{corpus_sha256} {sorted(vars(p).items())}".encode()).hexdigest()
-    if CHECKPOINT.is_file():
-        saved = torch.load(CHECKPOINT, map_location=device, weights_only=True)
-        if saved["key"] == key:
-            model.load_state_dict(saved["model"])
-            for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-                optimizer.load_state_dict(state)
-            losses = saved["losses"]
+    folder = CHECKPOINTS / key[:16]
+    if checkpoint := last_checkpoint(folder, "pretrain"):
+        saved = torch.load(checkpoint / STATE, map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        losses = saved["losses"]
 
     tokens_per_step = p.batch_size * p.context
     narrow = has_bfloat16()  # emulated, a step takes 13 to 17 times as long as in float32 (measured)
@@ -193,13 +196,15 @@ def pretrain(model, rows: np.ndarray, p, corpus_sha256: str) -> list[float]:
             bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", tokens=f"{len(losses) * tokens_per_step:,}")
             if len(losses) % p.checkpoint_every == 0 or len(losses) == steps:
                 state = {
-                    "key": key,
                     "model": model.state_dict(),
                     "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                     "losses": losses,
                 }
-                with replacing(CHECKPOINT) as temporary:
-                    torch.save(state, temporary)
+                with replacing(folder / f"checkpoint-{len(losses)}") as temporary:
+                    temporary.mkdir()
+                    torch.save(state, temporary / STATE)
+                    seal(temporary)
+                keep_last(folder, 2)
     return losses
 
 
@@ -225,7 +230,7 @@ def make(p, kept: list[Entry], folder: Path, metrics: Path) -> None:
     model = build_model(tokenizer, p)
     corpus = entries_hash(kept)
     losses = pretrain(model, rows, p, corpus)
-    CHECKPOINT.unlink()  # a remake starts anew
+    shutil.rmtree(CHECKPOINTS)  # a remake starts anew
     files = files_of(kept)
 
     model.to("cpu", torch.bfloat16)

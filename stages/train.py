@@ -5,8 +5,8 @@ Writes  models/tuned/ (its tuning.json says how it was trained), metrics/train.j
         and memory to data/cost/train.json, which nothing compares.
 Run     python -m stages.train
 
-Killed and started again with the same data and settings, it goes on from its last checkpoint and ends
-in the same bytes.
+Killed and started again with the same data and settings, it goes on from its last whole checkpoint and
+ends in the same bytes.
 """
 
 import hashlib
@@ -23,11 +23,12 @@ from types import SimpleNamespace
 import numpy as np
 
 from stages.common import errors, params
+from stages.common.checkpoints import last_checkpoint, seal
 from stages.common.encoding import training_batch
 from stages.common.errors import UserError
 from stages.common.files import file_sha256, id_arrays, read_json, read_parquet, replacing, write_json
 from stages.common.losses import completion_loss
-from stages.common.memory import free_bytes, passing_bytes, require_fit, training_memory
+from stages.common.memory import NoEstimate, free_bytes, passing_bytes, require_fit, training_memory
 from stages.common.modeling import (
     load_base,
     load_config,
@@ -109,6 +110,12 @@ def batches_of(rows: list, settings, seed: int) -> list[list[int]]:
     return batch_order(lengths, size, epochs, seed, novelty)[:count]
 
 
+def measured_batches(rows: list) -> list[list]:
+    """The batches in which losses are measured: rows of similar length together."""
+    ordered = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
+    return [ordered[start : start + EVAL_BATCH] for start in range(0, len(ordered), EVAL_BATCH)]
+
+
 def measured_loss(model, rows: list, pad_id: int) -> float:
     """Mean loss a label token (nats) over rows, without dropout, weighted by tokens."""
     import torch
@@ -117,10 +124,8 @@ def measured_loss(model, rows: list, pad_id: int) -> float:
     model.eval()
     device = next(model.parameters()).device
     total, count = 0.0, 0
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i][0]) + len(rows[i][1]), i))
     with torch.inference_mode():
-        for start in range(0, len(order), EVAL_BATCH):
-            chosen = [rows[i] for i in order[start : start + EVAL_BATCH]]
+        for chosen in measured_batches(rows):
             batch = training_batch(chosen, pad_id)
             batch = {key: value.to(device) for key, value in batch.items()}
             total += completion_loss(model, batch, reduction="sum").item()
@@ -183,6 +188,11 @@ def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path
                     "lower train.learning_rate or use another model.dtype"
                 )
             return loss
+
+        def _save_checkpoint(self, model, trial):
+            # The one before is kept until this one is sealed: save_total_limit=2.
+            super()._save_checkpoint(model, trial)
+            seal(folder / f"checkpoint-{self.state.global_step}")
 
         def evaluate(self, *args, **kwargs):
             loss = measured_loss(self.model, validation_rows, pad_id)
@@ -266,13 +276,24 @@ def scale_float16_gradients(model) -> None:
 
 
 def needed_bytes(p, config, rows: list, batch_size: int, quantization: str) -> int:
-    """Bytes that training takes beyond this process's own, with the longest rows in one batch."""
+    """Bytes that training takes beyond this process's own, with the longest rows in one batch.
+
+    Raises NoEstimate for a model whose activations cannot be known beforehand.
+    """
     length = max(len(prompt) + len(completion) for prompt, completion in rows)
-    kept = 1 + max(len(completion) for _, completion in rows)
+    settings = SimpleNamespace(**{**vars(p.train), "batch_size": batch_size})
+    batches = [[rows[i] for i in batch] for batch in batches_of(rows, settings, p.seed)]
     model = SimpleNamespace(**{**vars(p.model), "quantization": quantization})
-    training = training_memory(config, model, p.lora, batch_size, length, kept, p.train.method)
-    measuring = passing_bytes(config, model.dtype, EVAL_BATCH, length, kept)
+    training = training_memory(
+        config, model, p.lora, batch_size, length, most_labels(batches), p.train.method, p.train.autocast
+    )
+    measuring = passing_bytes(config, model.dtype, EVAL_BATCH, length, most_labels(measured_batches(rows)))
     return training.resident + max(training.activations + training.transient, measuring)
+
+
+def most_labels(batches: list[list]) -> int:
+    """Labels in the batch that has most of them: logits are computed nowhere else."""
+    return max(sum(len(completion) for _, completion in batch) for batch in batches)
 
 
 def warn(p, trained: int, total: int) -> None:
@@ -289,17 +310,17 @@ def warn(p, trained: int, total: int) -> None:
         )
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run, if it was interrupted.
-
-    The trainer's state is written last; a folder without it is what a kill left behind.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    whole = [path for path in found if (path / "trainer_state.json").is_file()]
-    for path in found:
-        if path not in whole:
-            shutil.rmtree(path)
-    return whole[-1] if whole else None
+def check_memory(p, config, rows: list) -> None:
+    """Refuse a run that will not fit; where nobody can know beforehand, say so and go on."""
+    try:
+        needed = require_fit(partial(needed_bytes, p, config, rows), p, free_bytes())
+    except NoEstimate as error:
+        print(f"train: {error}; training starts without one")
+        return
+    print(
+        f"train: needs about {needed / 1e9:.2f} GB for the model and a step, "
+        f"{free_bytes() / 1e9:.1f} GB are free"
+    )
 
 
 def curve_rows(history: list[dict]) -> list[list]:
@@ -326,26 +347,22 @@ def main() -> None:
     trained, total = parameter_counts(config, p.lora, p.train.method)
     warn(p, trained, total)
     train_rows, validation_rows = read_rows("train"), read_rows("validation")[: p.train.loss_examples]
-    needed = require_fit(partial(needed_bytes, p, config, train_rows), p, free_bytes())
-    print(
-        f"train: needs about {needed / 1e9:.2f} GB for the model and a step, "
-        f"{free_bytes() / 1e9:.1f} GB are free"
-    )
+    check_memory(p, config, train_rows)
     base = load_base(p.model)
     footprint = base.get_memory_footprint()
     model = trainable(base, p.lora, p.seed, p.train.method)
     if not torch.cuda.is_available():
+        from stages.common.activation import use_fast_gelu
         from stages.common.dropout import use_few_draws
 
         use_few_draws(model)
+        use_fast_gelu(model)
     if p.model.dtype == "float16":
         scale_float16_gradients(model)
 
     folder = CHECKPOINTS / f"train-{run_key(p)}"
     trainer = build_trainer(model, tokenizer, train_rows, validation_rows, p, folder)
-    checkpoint = last_checkpoint(folder)
-    if checkpoint:
-        print(f"train: going on from {checkpoint}")
+    checkpoint = last_checkpoint(folder, "train")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     # The Trainer always ends with an evaluation.

@@ -58,6 +58,16 @@ def test_a_seed_gives_the_same_mask_and_the_next_call_another():
     assert torch.equal(first, again) and not torch.equal(first, second)
 
 
+def test_it_is_the_plain_formula_bit_for_bit():
+    torch.manual_seed(4)
+    x = torch.randn(7, 33, requires_grad=True)
+    found = FewDraws(0.05)(x)
+    scale = 1 / (1 - round(0.05 * 2**16) / 2**16)
+    assert torch.equal(found, torch.where(found != 0, x * scale, 0.0))
+    (gradient,) = torch.autograd.grad(found, x, x.detach())
+    assert torch.equal(gradient, torch.where(found != 0, x * scale, 0.0))
+
+
 def test_every_adapter_of_a_model_gets_it(base):
     from types import SimpleNamespace
 

@@ -4,11 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from stages.common import memory
 from stages.common.encoding import training_batch
 from stages.common.errors import UserError
 from stages.common.memory import (
+    NoEstimate,
     cache_bytes_per_token,
     fitting_batch,
     generation_memory,
@@ -97,8 +100,8 @@ def test_the_cache_is_what_generation_fills(base, tiny_settings):
     found = generation_memory(config, tiny_settings, generate, longest=20)
     assert found["cache"] == cache_bytes_per_token(config, "float32") * 10 * 40  # 10 articles of 20 + 4 x 5
     # A vocabulary of 600 at 3 positions is more than 256 numbers at 3 tokens, and less than at 20.
-    assert passing_bytes(config, "float32", 8, 3, 3) == 2 * 8 * 3 * config.vocab_size * 4
-    assert passing_bytes(config, "float32", 8, 20, 3) == 2 * 8 * 20 * 256 * 4
+    assert passing_bytes(config, "float32", 8, 3, 24) == 2 * 24 * config.vocab_size * 4
+    assert passing_bytes(config, "float32", 8, 20, 24) == 2 * 8 * 20 * 256 * 4
 
 
 def settings(batch_size: int, quantization: str = "none", method: str = "lora"):
@@ -142,18 +145,133 @@ def test_halving_stops_at_one():
     assert memory.free_bytes() > 0
 
 
-def test_other_architectures_are_estimated_too():
-    from transformers import GPTNeoXConfig, LlamaConfig
+SIZE = {"vocab_size": 90, "hidden_size": 64, "num_hidden_layers": 2}
+HEADS = SIZE | {"num_attention_heads": 4}
+GATED = HEADS | {"intermediate_size": 96, "num_key_value_heads": 2}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LATENT = {
+    "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
+    "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32, "first_k_dense_replace": 1, "num_key_value_heads": 4,
+}  # fmt: skip
+SEES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+MAMBA = {"state_size": 4}
+FAMILIES = {
+    "llama": (GATED, "q_proj"),
+    "gpt_neox": (HEADS | {"intermediate_size": 96}, "query_key_value"),
+    "gpt2": ({"vocab_size": 90, "n_embd": 64, "n_layer": 2, "n_head": 4}, "c_attn"),  # Conv1D, dropout
+    "mpt": ({"vocab_size": 90, "d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}, "Wqkv"),
+    "falcon": (HEADS, "query_key_value"),
+    "gemma2": (GATED | {"head_dim": 16}, "q_proj"),
+    "gemma3": ({"text_config": GATED | {"head_dim": 16}, "vision_config": SEES}, "q_proj"),
+    "mixtral": (GATED | {"num_local_experts": 4}, "q_proj"),
+    "qwen2_moe": (GATED | EXPERTS | {"shared_expert_intermediate_size": 32}, "q_proj"),
+    "olmoe": (GATED | {"num_experts": 4, "num_experts_per_tok": 2}, "q_proj"),
+    "gpt_oss": (GATED | {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2}, "q_proj"),
+    "deepseek_v3": (HEADS | LATENT | {"intermediate_size": 96}, "q_a_proj"),
+    "mamba": (SIZE | MAMBA, "x_proj"),
+}
 
-    size = {"vocab_size": 90, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    for config, targets in (
-        (LlamaConfig(**size, num_attention_heads=4, num_key_value_heads=2), ["q_proj", "v_proj"]),
-        (GPTNeoXConfig(**size, num_attention_heads=4), ["query_key_value"]),
+
+def adapted(model, target: str):
+    config = LoraConfig(r=4, lora_dropout=0.1, target_modules=[target], task_type="CAUSAL_LM")
+    return get_peft_model(model.requires_grad_(False), config).train()
+
+
+def kept_by_autograd(model, autocast: bool) -> int:
+    """Bytes that autograd holds after a real forward pass, of the same form."""
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    ids = torch.randint(2, 80, (2, 16))
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
     ):
-        lora = SimpleNamespace(rank=4, alpha=None, dropout=0.1, target_modules=targets)
-        model = SimpleNamespace(dtype="bfloat16", quantization="nf4")
-        found = training_memory(config, model, lora, rows=2, length=16, kept=4)
-        assert 0 < found.weights < found.total and found.activations > 0
+        output = model.get_base_model().base_model(input_ids=ids, use_cache=False)
+    total = sum(storage.nbytes() for storage in kept.values())
+    assert output is not None
+    return total
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_other_architectures_keep(family):
+    """Fused experts, latent attention, state spaces, own masks, dropout in attention, nested configs."""
+    shape, target = FAMILIES[family]
+    config = AutoConfig.for_model(family, **shape)
+    torch.manual_seed(0)
+    model = adapted(AutoModelForCausalLM.from_config(config), target)
+    found = sum(kept_bytes(adapted(meta_model(config, "float32"), target).get_base_model(), 2, 16))
+    assert found == pytest.approx(kept_by_autograd(model, False), rel=0.08)
+    assert passing_bytes(config, "float32", 2, 16, 8) > 0
+    assert config == AutoConfig.for_model(family, **shape)  # as it was
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_autocast_keeps_a_bfloat16_copy_of_every_weight(family):
+    shape, target = FAMILIES[family]
+    config = AutoConfig.for_model(family, **shape)
+    torch.manual_seed(0)
+    real = kept_by_autograd(adapted(AutoModelForCausalLM.from_config(config), target), True)
+    base = adapted(meta_model(config, "float32"), target).get_base_model()
+    assert sum(kept_bytes(base, 2, 16, "bfloat16")) == pytest.approx(real, rel=0.08)
+    # Quantized weights are no operand of autocast.
+    base = adapted(meta_model(config, "float32"), target).get_base_model()
+    assert sum(kept_bytes(base, 2, 16, "bfloat16", "nf4")) < real
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_conv1d_is_quantized_too(tmp_path, quantization):
+    config = AutoConfig.for_model("gpt2", vocab_size=90, n_embd=256, n_layer=2, n_head=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    settings = SimpleNamespace(
+        name=str(tmp_path), path=str(tmp_path), revision=None, dtype="float32", quantization=quantization
+    )
+    real = load_base(settings).get_memory_footprint()
+    counted = weight_bytes(meta_model(config, "float32"), "float32", quantization)
+    assert counted == pytest.approx(real, rel=0.1)
+
+
+def test_without_an_estimate_training_goes_on_and_says_why(capsys):
+    from stages.train import check_memory
+
+    shape, target = FAMILIES["mixtral"]
+    config = AutoConfig.for_model("mixtral", **shape)
+    config._experts_implementation = "eager"  # it looks which experts were chosen
+    p = SimpleNamespace(
+        seed=0,
+        model=SimpleNamespace(dtype="float32", quantization="none"),
+        lora=SimpleNamespace(rank=4, alpha=None, dropout=0.1, target_modules=[target]),
+        train=SimpleNamespace(
+            method="lora", autocast="none", batch_size=2, gradient_accumulation=1, epochs=1, steps=None,
+            order="random",
+        ),
+    )  # fmt: skip
+    check_memory(p, config, [([5, 6, 7], [8, 0])] * 4)
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "train: memory: no estimate for a model of type 'mixtral', whose forward pass needs"
+    )
+    assert said.endswith("training starts without one\n") and said.count("\n") == 1
+    with pytest.raises(NoEstimate, match="'t5', which transformers does not know as a causal"):
+        meta_model(AutoConfig.for_model("t5"), "float32")
+
+
+def test_labels_are_counted_in_the_batch_that_has_most():
+    from stages.train import EVAL_BATCH, measured_batches, most_labels
+
+    rows = [([1] * (20 - i), [2] * (1 + i % 3)) for i in range(12)]
+    assert most_labels([rows[:2], rows[1:3], rows[3:4]]) == 2 + 3
+    batches = measured_batches(rows)
+    assert [len(batch) for batch in batches] == [EVAL_BATCH, 12 - EVAL_BATCH]
+    lengths = [len(prompt) + len(completion) for batch in batches for prompt, completion in batch]
+    assert lengths == sorted(lengths)
 
 
 def test_an_estimate_without_a_network_says_so_in_one_sentence(monkeypatch):

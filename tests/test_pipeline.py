@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import pytest
 from conftest import ROOT, SMALL, copy_repository, edit, run, stage
@@ -308,7 +309,7 @@ def test_pretrained_weights_are_those_that_pretraining_recorded(width):
         assert 5_000_000 <= recorded["parameters"] <= 10_000_000
 
 
-def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch):
+def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch, capsys):
     """The frozen stage's own functions on a small corpus: the loss falls, a resumed run is the same."""
     from types import SimpleNamespace
 
@@ -327,7 +328,7 @@ def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch):
         micro_batch_size=4, muon_learning_rate=0.02, adamw_learning_rate=0.01, warmup_share=0.1,
         decay_share=0.5, summary_last_share=0.5, checkpoint_every=10,
     )  # fmt: skip
-    monkeypatch.setattr(pretrain, "CHECKPOINT", tmp_path / "pretrain.pt")
+    monkeypatch.setattr(pretrain, "CHECKPOINTS", tmp_path / "checkpoints")
     tokenizer = pretrain.train_tokenizer([entry.docstring for entry in entries], p.vocabulary)
     rows = pretrain.token_rows(entries, tokenizer, p, steps=30)
     assert rows.shape == (240, 64)
@@ -340,17 +341,27 @@ def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch):
 
     whole, model = trained(30)
     assert np.mean(whole[-5:]) < np.mean(whole[:5]) - 1
-    saved = torch.load(tmp_path / "pretrain.pt", weights_only=True)
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-20", "checkpoint-30"]
+    saved = torch.load(folder / "checkpoint-30/state.pt", weights_only=True)
     assert len(saved["losses"]) == 30
-    again, resumed = trained(30)  # starts from the last checkpoint: nothing left to do
-    assert again == whole
-    for left, right in zip(model.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(left, right)
+    # First from the last checkpoint, nothing left to do; then it is cut short, and the one before is taken.
+    for said in (
+        f"pretrain: going on from {folder / 'checkpoint-30'}\n",
+        "checkpoint-20: checkpoint-30 was removed",
+    ):
+        again, resumed = trained(30)
+        assert said in capsys.readouterr().out
+        assert again == whole
+        for left, right in zip(model.parameters(), resumed.parameters(), strict=True):
+            assert torch.equal(left, right)
+        with (folder / "checkpoint-30/state.pt").open("r+b") as file:
+            file.truncate(1_000)
 
     first = {}  # a machine without bfloat16 reads the same text in float32
     for narrow in (True, False):
         monkeypatch.setattr(pretrain, "has_bfloat16", lambda narrow=narrow: narrow)
-        (tmp_path / "pretrain.pt").unlink(missing_ok=True)
+        shutil.rmtree(tmp_path / "checkpoints")
         first[narrow], _ = trained(3)
     assert first[True] != first[False]
     assert np.allclose(first[True], first[False], rtol=0.02)

@@ -92,7 +92,14 @@ def memory_table(p, config, length: int, completion: int) -> list[list[str]]:
     for name, (dtype, quantization, method) in ways.items():
         model = SimpleNamespace(**{**vars(p.model), "dtype": dtype, "quantization": quantization})
         found[name] = training_memory(
-            config, model, p.lora, p.train.batch_size, length, completion + 1, method
+            config,
+            model,
+            p.lora,
+            p.train.batch_size,
+            length,
+            p.train.batch_size * completion,
+            method,
+            p.train.autocast,
         )
     parts = ("libraries", "weights", "trained", "gradients", "optimizer", "activations", "transient", "total")
     titles = {"trained": "tuned", "transient": "logits, widest gradient"}
@@ -186,7 +193,7 @@ def main() -> None:
         print_needed(arguments.mde)
         return
     p = params.load(("seed", "data", "prompt", "model", "lora", "train", "generate", "evaluate.split"))
-    from stages.common.memory import free_bytes, generation_memory, require_fit
+    from stages.common.memory import NoEstimate, free_bytes, generation_memory, require_fit
     from stages.common.modeling import load_config
     from stages.common.runtime import quiet_libraries
     from stages.train import needed_bytes
@@ -200,10 +207,17 @@ def main() -> None:
     config = load_config(p.model)
     print(f"model: configuration of {p.model.name} read")
     length, completion = longest_rows(p)
+    try:
+        table = memory_table(p, config, length, completion)
+    except NoEstimate as error:
+        print(error)
+        if not arguments.no_probe:
+            print("\n".join(probe(p)))
+        return
     print_table(
         f"Training memory in GB, {p.train.batch_size} rows of {length} tokens, {p.model.dtype}",
         ["part", "as set", "QLoRA (nf4)", "full fine-tuning"],
-        memory_table(p, config, length, completion),
+        table,
     )
     found = generation_memory(config, p.model, p.generate, p.prompt.max_input_tokens)
     shown = ", ".join(f"{part} {size / GIGA:.3f}" for part, size in found.items())

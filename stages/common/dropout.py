@@ -7,6 +7,21 @@ torch draws one number of its generator for every element. Here one draw of 64 b
 import torch
 
 
+class _Drop(torch.autograd.Function):
+    """Zero where not kept, else times scale; in place where the new tensor is our own, in both directions."""
+
+    @staticmethod
+    def forward(ctx, x, kept, scale):
+        ctx.save_for_backward(kept)
+        ctx.scale = scale
+        return torch.where(kept, x, 0.0).mul_(scale)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (kept,) = ctx.saved_tensors
+        return torch.where(kept, gradient, 0.0).mul_(ctx.scale), None, None
+
+
 class FewDraws(torch.nn.Module):
     """Zero each element with probability p (to 1 / 65,536) and scale the others by 1 / (1 - p), in training.
 
@@ -26,7 +41,7 @@ class FewDraws(torch.nn.Module):
             return x
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
         kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= self.dropped - 2**15
-        return torch.where(kept, x * (1 / (1 - self.dropped / 2**16)), 0.0)
+        return _Drop.apply(x, kept, 1 / (1 - self.dropped / 2**16))
 
 
 def use_few_draws(model) -> None:

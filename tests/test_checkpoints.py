@@ -1,0 +1,132 @@
+"""A checkpoint that is not whole is never used, whichever of its files is short, damaged or missing."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stages.common.checkpoints import MANIFEST, fault, keep_last, last_checkpoint, saved_checkpoints, seal
+from stages.common.modeling import add_adapter, load_base
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def checkpoint(folder, step: int, sealed=True):
+    made = folder / f"checkpoint-{step}"
+    (made / "inner").mkdir(parents=True)
+    (made / "state.json").write_text(f'{{"step": {step}}}')
+    (made / "inner/weights.bin").write_bytes(bytes(range(100)))
+    if sealed:
+        seal(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, flip, lambda path: path.unlink(), lambda path: path.write_bytes(b"")]
+)
+@pytest.mark.parametrize("name", ["state.json", "inner/weights.bin", MANIFEST])
+def test_each_damage_to_each_file_is_found_and_the_one_before_is_taken(tmp_path, capsys, name, damage):
+    before, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    assert fault(newest) is None
+    damage(newest / name)
+    assert last_checkpoint(tmp_path, "train") == before
+    said = capsys.readouterr().out
+    assert said.startswith(f"train: going on from {before}: checkpoint-10 was removed because ")
+    assert said.count("\n") == 1
+    assert saved_checkpoints(tmp_path) == [before]
+
+
+def test_a_whole_one_is_taken_without_more_words(tmp_path, capsys):
+    checkpoint(tmp_path, 9)
+    newest = checkpoint(tmp_path, 10)
+    assert last_checkpoint(tmp_path, "train") == newest
+    assert capsys.readouterr().out == f"train: going on from {newest}\n"
+    assert len(saved_checkpoints(tmp_path)) == 2
+
+
+def test_without_a_whole_one_the_run_starts_anew_and_says_why(tmp_path, capsys):
+    assert last_checkpoint(tmp_path / "new", "train") is None
+    assert capsys.readouterr().out == ""
+    checkpoint(tmp_path, 100, sealed=False)
+    truncate(checkpoint(tmp_path, 20) / "state.json")
+    assert last_checkpoint(tmp_path, "train") is None
+    assert capsys.readouterr().out == (
+        "train: starting from the beginning, no checkpoint is whole: checkpoint-100 was removed because "
+        "it was not finished, checkpoint-20 was removed because state.json is truncated or damaged\n"
+    )
+    assert saved_checkpoints(tmp_path) == []
+
+
+def test_steps_are_ordered_as_numbers_and_other_names_are_left_alone(tmp_path):
+    for step in (100, 20, 9):
+        checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-copy").mkdir()
+    (tmp_path / "checkpoint-7").write_text("a file")
+    assert [path.name for path in saved_checkpoints(tmp_path)] == [f"checkpoint-{n}" for n in (9, 20, 100)]
+    keep_last(tmp_path, 2)
+    assert [path.name for path in saved_checkpoints(tmp_path)] == ["checkpoint-20", "checkpoint-100"]
+    assert (tmp_path / "checkpoint-copy").is_dir() and (tmp_path / "checkpoint-7").is_file()
+
+
+class Killed(Exception):
+    """The run ends between two checkpoints."""
+
+
+@pytest.mark.slow
+def test_training_with_any_file_of_the_newest_truncated_ends_in_the_bytes_of_an_uninterrupted_run(
+    tmp_path, tiny_settings, tokenizer
+):
+    from transformers import TrainerCallback
+
+    from stages.train import build_trainer
+
+    lora = SimpleNamespace(rank=2, alpha=None, dropout=0.1, target_modules=["q_proj", "v_proj"])
+    train = SimpleNamespace(
+        method="lora", epochs=1, steps=None, order="random", batch_size=2, gradient_accumulation=1,
+        learning_rate=0.01, warmup_share=0.2, autocast="none", log_every=2, checkpoint_every=2,
+    )  # fmt: skip
+    p = SimpleNamespace(seed=3, model=tiny_settings, lora=lora, train=train)
+    rows = [([5 + i, 6, 7 + i], [8, 9 + i, 0]) for i in range(14)]  # 7 steps
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 5:
+                raise Killed
+
+    def trained(folder, resume=None, kill=False):
+        model = add_adapter(load_base(tiny_settings), lora, seed=3)
+        trainer = build_trainer(model, tokenizer, rows, rows[:2], p, folder)
+        if kill:
+            trainer.add_callback(Kill())
+        trainer.train(resume_from_checkpoint=resume and str(resume))
+        weights = {name: weight.clone() for name, weight in model.state_dict().items() if "lora_" in name}
+        return weights, trainer.state.log_history
+
+    weights, history = trained(tmp_path / "uninterrupted")
+    with pytest.raises(Killed):
+        trained(tmp_path / "killed", kill=True)
+    newest = saved_checkpoints(tmp_path / "killed")[-1]
+    names = sorted(path.name for path in newest.iterdir())
+    assert newest.name == "checkpoint-4" and {"optimizer.pt", "rng_state.pth", MANIFEST} < set(names)
+    for name in names:
+        folder = shutil.copytree(tmp_path / "killed", tmp_path / name)
+        truncate(folder / "checkpoint-4" / name)
+        resume = last_checkpoint(folder, "train")
+        assert resume == folder / "checkpoint-2", name
+        again, logged = trained(folder, resume)
+        assert all(torch.equal(again[key], weights[key]) for key in weights), name
+        losses = [
+            [entry.get("loss"), entry.get("eval_loss")] for entry in logged if "train_runtime" not in entry
+        ]
+        assert losses == [
+            [entry.get("loss"), entry.get("eval_loss")] for entry in history if "train_runtime" not in entry
+        ]

@@ -1,5 +1,6 @@
-"""The pipeline. Importing it chooses the kernels, before numpy or torch is loaded."""
+"""The pipeline. Importing it chooses kernels and how threads wait, before numpy or torch is loaded."""
 
-from stages.common.runtime import choose_kernels
+from stages.common.runtime import choose_kernels, choose_waiting
 
 choose_kernels()
+choose_waiting()

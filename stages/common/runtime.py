@@ -40,6 +40,11 @@ KERNELS = {
     # which a process cannot set for itself), and other ones without FMA. Hence `has_kernels`.
 }
 NEEDED = {"avx2", "fma"}  # flags of /proc/cpuinfo
+# How a thread of GNU's OpenMP, which torch's wheels carry, waits for the others: so many times round a loop,
+# then asleep. By itself it goes round 300,000 times, milliseconds: beside other work it keeps a core from the
+# thread that it waits for. No byte depends on it. benchmarks/busy.py measures it.
+WAITING = {"GOMP_SPINCOUNT": "10000"}
+OWN_WAITING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # a user who sets one of them has chosen
 MAPPED_BYTES = 4 * 2**20
 M_MMAP_THRESHOLD = -3  # of malloc.h
 
@@ -86,6 +91,15 @@ def choose_kernels() -> None:
     """
     if has_kernels():
         os.environ.update(KERNELS)
+
+
+def choose_waiting() -> None:
+    """Have threads spin shortly and then sleep while they wait, unless the user has set how they wait.
+
+    `import stages` calls it: the library reads the variable when it is loaded, with torch.
+    """
+    if not OWN_WAITING & set(os.environ):
+        os.environ.update(WAITING)
 
 
 def require_kernels() -> None:

@@ -117,11 +117,10 @@ def test_the_kernels_are_chosen_over_what_a_user_has_set(monkeypatch):
 
 @pytest.mark.parametrize("flags", [{}, {"flags": "sse4_2 avx"}, {"flags": "avx avx2"}])
 def test_a_cpu_without_the_kernels_keeps_its_own(monkeypatch, flags):
-    for name in runtime.KERNELS:
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(runtime, "cpu_info", lambda: flags)
     runtime.choose_kernels()
-    assert not set(runtime.KERNELS) & set(os.environ)
+    assert os.environ == {}
 
 
 @needs_avx512
@@ -134,3 +133,10 @@ def test_torch_that_was_loaded_first_is_refused():
     )
     failed = run(ROOT, "env", "-u", "ATEN_CPU_CAPABILITY", sys.executable, "-c", code, check=False)
     assert failed.returncode == 1 and "torch was imported before stages" in failed.stderr
+
+
+@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
+def test_how_threads_wait_is_the_users_where_he_has_set_it(monkeypatch, own):
+    monkeypatch.setattr(os, "environ", dict(own))
+    runtime.choose_waiting()
+    assert os.environ == (own or runtime.WAITING)

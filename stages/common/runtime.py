@@ -16,7 +16,9 @@ KERNELS = {
     # bitsandbytes' int8 layers go another way too, which asks torch which kernels it has.
     "ATEN_CPU_CAPABILITY": "avx2",
     # MKL's products, their order of adding up fixed for every address and thread count. Seen: products with
-    # one row in float32 (generation), every product in float64, attention, an NF4 layer.
+    # one row in float32 (generation), every product in float64, attention, an NF4 layer. It does not join the
+    # vendors: on AMD's CPUs every value but COMPATIBLE (SSE2, too slow) chose the same code, and that is not
+    # Intel's: on an emulated Haswell most products in float32 differed, and exp, log, sqrt and erf.
     "MKL_CBWR": "AVX2,STRICT",
     # MKL's vector math (exp, log, sqrt, erf of whole tensors), which the line above does not name. None seen:
     # MKL reads this on Intel's CPUs alone. Set because there it would choose AVX512.

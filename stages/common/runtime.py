@@ -20,8 +20,8 @@ KERNELS = {
     # vendors: on AMD's CPUs every value but COMPATIBLE (SSE2, too slow) chose the same code, and that is not
     # Intel's: on an emulated Haswell most products in float32 differed, and exp, log, sqrt and erf.
     "MKL_CBWR": "AVX2,STRICT",
-    # MKL's vector math (exp, log, sqrt, erf of whole tensors), which the line above does not name. None seen:
-    # MKL reads this on Intel's CPUs alone. Set because there it would choose AVX512.
+    # MKL's vector math (exp, log, sqrt, erf of whole tensors), which the line above does not name. None seen
+    # on an EPYC. Set because MKL documents it for Intel's CPUs, where the default is the widest set.
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
     # oneDNN. Seen: exact GELU in float32 and bfloat16 (BERTScore's encoder, any GPT-NeoX base), products in
     # bfloat16 (train.autocast, model.dtype), int8 layers in bfloat16.
@@ -34,8 +34,8 @@ KERNELS = {
     "OPENBLAS_NUM_THREADS": "1",
     # numpy's own loops; X86_V3 is AVX2 with FMA. Seen: exp, exp2, expm1, log2, log1p, power and partition.
     "NPY_ENABLE_CPU_FEATURES": "X86_V3",
-    # Arrow's sums and FBGEMM's quantized products. None seen: no stage reaches one that differs. Set so that
-    # a later one does not bring a choice of its own.
+    # Arrow's sums, means and deviations, and FBGEMM's quantized products. None seen. Set so that an operation
+    # that a stage takes up later does not bring a choice of its own.
     "ARROW_USER_SIMD_LEVEL": "AVX2",
     "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2",
     # Nothing for glibc: its exp, log, pow and tanh gave the same bytes with AVX512 hidden (GLIBC_TUNABLES,
@@ -44,8 +44,11 @@ KERNELS = {
 NEEDED = {"avx2", "fma"}  # flags of /proc/cpuinfo
 # How a thread of GNU's OpenMP, which torch's wheels carry, waits for the others: so many times round a loop,
 # then asleep. By itself it goes round 300,000 times, milliseconds: beside other work it keeps a core from the
-# thread that it waits for. No byte depends on it. benchmarks/busy.py measures it.
-WAITING = {"GOMP_SPINCOUNT": "10000"}
+# thread that it waits for. Seen (noisy): 1,000 small products by two threads on two cores, beside ten
+# other processes: 52 s with 300,000 rounds, 15 to 22 s with 10,000, 4 to 8 s with 1,000, 1 to 2 s with none.
+# None costs a system call at each product where the machine is free. No byte depends on it.
+# benchmarks/busy.py measures it for each stage.
+WAITING = {"GOMP_SPINCOUNT": "1000"}
 OWN_WAITING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # a user who sets one of them has chosen
 MAPPED_BYTES = 4 * 2**20
 M_MMAP_THRESHOLD = -3  # of malloc.h

@@ -83,4 +83,5 @@ bench: setup ## make bench XSUM=FOLDER: speed and memory against what people use
 	python -m benchmarks.full_size --layers 32 --ways nf4 --ranks 16 --tokens 256 --batch 1 --steps 1 --articles 0 --output benchmarks/results/full_size_nf4.json
 	python -m benchmarks.scoring --references "$(XSUM)-outputs/ref.txt" --predictions "$(XSUM)-outputs/convs2s.txt" --output benchmarks/results/scoring.json
 	python -m benchmarks.data --articles "$(XSUM)/train.jsonl" --output benchmarks/results/data.json
+	python -m benchmarks.busy --output benchmarks/results/busy.json
 	python -m benchmarks.table --readme

@@ -9,6 +9,7 @@ from pathlib import Path
 from stages.commands.results import put_into_readme
 from stages.common import errors
 from stages.common.files import read_json
+from stages.common.runtime import WAITING
 
 RESULTS = Path("benchmarks/results")
 START, END = "<!-- benchmarks: written by make bench -->\n", "<!-- end of benchmarks -->\n"
@@ -103,6 +104,14 @@ def rows() -> list[tuple[str, str, str]]:
             spread(scoring["times_rouge_score"]),
         )
     )
+    for work, entry in read_json(RESULTS / "busy.json")["work"].items():
+        found.append(
+            (
+                f"{work} beside a process that keeps a core busy",
+                "its own time alone",
+                spread(entry["spins"][WAITING["GOMP_SPINCOUNT"]]["busy_of_alone"]),
+            )
+        )
     for name, entry in memory.items():
         found.append((f"memory estimate ({name})", "measured peak", f"{entry['estimate_of_measured']:.2f}x"))
     for result in sizes:

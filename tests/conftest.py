@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
+import stages  # noqa: F401  first, so that it chooses the kernels before a test imports numpy or torch
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits on a network

@@ -25,9 +25,16 @@ def definition(stage: str) -> dict:
     return found.get("do", found)
 
 
+def packages(file: Path) -> set[Path]:
+    """The `__init__.py` files that Python runs before a project file; an empty one changes nothing."""
+    folders = file.relative_to(ROOT).parents
+    files = {ROOT / folder / "__init__.py" for folder in folders if folder.parts}
+    return {file for file in files if file.read_text().strip()}
+
+
 def imported(path: Path) -> set[Path]:
-    """Project files that a file imports, wherever in it the import stands."""
-    found = set()
+    """Project files that a file imports, wherever in it the import stands, and those of its packages."""
+    found = packages(path)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages"):
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
@@ -62,6 +69,7 @@ def test_the_graph_has_just_these_stages():
 def test_deps_hold_every_imported_file(stage):
     deps = {dep for dep in definition(stage)["deps"] if dep.endswith(".py")}
     assert deps == closure(ROOT / f"stages/{stage}.py")
+    assert "stages/__init__.py" in deps  # it chooses the kernels
     assert definition(stage)["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
 
 

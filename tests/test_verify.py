@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from stages.commands.verify import differences, distance, outputs, report
+from stages.commands.verify import differences, distance, locked, report
 from stages.common.machine import machine
 
 
@@ -23,7 +23,10 @@ def write_project(folder, loss: float, words: str = "same"):
         (folder / name).write_text(text)
     lock = {
         "stages": {
-            "generate@base": {"outs": [{"path": "base.txt", "md5": words}]},
+            "generate@base": {
+                "deps": [{"path": "train.json", "md5": str(loss)}],
+                "outs": [{"path": "base.txt", "md5": words}],
+            },
             "train": {"outs": [{"path": name, "md5": str(loss)} for name in ("train.json", "loss.csv")]},
         }
     }
@@ -33,26 +36,83 @@ def write_project(folder, loss: float, words: str = "same"):
 
 def test_equal_outputs_say_nothing(tmp_path):
     root, clone = write_project(tmp_path / "root", 2.5), write_project(tmp_path / "clone", 2.5)
-    assert report(root, clone) == []
+    assert report(locked(root), root, clone) == []
 
 
 def test_the_first_stage_that_differs_is_the_first_of_the_graph_not_of_the_lock(tmp_path):
     root = write_project(tmp_path / "root", 2.5)
     clone = write_project(tmp_path / "clone", 2.75, "other")
-    assert list(outputs(root)) == ["train", "generate@base"]
-    assert report(root, clone) == [
-        "the first stage that differs is train: train.json, loss.csv",
-        "train.json: 2 of 3 numbers differ, most of all loss: 2.75 here, 2.5 committed",
-        "loss.csv: 1 of 2 numbers differ, most of all row 2, column 2: 2.75 here, 2.5 committed",
-        "base.txt: differs, and holds no numbers to compare",
+    assert list(locked(root)) == ["train", "generate@base"]
+    assert report(locked(root), root, clone) == [
+        "the first stage that differs is train: outs train.json, outs loss.csv",
+        "train: train.json: 2 of 3 numbers differ, most of all loss: 2.75 here, 2.5 committed",
+        "train: loss.csv: 1 of 2 numbers differ, most of all row 2, column 2: 2.75 here, 2.5 committed",
+        "generate@base: base.txt: differs, and holds no numbers to compare",
+    ]
+
+
+def change_lock(folder, **stages):
+    """Set entries of stages in a project's dvc.lock; @ is written __."""
+    path = folder / "dvc.lock"
+    lock = yaml.safe_load(path.read_text())
+    for name, entry in stages.items():
+        lock["stages"].setdefault(name.replace("__", "@"), {}).update(entry)
+    path.write_text(yaml.safe_dump(lock))
+
+
+def test_another_dependency_parameter_or_stage_is_a_difference(tmp_path):
+    root, clone = write_project(tmp_path / "root", 2.5), write_project(tmp_path / "clone", 2.5)
+    change_lock(root, train={"params": {"params.yaml": {"seed": 1}}})
+    change_lock(clone, train={"params": {"params.yaml": {"seed": 2}}})
+    change_lock(clone, generate__base={"deps": [{"path": "train.json", "md5": "other"}]})
+    change_lock(clone, generate__tuned={"outs": [{"path": "tuned.txt", "md5": "1"}]})
+    assert report(locked(root), root, clone) == [
+        "the first stage that differs is train: params params.yaml: seed",
+        "train: params.yaml: seed: 2 here, 1 committed",
+        "generate@base: train.json: differs, in none of its 3 numbers",
+        "generate@tuned: tuned.txt: only here",
+    ]
+
+
+def test_a_folder_that_dvc_caches_is_compared_file_by_file(tmp_path):
+    """With DVC itself: a stage that writes a folder, run in two projects."""
+    from conftest import run
+
+    projects = []
+    for name, value in (("root", 1), ("clone", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        run(folder, "git", "init", "--quiet")
+        run(folder, "dvc", "init", "--quiet")
+        write = (
+            f"mkdir out && echo 5 > out/same.txt && echo {value} > out/other.csv && echo 1 > out/{name}.txt"
+        )
+        (folder / "dvc.yaml").write_text(
+            yaml.safe_dump({"stages": {"score": {"cmd": write, "outs": ["out"]}}}, sort_keys=False)
+        )
+        run(folder, "dvc", "repro")
+        projects.append(folder)
+    root, clone = projects
+    assert locked(root)["score"]["outs", "out"].endswith(".dir")
+    assert report(locked(root), root, clone) == [
+        "the first stage that differs is score: outs out",
+        "score: out/clone.txt: only here",
+        "score: out/other.csv: 1 of 1 numbers differ, most of all row 1, column 1: 2 here, 1 committed",
+        "score: out/root.txt: only in the committed dvc.lock",
+    ]
+    md5 = locked(root)["score"]["outs", "out"]
+    (root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
+    assert report(locked(root), root, clone)[1:] == [
+        "score: out: differs; run `dvc pull` for the committed folder, to see which of its files do"
     ]
 
 
 def test_a_missing_output_is_said(tmp_path):
     root, clone = write_project(tmp_path / "root", 2.5), write_project(tmp_path / "clone", 2.75)
     (clone / "train.json").unlink()
-    assert distance(clone / "train.json", root / "train.json") == "is not there on both sides"
-    assert "train.json: is not there on both sides" in report(root, clone)
+    missing = "differs; one of the two versions is missing, so their numbers cannot be compared"
+    assert distance(clone / "train.json", root / "train.json") == missing
+    assert f"train: train.json: {missing}" in report(locked(root), root, clone)
 
 
 def test_machines_differ_line_by_line():

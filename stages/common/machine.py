@@ -4,7 +4,7 @@ import os
 import platform
 from importlib import metadata
 
-from stages.common.runtime import choose_kernels, cpu_info
+from stages.common.runtime import cpu_info
 
 # What of a CPU's instruction sets decides how fast it multiplies, widest first.
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
@@ -12,7 +12,6 @@ INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 
 def machine() -> dict:
     """What a reader needs to place the numbers; no name of the host."""
-    choose_kernels()
     import torch
 
     info = cpu_info()

@@ -7,9 +7,49 @@ import warnings
 from pathlib import Path
 
 THREADS = 2  # as many as the committed numbers were computed with; one gives the same bytes
-# One choice of kernels on every x86 CPU with AVX2, whatever else it has: torch's own reductions add up in
-# groups of a vector's width, and MKL's products in an order of their own for each instruction set.
-KERNELS = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2,STRICT"}
+# Every library that chooses its kernels by what the CPU has, held to those of AVX2 and FMA. Each adds up in
+# groups of a vector's width or in blocks of its own, so another choice gives other last digits. "Seen": the
+# operation's bytes differed on an EPYC with AVX512 with and without this line, all others in force
+# (tests/test_kernels.py compares what the stages compute).
+KERNELS = {
+    # torch's own kernels. Seen: softmax, log_softmax, pow, the fused attention, gelu in float16; sums of
+    # bitsandbytes' int8 layers go another way too, which asks torch which kernels it has.
+    "ATEN_CPU_CAPABILITY": "avx2",
+    # MKL's products, their order of adding up fixed for every address and thread count. Seen: products with
+    # one row in float32 (generation), every product in float64, attention, an NF4 layer. It does not join the
+    # vendors: on AMD's CPUs every value but COMPATIBLE (SSE2, too slow) chose the same code, and that is not
+    # Intel's: on an emulated Haswell most products in float32 differed, and exp, log, sqrt and erf.
+    "MKL_CBWR": "AVX2,STRICT",
+    # MKL's vector math (exp, log, sqrt, erf of whole tensors), which the line above does not name. None seen
+    # on an EPYC. Set because MKL documents it for Intel's CPUs, where the default is the widest set.
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    # oneDNN. Seen: exact GELU in float32 and bfloat16 (BERTScore's encoder, any GPT-NeoX base), products in
+    # bfloat16 (train.autocast, model.dtype), int8 layers in bfloat16.
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    # OpenBLAS, of which numpy and scipy have a copy each. Seen: numpy's products of matrices and vectors in
+    # float32 and float64, solve, eigenvalues.
+    "OPENBLAS_CORETYPE": "Haswell",
+    # Seen: numpy's product of two matrices differs between one thread and two, unlike torch's; how many
+    # OpenBLAS starts is the number of cores. The stages' own products are small.
+    "OPENBLAS_NUM_THREADS": "1",
+    # numpy's own loops; X86_V3 is AVX2 with FMA. Seen: exp, exp2, expm1, log2, log1p, power and partition.
+    "NPY_ENABLE_CPU_FEATURES": "X86_V3",
+    # Arrow's sums, means and deviations, and FBGEMM's quantized products. None seen. Set so that an operation
+    # that a stage takes up later does not bring a choice of its own.
+    "ARROW_USER_SIMD_LEVEL": "AVX2",
+    "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2",
+    # Nothing for glibc: its exp, log, pow and tanh gave the same bytes with AVX512 hidden (GLIBC_TUNABLES,
+    # which a process cannot set for itself), and other ones without FMA. Hence `has_kernels`.
+}
+NEEDED = {"avx2", "fma"}  # flags of /proc/cpuinfo
+# How a thread of GNU's OpenMP, which torch's wheels carry, waits for the others: so many times round a loop,
+# then asleep. By itself it goes round 300,000 times, milliseconds: beside other work it keeps a core from the
+# thread that it waits for. Seen (noisy): 1,000 small products by two threads on two cores, beside ten
+# other processes: 52 s with 300,000 rounds, 15 to 22 s with 10,000, 4 to 8 s with 1,000, 1 to 2 s with none.
+# None costs a system call at each product where the machine is free. No byte depends on it.
+# benchmarks/busy.py measures it for each stage.
+WAITING = {"GOMP_SPINCOUNT": "1000"}
+OWN_WAITING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # a user who sets one of them has chosen
 MAPPED_BYTES = 4 * 2**20
 M_MMAP_THRESHOLD = -3  # of malloc.h
 
@@ -41,14 +81,38 @@ def cpu_info() -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in pairs}
 
 
-def choose_kernels() -> None:
-    """Have torch compute with AVX2, so that an AVX512 machine gives the same bytes as one without.
+def has_kernels() -> bool:
+    """Whether this CPU has the kernels that KERNELS names."""
+    return set(cpu_info().get("flags", "").split()) >= NEEDED
 
-    Both libraries read their variable once, at the first product: call it before torch is imported. A CPU
-    without AVX2 keeps its own kernels, and its own bytes.
+
+def choose_kernels() -> None:
+    """Have every library compute with AVX2, so that an AVX512 machine gives the same bytes as one without.
+
+    `import stages` calls it: each library reads its variable once, when it is loaded or at its first product,
+    and stages import numpy at their top. Processes that a stage starts inherit it. It overrides what a user
+    has set: other kernels are no parameter that DVC would see, so their numbers would pass for these. A CPU
+    without AVX2 and FMA keeps its own kernels, and its own bytes.
     """
-    if "avx2" in cpu_info().get("flags", "").split():
+    if has_kernels():
         os.environ.update(KERNELS)
+
+
+def choose_waiting() -> None:
+    """Have threads spin shortly and then sleep while they wait, unless the user has set how they wait.
+
+    `import stages` calls it: the library reads the variable when it is loaded, with torch.
+    """
+    if not OWN_WAITING & set(os.environ):
+        os.environ.update(WAITING)
+
+
+def require_kernels() -> None:
+    """Raise where torch was loaded before `choose_kernels` could reach it."""
+    import torch
+
+    if has_kernels() and torch.backends.cpu.get_cpu_capability() != "AVX2":
+        raise RuntimeError("torch was imported before stages, so it computes with other kernels than AVX2's")
 
 
 def map_large_blocks() -> None:
@@ -64,11 +128,11 @@ def map_large_blocks() -> None:
 
 
 def set_up(seed: int) -> None:
-    """Fix the kernels, the thread count and the global seeds.
+    """Check the kernels, fix the thread count and the global seeds.
 
     OMP_NUM_THREADS=1 halves the threads, for two runs side by side; more than THREADS are never used.
     """
-    choose_kernels()
+    require_kernels()
     map_large_blocks()
     quiet_libraries()
     os.environ["TOKENIZERS_PARALLELISM"] = "true"

@@ -1,0 +1,131 @@
+"""What the stages compute, at tiny shapes: prints the SHA-256 of each result as JSON (for test_kernels.py).
+
+Run     python tests/kernels.py FOLDER [--instead VARIABLES]
+
+FOLDER holds `phi` and `neox`, two model folders. VARIABLES (JSON) take the place of those that
+stages/common/runtime.py sets: {} leaves the choice of kernels to each library.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+from stages.common import runtime
+
+TEXTS = [
+    "Return the mean of the values along an axis. Values that are not numbers are left out.",
+    "Open the file, read every line of it and close it again, also where an error is raised.",
+    "Sort the rows of a table by one column or by several of them, in place if asked.",
+]
+SUMMARIES = ["Average the values of an axis.", "Read the lines of a file.", "Sort a table's rows."]
+
+
+def digest(values: list) -> str:
+    """SHA-256 of arrays (their bytes) and of anything else (its repr)."""
+    hashed = hashlib.sha256()
+    for value in values:
+        hashed.update(value.tobytes() if hasattr(value, "tobytes") else repr(value).encode())
+    return hashed.hexdigest()
+
+
+def bertscore(p) -> list:
+    """Stage `score`'s only model: an encoder with exact GELU."""
+    from stages.common.bertscore import BertScore
+
+    return [BertScore(p.evaluate).scores(SUMMARIES, {"text": TEXTS})["text"]]
+
+
+def language_model(p, folder: Path, targets: list[str], quantization: str, dtype: str, autocast: str) -> list:
+    """Losses and weights of an adapter trained for three steps, and what the model then generates."""
+    import torch
+
+    from stages.common.decoding import summarize_in_batches
+    from stages.common.modeling import add_adapter, load_base, load_tokenizer
+    from stages.train import build_trainer
+
+    p.model = SimpleNamespace(
+        name=str(folder), path=str(folder), revision=None, dtype=dtype, quantization=quantization
+    )
+    p.lora.target_modules = targets
+    p.train.autocast = autocast
+    tokenizer = load_tokenizer(p.model)
+    prompts = [tokenizer.encode(text) for text in TEXTS]
+    completions = [[*tokenizer.encode(text), tokenizer.eos_token_id] for text in SUMMARIES]
+    import numpy as np
+
+    rows = [(np.array(a), np.array(b)) for a, b in zip(prompts, completions, strict=True)]
+    runtime.set_up(seed=0)
+    model = add_adapter(load_base(p.model), p.lora, p.seed)
+    with tempfile.TemporaryDirectory() as name:
+        trainer = build_trainer(model, tokenizer, rows, rows, p, Path(name))
+        trainer.train()
+    history = [
+        entry[key] for entry in trainer.state.log_history for key in ("loss", "eval_loss") if key in entry
+    ]
+    weights = [weight.detach().numpy() for weight in model.parameters() if weight.requires_grad]
+    with torch.no_grad():
+        logits = [model.eval()(input_ids=torch.tensor([prompts[0]])).logits.float().numpy()]
+    found = summarize_in_batches(model, tokenizer, prompts, p.generate, [str(i) for i in range(len(prompts))])
+    tokens = [output.tokens for _, outputs in found for output in outputs]
+    return [*history, *weights, *logits, *tokens]
+
+
+def arrays() -> list:
+    """What numpy and scipy do in `score`, `evaluate` and the studies: logarithms, products, orders."""
+    import random
+
+    import numpy as np
+    import scipy.linalg
+
+    rng = random.Random(0)
+    values = np.array([[rng.random() for _ in range(65)] for _ in range(130)])
+    square = values[:60, :60]
+    return [
+        np.exp(np.log(values).mean(axis=-1)),
+        np.log2(values),
+        values.T @ values,
+        np.quantile(values, [0.025, 0.975], axis=0),
+        np.partition(values.ravel(), 100),
+        scipy.linalg.solve(square, values[:60, 0]),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--instead", type=json.loads)
+    arguments = parser.parse_args()
+    if arguments.instead is not None:
+        for name in runtime.KERNELS:
+            os.environ.pop(name, None)
+        os.environ.update(arguments.instead)
+        runtime.NEEDED = {"no CPU has this"}  # so that set_up does not ask for the kernels
+    from stages.common import params
+
+    p = params.load(("seed", "lora", "train", "generate", "evaluate"))
+    p.seed = 0
+    p.train = SimpleNamespace(**{**vars(p.train), "epochs": 3, "steps": None, "batch_size": 3})
+    p.train.gradient_accumulation = p.train.log_every = 1
+    p.train.checkpoint_every = 3
+    p.generate.max_new_tokens, p.generate.num_beams = 6, 2
+    phi = arguments.folder / "phi", ["q_proj", "k_proj", "v_proj"]
+    neox = arguments.folder / "neox", ["query_key_value"]
+    results = {
+        "arrays": arrays(),
+        "score": bertscore(p),
+        "phi": language_model(p, *phi, "none", "float32", "none"),
+        "neox": language_model(p, *neox, "none", "float32", "none"),
+        "int8": language_model(p, *phi, "int8", "float32", "none"),
+        "int8 in bfloat16": language_model(p, *phi, "int8", "bfloat16", "none"),
+        "nf4": language_model(p, *phi, "nf4", "float32", "none"),
+        "bfloat16": language_model(p, *neox, "none", "float32", "bfloat16"),
+    }
+    print(json.dumps({name: digest(values) for name, values in results.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The same bytes with and without AVX512: what the stages compute, in processes of their own.
+
+Three runs of kernels.py: under the kernels that stages/common/runtime.py chooses; with AVX512 hidden by hand
+as far as variables can hide it, glibc's choice included; and with each library choosing by itself. The
+second must give the first's bytes. The third must not, or the comparison would prove nothing on this CPU.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, run, write_tiny_model
+
+import stages
+from stages.common import runtime
+
+FLAGS = runtime.cpu_info().get("flags", "").split()
+NAMES = ["arrays", "score", "phi", "neox", "int8", "int8 in bfloat16", "nf4", "bfloat16"]
+BY_HAND = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_CBWR": "AVX2,STRICT",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+}
+GLIBC = "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX512DQ"  # it is read before a process begins
+needs_avx512 = pytest.mark.skipif("avx512f" not in FLAGS, reason="this CPU has no AVX512 to hide")
+needs_avx2 = pytest.mark.skipif(not runtime.has_kernels(), reason="no x86 CPU with AVX2 and FMA")
+
+
+def write_neox(folder, phi):
+    """A GPT-NeoX with random weights and exact GELU, with the tokenizer of `phi`."""
+    from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(phi)
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        hidden_act="gelu",
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory, pairs) -> dict[str, dict[str, str]]:
+    """Hashes by what was computed, of the three ways to choose kernels."""
+    folder = tmp_path_factory.mktemp("models")
+    write_neox(folder / "neox", write_tiny_model(folder / "phi", [pair["document"] for pair in pairs]))
+    environment = {name: value for name, value in os.environ.items() if name not in runtime.KERNELS}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+
+    def start(*options: str, **more: str) -> subprocess.Popen:
+        command = [sys.executable, str(ROOT / "tests/kernels.py"), str(folder), *options]
+        return subprocess.Popen(
+            command, cwd=ROOT, env={**environment, **more}, stdout=subprocess.PIPE, text=True
+        )
+
+    running = {
+        "chosen": start(),
+        "by hand": start("--instead", json.dumps(BY_HAND), GLIBC_TUNABLES=GLIBC),
+        "free": start("--instead", "{}"),
+    }
+    shown = {name: process.communicate()[0] for name, process in running.items()}
+    assert all(process.returncode == 0 for process in running.values())
+    return {name: json.loads(text.splitlines()[-1]) for name, text in shown.items()}
+
+
+@needs_avx512
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_avx512_changes_no_byte(computed, name):
+    assert set(computed["chosen"]) == set(NAMES)
+    assert computed["chosen"][name] == computed["by hand"][name]
+
+
+@needs_avx512
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_free_to_choose_the_libraries_give_other_bytes(computed, name):
+    assert computed["chosen"][name] != computed["free"][name]
+
+
+@needs_avx2
+def test_importing_the_package_chooses_the_kernels_before_any_library_is_loaded():
+    code = (
+        "import json, os, sys, stages\n"
+        "heavy = sorted({'numpy', 'torch', 'scipy', 'pyarrow'} & set(sys.modules))\n"
+        "import numpy, torch\n"
+        "from numpy._core._multiarray_umath import __cpu_features__ as features\n"
+        "print(json.dumps([heavy, torch.backends.cpu.get_cpu_capability(), features['X86_V4'],"
+        " {name: os.environ[name] for name in stages.choose_kernels.__globals__['KERNELS']}]))\n"
+    )
+    heavy, torch_kernels, wide, variables = json.loads(run(ROOT, sys.executable, "-c", code).stdout)
+    assert heavy == [] and torch_kernels == "AVX2" and wide is False
+    assert variables == runtime.KERNELS
+
+
+@needs_avx2
+def test_the_kernels_are_chosen_over_what_a_user_has_set(monkeypatch):
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx512")
+    stages.choose_kernels()
+    assert os.environ["ATEN_CPU_CAPABILITY"] == "avx2"
+
+
+@pytest.mark.parametrize("flags", [{}, {"flags": "sse4_2 avx"}, {"flags": "avx avx2"}])
+def test_a_cpu_without_the_kernels_keeps_its_own(monkeypatch, flags):
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(runtime, "cpu_info", lambda: flags)
+    runtime.choose_kernels()
+    assert os.environ == {}
+
+
+@needs_avx512
+def test_torch_that_was_loaded_first_is_refused():
+    code = (
+        "import torch\n"
+        "torch.backends.cpu.get_cpu_capability()\n"
+        "from stages.common.runtime import set_up\n"
+        "set_up(0)\n"
+    )
+    failed = run(ROOT, "env", "-u", "ATEN_CPU_CAPABILITY", sys.executable, "-c", code, check=False)
+    assert failed.returncode == 1 and "torch was imported before stages" in failed.stderr
+
+
+@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
+def test_how_threads_wait_is_the_users_where_he_has_set_it(monkeypatch, own):
+    monkeypatch.setattr(os, "environ", dict(own))
+    runtime.choose_waiting()
+    assert os.environ == (own or runtime.WAITING)

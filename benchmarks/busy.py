@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.common import ratios
 from stages.common import errors, params
 from stages.common.decoding import spanning, summarize_in_batches
-from stages.common.files import read_parquet, write_json
+from stages.common.files import output_file, read_parquet, write_json
 from stages.common.machine import machine
 from stages.common.modeling import add_adapter, load_base, load_tokenizer
 from stages.common.runtime import WAITING, set_up
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--spins", type=int, nargs="+", default=[CHOSEN], help="beside the library's own")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", choices=WORK, nargs="+", default=WORK)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=output_file)
     parser.add_argument("--serve", choices=WORK, help=argparse.SUPPRESS)  # of a child
     arguments = parser.parse_args()
     if arguments.serve:

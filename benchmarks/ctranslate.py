@@ -5,6 +5,7 @@ transformers has had since 4.37 (OpenNMT/CTranslate2#1641).
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -109,11 +110,14 @@ def search(generator, prompt: list[int], settings) -> list[int]:
 class Peer:
     """CTranslate2 in a process of its own, so that it runs on the kernels that it chooses by itself.
 
-    environment: of a process for which nothing has been chosen yet.
+    That process is this file and not a module of `benchmarks`, whose import would choose kernels for it.
     """
 
-    def __init__(self, folder: Path, compute_type: str, threads: int, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "benchmarks.ctranslate", str(folder), compute_type, str(threads)]
+    def __init__(self, folder: Path, compute_type: str, threads: int) -> None:
+        from stages.common.runtime import KERNELS, WAITING
+
+        command = [sys.executable, __file__, str(folder), compute_type, str(threads)]
+        environment = {k: v for k, v in os.environ.items() if k not in {**KERNELS, **WAITING}}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )

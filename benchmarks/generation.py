@@ -17,7 +17,6 @@ Run     python -m benchmarks.generation [--against ctranslate2] [--articles 500]
 """
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -55,7 +54,7 @@ def until_eos(row: list[int], eos: int) -> list[int]:
     return row[: row.index(eos) + 1] if eos in row else row
 
 
-def compare(ours, model, prompts: list[list[int]], config, rounds: int, environment) -> list[dict]:
+def compare(ours, model, prompts: list[list[int]], config, rounds: int) -> list[dict]:
     """Ours and CTranslate2 in turn on the same prompts: a result for each thread count and number format.
 
     ours: a function of the prompts that returns new tokens up to and with EOS.
@@ -67,7 +66,7 @@ def compare(ours, model, prompts: list[list[int]], config, rounds: int, environm
         write_model(model, Path(folder))
         for threads in THREADS:
             torch.set_num_threads(threads)
-            peers = {kind: Peer(Path(folder), kind, threads, environment) for kind in COMPUTE_TYPES}
+            peers = {kind: Peer(Path(folder), kind, threads) for kind in COMPUTE_TYPES}
             for ready in (ours, *(lambda some, p=p: p(some, config) for p in peers.values())):
                 ready(prompts[:1])
             taken = {name: np.zeros((rounds, 2)) for name in ("ours", *COMPUTE_TYPES)}  # CPU seconds, seconds
@@ -99,7 +98,7 @@ def compare(ours, model, prompts: list[list[int]], config, rounds: int, environm
     return found
 
 
-def against_ctranslate2(p, articles: int, rounds: int, environment: dict[str, str]) -> dict:
+def against_ctranslate2(p, articles: int, rounds: int) -> dict:
     """The results of both models."""
     import torch
 
@@ -110,7 +109,7 @@ def against_ctranslate2(p, articles: int, rounds: int, environment: dict[str, st
         return [output.tokens for output in summarize(model, tokenizer, some, p.generate)]
 
     config = generation_config(tokenizer, p.generate, model.config.vocab_size)
-    found = {"phi-tiny": compare(tiny, model, prompts, config, rounds, environment)}
+    found = {"phi-tiny": compare(tiny, model, prompts, config, rounds)}
     with tempfile.TemporaryDirectory() as folder:
         write_random_model(Path(folder), WIDE_LAYERS)
         settings = SimpleNamespace(
@@ -128,7 +127,7 @@ def against_ctranslate2(p, articles: int, rounds: int, environment: dict[str, st
         return [until_eos(row, Tokens.eos_token_id) for row in new]
 
     name = f"Phi-2's width, {WIDE_LAYERS} layers"
-    return found | {name: compare(wide, model, drawn.tolist(), config, rounds, environment)}
+    return found | {name: compare(wide, model, drawn.tolist(), config, rounds)}
 
 
 def read_prompts(split: str, articles: int) -> list[list[int]]:
@@ -202,10 +201,9 @@ def main() -> None:
     arguments = parser.parse_args()
     p = params.load(("model", "generate", "evaluate.split"))
     p.generate.no_repeat_ngram = 0
-    environment = dict(os.environ)  # before our own choice of kernels
     set_up(seed=0)
     if arguments.against == "ctranslate2":
-        result = {"models": against_ctranslate2(p, arguments.articles, arguments.rounds, environment)}
+        result = {"models": against_ctranslate2(p, arguments.articles, arguments.rounds)}
         for name, entries in result["models"].items():
             for entry in entries:
                 peer = f"CTranslate2's {entry['ctranslate2']}"

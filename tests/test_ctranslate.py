@@ -1,6 +1,5 @@
 """The converter of Phi to CTranslate2: what that library reads from us gives transformers' own tokens."""
 
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -74,7 +73,7 @@ def test_the_same_tokens_as_generate(name, tmp_path):
 def test_the_peer_answers_from_a_process_of_its_own_and_measures_itself(tmp_path):
     model = random_phi(CONFIGS["tied embeddings"])
     write_model(model, tmp_path)
-    peer = Peer(tmp_path, "float32", 1, dict(os.environ))
+    peer = Peer(tmp_path, "float32", 1)
     for prompts in (drawn(), drawn()[:1]):
         tokens, cpu_seconds, seconds = peer(prompts, settings())
         assert tokens == [librarys(model, prompt) for prompt in prompts]

@@ -71,7 +71,7 @@ def test_a_command_scores_texts_that_the_terminal_cannot_show(tmp_path):
         return run(
             "POSIX ascii", "-m", "stages.significance", "--references", str(tmp_path / "references.txt"),
             "--system", f"{name}={tmp_path / 'a.txt'}", "--system", f"b={tmp_path / 'references.txt'}",
-            "--resamples", "100", "--no-bertscore", "--output", str(output),
+            "--resamples", "100", "--no-bertscore", "--language", "und", "--output", str(output),
         )  # fmt: skip
 
     # A name in bytes that the terminal's encoding does not have is no text, and could not be stored.
@@ -87,6 +87,8 @@ def test_every_program_goes_through_the_place_that_settles_the_terminal():
     programs = [path for path in SOURCES if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
     assert len(programs) > 20
     for path in programs:
+        if path.name == "ctranslate.py":  # a child of its benchmark, which must not import the project
+            continue
         end = path.read_text(encoding="utf-8").partition('__name__ == "__main__"')[2]
         assert "errors.run(" in end, path
 

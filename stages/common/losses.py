@@ -61,13 +61,18 @@ def last_mlp(model):
     """The last layer's MLP, where it is made of linear layers and functions of one number; else None.
 
     Such an MLP treats each position by itself. A mixture of experts, a state space and a layer that mixes
-    neighbouring tokens have parts of other kinds.
+    neighbouring tokens have parts of other kinds. One that takes more than its input (Bloom adds the residual
+    itself) would get the whole of the rest, and is left alone.
     """
+    import inspect
+
     import torch
 
     stacks = [child for child in model.get_decoder().children() if isinstance(child, torch.nn.ModuleList)]
     mlp = getattr(stacks[0][-1], "mlp", None) if len(stacks) == 1 and len(stacks[0]) else None
     if mlp is None or any(isinstance(part, torch.nn.ModuleList) for part in mlp.modules()):
+        return None
+    if len(inspect.signature(mlp.forward).parameters) != 1:
         return None
     weights = {
         id(w)

@@ -21,10 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
-from scipy.stats import nct
-from scipy.stats import t as student
 
 SEED = 0  # of the resampling alone: every metric and system sees the same resamples
 AT_ONCE = 100  # resamples drawn at once; bounds memory: 100 x 11,334 counts of 8 bytes are 9 MB
@@ -319,6 +316,10 @@ def detectable_effect(alpha: float, df: float) -> float:
 
     Of Student's t where the error is estimated with few degrees of freedom: the noncentral one.
     """
+    from scipy.optimize import brentq  # not at the top: with scipy.stats it takes half a second to load
+    from scipy.stats import nct
+    from scipy.stats import t as student
+
     if not np.isfinite(df):
         return float(student.ppf(1 - alpha / 2, df) + student.ppf(POWER, df))
     least = student.ppf(1 - alpha / 2, df)

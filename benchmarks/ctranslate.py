@@ -114,10 +114,10 @@ class Peer:
     """
 
     def __init__(self, folder: Path, compute_type: str, threads: int) -> None:
-        from stages.common.runtime import KERNELS, WAITING
+        from stages.common.runtime import CHOSEN_WAITING, KERNELS
 
         command = [sys.executable, __file__, str(folder), compute_type, str(threads)]
-        environment = {k: v for k, v in os.environ.items() if k not in {**KERNELS, **WAITING}}
+        environment = {k: v for k, v in os.environ.items() if k not in {*KERNELS, CHOSEN_WAITING}}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from stages.commands.results import put_into_readme
 from stages.common import errors
 from stages.common.files import read_json
-from stages.common.runtime import WAITING
+from stages.common.runtime import SLEEP_AT_ONCE
 
 RESULTS = Path("benchmarks/results")
 START, END = "<!-- benchmarks: written by make bench -->\n", "<!-- end of benchmarks -->\n"
@@ -109,7 +109,7 @@ def rows() -> list[tuple[str, str, str]]:
             (
                 f"{work} beside a process that keeps a core busy",
                 "its own time alone",
-                spread(entry["spins"][WAITING["GOMP_SPINCOUNT"]]["busy_of_alone"]),
+                spread(entry["spins"][SLEEP_AT_ONCE]["busy_of_library_alone"]),
             )
         )
     for name, entry in memory.items():

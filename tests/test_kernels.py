@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -135,8 +136,41 @@ def test_torch_that_was_loaded_first_is_refused():
     assert failed.returncode == 1 and "torch was imported before stages" in failed.stderr
 
 
-@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
-def test_how_threads_wait_is_the_users_where_he_has_set_it(monkeypatch, own):
-    monkeypatch.setattr(os, "environ", dict(own))
+@pytest.mark.parametrize(
+    "own", ["OMP_WAIT_POLICY=ACTIVE", "GOMP_SPINCOUNT=7", "OMP_NUM_THREADS=1", "STAGES_CHOSE_WAITING=1"]
+)
+def test_how_threads_wait_is_the_users_where_he_has_chosen(monkeypatch, own):
+    name, _, value = own.partition("=")
+    monkeypatch.setattr(runtime, "busy_cores", lambda: 64.0)
+    monkeypatch.setattr(os, "environ", {name: value})
     runtime.choose_waiting()
-    assert os.environ == (own or runtime.WAITING)
+    if name == "STAGES_CHOSE_WAITING":  # a parent's choice, not the user's
+        assert os.environ["GOMP_SPINCOUNT"] == "0"
+    else:
+        assert os.environ == {name: value}
+
+
+def test_threads_sleep_at_once_beside_other_work_and_wait_as_the_library_does_where_the_machine_is_free(
+    monkeypatch,
+):
+    cores = len(os.sched_getaffinity(0))
+    for busy, expected in ((0.0, None), (cores - 0.2, "0")):
+        monkeypatch.setattr(runtime, "busy_cores", lambda busy=busy: busy)
+        # A parent's choice beside other work does not outlive that work.
+        monkeypatch.setattr(os, "environ", {"GOMP_SPINCOUNT": "0", "STAGES_CHOSE_WAITING": "1"})
+        runtime.choose_waiting()
+        assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+def test_busy_cores_are_counted():
+    """Beside a process for each core, all of them are busy."""
+    code = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+    cores = len(os.sched_getaffinity(0))
+    others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(cores)]
+    try:
+        time.sleep(0.5)
+        assert cores - 0.5 < max(runtime.busy_cores() for _ in range(5)) <= cores
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import time
 import warnings
 from pathlib import Path
 
@@ -43,13 +44,17 @@ KERNELS = {
 }
 NEEDED = {"avx2", "fma"}  # flags of /proc/cpuinfo
 # How a thread of GNU's OpenMP, which torch's wheels carry, waits for the others: so many times round a loop,
-# then asleep. By itself it goes round 300,000 times, milliseconds: beside other work it keeps a core from the
-# thread that it waits for. Seen (noisy): 1,000 small products by two threads on two cores, beside ten
-# other processes: 52 s with 300,000 rounds, 15 to 22 s with 10,000, 4 to 8 s with 1,000, 1 to 2 s with none.
-# None costs a system call at each product where the machine is free. No byte depends on it.
-# benchmarks/busy.py measures it for each stage.
-WAITING = {"GOMP_SPINCOUNT": "1000"}
+# then asleep. By itself it goes round 300,000 times, milliseconds: the fastest way on a free machine, but
+# beside other work it keeps a core from the thread that it waits for. Measured on two cores
+# (benchmarks/busy.py), beside a process that keeps a core busy against alone: with 300,000 rounds training
+# takes 2.7 and generation 3.7 times as long, with none 1.6 times both. Fewer rounds cost 12 to 26 % on a free
+# machine, so no one count serves both. A process that starts where other work leaves it less than a core for
+# each thread sleeps at once; any other waits as the library does. No byte depends on it.
+SLEEP_AT_ONCE = "0"  # GOMP_SPINCOUNT
 OWN_WAITING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # a user who sets one of them has chosen
+CHOSEN_WAITING = "STAGES_CHOSE_WAITING"  # set beside our own choice, which a child makes anew
+LOOK_SECONDS = 0.1  # 10 ticks of the kernel's clock on each core
+SPARE = 0.5  # of a core that may be busy: a tick or two of others is no other work
 MAPPED_BYTES = 4 * 2**20
 M_MMAP_THRESHOLD = -3  # of malloc.h
 
@@ -98,13 +103,43 @@ def choose_kernels() -> None:
         os.environ.update(KERNELS)
 
 
-def choose_waiting() -> None:
-    """Have threads spin shortly and then sleep while they wait, unless the user has set how they wait.
-
-    `import stages` calls it: the library reads the variable when it is loaded, with torch.
+def busy_cores() -> float:
+    """How many of the cores that this process may use are busy with other work just now; 0 where Linux does
+    not say. Looks for LOOK_SECONDS, in which this process sleeps.
     """
-    if not OWN_WAITING & set(os.environ):
-        os.environ.update(WAITING)
+    stat = Path("/proc/stat")
+    if not stat.is_file() or not hasattr(os, "sched_getaffinity"):
+        return 0.0
+    mine = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+
+    def idle_and_all() -> tuple[dict[str, int], dict[str, int]]:
+        lines = [line.split() for line in stat.read_text().splitlines()]
+        ticks = {line[0]: [int(tick) for tick in line[1:9]] for line in lines if line[0] in mine}
+        # user nice system idle iowait irq softirq steal
+        return {core: t[3] + t[4] for core, t in ticks.items()}, {core: sum(t) for core, t in ticks.items()}
+
+    before = idle_and_all()
+    time.sleep(LOOK_SECONDS)
+    idle, every = (
+        {core: now[core] - then[core] for core in now if core in then}
+        for now, then in zip(idle_and_all(), before, strict=True)
+    )
+    return sum(1 - idle[core] / every[core] for core in idle if every[core] > 0)
+
+
+def choose_waiting() -> None:
+    """Have threads sleep while they wait where other work keeps cores busy, unless the user has chosen.
+
+    `import stages` calls it: the library reads the variable when it is loaded, with torch. What a parent
+    chose for itself is chosen anew: the machine may be free by now.
+    """
+    if os.environ.pop(CHOSEN_WAITING, None):
+        os.environ.pop("GOMP_SPINCOUNT", None)
+    if OWN_WAITING & set(os.environ) or os.environ.get("OMP_NUM_THREADS") == "1":
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores - busy_cores() < min(THREADS, cores) - SPARE:
+        os.environ |= {"GOMP_SPINCOUNT": SLEEP_AT_ONCE, CHOSEN_WAITING: "1"}
 
 
 def require_kernels() -> None:

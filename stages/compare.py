@@ -79,11 +79,11 @@ def require_like(runs: dict[str, dict]) -> None:
                     "same data and evaluate settings in studies.yaml"
                 )
         require_comparable(run["tuned"], runs[first]["tuned"], name, first)
-    if runs[first]["tuned"].sample.count < 2:
-        raise UserError(
-            f"compare: all {runs[first]['evaluation']['n']} articles of {first} are in one cluster; one unit "
-            "says nothing about others. Evaluate on articles of several"
-        )
+        if "resampling" not in run["evaluation"]:
+            raise UserError(
+                f"compare: {name} was evaluated before clusters of articles were resampled together; run "
+                "`make study` again"
+            )
 
 
 def matrix(scores: list[Scores], metric: str) -> np.ndarray:
@@ -170,6 +170,12 @@ def compare(
     variants that are declared and not there.
     """
     require_like(runs)
+    sample = next(iter(runs.values()))["tuned"].sample
+    if sample.too_few_for(confidence):
+        raise UserError(
+            f"compare: the {len(sample.clusters):,} articles are from {sample.count} clusters, too few for a "
+            f"{confidence:.0%} interval; evaluate on articles of more"
+        )
     whole = params.read_yaml(params.PARAMS_FILE)
     varied = sorted({key for variant in study.variants for key in variant.changes})
     measured = measure(study, runs, resamples, spreads)

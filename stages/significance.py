@@ -59,6 +59,9 @@ def stored_scores(arguments: argparse.Namespace) -> dict[str, Scores]:
     files = named_files(arguments.scores, "--scores")
     require_other_file(arguments.output, files.values())
     found = {name: read_scores(path) for name, path in files.items()}
+    for name, path in files.items():
+        if not all("|unit:" in signature for signature in found[name].signatures.values()):
+            print(f"significance: warning: {path} names no unit: rows are taken as independent; score again")
     first = next(iter(found))
     for name in list(found)[1:]:
         require_comparable(found[first], found[name], first, name)

@@ -8,11 +8,13 @@ import pytest
 
 from stages.common import evaluation
 from stages.common.errors import UserError
-from stages.common.hierarchy import resampled, spread_of, summary
+from stages.common.hierarchy import difference, family, resampled, spread_of, summary
 from stages.common.metrics import Scores, require_comparable, unit_of
 from stages.common.overlap import corpus_bleu
 from stages.common.power import needed
 from stages.common.statistics import (
+    BOOTSTRAP,
+    ENOUGH,
     FEW,
     Sample,
     design_effect,
@@ -41,9 +43,10 @@ def test_clusters_are_numbered_by_first_appearance_and_add_up():
     statistics = np.array([[1, 10], [2, 20], [4, 40], [8, 80], [16, 160], [32, 320]])
     assert sample.sums(statistics).tolist() == [[37, 370], [18, 180], [8, 80]]
     assert sample.subset(np.array([3, 4, 5])).clusters.tolist() == [0, 1, 2]
-    equal = Sample.of([str(k // 4) for k in range(4 * FEW)])
-    assert equal.effective == FEW and not equal.few
-    assert Sample.of([str(k // 4) for k in range(4 * FEW - 4)]).few
+    equal = Sample.of([str(k // 4) for k in range(4 * ENOUGH)])
+    assert equal.effective == ENOUGH and not equal.few
+    assert Sample.of([str(k // 4) for k in range(4 * ENOUGH - 4)]).few
+    assert not Sample.independent(8).few  # articles drawn one by one keep the bootstrap
 
 
 # With clusters of one article, numbers are those of the code that knew no clusters (recorded from it).
@@ -86,11 +89,11 @@ def test_with_clusters_of_one_article_nothing_changes_to_the_digit(sample):
 
 def test_clusters_are_drawn_exchanged_and_left_out_whole():
     """Every sum is one of those that whole clusters give, worked out by enumeration."""
-    sample = Sample.of([str(k // 2) for k in range(2 * FEW)])
-    statistics = np.eye(2 * FEW, dtype=np.int64)
+    sample = Sample.of([str(k // 2) for k in range(2 * ENOUGH)])
+    statistics = np.eye(2 * ENOUGH, dtype=np.int64)
     drawn = sample.draws(statistics, 300)
     assert np.array_equal(drawn[:, 0::2], drawn[:, 1::2])  # how often both articles of a cluster were drawn
-    assert (drawn.sum(axis=1) == 2 * FEW).all() and drawn.max() > 1
+    assert (drawn.sum(axis=1) == 2 * ENOUGH).all() and drawn.max() > 1
     left, right = sample.exchanges(np.zeros_like(statistics), statistics, 300)
     assert np.array_equal(left[:, 0::2], left[:, 1::2]) and (left + right == 1).all()
     assert set(np.unique(left)) == {0, 1}
@@ -138,6 +141,8 @@ SIZES = {  # articles of each cluster, their likeness (intra-cluster correlation
     "very unequal": (spread_sizes(40, 1.5), 0.3, 300),
     "one holds half": (np.array([60, *[5] * 12]), 0.2, 300),
     "ten": (np.full(10, 6), 0.2, 300),
+    # From here on the bootstrap.
+    "enough": (np.full(ENOUGH, 4), 0.3, 500),
     "many unequal": (spread_sizes(250, 0.8), 0.1, 1_000),
 }
 
@@ -155,7 +160,7 @@ def simulated(sizes: np.ndarray, likeness: float, rng: np.random.Generator) -> t
 def test_intervals_cover_in_95_percent_of_runs_and_a_true_null_is_rejected_in_5(name):
     sizes, likeness, resamples = SIZES[name]
     sample, rng = Sample(groups_of(sizes)), np.random.default_rng(3)
-    assert sample.few == (name in ("very unequal", "one holds half", "ten"))
+    assert sample.few == (name not in ("enough", "many unequal"))
     covered, rejected, ignored = 0, 0, 0
     for _ in range(RUNS):
         left, right = simulated(sizes, likeness, rng)
@@ -227,7 +232,7 @@ def test_where_nothing_varies_no_detectable_difference_is_named(n):
         entry["p_holm"] = entry["p_randomization"]
         assert entry["detectable"] is None and (entry["low"] is None) == (n == 1)
         said = difference_sentence("a", "b", entry, "rouge1", f"{n} articles", 0.95)
-        assert "0.00 points in" not in said and "true difference of" not in said
+        assert "power: 0.00 points" not in said
         assert "too few" in said if n == 1 else "no MDE can be given" in said
 
 
@@ -274,7 +279,22 @@ def test_a_share_has_wilsons_interval_of_its_effective_articles():
     assert found["value"] == 0.5 and found["low"] < 0.27 and found["high"] > 0.73
     scores.columns["success_rate"] = np.ones(60)
     found = evaluation.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
-    assert found["low"] == pytest.approx(10 / (10 + 1.96**2), abs=1e-3)  # of 10 of 10, not of 60 of 60
+    t = 2.262  # of Student's t with 9 degrees of freedom, since ten clusters are few
+    assert found["low"] == pytest.approx(10 / (10 + t**2), abs=1e-3)  # of 10 of 10, not of 60 of 60
+    scores.groups = [str(k // 15) for k in range(60)]
+    found = evaluation.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
+    assert found == {"value": 1.0, "low": None, "high": None}  # four clusters have no interval
+
+
+@pytest.mark.parametrize("failures", [2, 4, 10])
+def test_a_handful_of_failures_leans_nowhere_by_chance(failures):
+    rng, sample, leaning = np.random.default_rng(failures), Sample(groups_of(np.full(40, 5))), 0
+    for _ in range(120):
+        succeeded = np.ones(200, dtype=bool)
+        succeeded[rng.choice(200, failures, replace=False)] = False
+        p = evaluation.failure_bias(succeeded, rng.normal(size=200), sample)["p"]
+        leaning += p is not None and p <= 0.05
+    assert leaning / 120 < 0.05 + 3 * (0.05 * 0.95 / 120) ** 0.5
 
 
 def test_failures_that_share_a_cluster_prove_less():
@@ -303,7 +323,40 @@ def test_the_noise_of_seeds_is_that_of_clusters():
         taken_alone.append(spread_of(scores).between)
     assert abs(np.mean(between)) < 0.002 < 0.01 < np.mean(taken_alone)
     found = resampled(scores, 500, 0, sample=sample)
-    assert found.df == 59 and summary(found, 0.95)["sampling_se"] > 0
+    assert found.df == pytest.approx(59) and summary(found, 0.95)["sampling_se"] > 0
+
+
+def test_the_noise_of_seeds_of_unequal_clusters_is_no_part_of_a_seeds_own():
+    rng, sample = np.random.default_rng(1), Sample(groups_of(SIZES["one holds half"][0]))
+    found = [spread_of(rng.normal(size=(3, 120)), sample) for _ in range(1_000)]
+    error = np.std([each.between for each in found]) / 1_000**0.5
+    assert abs(np.mean([each.between for each in found])) < 3 * error
+
+
+@pytest.mark.parametrize("sizes", [np.full(8, 5), np.array([40, *[5] * 12])])
+def test_a_true_null_between_two_variants_is_rejected_in_at_most_6_percent(sizes):
+    """Studies: three seeds, few clusters, no difference. Student's t on the clusters' effective number."""
+    rng, sample, rejected, runs = np.random.default_rng(3), Sample(groups_of(sizes)), 0, 600
+    for _ in range(runs):
+        hard = 5 * rng.normal(size=len(sizes))[sample.clusters]
+        one, other = (
+            resampled(
+                hard + rng.normal(size=(3, len(sizes)))[:, sample.clusters] + rng.normal(size=(3, len(hard))),
+                200,
+                stream,
+                sample=sample,
+            )
+            for stream in (0, 1)
+        )
+        rejected += difference(one, other, 0.95)["p"] <= 0.05
+    assert rejected / runs <= 0.06
+
+
+def test_studies_of_two_articles_that_differ_alike_prove_nothing():
+    one, other = (resampled(np.array([[level, level + 9.0]]), 100, 0) for level in (30.0, 32.0))
+    entry = difference(other, one, 0.95)
+    family([entry], 0.95)
+    assert (entry["value"], entry["p"], entry["detectable"]) == (2.0, 0.5, None)
 
 
 # What is compared.
@@ -358,8 +411,14 @@ def test_the_articles_needed_for_an_mde_give_that_mde():
         return difference_of(left, right, 2_000, 0.95, Sample(groups_of(sizes)))
 
     now = entry(np.full(200, 6))
+    resampling = {"clusters": 200, "effective_clusters": 200.0, "interval": BOOTSTRAP}
     found = needed(
-        {"n": 1_200, "resampling": {"clusters": 200}, "comparisons": {"a-b": {"rouge1": now}}},
+        {
+            "n": 1_200,
+            "confidence": 0.95,
+            "resampling": resampling,
+            "comparisons": {"a-b": {"rouge1": now}},
+        },
         now["detectable"] / 2,
     )[0]
     assert (found.articles, found.clusters) == (4_800, 800)
@@ -371,8 +430,14 @@ def test_the_articles_needed_for_an_mde_give_that_mde():
 
 
 def test_an_evaluation_without_an_mde_is_refused():
+    resampling = {"clusters": 3, "effective_clusters": 3.0, "interval": BOOTSTRAP}
     with pytest.raises(UserError, match="no minimum detectable effect"):
         needed(
-            {"n": 3, "resampling": {"clusters": 3}, "comparisons": {"a-b": {"rouge1": {"detectable": None}}}},
+            {
+                "n": 3,
+                "confidence": 0.95,
+                "resampling": resampling,
+                "comparisons": {"a-b": {"rouge1": {"detectable": None}}},
+            },
             1.0,
         )

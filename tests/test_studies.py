@@ -312,11 +312,16 @@ def test_options_are_read_by_dvc_as_they_were(tmp_path, value):
 def test_runs_of_other_articles_are_refused_by_what_differs(key, value):
     def run_of(**changed) -> dict:
         scores = Scores(["a", "b"], {"rouge1": np.array([40.0, 20.0])}, {}, {"rouge1": "F1"})
-        return {"evaluation": {"split": "validation", "n": 2, "test": "one"} | changed, "tuned": scores}
+        evaluation = {"split": "validation", "n": 2, "test": "one", "resampling": {}} | changed
+        return {"evaluation": evaluation, "tuned": scores}
 
     require_like({"as-set": run_of(), "alike": run_of()})
     with pytest.raises(UserError, match=f"^compare: {key} is {value} in other and .* in as-set; they scored"):
         require_like({"as-set": run_of(), "other": run_of(**{key: value})})
+    older = run_of()
+    del older["evaluation"]["resampling"]
+    with pytest.raises(UserError, match=r"^compare: older was evaluated before clusters"):
+        require_like({"as-set": run_of(), "older": older})
 
 
 def found(value: float, p: float, **more) -> dict:

@@ -10,6 +10,7 @@ from stages.common import params
 from stages.common.experiments import shown
 from stages.common.files import read_json
 from stages.common.metrics import HEADLINE, METRICS
+from stages.common.results import number
 from stages.common.statistics import POWER
 from stages.common.studies import Studies
 from stages.common.study_words import analysis_sentences, between, chance_sentence, settings_sentence
@@ -162,16 +163,16 @@ DECISIONS = (
         "none",
         "quantization",
         "Dettmers et al. 2023: LoRA on an NF4 base matches fine-tuning in 16 bits.",
-        "Kept: a base of 27 MB needs no quantizing, and float32 alone gives the same bytes on every CPU with "
-        "AVX2. The presets quantize Phi-2, where memory decides.",
+        "Kept: a base of 27 MB needs no quantizing, and float32 was seen to give the same bytes on two AMD "
+        "CPUs, with and without AVX512. The presets quantize Phi-2, where memory decides.",
     ),
     Decision(
         "model.dtype",
         "float32",
         "quantization",
         "Kalamkar et al. 2019: bfloat16 has float32's range and trains to the same quality.",
-        "Kept: no loss was shown in bfloat16, but float32 alone gives the same bytes on every CPU with AVX2. "
-        "The presets take bfloat16 or float16 for Phi-2.",
+        "Kept: no loss was shown in bfloat16, but float32 was seen to give the same bytes on two AMD CPUs, "
+        "with and without AVX512. The presets take bfloat16 or float16 for Phi-2.",
     ),
     Decision(
         "generate.num_beams",
@@ -229,7 +230,7 @@ def compared_values(found: dict, key: str) -> list[str]:
         others = [other for other in own if other not in same and own[other] != reference[other]]
         entry = variant["difference"][HEADLINE]
         real = is_real(entry, found["confidence"])
-        said = "real" if real else f"not distinguishable (detectable: {entry['detectable']:.2f})"
+        said = "real" if real else f"not distinguishable (detectable: {number(entry['detectable'])})"
         also = f", with other {' and '.join(others)}" if others else ""
         (mixed if others else alone).append(f"- `{name}`{also}: {between(entry)}, {said}")
     return alone or mixed

@@ -13,7 +13,9 @@ from stages.common.files import write_json
 from stages.common.metrics import KINDS, METRICS, QUALITY, ROW, Scores
 from stages.common.overlap import overlap_scores, overlap_signatures
 from stages.common.statistics import (
+    BOOTSTRAP,
     FEW,
+    SUBSETS,
     Sample,
     design_effect,
     holm,
@@ -125,7 +127,7 @@ def described_sample(scores: dict[str, Scores]) -> dict:
         "clusters": sample.count,
         "effective_clusters": sample.effective,
         "largest_cluster": int(sample.sizes.max()),
-        "interval": "random subsets of clusters" if sample.few else "bootstrap of clusters",
+        "interval": SUBSETS if sample.few else BOOTSTRAP,
     }
 
 
@@ -133,6 +135,12 @@ def cluster_warning(sample: Sample, unit: str) -> str | None:
     """What few clusters mean for the intervals, or None where there are enough."""
     if sample.effective >= FEW:
         return None
+    if sample.count == 1:
+        n = len(sample.clusters)
+        where = (
+            "one article is" if n == 1 else f"all {n:,} articles are in one cluster (unit: {unit}), which is"
+        )
+        return f"{where} too few for any interval; use articles of several clusters"
     if sample.single:
         return (
             f"{sample.count} articles are few: a bootstrap interval of fewer than {FEW} covers the true "
@@ -171,18 +179,22 @@ def summaries(scores: dict[str, Scores], sums: dict, confidence: float) -> dict[
         }
         if "success_rate" in system.columns:
             rate = system.columns["success_rate"]
-            effective = effective_articles(system.statistics("success_rate"), sample)
-            low, high = wilson_interval(float(rate.mean()) * effective, effective, confidence)
+            low, high = None, None
+            if sample.single or not sample.too_few_for(confidence):
+                effective = effective_articles(system.statistics("success_rate"), sample)
+                df = sample.effective - 1 if sample.few else np.inf
+                low, high = wilson_interval(float(rate.mean()) * effective, effective, confidence, df)
             found[name]["success_rate"] = {"value": float(rate.mean()), "low": low, "high": high}
     return found
 
 
 def effective_articles(statistics: np.ndarray, sample: Sample) -> float:
     """As many articles drawn one by one as would tell as much of a share: n over the design effect, which is
-    not taken below 1. Where all articles have one value their likeness shows nowhere, and clusters count.
+    not taken below 1. Where all articles have one value their likeness shows nowhere, and those of a cluster
+    may be as alike as can be: the effective clusters count.
     """
     effect = design_effect(statistics, mean_of, sample)
-    return float(sample.count) if effect is None else len(statistics) / max(1.0, effect)
+    return sample.effective if effect is None else len(statistics) / max(1.0, effect)
 
 
 def comparisons(
@@ -286,5 +298,7 @@ def failure_bias(succeeded: np.ndarray, lengths: np.ndarray, sample: Sample | No
         # NaN: every failure, or every success, lies in one cluster, and nothing is known of another.
         if np.isfinite(error) and error > 0:
             far = abs(found["longer"] - 0.5) / error
-            found["p"] = float(2 * student.sf(far, max(1.0, sample.effective - 1)))
+            # The error comes from the clusters that hold a failure, or those that hold a success.
+            sides = (sample.subset(np.flatnonzero(side)).effective for side in (failed, succeeded))
+            found["p"] = float(2 * student.sf(far, max(1.0, min(sides) - 1)))
     return found

@@ -32,6 +32,7 @@ from stages.common.statistics import (
     number,
     p_value,
     percentile_interval,
+    resampled_sums,
 )
 
 EXPONENTS = np.linspace(0.02, 2.0, 100)  # of the power law; tried one by one, since a and b are linear
@@ -82,8 +83,9 @@ def spread_of(scores: np.ndarray, sample: Sample | None = None) -> Spread | None
     means = scores.mean(axis=1)
     residual = scores - means[:, None] - scores.mean(axis=0) + scores.mean()
     clustered = sample.sums(residual.T)  # what a seed adds to the sum of a cluster, [clusters, seeds]
-    # Clusters of one article: sum(residual^2) / ((seeds - 1) (n - 1)) is the noise of one score.
-    noise = (clustered**2).sum() * sample.count / ((count - 1) * (sample.count - 1)) / n**2
+    # Clusters of one article: sum(residual^2) / ((seeds - 1) (n - 1)) is the noise of one score. A cluster's
+    # own part of the mean was taken from its residuals: 1 - its share of the articles gives it back.
+    noise = (clustered**2 / (1 - sample.sizes / n)[:, None]).sum() / (count - 1) / n**2
     total = float(means.var(ddof=1))
     return Spread(total, total - float(noise), count - 1)
 
@@ -107,15 +109,18 @@ def resampled(
     """
     sample = sample or Sample.independent(scores.shape[1])
     statistics = [mean_statistics(row) for row in scores]
-    sums = sample.draws(np.concatenate(statistics, axis=1), resamples)
+    seeds = np.array([mean_of(each.sum(axis=0)) for each in statistics])
+    # Of few clusters too the bootstrap: its variance is what Student's t wants, not the subsets' wide tails.
+    sums = resampled_sums(sample.sums(np.concatenate(statistics, axis=1)), resamples)
     articles = mean_of(sums.reshape(resamples, len(scores), -1)).mean(axis=1)
+    if not sample.single and sample.count > 1:  # the bootstrap's variance is (clusters - 1) / clusters of it
+        articles = seeds.mean() + (articles - seeds.mean()) * np.sqrt(sample.count / (sample.count - 1))
     spread = spread_of(scores, sample) or borrowed
     both = articles
     if spread is not None:
         chance = np.random.default_rng([SEED, stream]).standard_t(spread.df, size=resamples)
         both = articles + chance * np.sqrt(max(0.0, spread.between) / len(scores))
-    seeds = np.array([mean_of(each.sum(axis=0)) for each in statistics])
-    return Resampled(seeds, articles, both, spread, sample.effective - 1)
+    return Resampled(seeds, articles, both, spread, max(1.0, sample.effective - 1))
 
 
 def contrast(weights: np.ndarray, found: list[Resampled], confidence: float) -> dict:
@@ -141,10 +146,12 @@ def contrast(weights: np.ndarray, found: list[Resampled], confidence: float) -> 
     se = np.sqrt(variance)
     if se <= TIE:  # nothing varies: the same outputs, or the same distance on every article
         value = value if abs(value) > TIE else 0.0
-        return {"value": value, "low": value, "high": value, "se": 0.0, "df": None, "p": float(value == 0)}
+        # Equal differences of G units: of 2^G exchanges of the two systems two are as far from 0.
+        p = 1.0 if value == 0 else 2.0 ** -min(found[0].df, 1_000.0)
+        return {"value": value, "low": value, "high": value, "se": 0.0, "df": None, "p": p}
     # A between that comes out below 0 makes the variance small and leaves the uncertainty: fewer degrees than
-    # the least certain spread has by itself are none that the data speak for.
-    df = max(variance**2 / uncertain, min((spread.df for spread, _ in shares.values()), default=0))
+    # the least certain of the spreads and the clusters has by itself are none that the data speak for.
+    df = max(variance**2 / uncertain, min(found[0].df, *(spread.df for spread, _ in shares.values()), np.inf))
     return tested(value, float(se), float(df), confidence)
 
 

@@ -8,8 +8,11 @@ one would have an MDE smaller by the root of d (Bloom 1995; Killip, Mahfoud and 
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from stages.common.errors import UserError
 from stages.common.metrics import HEADLINE
+from stages.common.statistics import FEW, SUBSETS, detectable_effect
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,20 @@ def needed(evaluation: dict, wanted: float) -> list[Needed]:
 
     A comparison without an MDE (nothing varies, or too few clusters) is left out; a UserError where all are.
     """
-    n, clusters = evaluation["n"], evaluation["resampling"]["clusters"]
+    n, resampling = evaluation["n"], evaluation["resampling"]
+    clusters, alpha = resampling["clusters"], 1 - evaluation["confidence"]
+    # Student's t of few clusters makes their MDE larger; more clusters will not have that part of it.
+    few = resampling["interval"] == SUBSETS
+    wide = detectable_effect(alpha, max(1.0, resampling["effective_clusters"] - 1)) if few else 1.0
+    narrow = detectable_effect(alpha, np.inf) if few else 1.0
     found = []
     for pair, entries in evaluation["comparisons"].items():
         entry = entries[HEADLINE]
         if entry["detectable"] is None:
             continue
-        factor = (entry["detectable"] / wanted) ** 2
+        factor = (entry["detectable"] * narrow / wide / wanted) ** 2
+        if few:
+            factor = max(factor, FEW / clusters)
         effect = entry["design_effect"]
         found.append(
             Needed(

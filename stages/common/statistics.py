@@ -21,17 +21,19 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 SEED = 0  # of the resampling alone: every metric and system sees the same resamples
 AT_ONCE = 100  # resamples drawn at once; bounds memory: 100 x 11,334 counts of 8 bytes are 9 MB
 SCALE = 1_000_000  # scores are held to 6 decimals, as whole numbers of millionths
 POWER = 0.8  # of the minimum detectable difference
 TIE = 1e-12  # scores nearer than that are equal: above rounding, below one millionth over any test set
-# A percentile interval of so many equal clusters covers in 93.5 % of cases instead of 95, of fewer in less;
-# clusters of unequal size need more of them (simulated: tests/test_clusters.py).
-FEW = 30
-FEW_UNEQUAL = 100
+FEW = 30  # effective clusters below which a test set is warned of
+# Effective clusters from which a percentile interval covers in over 93 % of cases instead of 95; with eight
+# it does in less than 90 (simulated: tests/test_clusters.py).
+ENOUGH = 100
+# What an interval's ends are percentiles of.
+BOOTSTRAP, SUBSETS = "bootstrap of clusters", "random subsets of clusters"
 
 Aggregate = Callable[[np.ndarray], np.ndarray]
 
@@ -83,10 +85,7 @@ class Sample:
     def few(self) -> bool:
         """Whether a percentile interval of these clusters would cover too rarely, so that `draws` takes
         random subsets. Articles drawn one by one keep the percentile interval, with a warning below FEW."""
-        if self.single:
-            return False
-        equal = bool((self.sizes == self.sizes[0]).all())
-        return self.effective < (FEW if equal else FEW_UNEQUAL)
+        return not self.single and self.effective < ENOUGH
 
     def sums(self, statistics: np.ndarray) -> np.ndarray:
         """Statistics [clusters, k] of clusters from those of their articles, [articles, k]."""
@@ -165,9 +164,10 @@ def subset_sums(statistics: np.ndarray, resamples: int) -> np.ndarray:
 
     Of units whose distances from the mean are symmetric, of whatever sizes, the subsets' means fall on both
     sides of the true mean as coins do (Hartigan 1969, "Using subsample values as typical values"): their
-    percentiles are an interval that covers as often as it says, however few units there are. It holds the
-    values that a test by random changes of sign (`swapped_sums`, the wild bootstrap with Rademacher's
-    weights) does not reject. An empty subset is replaced by the whole, its complement.
+    percentiles are an interval that covers as often as it says, however few units there are. Of a mean it
+    holds the values that a test by random changes of sign (`swapped_sums`, the wild bootstrap with
+    Rademacher's weights) does not reject; of a corpus score, about those. Skewed units cover less. An empty
+    subset is replaced by the whole, its complement.
     """
     values, found = _exact(statistics), []
     for tosses in _tosses(len(statistics), resamples):
@@ -413,12 +413,13 @@ def holm(p_values: list[float | None]) -> list[float | None]:
     return [adjusted.get(i) for i in range(len(p_values))]
 
 
-def wilson_interval(successes: float, n: float, confidence: float) -> tuple[float, float]:
+def wilson_interval(successes: float, n: float, confidence: float, df: float = np.inf) -> tuple[float, float]:
     """Wilson's score interval of a share (Wilson 1927): not empty at 0 and 1, as a bootstrap's is.
 
-    Of clusters both counts are effective ones: divided by the design effect (Korn and Graubard 1998).
+    Of clusters both counts are effective ones, divided by the design effect, and df, where clusters are few,
+    the degrees of freedom of Student's t in the normal's place (Korn and Graubard 1998).
     """
-    z = float(ndtri((1 + confidence) / 2))
+    z = float(ndtri((1 + confidence) / 2) if np.isinf(df) else stdtrit(df, (1 + confidence) / 2))
     share, shrunk = successes / n, 1 + z * z / n
     centre = (share + z * z / (2 * n)) / shrunk
     half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / shrunk

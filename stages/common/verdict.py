@@ -34,7 +34,7 @@ def difference_sentence(
     """One comparison in words: the difference, its interval, and what could not have been seen.
 
     left, right: names as they are inside a sentence; articles: how many, and in how many clusters
-    (`results.clusters_phrase`).
+    (`clusters_phrase`).
     """
     title = METRICS[metric].title
     if entry["value"] is None:

@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from stages.common import evaluation
 from stages.common.errors import UserError
@@ -212,6 +213,32 @@ def test_too_few_clusters_have_no_interval():
         assert (entry["low"] is not None) == (entry["detectable"] is not None) == there
         assert 0 < entry["p_randomization"] <= 1
         json.dumps([found, entry], allow_nan=False)
+
+
+@pytest.mark.parametrize(("clusters", "there"), [(20, False), (50, True), (150, True)])
+def test_bca_and_the_bootstraps_p_are_those_of_clusters(clusters, there):
+    """scipy's bootstrap of the sums and sizes of clusters, in pairs, is the bootstrap of clusters."""
+    rng = np.random.default_rng(clusters)
+    sizes = rng.integers(1, 9, clusters)
+    sample, values = Sample(groups_of(sizes)), rng.gamma(2, 10, int(sizes.sum())).round(6)
+    found = summary_of(values, 4_000, 0.95, sample)
+    entry = difference_of(values, values - rng.normal(1, 5, len(values)), 4_000, 0.95, sample)
+    assert (found["bca_low"] is not None) == (entry["p_bootstrap"] is not None) == there
+    if there:
+        other = bootstrap(
+            (np.bincount(sample.clusters, values), sizes),
+            lambda sums, counts, axis=-1: sums.sum(axis=axis) / counts.sum(axis=axis),
+            paired=True,
+            n_resamples=4_000,
+            method="BCa",
+            rng=1,
+        )
+        assert found["bca_low"] == pytest.approx(
+            other.confidence_interval.low, abs=0.1 * other.standard_error
+        )
+        assert found["bca_high"] == pytest.approx(
+            other.confidence_interval.high, abs=0.1 * other.standard_error
+        )
 
 
 def test_few_clusters_are_warned_of_and_more_articles_of_the_same_ones_are_no_way_out():

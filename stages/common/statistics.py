@@ -87,6 +87,11 @@ class Sample:
         random subsets. Articles drawn one by one keep the percentile interval, with a warning below FEW."""
         return not self.single and self.effective < ENOUGH
 
+    @property
+    def very_few(self) -> bool:
+        """Whether nothing that a bootstrap of these clusters says is to be relied on."""
+        return not self.single and self.effective < FEW
+
     def sums(self, statistics: np.ndarray) -> np.ndarray:
         """Statistics [clusters, k] of clusters from those of their articles, [articles, k]."""
         found = np.zeros((self.count, statistics.shape[1]), dtype=statistics.dtype)
@@ -257,21 +262,32 @@ def design_effect(
 
 def _intervals(
     values: np.ndarray,
+    bootstrap: np.ndarray | None,
     estimate: float,
-    jackknife: Callable[[], np.ndarray],
+    jackknife: np.ndarray,
     sample: Sample,
     confidence: float,
 ) -> dict:
-    """low, high, bca_low and bca_high of a score. values: of draws; jackknife: scores without each cluster.
+    """low, high, bca_low and bca_high of a score.
 
-    BCa is a correction of the percentile interval: there is none where subsets are drawn.
+    values: of draws; bootstrap: of the bootstrap, which BCa corrects, None where it is not to be relied on;
+    jackknife: scores without each cluster.
     """
     low, high, bca_low, bca_high = None, None, None, None
     if not sample.too_few_for(confidence):
         low, high = percentile_interval(values, confidence)
-        if not sample.few:
-            bca_low, bca_high = bca_interval(values, estimate, jackknife(), confidence)
+        if bootstrap is not None:
+            bca_low, bca_high = bca_interval(bootstrap, estimate, jackknife, confidence)
     return {"low": low, "high": high, "bca_low": bca_low, "bca_high": bca_high}
+
+
+def _bootstrap(
+    values: np.ndarray, units: np.ndarray, aggregate: Callable[[np.ndarray], np.ndarray], sample: Sample
+) -> np.ndarray | None:
+    """Scores [resamples] of the bootstrap of units [clusters, k]: the drawn `values` where those are it."""
+    if not sample.few:
+        return values
+    return None if sample.very_few else aggregate(resampled_sums(units, len(values)))
 
 
 def score_of(
@@ -285,12 +301,13 @@ def score_of(
 
     statistics [articles, k]; sums [resamples, k] from `Sample.draws`; sample: None where every article was
     drawn by itself. Of few clusters low and high are percentiles of random subsets (`subset_sums`), and None
-    where there are too few for any interval.
+    where there are too few for any interval. BCa is of the bootstrap, and None where clusters are very few.
     """
     sample = sample or Sample.independent(len(statistics))
     total, units = statistics.sum(axis=0), sample.sums(statistics)
-    estimate = aggregate(total)
-    ends = _intervals(aggregate(sums), estimate, lambda: aggregate(total - units), sample, confidence)
+    estimate, values = aggregate(total), aggregate(sums)
+    bootstrap = _bootstrap(values, units, aggregate, sample)
+    ends = _intervals(values, bootstrap, estimate, aggregate(total - units), sample, confidence)
     effect = None if np.isnan(estimate) else design_effect(statistics, aggregate, sample)
     return {"value": number(estimate), **ends, "design_effect": effect}
 
@@ -357,7 +374,7 @@ def paired_difference(
     left, right: statistics [articles, k]; sums: of both from `Sample.draws`; swapped: from
     `Sample.exchanges`; sample: None where every article was drawn by itself.
     p_bootstrap: share of resampled differences that lie as far from the observed one as 0 does; None where
-    clusters are few. p_randomization: share of random exchanges of the two systems' outputs, cluster by
+    clusters are very few. p_randomization: share of random exchanges of the two systems' outputs, cluster by
     cluster, that differ as much; exact however few clusters there are.
     detectable: the true difference that this test set would show at `confidence` in POWER of all cases,
     (z(confidence) + z(POWER)) times the bootstrap's standard error; None where nothing varies.
@@ -378,12 +395,13 @@ def paired_difference(
         )
         return dict.fromkeys(names)
     values = aggregate(sums[0]) - aggregate(sums[1])
+    bootstrap = _bootstrap(values, units, difference, sample)
     variance = jackknife_variance(units, difference, sample.sizes)
     return {
         "value": observed,
-        **_intervals(values, observed, lambda: difference(total - units), sample, confidence),
+        **_intervals(values, bootstrap, observed, difference(total - units), sample, confidence),
         "design_effect": design_effect(both, difference, sample),
-        "p_bootstrap": None if sample.few else p_value(np.abs(values - observed), observed),
+        "p_bootstrap": None if bootstrap is None else p_value(np.abs(bootstrap - observed), observed),
         "p_randomization": p_value(np.abs(aggregate(swapped[0]) - aggregate(swapped[1])), observed),
         "detectable": minimum_detectable(values, variance, sample, confidence),
     }

@@ -105,7 +105,7 @@ def test_evaluation_has_the_documented_form(finished):
                 assert low <= entry["value"] and (high is None or entry["value"] <= high)
                 assert entry["low"] <= entry["value"] + 1e-4 and entry["value"] <= entry["high"] + 1e-4
     for rule in declared.values():
-        assert f"n:8|test:{found['test']}" in rule["signature"]
+        assert f"n:8|unit:file|test:{found['test']}" in rule["signature"]
         assert str(folder) not in rule["signature"]
     for entries in found["comparisons"].values():
         assert set(entries) == {name for name, rule in found["metrics"]["quality"].items()}

@@ -16,6 +16,7 @@ from transformers import (
     OPTForCausalLM,
     PhiConfig,
     PreTrainedTokenizerFast,
+    XLNetConfig,
 )
 
 from stages.common import base_check
@@ -90,7 +91,7 @@ def test_rotary_positions_beyond_training_are_a_warning():
     assert "a prompt and its summary take 33 tokens, the model was trained on at most 32 positions" in said
 
 
-@pytest.mark.parametrize("config", [MambaConfig(), FalconConfig(alibi=True)])
+@pytest.mark.parametrize("config", [MambaConfig(), FalconConfig(alibi=True), XLNetConfig()])
 def test_a_model_without_positions_has_no_limit(config):
     assert base_check.check_positions(config, 10**6, "its summary") is None
 

@@ -327,6 +327,15 @@ def test_an_output_is_found_writable_and_nothing_is_left_by_the_trial(tmp_path):
     assert {name: content[0] for name, content in tree(tmp_path).items()} == {"there.json": b"old"}
 
 
+def test_an_output_replaces_no_device_and_no_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name in (str(tmp_path / "pipe"), str(tmp_path / "link"), "/dev/null", "/dev/new.json"):
+        with pytest.raises(UserError, match="is not a regular file; expected the path of a file"):
+            output_file(name)
+    assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()
+
+
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()

@@ -458,6 +458,7 @@ def test_significance_refuses(files, options, said, error_of):
             '{"prediction": "one"}\n{"prediction": "two"}\n',
             "is JSON, an object a line: name it .jsonl",
         ),
+        ("p.txt", '["one two"]\n["three"]\n', "is JSON, an array a line"),
         ("p.txt", "id,prediction\n1,one\n", "is a table (commas)"),
         ("p.txt", "Id;Prediction\n1;one\n", "is a table (semicolons)"),
         ("p.txt", '"prediction"\n"one"\n', "is a table (of one column)"),

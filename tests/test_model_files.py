@@ -219,6 +219,7 @@ def test_code_beside_a_model_of_transformers_own_is_not_run(folder, monkeypatch,
         ({"model_type": "own"}, "model type `own`"),
         ({"hidden_act": "none"}, "'none'"),
         ({"hidden_size": "wide"}, "hidden_size"),
+        ({"num_attention_heads": 0}, "ZeroDivisionError"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized already (gptq)"),
     ],
 )

@@ -251,6 +251,12 @@ def test_sentences_put_together_are_the_text(text):
     assert " ".join(sentences(text, "en")).split() == text.split()
 
 
+def test_greek_asks_with_a_mark_that_parts_clauses_elsewhere():
+    assert sentences("Τι είναι; Ήταν εδώ.", "el") == ["Τι είναι;", "Ήταν εδώ."]
+    assert sentences("Τι είναι; ήταν εδώ.", "el") == ["Τι είναι; ήταν εδώ."]
+    assert sentences("It is; He left.", "en") == ["It is; He left."]
+
+
 def test_first_sentence_is_the_first_of_all():
     assert first_sentence("\n\n One thing. Another.", "en") == "One thing."
 

@@ -84,6 +84,11 @@ def _parsed(text: str) -> dict | list | None:
         return None
 
 
+def _is_list(value) -> bool:
+    """Whether parsed JSON is an array of more than numbers: "[1]" may be text, a citation."""
+    return isinstance(value, list) and any(isinstance(item, str | dict | list) for item in value)
+
+
 def _other_format(lines: list[str]) -> str | None:
     """What a file is that holds no text a line, by its content; None where nothing speaks against that.
 
@@ -97,10 +102,12 @@ def _other_format(lines: list[str]) -> str | None:
         return "a pointer of git-lfs; run `git lfs pull`"
     if filled and all(isinstance(_parsed(line), dict) for line in filled):
         return "JSON, an object a line: name it .jsonl" if len(filled) > 1 else "a JSON object"
+    if len(filled) > 1 and all(_is_list(_parsed(line)) for line in filled):
+        return "JSON, an array a line"
     whole = _parsed("\n".join(lines))
     if isinstance(whole, dict):
         return "a JSON object"
-    if isinstance(whole, list) and any(isinstance(item, str | dict | list) for item in whole):
+    if _is_list(whole):
         return "a JSON array"
     if len(filled) > 1 and first in ("{", "[", "[{"):
         return "JSON over several lines, cut off or with a mistake in it"

@@ -45,7 +45,7 @@ def position_limit(config) -> tuple[int | None, bool]:
     bias by distance. Falcon's and Bloom's biases, and state-space models, have no limit.
     """
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    if limit is None or getattr(config, "alibi", False):
+    if limit is None or limit <= 0 or getattr(config, "alibi", False):  # XLNet says -1: relative ones
         return None, False
     return limit, getattr(config, "rope_parameters", None) is None
 

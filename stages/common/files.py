@@ -132,7 +132,7 @@ def _forget(journal: Path) -> None:
 def output_file(value: str) -> Path:
     """The path in an option --output, found writable before any work is done (an argparse type).
 
-    Raises UserError for a folder, and for a place where no file can be made.
+    Raises UserError for a folder, for what is no regular file, and for a place where no file can be made.
     """
     path = Path(value)
     folders: list[Path] = []
@@ -140,6 +140,10 @@ def output_file(value: str) -> Path:
     try:
         if path.is_dir():
             raise UserError(f"--output: {path} is a folder; expected the path of a file")
+        # A file is renamed to its place: a device or a pipe would be gone, for root the machine's /dev/null.
+        special = path.exists() and not path.is_file()
+        if special or path.absolute().is_relative_to("/dev"):
+            raise UserError(f"--output: {value!r} is not a regular file; expected the path of a file")
         folders += _missing_folders([path])
         path.parent.mkdir(parents=True, exist_ok=True)
         trial.touch()

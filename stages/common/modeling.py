@@ -138,7 +138,7 @@ def readable_errors(model, what: str):
 
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
+    except (OSError, ValueError, KeyError, ArithmeticError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"{_where(model)}: its {what} {_reason(model, error)}") from error
     except RuntimeError as error:
         if "conversion of the weights" not in str(error):

@@ -37,6 +37,8 @@ STRONG = rf"[[\p{{Sentence_Terminal}}\u0f0d\u0f0e]--[{WEAK}\u104a]]"
 # A closing quote may look like an opening one (German), and come after a blank (French).
 CLOSING = r"""(?:["')\]]|[[\p{Pe}\p{Pf}]--[\x00-\x7f]]|\p{Pi}(?![\p{L}\p{N}])|\ [»›](?=\ |$))"""
 END = regex.compile(rf"[{STRONG}{WEAK}]++{CLOSING}*+", regex.V1)
+# Greek asks with the mark that other languages part clauses with; keyboards have the ASCII one.
+GREEK_END = regex.compile(rf"[{STRONG}{WEAK};]++{CLOSING}*+", regex.V1)
 HAS_STRONG = regex.compile(STRONG, regex.V1)
 OPENING = r"""["'(\[]?(?:[[\p{Ps}\p{Pi}\p{Pf}\u00a1\u00bf\u2012-\u2015]--[\x00-\x7f]]\s?)*+"""
 START = regex.compile(rf"\s++{OPENING}(?:[\p{{Lu}}\p{{Lt}}\p{{Lo}}\p{{N}}`*:]|{PICTURE}|\p{{RI}})", regex.V1)
@@ -139,7 +141,7 @@ def sentences(text: str, language: str) -> list[str]:
     for paragraph in re.split(r"\n" if language in LINES else r"\n\s*\n|\u2029", text):
         paragraph = " ".join(paragraph.split())
         start = 0
-        for end in END.finditer(paragraph):
+        for end in (GREEK_END if language == "el" else END).finditer(paragraph):
             if _ends_sentence(paragraph, start, end, language):
                 found.append(paragraph[start : end.end()].strip())
                 start = end.end()

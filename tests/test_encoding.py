@@ -13,7 +13,7 @@ from stages.common.encoding import (
     training_batch,
 )
 from stages.common.errors import UserError
-from stages.common.prompts import TEMPLATES, around
+from stages.common.prompts import TEMPLATES, frame_of
 
 TEXTS = [
     "Return the mean.",
@@ -31,7 +31,8 @@ OWN = "Text:\n{article}\n\nIn a sentence:"
 @pytest.mark.parametrize("text", TEXTS)
 def test_only_the_document_is_cut(tokenizer, template, text):
     limit = overhead(tokenizer, template, "x") + 20
-    before, after = around(template)
+    frame = frame_of(tokenizer, template)
+    before, after = frame.before, frame.after
     prompt = encode_prompt(tokenizer, template, text, limit)
     assert len(prompt.ids) <= limit
     assert prompt.text.startswith(before) and prompt.text.endswith(after)

@@ -7,7 +7,7 @@ from where the prompt ends, never from pad ids, so that EOS keeps its label even
 from dataclasses import dataclass
 
 from stages.common.errors import UserError
-from stages.common.prompts import TEMPLATES, around, completion
+from stages.common.prompts import CHAT, TEMPLATES, Frame, completion, frame_of
 
 IGNORED = -100  # the label that cross-entropy skips
 
@@ -22,19 +22,63 @@ class Prompt:
     document_tokens_cut: int
 
 
-def filled_ids(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+def filled_ids(tokenizer, frame: Frame, document: str) -> tuple[list[int], list[tuple[int, int]]]:
     """(token ids, their spans in the text) of a prompt, as the model expects its beginning (BOS).
 
     What a tokenizer puts behind a text (EOS, as in `<s> $A </s>`) is left out: the summary follows.
     """
+    if frame.chat:
+        return _chat_ids(tokenizer, frame, document)
     encoded = tokenizer(
-        text, return_offsets_mapping=True, return_special_tokens_mask=True, split_special_tokens=True
+        frame.before + document + frame.after,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        split_special_tokens=True,
     )
     ids, spans, added = (encoded[key] for key in ("input_ids", "offset_mapping", "special_tokens_mask"))
     end = len(ids)
     while end and added[end - 1]:
         end -= 1
     return list(ids[:end]), list(spans[:end])
+
+
+def _chat_ids(tokenizer, frame: Frame, document: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """`filled_ids` of a chat: the frame's special tokens are tokens, what the article spells stays text.
+
+    The text between the frame's special tokens on either side of the article is tokenized as one.
+    """
+    head, tail = special_end(tokenizer, frame.before), special_start(tokenizer, frame.after)
+    ids, spans, place = [], [], 0
+    for text, split in (
+        (frame.before[:head], False),
+        (frame.before[head:] + document + frame.after[:tail], True),
+        (frame.after[tail:], False),
+    ):
+        encoded = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=split
+        )
+        ids += encoded["input_ids"]
+        spans += [(place + start, place + end) for start, end in encoded["offset_mapping"]]
+        place += len(text)
+    return ids, spans
+
+
+def special_places(tokenizer, text: str) -> list[tuple[int, int]]:
+    """Where special tokens are spelled in a text: (start, end) of each."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [span for number, span in pairs if number in special]
+
+
+def special_end(tokenizer, text: str) -> int:
+    """Where the last special token in a text ends; 0 where it has none."""
+    return max((end for _, end in special_places(tokenizer, text)), default=0)
+
+
+def special_start(tokenizer, text: str) -> int:
+    """Where the first special token in a text starts; its end where it has none."""
+    return min((start for start, _ in special_places(tokenizer, text)), default=len(text))
 
 
 def ids_of(tokenizer, text: str) -> list[int]:
@@ -47,8 +91,7 @@ def ids_of(tokenizer, text: str) -> list[int]:
 
 def overhead(tokenizer, template: str, document: str) -> int:
     """Tokens that the template adds to `document`."""
-    before, after = around(template)
-    ids, _ = filled_ids(tokenizer, before + document + after)
+    ids, _ = filled_ids(tokenizer, frame_of(tokenizer, template), document)
     return len(ids) - len(ids_of(tokenizer, document))
 
 
@@ -57,9 +100,10 @@ def encode_prompt(tokenizer, template: str, document: str, max_tokens: int) -> P
 
     Raises UserError where the template alone leaves no room for a token of the document.
     """
-    before, after = around(template)
+    frame = frame_of(tokenizer, template)
+    before, after = frame.before, frame.after
     text = before + document + after
-    ids, spans = filled_ids(tokenizer, text)
+    ids, spans = filled_ids(tokenizer, frame, document)
     total = sum(1 for start, end in spans if end > len(before) and start < len(before) + len(document))
     kept = document
     while len(ids) > max_tokens:
@@ -77,7 +121,7 @@ def encode_prompt(tokenizer, template: str, document: str, max_tokens: int) -> P
             )
         kept = text[len(before) : max(inside[-excess], len(before))].rstrip()
         text = before + kept + after
-        ids, spans = filled_ids(tokenizer, text)
+        ids, spans = filled_ids(tokenizer, frame, kept)
     left = sum(1 for start, end in spans if end > len(before) and start < len(before) + len(kept))
     return Prompt(text, ids, total, total - left)
 
@@ -89,12 +133,29 @@ def encode_completion(tokenizer, summary: str, template: str) -> list[int]:
     every text. Where the last token of a prompt would merge with the first of its summary, generation cannot
     begin with that token; there, and where the template ends with the article, a full stop goes before.
     """
-    text = completion(summary)
-    for tail in (around(template)[1], "."):
+    frame = frame_of(tokenizer, template)
+    text = completion(summary, frame)
+    if frame.chat:
+        return [*_answer_ids(tokenizer, frame, text), tokenizer.eos_token_id]
+    for tail in (frame.after, "."):
         lead, whole = ids_of(tokenizer, tail), ids_of(tokenizer, tail + text)
         if lead and whole[: len(lead)] == lead:
             return [*whole[len(lead) :], tokenizer.eos_token_id]
     return [*ids_of(tokenizer, text), tokenizer.eos_token_id]
+
+
+def _answer_ids(tokenizer, frame: Frame, text: str) -> list[int]:
+    """Token ids of an answer in a chat: behind the last special token of the frame and what follows that.
+
+    An answer that spells a special token is tokenized alone, where it stays text.
+    """
+    if not special_places(tokenizer, text):
+        last = max((start for start, _ in special_places(tokenizer, frame.after)), default=0)
+        tail = frame.after[last:]
+        lead, whole = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (tail, tail + text))
+        if whole[: len(lead)] == lead:
+            return whole[len(lead) :]
+    return ids_of(tokenizer, text)
 
 
 def pad_left(rows: list[list[int]], pad_id: int):
@@ -131,4 +192,5 @@ def training_batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> dict
 
 def template_overheads(tokenizer, document: str) -> dict[str, int]:
     """Tokens that each template adds to `document`."""
-    return {name: overhead(tokenizer, name, document) for name in TEMPLATES}
+    names = [*TEMPLATES, *([CHAT] if tokenizer.chat_template else [])]
+    return {name: overhead(tokenizer, name, document) for name in names}

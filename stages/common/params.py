@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import yaml
 
 from stages.common.errors import UserError
-from stages.common.prompts import SLOT, TEMPLATES, is_template
+from stages.common.prompts import CHAT, SLOT, TEMPLATES, is_template
 
 PARAMS_FILE = Path("params.yaml")
 SPLITS = ("train", "validation", "test")
@@ -78,7 +78,9 @@ LANGUAGE = Key(
 TEXT = Key("a text that is not empty", lambda v: isinstance(v, str) and v.strip() != "")
 TEXT_OR_NULL = Key("a text or null", lambda v: v is None or TEXT.accepts(v))
 TEMPLATE = Key(
-    f"one of {', '.join(TEMPLATES)}, or a text that holds {SLOT} once", is_template, tuple(TEMPLATES)
+    f"one of {', '.join(TEMPLATES)}, {CHAT} (the base's own), or a text that holds {SLOT} once",
+    is_template,
+    (*TEMPLATES, CHAT),
 )
 NAMES = Key(
     "a list of at least one module name, none twice",

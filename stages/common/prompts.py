@@ -3,10 +3,23 @@
 A template is the text around `{article}`; the summary follows it after one space and ends with EOS.
 `prompt.template` is the name of one of these, or such a text itself. The first five are the original study's,
 `direct` its choice. The others vary one thing at a time: what is asked (nothing, a headline, rules, a role, a
-reader), where it stands (before, after, both sides), and the form (Markdown, tags, JSON).
+reader), where it stands (before, after, both sides), and the form (Markdown, tags, JSON). `chat_template` is
+the base's own chat template, filled with the request as its user's message.
 """
 
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from weakref import WeakKeyDictionary
+
+from stages.common.errors import UserError
+
 SLOT = "{article}"
+CHAT = "chat_template"
+REQUEST = "Summarize the following article in one sentence.\n\n{article}"  # of the user, in a chat
+# Some templates write today's date into every prompt (Llama 3.2, SmolLM3): prompts would change overnight.
+# This is the date that Llama 3.2's own template falls back on.
+TODAY = datetime(2024, 7, 26)
 TEMPLATES = {
     "simple": "{article}\n\nTL;DR:",
     "instruct": ("Instruct: Summarize the following article in one sentence.\n\n{article}\n\nOutput:"),
@@ -50,17 +63,80 @@ TEMPLATES = {
 }
 
 
+@dataclass(frozen=True)
+class Frame:
+    """The text around an article, and what stands between it and the summary.
+
+    chat: `before` and `after` spell special tokens, which a tokenizer reads as such there and nowhere else.
+    """
+
+    before: str
+    after: str
+    blank: str = " "  # so that a summary's first word is tokenized as inside a sentence
+    chat: bool = False
+
+
+FRAMES: WeakKeyDictionary = WeakKeyDictionary()  # by tokenizer: its chat template, rendered once
+
+
 def is_template(value: object) -> bool:
     """Whether a value is a template's name, or a text with one place for the article."""
-    return isinstance(value, str) and (value in TEMPLATES or value.count(SLOT) == 1)
+    return isinstance(value, str) and (value in TEMPLATES or value == CHAT or value.count(SLOT) == 1)
 
 
-def around(template: str) -> tuple[str, str]:
-    """The text before and after the article in a template, given by its name or as a text."""
-    before, after = TEMPLATES.get(template, template).split(SLOT)
-    return before, after
+def frame_of(tokenizer, template: str) -> Frame:
+    """The frame of a template, given by its name or as a text.
+
+    Raises UserError for `chat_template` where the tokenizer has none, or none that a summary can follow.
+    """
+    if template != CHAT:
+        return Frame(*TEMPLATES.get(template, template).split(SLOT))
+    if tokenizer not in FRAMES:
+        FRAMES[tokenizer] = _chat_frame(tokenizer)
+    return FRAMES[tokenizer]
 
 
-def completion(summary: str) -> str:
-    """What follows the prompt: a space, so that the first word is tokenized as inside a sentence."""
-    return f" {summary.strip()}"
+def _chat_frame(tokenizer) -> Frame:
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"prompt.template: {CHAT}: the tokenizer of model.name has no chat template, so it is no chat "
+            f"model; use one of {', '.join(TEMPLATES)}"
+        )
+    ask, answer = {"role": "user", "content": REQUEST}, {"role": "assistant", "content": SLOT}
+    text = _rendered(tokenizer, [ask], add_generation_prompt=True)
+    if text.count(SLOT) != 1:
+        raise UserError(
+            f"prompt.template: {CHAT}: the model's chat template leaves no place for the article; use one of "
+            f"{', '.join(TEMPLATES)}"
+        )
+    turn_end = _rendered(tokenizer, [ask, answer]).rpartition(SLOT)[2]
+    if not turn_end.lstrip().startswith(tokenizer.eos_token):
+        raise UserError(
+            f"prompt.template: {CHAT}: the model ends its answers with {turn_end.strip()[:40]!r}, and its "
+            f"tokenizer's eos is {tokenizer.eos_token!r}, so no answer would be seen to end; set eos_token "
+            "in its tokenizer_config.json, or use another template"
+        )
+    return Frame(*text.split(SLOT), blank="", chat=True)
+
+
+def _rendered(tokenizer, messages: list[dict], **options) -> str:
+    # A call of the clock is replaced by what it would have said on that day.
+    template = re.sub(
+        r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""",
+        lambda call: repr(TODAY.strftime(call[2])),
+        tokenizer.get_chat_template(),
+    )
+    # enable_thinking: Qwen3's and SmolLM3's reasoning before an answer, which is no one-sentence summary.
+    return tokenizer.apply_chat_template(
+        messages,
+        chat_template=template,
+        tokenize=False,
+        enable_thinking=False,
+        date_string=TODAY.strftime("%d %b %Y"),
+        **options,
+    )
+
+
+def completion(summary: str, frame: Frame) -> str:
+    """What follows the prompt, as text."""
+    return frame.blank + summary.strip()

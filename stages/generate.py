@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("system", choices=SYSTEMS)
     system = parser.parse_args().system
     p = params.load(PARAMS)
-    set_up(seed=0)
+    set_up(seed=0, formats=[p.model.dtype])
 
     table = read_parquet(TOKENIZED / f"{p.evaluate.split}.parquet")
     ids, prompts = table["id"].to_pylist(), table["prompt_ids"].to_pylist()
@@ -59,7 +59,7 @@ def main() -> None:
         [ids[i] for i in chosen],
         [prompts[i] for i in chosen],
         p.generate,
-        p.smoke.min_success_rate,
+        p.smoke.min_success_rate if system == "tuned" else None,
         f"generate@{system}",
     )
     outputs = generate_all(model, tokenizer, ids, prompts, p.generate, system)

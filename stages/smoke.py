@@ -1,13 +1,14 @@
 """Stage `smoke`: minutes before hours. Nothing is trained until this has passed.
 
-Reads   data/tokenized/validation.parquet, the base model.
+Reads   data/tokenized/{validation,test}.parquet, the base model.
 Writes  metrics/smoke.json.
 Run     python -m stages.smoke
 
-On a few validation articles from the shortest to the longest: every id has an embedding; no later token
-changes earlier logits; the tokenizer is the model's; the untuned base generates summaries that end by
-themselves or use all of `generate.max_new_tokens`; a fresh adapter changes no token; one training step has a
-finite loss and finite gradients.
+On a few articles of each split that outputs are written for, from the shortest to the longest: every id has
+an embedding; no later token changes earlier logits; the tokenizer is the model's; what the untuned base
+generates ends by itself or uses all of `generate.max_new_tokens`; a fresh adapter changes no token; one
+training step has a finite loss and finite gradients. That the base says nothing, or nothing of use, stops no
+run: it is counted.
 """
 
 from pathlib import Path
@@ -26,47 +27,60 @@ from stages.common.modeling import add_adapter, load_base, load_tokenizer
 from stages.common.runtime import set_up
 
 PARAMS = ("model", "lora.target_modules", "smoke", "generate")
-TOKENIZED = Path("data/tokenized/validation.parquet")
+TOKENIZED = Path("data/tokenized")
+SPLITS = ("validation", "test")  # both, so that the gate's outcome stays when evaluate.split changes
 METRICS = Path("metrics/smoke.json")
 # A fresh adapter's update is zero at any rank, so the gate need not wait on the rank that is studied:
 # its outcome, and with it generate@base, stays when lora.rank changes.
 GATE_ADAPTER = {"rank": 8, "alpha": None, "dropout": 0.0}
 
 
+def few_rows(split: str, examples: int) -> tuple[list[str], list[list[int]], list[list[int]]]:
+    """(ids, prompts, completions) of some rows of a tokenized split, from the shortest to the longest."""
+    table = read_parquet(TOKENIZED / f"{split}.parquet")
+    prompts = table["prompt_ids"].to_pylist()
+    # Ties in length at the input limit: the full document's length decides which article is longest.
+    lengths = (table["document_tokens"].to_numpy() + [len(ids) for ids in prompts]).tolist()
+    chosen = spanning(lengths, examples)
+    return (
+        [table["id"][i].as_py() for i in chosen],
+        [prompts[i] for i in chosen],
+        [table["completion_ids"][i].as_py() for i in chosen],
+    )
+
+
 def main() -> None:
     p = params.load(PARAMS)
-    set_up(seed=0)
+    set_up(seed=0, formats=[p.model.dtype])
     import torch
 
-    table = read_parquet(TOKENIZED)
-    all_prompts = table["prompt_ids"].to_pylist()
-    # Ties in length at the input limit: the full document's length decides which article is longest.
-    lengths = (table["document_tokens"].to_numpy() + [len(ids) for ids in all_prompts]).tolist()
-    chosen = spanning(lengths, p.smoke.examples)
-    ids = [table["id"][i].as_py() for i in chosen]
-    prompts = [all_prompts[i] for i in chosen]
-    completions = [table["completion_ids"][i].as_py() for i in chosen]
+    rows = {split: few_rows(split, p.smoke.examples) for split in SPLITS}
+    ids, prompts, completions = rows["validation"]
+    every = [prompt for _, asked, _ in rows.values() for prompt in asked]
 
     tokenizer = load_tokenizer(p.model)
     base = load_base(p.model)
-    check_base(base, tokenizer, prompts)
+    check_base(base, tokenizer, every)
     document_loss = check_tokenizer(base, tokenizer, prompts)
-    outputs, rate = run_gate(
-        base, tokenizer, ids, prompts, p.generate, p.smoke.min_success_rate, "the untuned base"
-    )
+    outputs, rates = {}, {}
+    for split, (names, asked, _) in rows.items():
+        outputs[split], rates[split] = run_gate(
+            base, tokenizer, names, asked, p.generate, None, f"the untuned base on {split} articles"
+        )
 
     lora = SimpleNamespace(**GATE_ADAPTER, target_modules=p.lora.target_modules)
     model = add_adapter(base, lora, seed=0)
     model.eval()
     again = summarize(model, tokenizer, prompts, p.generate)
-    changed = [name for name, old, new in zip(ids, outputs, again, strict=True) if old.tokens != new.tokens]
+    both = zip(ids, outputs["validation"], again, strict=True)
+    changed = [name for name, old, new in both if old.tokens != new.tokens]
     if changed:
         raise UserError(f"smoke gate: a fresh adapter changed the output of {', '.join(changed)}")
 
     model.train()
     # The shortest and the longest: what does not fit or overflows at full length shows here.
-    rows = [(prompts[0], completions[0]), (prompts[-1], completions[-1])]
-    batch = training_batch(rows, tokenizer.pad_token_id)
+    ends = [(prompts[0], completions[0]), (prompts[-1], completions[-1])]
+    batch = training_batch(ends, tokenizer.pad_token_id)
     trained = [w for w in model.parameters() if w.requires_grad]
     loss = completion_loss(model, {key: value.to(base.device) for key, value in batch.items()})
     loss.backward()
@@ -85,15 +99,16 @@ def main() -> None:
     write_json(
         METRICS,
         {
-            "examples": len(ids),
-            "success_rate": rate,
+            "examples": {split: len(names) for split, (names, _, _) in rows.items()},
+            "success_rate": rates,
             "document_loss": document_loss,
             "training_step_loss": loss.item(),
         },
     )
     print(
-        f"smoke: {rate:.0%} of {len(ids)} articles ({min(map(len, prompts))} to "
-        f"{max(map(len, prompts))} prompt tokens), training loss {loss.item():.3f}: passed"
+        f"smoke: the untuned base wrote a summary for {rates['validation']:.0%} and {rates['test']:.0%} of "
+        f"{len(every)} validation and test articles ({min(map(len, every))} to {max(map(len, every))} prompt "
+        f"tokens), training loss {loss.item():.3f}: passed"
     )
 
 

@@ -243,7 +243,7 @@ def test_max_length_put_back_by_hand_goes_red(base, tokenizer, monkeypatch):
 
     monkeypatch.setattr(decoding, "generation_config", misused)
     with pytest.raises(
-        UserError, match=r"(?s)succeeded on 0%.*id90: 90 prompt tokens, stopped after 5 of 12"
+        UserError, match=r"(?s)is broken for 6 of 6 articles.*id90: 90 prompt tokens, stopped after 5 of 12"
     ):
         gated(base, tokenizer)
 
@@ -258,18 +258,59 @@ def test_right_padding_put_back_by_hand_goes_red(base, tokenizer, monkeypatch):
         gated(base, tokenizer)
 
 
-def test_the_gate_names_the_articles_that_failed():
-    outputs = [
-        decoding.Output("fine", [1, 0], True, "ok", True),
-        decoding.Output("", [0], True, "empty", True),
-        decoding.Output("x", [4], False, "ok", False),
-    ]
+def output(text="fine", tokens=(5, 6, 0), stopped=True, status="ok", complete=True):
+    return decoding.Output(text, list(tokens), stopped, status, complete)
+
+
+PROMPTS = [list(range(20, 30)), list(range(20, 40)), list(range(20, 50))]
+SILENT = output("", (0,), status="empty")
+ECHO = output("Article: a", (20, 21), stopped=False, status="echo")
+
+
+def checked(outputs, least):
+    return gate.check_success(["a", "b", "c"], PROMPTS, outputs, 8, least, "the model")
+
+
+def test_a_base_may_say_nothing_and_repeat_its_prompt():
+    assert checked([output(), SILENT, ECHO], None) == pytest.approx(1 / 3)
+    assert checked([SILENT] * 3, None) == 0
+
+
+def test_a_tuned_model_under_the_rate_is_stopped_with_the_articles_that_failed():
     with pytest.raises(UserError) as caught:
-        gate.check_success(["a", "b", "c"], [[1], [1, 2], [1, 2, 3]], outputs, 8, 0.9, "x")
+        checked([output(), SILENT, ECHO], 0.9)
     text = str(caught.value)
-    assert "33% of 3 articles" in text
-    assert "b: 2 prompt tokens, output is empty" in text
-    assert "c: 3 prompt tokens, stopped after 1 of 8 new tokens without EOS" in text
+    assert "the model succeeded on 33% of 3 articles, smoke.min_success_rate is 90%" in text
+    assert "b: 20 prompt tokens, output is empty" in text and "c: 30 prompt tokens, output is echo" in text
+    assert "a: " not in text
+
+
+@pytest.mark.parametrize("least", [None, 0.0, 0.9])
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (output("x", (4,), stopped=False, complete=False), "stopped after 1 of 8 new tokens without EOS"),
+        (output("x", range(50, 60)), "10 new tokens, where 8 were asked for"),
+        (output("x", [*range(20, 50), 5, 0]), "32 new tokens, where 8 were asked for"),
+    ],
+)
+def test_a_broken_pipeline_stops_any_model(least, broken, reason):
+    with pytest.raises(UserError) as caught:
+        checked([output(), output(), broken], least)
+    assert "the generation of the model is broken for 1 of 3 articles" in str(caught.value)
+    assert f"c: 30 prompt tokens, {reason}" in str(caught.value)
+
+
+def test_outputs_that_begin_with_the_whole_prompt_stop_any_model():
+    """What a wrong slice gives; short prompts fit into the tokens asked for."""
+    rows = [list(range(20, 30))]
+    with pytest.raises(UserError, match="the output begins with the tokens of the prompt"):
+        gate.check_success(["a"], rows, [output("x", [*rows[0], 5, 0])], 40, None, "the model")
+
+
+def test_a_model_that_only_repeats_its_prompts_is_taken_for_a_broken_pipeline():
+    with pytest.raises(UserError, match=r"(?s)broken for 3 of 3.*repeats the prompt from its beginning"):
+        checked([ECHO] * 3, None)
 
 
 def test_another_models_tokenizer_put_back_by_hand_goes_red(pairs):

@@ -1,41 +1,73 @@
-"""The smoke gate: what must hold on a handful of articles before anything longer is started."""
+"""The smoke gate: what must hold on a handful of articles before anything longer is started.
+
+A broken pipeline and a model that says nothing look alike in a score and are kept apart here. A wrong length,
+padding or slice shows in the tokens, and stops any run. A base that has not been trained for the task may
+answer with nothing, or repeat its prompt: that is a result, counted and scored 0; the same of a tuned model,
+under `smoke.min_success_rate`, stops its run.
+"""
 
 from stages.common.decoding import Output, summarize
 from stages.common.encoding import pad_left
 from stages.common.errors import UserError
 
+SURELY_COPIED = 8  # tokens; a model may repeat a shorter prompt by itself
 MOST_OVERCONFIDENCE = 2.2  # nats a token, see check_tokenizer
 
 
-def failures(ids: list[str], prompts: list[list[int]], outputs: list[Output], wanted: int) -> list[str]:
-    """A line for each article whose output is no summary: id, prompt length, reason."""
-    lines = []
-    for name, prompt, output in zip(ids, prompts, outputs, strict=True):
-        if output.succeeded:
-            continue
-        reason = (
-            f"output is {output.status}"
-            if output.status != "ok"
-            else f"stopped after {len(output.tokens)} of {wanted} new tokens without EOS"
+def fault(prompt: list[int], output: Output, wanted: int) -> str | None:
+    """What shows that the pipeline is broken, whatever the model is; None where nothing does.
+
+    prompt: its token ids; wanted: generate.max_new_tokens.
+    """
+    if len(output.tokens) > wanted:
+        return f"{len(output.tokens)} new tokens, where {wanted} were asked for"
+    if not output.complete:
+        return f"stopped after {len(output.tokens)} of {wanted} new tokens without EOS"
+    if len(prompt) >= SURELY_COPIED and output.tokens[: len(prompt)] == prompt:
+        return "the output begins with the tokens of the prompt"
+    return None
+
+
+def check_success(
+    ids: list[str],
+    prompts: list[list[int]],
+    outputs: list[Output],
+    wanted: int,
+    min_success_rate: float | None,
+    who: str,
+) -> float:
+    """Share of successful outputs; raises UserError with the offending articles where a run must not start.
+
+    min_success_rate: least share, or None for a base, which may fail as long as the pipeline is whole.
+    """
+    faults = [fault(prompt, output, wanted) for prompt, output in zip(prompts, outputs, strict=True)]
+    statuses = [output.status for output in outputs]
+    if not any(faults) and statuses == ["echo"] * len(outputs):
+        faults = ["the output repeats the prompt from its beginning"] * len(outputs)
+    rate = sum(output.succeeded for output in outputs) / len(outputs)
+    if any(faults):
+        bad = faults
+        why = f"the generation of {who} is broken for {sum(map(bool, faults))} of {len(outputs)} articles"
+    elif min_success_rate is not None and rate < min_success_rate:
+        bad = [None if output.succeeded else f"output is {output.status}" for output in outputs]
+        why = (
+            f"{who} succeeded on {rate:.0%} of {len(outputs)} articles, smoke.min_success_rate is "
+            f"{min_success_rate:.0%}"
         )
-        lines.append(f"{name}: {len(prompt)} prompt tokens, {reason}")
-    return lines
+    else:
+        return rate
+    lines = [
+        f"\n  {name}: {len(prompt)} prompt tokens, {reason}"
+        for name, prompt, reason in zip(ids, prompts, bad, strict=True)
+        if reason
+    ]
+    raise UserError(f"smoke gate: {why}. Not started. Failed:{''.join(lines)}")
 
 
-def check_success(ids, prompts, outputs, wanted: int, min_success_rate: float, who: str) -> float:
-    """Share of successful outputs; raises UserError with the offending articles if under the minimum."""
-    bad = failures(ids, prompts, outputs, wanted)
-    rate = 1 - len(bad) / len(outputs)
-    if rate < min_success_rate:
-        raise UserError(
-            f"smoke gate: {who} succeeded on {rate:.0%} of {len(outputs)} articles, "
-            f"smoke.min_success_rate is {min_success_rate:.0%}. Not started. Failed:\n  " + "\n  ".join(bad)
-        )
-    return rate
-
-
-def run_gate(model, tokenizer, ids, prompts, settings, min_success_rate: float, who: str):
-    """Generate for the articles and check the success rate. Returns (outputs, rate)."""
+def run_gate(
+    model, tokenizer, ids, prompts, settings, min_success_rate: float | None, who: str
+) -> tuple[list[Output], float]:
+    """Generate for the articles and check them as `check_success` does. Returns (outputs, rate)."""
     outputs = summarize(model, tokenizer, prompts, settings, ids)
     rate = check_success(ids, prompts, outputs, settings.max_new_tokens, min_success_rate, who)
     return outputs, rate

@@ -1,16 +1,16 @@
-"""Phi-2's real size, or its real width with fewer layers: does it fit, how fast does it train and write?
+"""The real size of Phi-2 or Llama 3.2 3B, or its width with fewer layers: does it fit, how fast is it?
 
-Builds the 2.7 B architecture with random weights, writes it to a temporary folder in the hub's layout, and
-runs each way and rank in a process of its own: the pipeline's loader, its trainer on random rows, and beam
-search against `generate()`. One command for a GPU of 24 GB or more:
+Builds the architecture with random weights, writes it to a temporary folder in the hub's layout, and runs
+each way of holding the weights in a process of its own, rank after rank: the pipeline's loader, its trainer
+on random rows, and beam search against `generate()`. One command for a GPU of 24 GB or more:
 
-    python -m benchmarks.full_size --output benchmarks/results/full_size.json
+    python -m benchmarks.full_size [--model llama-3.2-3b] --output benchmarks/results/full_size.json
 
 On a CPU the default is 2 layers, and no int8, whose float16 products have no fast kernel there (6 minutes a
 step). `--layers 32 --ways nf4 --ranks 16 --tokens 256 --batch 1 --steps 1 --articles 0` is QLoRA at full size
 (6 GB of disk). Utilization: FLOPs that a step must do (4 for each frozen weight and token, the output layer
 where there are labels, and for causal attention 12 x tokens x width / 2 a layer and token) over what this
-machine does in large matrix products of the same format.
+machine does in large matrix products of the same format. A step is timed from the end of the one before.
 """
 
 import argparse
@@ -19,16 +19,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+
+import numpy as np
 
 from benchmarks.common import AnonymousPeak, mapped_bytes
 from stages.common import errors
 from stages.common.decoding import generate_tokens, generation_config
+from stages.common.errors import UserError
 from stages.common.files import output_file, write_json
 from stages.common.machine import machine
 from stages.common.memory import training_memory
-from stages.common.modeling import add_adapter, load_base, load_config
+from stages.common.modeling import add_adapter, device_name, load_base, load_config
 from stages.common.runtime import set_up
 
 WAYS = {
@@ -40,9 +44,10 @@ WAYS = {
 TARGETS = ["q_proj", "k_proj", "v_proj"]
 COMPLETION_TOKENS = 25
 BEAMS, NEW_TOKENS = 4, 24
+READY = "ready"  # a child's first line: it has loaded its model and waits for its turn
 
 
-def phi2_config(layers: int = 32):
+def phi2_config(layers: int | None = None):
     """Phi-2's configuration: 2,560 wide, 32 heads, 51,200 tokens; 2,779,683,840 parameters in 32 layers."""
     from transformers import PhiConfig
 
@@ -50,7 +55,7 @@ def phi2_config(layers: int = 32):
         vocab_size=51_200,
         hidden_size=2_560,
         intermediate_size=10_240,
-        num_hidden_layers=layers,
+        num_hidden_layers=layers or 32,
         num_attention_heads=32,
         partial_rotary_factor=0.4,
         max_position_embeddings=2_048,
@@ -61,19 +66,45 @@ def phi2_config(layers: int = 32):
     )
 
 
-def write_random_model(folder: Path, layers: int = 32) -> None:
-    """Write Phi-2's architecture with random bfloat16 weights, shard by shard."""
+def llama_config(layers: int | None = None):
+    """The shape of Llama 3.2 3B: 3,072 wide, 24 heads, 8 of keys and values, 128,256 tokens, tied embeddings;
+    3,212,749,824 parameters in 28 layers."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=3_072,
+        intermediate_size=8_192,
+        num_hidden_layers=layers or 28,
+        num_attention_heads=24,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=131_072,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+        tie_word_embeddings=True,
+        bos_token_id=128_000,
+        eos_token_id=128_001,
+        pad_token_id=128_001,
+    )
+
+
+SHAPES = {"phi-2": phi2_config, "llama-3.2-3b": llama_config}
+
+
+def write_random_model(folder: Path, layers: int | None = None, shape: str = "phi-2") -> None:
+    """Write an architecture with random bfloat16 weights, shard by shard."""
     import torch
-    from transformers import PhiForCausalLM
+    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
     with torch.device("meta"):
-        model = PhiForCausalLM(phi2_config(layers)).to(torch.bfloat16)
-    # Weights straight into bfloat16: float32 first would take 11 GB.
-    model.to_empty(device="cpu")
+        model = AutoModelForCausalLM.from_config(SHAPES[shape](layers)).to(torch.bfloat16)
+    # Weights straight into bfloat16: float32 first would take 11 GB. A GPU draws them in a second.
+    model.to_empty(device=device_name())
+    model.tie_weights()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "layernorm" in name and name.endswith("weight"):
+            if "norm" in name and name.endswith("weight"):
                 weight.fill_(1.0)
             elif name.endswith("bias"):
                 weight.zero_()
@@ -85,10 +116,13 @@ def write_random_model(folder: Path, layers: int = 32) -> None:
 class Tokens:
     """The special ids of a tokenizer; no text is read or written here."""
 
-    pad_token_id = eos_token_id = bos_token_id = 50_256
+    def __init__(self, config) -> None:
+        self.pad_token_id = self.eos_token_id = config.eos_token_id
+        self.bos_token_id = config.bos_token_id
+        self.size = config.vocab_size
 
     def __len__(self) -> int:
-        return 51_200
+        return self.size
 
 
 def wait() -> None:
@@ -118,24 +152,96 @@ def products_per_second(dtype) -> float:
 def needed_flops(config, tokens: int, length: int, labels: int) -> float:
     """FLOPs of training on `tokens` tokens in rows of `length`, of which `labels` have a label."""
     width = config.hidden_size
-    block = 4 * width**2 + 2 * width * config.intermediate_size
-    attention = 12 * length * width / 2
+    head = getattr(config, "head_dim", None) or width // config.num_attention_heads
+    queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
+    matrices = 3 if config.model_type == "llama" else 2  # of the MLP: Llama's has a gate
+    block = 2 * width * (queries + keys) + matrices * width * config.intermediate_size
+    attention = 12 * length * queries / 2
     layers = config.num_hidden_layers * (4 * block + attention)
     return layers * tokens + 4 * config.vocab_size * width * labels
 
 
-def run_one(folder: Path, way: str, rank: int, arguments) -> dict:
-    """Train, then generate, one way; what it took."""
+def step_clock():
+    """A callback of the Trainer that notes when each step has ended, the GPU's work included."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        ends: list[float]
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.ends = []
+
+        def on_step_end(self, args, state, control, **kwargs):
+            wait()
+            self.ends.append(time.perf_counter())
+
+    return Clock()
+
+
+def run_way(folder: Path, way: str, arguments, begin) -> dict[int, dict]:
+    """Train and generate, one way of holding the weights; what it took, by rank.
+
+    begin: called before anything is timed; other processes may be at work until it returns. Articles are
+    written at the first rank alone: a rank has no part in their speed.
+    """
     import torch
     from transformers import Trainer  # noqa: F401 (what its import takes is not counted)
-
-    from stages.train import build_trainer
 
     dtype, quantization = WAYS[way]
     settings = SimpleNamespace(
         name=str(folder), path=str(folder), revision=None, dtype=dtype, quantization=quantization
     )
-    lora = SimpleNamespace(rank=rank, alpha=None, dropout=0.0, target_modules=TARGETS)
+    config = load_config(settings)
+    counted = {
+        rank: training_memory(
+            config,
+            settings,
+            adapter_settings(rank),
+            arguments.batch,
+            arguments.tokens,
+            arguments.batch * COMPLETION_TOKENS,
+        )
+        for rank in arguments.ranks
+    }
+    found = {}
+    with AnonymousPeak() as own:
+        base = load_base(settings)
+        begin()
+        rate = products_per_second(getattr(torch, dtype))
+        for rank in arguments.ranks:
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            model = add_adapter(base, adapter_settings(rank), seed=0)
+            seconds = step_seconds(model, Tokens(config), settings, adapter_settings(rank), arguments)
+            on_cpu = own.added + mapped_bytes(model)
+            peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else on_cpu
+            trained, total = model.get_nb_trainable_parameters()
+            tokens, labels = (arguments.batch * each for each in (arguments.tokens, COMPLETION_TOKENS))
+            found[rank] = {
+                "trainable_parameters": trained,
+                "total_parameters": total,
+                "tokens_per_second": tokens / seconds,
+                "utilization": needed_flops(config, tokens, arguments.tokens, labels) / seconds / rate,
+                "peak_gigabytes": peak / 1e9,
+                "estimated_gigabytes": counted[rank].total / 1e9,
+            }
+            if arguments.articles and rank == arguments.ranks[0]:
+                found[rank] |= written(model.eval(), config, arguments)
+            base = model.unload()
+    return found
+
+
+def adapter_settings(rank: int) -> SimpleNamespace:
+    """params.yaml's `lora` section with a rank."""
+    return SimpleNamespace(rank=rank, alpha=None, dropout=0.0, target_modules=TARGETS)
+
+
+def step_seconds(model, tokenizer, settings, lora, arguments) -> float:
+    """Median seconds of a training step on random rows; the first warms up and does not count."""
+    import torch
+
+    from stages.train import build_trainer
+
     train = SimpleNamespace(
         method="lora",
         epochs=1,
@@ -150,46 +256,19 @@ def run_one(folder: Path, way: str, rank: int, arguments) -> dict:
         checkpoint_every=10_000,
     )
     p = SimpleNamespace(seed=0, model=settings, lora=lora, train=train)
-    config = load_config(settings)
     rng = torch.Generator().manual_seed(0)
-    drawn = torch.randint(0, 50_000, (arguments.batch * arguments.steps, arguments.tokens), generator=rng)
-    rows = [(row[:-COMPLETION_TOKENS], row[-COMPLETION_TOKENS:]) for row in drawn.tolist()]
-    counted = training_memory(
-        config, settings, lora, arguments.batch, arguments.tokens, arguments.batch * COMPLETION_TOKENS
-    )
-
-    def trained(model, count: int) -> float:
-        with tempfile.TemporaryDirectory() as name:
-            trainer = build_trainer(model, Tokens(), rows[: count * arguments.batch], rows[:1], p, Path(name))
-            started = time.perf_counter()
-            trainer.train()
-            wait()
-            return time.perf_counter() - started
-
-    with AnonymousPeak() as own:
-        model = add_adapter(load_base(settings), lora, seed=0)
-        trained(model, 1)  # kernels are chosen and buffers made at the first step
-        seconds = trained(model, arguments.steps)
-    trained_weights, total = model.get_nb_trainable_parameters()
-    on_cpu = own.added + mapped_bytes(model)
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else on_cpu
-    tokens = arguments.steps * arguments.batch * arguments.tokens
-    labels = arguments.steps * arguments.batch * COMPLETION_TOKENS
-    rate = products_per_second(getattr(torch, dtype))
-    found = {
-        "trainable_parameters": trained_weights,
-        "total_parameters": total,
-        "tokens_per_second": tokens / seconds,
-        "utilization": needed_flops(config, tokens, arguments.tokens, labels) / seconds / rate,
-        "peak_gigabytes": peak / 1e9,
-        "estimated_gigabytes": counted.total / 1e9,
-    }
-    if arguments.articles:
-        found |= written(model.eval(), arguments)
-    return found
+    count = arguments.batch * (arguments.steps + 1)
+    drawn = torch.randint(0, 50_000, (count, arguments.tokens), generator=rng).tolist()
+    rows = [(row[:-COMPLETION_TOKENS], row[-COMPLETION_TOKENS:]) for row in drawn]
+    clock = step_clock()
+    with tempfile.TemporaryDirectory() as name:
+        trainer = build_trainer(model, tokenizer, rows, rows[:1], p, Path(name))
+        trainer.add_callback(clock)
+        trainer.train()
+    return float(np.median(np.diff(clock.ends)))
 
 
-def written(model, arguments) -> dict:
+def written(model, config, arguments) -> dict:
     """Articles a second with the shared prompt, and times `generate()` on the same batch."""
     import torch
 
@@ -199,11 +278,9 @@ def written(model, arguments) -> dict:
     ids = torch.randint(0, 50_000, (arguments.articles, arguments.tokens), generator=rng)
     ids = ids.to(next(model.parameters()).device)
     mask = torch.ones_like(ids)
-    config = generation_config(
-        Tokens(),
-        SimpleNamespace(max_new_tokens=NEW_TOKENS, num_beams=BEAMS, length_penalty=1.0),
-        51_200,
-    )
+    settings = SimpleNamespace(max_new_tokens=NEW_TOKENS, num_beams=BEAMS, length_penalty=1.0)
+    tokenizer, vocabulary = Tokens(config), config.vocab_size
+    config = generation_config(tokenizer, settings, vocabulary)
     plain = inner_model(model)
     seconds: dict[str, list[float]] = {"ours": [], "generate": []}
     for _ in range(arguments.rounds):
@@ -225,49 +302,85 @@ def written(model, arguments) -> dict:
     }
 
 
+def children(folder: str, jobs: list[tuple[str, list[int]]], arguments) -> Iterator[dict]:
+    """What each (way, ranks) took, its process run to its end before the next one begins to time.
+
+    On a GPU all of them load side by side first, on a CPU one is started after the other.
+    """
+    import torch
+
+    def start(way: str, ranks: list[int]):
+        command = [sys.executable, "-m", "benchmarks.full_size", "--folder", folder]
+        command += ["--ways", way, "--ranks", *map(str, ranks)]
+        for name in ("tokens", "batch", "steps", "articles", "rounds"):
+            command += [f"--{name}", str(getattr(arguments, name))]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    started = {i: start(*job) for i, job in enumerate(jobs)} if torch.cuda.is_available() else {}
+    for process in started.values():
+        if process.stdout.readline().strip() != READY:
+            process.wait()
+    for i, job in enumerate(jobs):
+        process = started.get(i) or start(*job)
+        if i not in started:
+            process.stdout.readline()
+        output, _ = process.communicate("go\n")
+        if process.returncode:
+            raise UserError(f"full_size: {job[0]} failed; its error stands above")
+        yield json.loads(output.splitlines()[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--layers", type=int, help="32 with a GPU, else 2")
+    parser.add_argument("--model", choices=SHAPES, default="phi-2")
+    parser.add_argument("--layers", type=int, help="all with a GPU, else 2")
     parser.add_argument("--ways", nargs="+", choices=WAYS, help="bfloat16 and nf4; with a GPU int8 too")
     parser.add_argument("--ranks", nargs="+", type=int, default=[8, 16, 64])
     parser.add_argument("--tokens", type=int, default=512, help="of a row")
     parser.add_argument("--batch", type=int, default=2, help="rows at once")
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5, help="that are timed")
     parser.add_argument("--articles", type=int, default=8, help="written at once; 0 for none")
     parser.add_argument("--rounds", type=int, default=2, help="of generation")
     parser.add_argument("--output", type=output_file)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of the random model: a child
     arguments = parser.parse_args()
-    set_up(seed=0)
+    set_up(seed=0, formats=[WAYS[way][0] for way in arguments.ways or WAYS])
     if arguments.folder:
-        print(json.dumps(run_one(arguments.folder, arguments.ways[0], arguments.ranks[0], arguments)))
+
+        def begin() -> None:
+            print(READY, flush=True)
+            sys.stdin.readline()
+
+        print(json.dumps(run_way(arguments.folder, arguments.ways[0], arguments, begin)))
         return
     import torch
 
     gpu = torch.cuda.is_available()
-    layers = arguments.layers or (32 if gpu else 2)
+    layers = arguments.layers or (None if gpu else 2)
     ways = arguments.ways or ["bfloat16", *(["int8"] if gpu else []), "nf4"]
+    # A CPU's peak is that of a process: one rank each.
+    jobs = [
+        (way, ranks)
+        for way in ways
+        for ranks in ([arguments.ranks] if gpu else [[r] for r in arguments.ranks])
+    ]
     found: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as folder:
-        write_random_model(Path(folder), layers)
-        for way in ways:
-            for rank in arguments.ranks:
-                command = [sys.executable, "-m", "benchmarks.full_size", "--folder", folder]
-                command += ["--ways", way, "--ranks", str(rank)]
-                for name in ("tokens", "batch", "steps", "articles", "rounds"):
-                    command += [f"--{name}", str(getattr(arguments, name))]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                entry = found[f"{way}, rank {rank}"] = json.loads(done.stdout.splitlines()[-1])
+        write_random_model(Path(folder), layers, arguments.model)
+        for (way, _), result in zip(jobs, children(folder, jobs, arguments), strict=True):
+            for rank, entry in result.items():
+                found[f"{way}, rank {rank}"] = entry
                 print(
                     f"{way}, rank {rank}: "
                     + ", ".join(f"{key.replace('_', ' ')} {value:,.4g}" for key, value in entry.items()),
                     flush=True,
                 )
     if arguments.output:
-        shape = {"layers": layers, "tokens": arguments.tokens, "batch": arguments.batch}
-        write_json(arguments.output, {**shape, "ways": found, "machine": machine()})
+        shape = {"model": arguments.model, "layers": SHAPES[arguments.model](layers).num_hidden_layers}
+        sizes = {name: getattr(arguments, name) for name in ("tokens", "batch", "steps", "articles")}
+        write_json(arguments.output, {**shape, **sizes, "ways": found, "machine": machine()})
 
 
 if __name__ == "__main__":

@@ -119,12 +119,12 @@ def against_ctranslate2(p, articles: int, rounds: int) -> dict:
     generator = torch.Generator().manual_seed(1)
     drawn = torch.randint(0, 50_000, (WIDE_ARTICLES, WIDE_TOKENS), generator=generator)
     settings = SimpleNamespace(max_new_tokens=NEW_TOKENS, num_beams=BEAMS, length_penalty=1.0)
-    config = generation_config(Tokens(), settings, model.config.vocab_size)
+    config = generation_config(Tokens(model.config), settings, model.config.vocab_size)
 
     def wide(some):
         ids = torch.tensor(some)
         new = generate_tokens(model, ids, torch.ones_like(ids), config).tolist()
-        return [until_eos(row, Tokens.eos_token_id) for row in new]
+        return [until_eos(row, config.eos_token_id) for row in new]
 
     name = f"Phi-2's width, {WIDE_LAYERS} layers"
     return found | {name: compare(wide, model, drawn.tolist(), config, rounds)}

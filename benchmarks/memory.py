@@ -41,7 +41,7 @@ def run_one(name: str) -> None:
         vars(getattr(p, section)).update(values)
     p.train.epochs, p.train.gradient_accumulation = 1, 1
     p.train.log_every = p.train.checkpoint_every = 10_000
-    set_up(p.seed)
+    set_up(p.seed, [p.model.dtype, p.train.autocast])
     import torch
     from transformers import Trainer  # noqa: F401 (what its import takes is not counted)
 

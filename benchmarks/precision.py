@@ -55,7 +55,7 @@ def main() -> None:
     arguments = parser.parse_args()
     p = params.load(("model", "prompt", "generate", "evaluate.split"))
     p.generate.no_repeat_ngram = 0  # that of `generate` bans the prompt's n-grams too: other tokens
-    set_up(seed=0)
+    set_up(seed=0, formats=[FORMATS[name][0] for name in arguments.formats])
     import torch
 
     tokenizer = load_tokenizer(p.model)

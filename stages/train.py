@@ -337,7 +337,7 @@ def main() -> None:
     p = params.load(PARAMS)
     started = time.monotonic()
     read_json(SMOKE)
-    set_up(p.seed)
+    set_up(p.seed, [p.model.dtype, p.train.autocast])
     if p.train.autocast == "bfloat16":
         require_bfloat16("train.autocast", "none")
     import torch

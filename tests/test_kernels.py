@@ -19,7 +19,7 @@ import stages
 from stages.common import runtime
 
 FLAGS = runtime.cpu_info().get("flags", "").split()
-NAMES = ["arrays", "score", "phi", "neox", "int8", "int8 in bfloat16", "nf4", "bfloat16"]
+NAMES = ["arrays", "score", "phi", "neox", "int8", "nf4"]
 BY_HAND = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "MKL_CBWR": "AVX2,STRICT",
@@ -134,6 +134,32 @@ def test_torch_that_was_loaded_first_is_refused():
     )
     failed = run(ROOT, "env", "-u", "ATEN_CPU_CAPABILITY", sys.executable, "-c", code, check=False)
     assert failed.returncode == 1 and "torch was imported before stages" in failed.stderr
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_is_computed_by_its_own_instructions_where_the_cpu_has_them(monkeypatch, has):
+    """Held to AVX2, its products are emulated, at a fifth of float32's speed."""
+    monkeypatch.setattr(os, "environ", {})
+    flags = "avx2 fma avx512f" + has * " avx512_bf16"
+    monkeypatch.setattr(runtime, "cpu_info", lambda: {"flags": flags})
+    runtime.choose_kernels()
+    runtime.choose_bfloat16_kernels()
+    wanted = ("avx512", "AVX512_CORE_BF16") if has else ("avx2", "AVX2")
+    assert (os.environ["ATEN_CPU_CAPABILITY"], os.environ["ONEDNN_MAX_CPU_ISA"]) == wanted
+
+
+@pytest.mark.skipif("avx512_bf16" not in FLAGS, reason="this CPU does not compute in bfloat16")
+@pytest.mark.parametrize(
+    ("formats", "kernels"), [((), "AVX2"), (("float32", "none"), "AVX2"), (("bfloat16", "none"), "AVX512")]
+)
+def test_a_run_in_bfloat16_gets_its_kernels_and_no_other_does(formats, kernels):
+    code = (
+        "from stages.common.runtime import set_up\n"
+        f"set_up(0, {formats!r})\n"
+        "import torch\n"
+        "print(torch.backends.cpu.get_cpu_capability())\n"
+    )
+    assert run(ROOT, sys.executable, "-c", code).stdout.split()[-1] == kernels
 
 
 @pytest.mark.parametrize(

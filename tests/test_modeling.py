@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from stages.common import modeling
+from stages.common import modeling, runtime
 from stages.common.errors import UserError
 
 QKV = ["q_proj", "k_proj", "v_proj"]
@@ -251,10 +251,10 @@ def test_a_hub_name_without_a_network_fails_in_one_sentence(load):
 
 
 def test_bfloat16_autocast_is_refused_on_a_cpu_without_it(monkeypatch):
-    monkeypatch.setattr(modeling, "cpu_info", lambda: {"flags": "fpu avx2 avx512f"})
+    monkeypatch.setattr(runtime, "cpu_info", lambda: {"flags": "fpu avx2 avx512f"})
     with pytest.raises(UserError, match=r"train.autocast: bfloat16 .* this CPU does not have it; use none"):
         modeling.require_bfloat16("train.autocast", "none")
-    monkeypatch.setattr(modeling, "cpu_info", lambda: {"flags": "fpu avx2 avx512f avx512_bf16"})
+    monkeypatch.setattr(runtime, "cpu_info", lambda: {"flags": "fpu avx2 avx512f avx512_bf16"})
     modeling.require_bfloat16("train.autocast", "none")
 
 

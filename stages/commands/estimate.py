@@ -124,7 +124,7 @@ def probe(p) -> list[str]:
     if not is_tokenized():
         return [f"time: {TOKENIZED} is not up to date; run `dvc repro tokenize` for an estimate of it"]
     split = TOKENIZED / f"{p.evaluate.split}.parquet"
-    set_up(p.seed)
+    set_up(p.seed, [p.model.dtype, p.train.autocast])
     tokenizer, rows = load_tokenizer(p.model), read_rows("train")
     model = trainable(load_base(p.model), p.lora, p.seed, p.train.method).train()
     lengths = [len(a) + len(b) for a, b in rows]

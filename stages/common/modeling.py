@@ -13,10 +13,9 @@ from types import SimpleNamespace
 from stages.common.errors import UserError
 from stages.common.files import read_json, write_json
 from stages.common.model_files import check_model_folder, check_vocabulary, listed
-from stages.common.runtime import cpu_info, quiet_libraries
+from stages.common.runtime import has_bfloat16_instructions, quiet_libraries
 
 FLOAT32_ATTENTION = "float32_sdpa"
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 # The same function in one kernel instead of eight passes over the widest tensor of the model.
 FUSED_ACTIVATIONS = {"gelu_new": "gelu_pytorch_tanh"}
 METHODS = ("lora", "rslora", "dora", "full")
@@ -36,13 +35,13 @@ def device_name() -> str:
 def has_bfloat16() -> bool:
     """Whether this machine computes in bfloat16 by itself.
 
-    Emulated, it is slower and no better than what it replaces: a T4, a CPU without AVX512-BF16 or AMX.
+    Emulated, it is slower and no better than what it replaces: a T4, a CPU without AVX512-BF16.
     """
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(BFLOAT16_FLAGS & set(cpu_info().get("flags", "").split()))
+    return has_bfloat16_instructions()
 
 
 def require_bfloat16(key: str, instead: str) -> None:

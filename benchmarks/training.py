@@ -59,12 +59,9 @@ def load(p, way: str):
 
 def our_trainer(p, model, tokenizer, rows, validation, folder: Path):
     """The stage `train`'s own trainer."""
-    from stages.common.activation import use_fast_gelu
-    from stages.common.dropout import use_few_draws
-    from stages.train import build_trainer
+    from stages.train import build_trainer, use_fast_parts
 
-    use_few_draws(model)
-    use_fast_gelu(model)
+    use_fast_parts(model)
     return build_trainer(model, tokenizer, rows, validation, p, folder)
 
 
@@ -182,7 +179,7 @@ def run_one(way: str, arguments) -> None:
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     peak = peak_bytes() - before
     tokens = p.train.epochs * sum(len(prompt) + len(completion) for prompt, completion in rows)
-    loss = measured_loss(model, validation, tokenizer.pad_token_id)
+    loss = measured_loss(model, validation, tokenizer.pad_token_id, p.train.autocast)
     found = {"seconds": seconds, "cpu_seconds": cpu, "tokens": tokens, "peak_bytes": peak}
     print(json.dumps(found | {"validation_loss": loss}))
 

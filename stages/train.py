@@ -27,7 +27,7 @@ from stages.common.checkpoints import last_checkpoint, seal
 from stages.common.encoding import training_batch
 from stages.common.errors import UserError
 from stages.common.files import file_sha256, id_arrays, read_json, read_parquet, replacing, write_json
-from stages.common.losses import completion_loss
+from stages.common.losses import completion_loss, in_format
 from stages.common.memory import NoEstimate, free_bytes, passing_bytes, require_fit, training_memory
 from stages.common.modeling import (
     load_base,
@@ -116,15 +116,19 @@ def measured_batches(rows: list) -> list[list]:
     return [ordered[start : start + EVAL_BATCH] for start in range(0, len(ordered), EVAL_BATCH)]
 
 
-def measured_loss(model, rows: list, pad_id: int) -> float:
-    """Mean loss a label token (nats) over rows, without dropout, weighted by tokens."""
+def measured_loss(model, rows: list, pad_id: int, autocast: str) -> float:
+    """Mean loss a label token (nats) over rows, without dropout, weighted by tokens.
+
+    autocast: train.autocast; in another format than the training's it would take longer than need be, and be
+    the loss of another model.
+    """
     import torch
 
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     total, count = 0.0, 0
-    with torch.inference_mode():
+    with torch.inference_mode(), in_format(model, autocast):
         for chosen in measured_batches(rows):
             batch = training_batch(chosen, pad_id)
             batch = {key: value.to(device) for key, value in batch.items()}
@@ -178,9 +182,7 @@ def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path
             return self.accelerator.prepare(loader)
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            with torch.autocast(
-                inputs["input_ids"].device.type, torch.bfloat16, enabled=settings.autocast == "bfloat16"
-            ):
+            with in_format(model, settings.autocast):
                 loss = completion_loss(model, inputs, reduction="sum") / num_items_in_batch
             if not bool(torch.isfinite(loss)):
                 raise UserError(
@@ -195,7 +197,7 @@ def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path
             seal(folder / f"checkpoint-{self.state.global_step}")
 
         def evaluate(self, *args, **kwargs):
-            loss = measured_loss(self.model, validation_rows, pad_id)
+            loss = measured_loss(self.model, validation_rows, pad_id, settings.autocast)
             self.log({"eval_loss": loss})
             return {"eval_loss": loss}
 
@@ -251,6 +253,18 @@ def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path
 
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def use_fast_parts(model) -> None:
+    """On a CPU, put faster modules in the place of some of a model's, before it is trained."""
+    import torch
+
+    from stages.common.activation import use_fast_gelu
+    from stages.common.dropout import use_few_draws
+
+    if not torch.cuda.is_available():
+        use_few_draws(model)
+        use_fast_gelu(model)
 
 
 def scale_float16_gradients(model) -> None:
@@ -351,12 +365,7 @@ def main() -> None:
     base = load_base(p.model)
     footprint = base.get_memory_footprint()
     model = trainable(base, p.lora, p.seed, p.train.method)
-    if not torch.cuda.is_available():
-        from stages.common.activation import use_fast_gelu
-        from stages.common.dropout import use_few_draws
-
-        use_few_draws(model)
-        use_fast_gelu(model)
+    use_fast_parts(model)
     if p.model.dtype == "float16":
         scale_float16_gradients(model)
 
@@ -367,7 +376,9 @@ def main() -> None:
 
     # The Trainer always ends with an evaluation.
     validation_loss = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry][-1]
-    train_loss = measured_loss(model, train_rows[: p.train.loss_examples], tokenizer.pad_token_id)
+    train_loss = measured_loss(
+        model, train_rows[: p.train.loss_examples], tokenizer.pad_token_id, p.train.autocast
+    )
     with replacing(TUNED) as temporary:
         save_tuned(model, temporary, p.model.name, p.train.method)
     order = batches_of(train_rows, p.train, p.seed)

@@ -116,17 +116,16 @@ def probe(p) -> list[str]:
     from stages.common.decoding import spanning, summarize
     from stages.common.encoding import training_batch
     from stages.common.files import read_parquet
-    from stages.common.losses import completion_loss
+    from stages.common.losses import completion_loss, in_format
     from stages.common.modeling import load_base, load_tokenizer, trainable
-    from stages.common.runtime import set_up
-    from stages.train import batches_of, read_rows
+    from stages.train import batches_of, read_rows, use_fast_parts
 
     if not is_tokenized():
         return [f"time: {TOKENIZED} is not up to date; run `dvc repro tokenize` for an estimate of it"]
     split = TOKENIZED / f"{p.evaluate.split}.parquet"
-    set_up(p.seed, [p.model.dtype, p.train.autocast])
     tokenizer, rows = load_tokenizer(p.model), read_rows("train")
     model = trainable(load_base(p.model), p.lora, p.seed, p.train.method).train()
+    use_fast_parts(model)
     lengths = [len(a) + len(b) for a, b in rows]
     order = batches_of(rows, p.train, p.seed)
     device = next(model.parameters()).device
@@ -135,7 +134,9 @@ def probe(p) -> list[str]:
         if k == 1:  # the first step warms up
             started = time.perf_counter()
         batch = training_batch([rows[i] for i in chosen], tokenizer.pad_token_id)
-        completion_loss(model, {key: value.to(device) for key, value in batch.items()}).backward()
+        with in_format(model, p.train.autocast):
+            loss = completion_loss(model, {key: value.to(device) for key, value in batch.items()})
+        loss.backward()
         seen += sum(lengths[i] for i in chosen) if k else 0
     rate = seen / max(time.perf_counter() - started, 1e-9)
     model.eval()
@@ -195,10 +196,10 @@ def main() -> None:
     p = params.load(("seed", "data", "prompt", "model", "lora", "train", "generate", "evaluate.split"))
     from stages.common.memory import NoEstimate, free_bytes, generation_memory, require_fit
     from stages.common.modeling import load_config
-    from stages.common.runtime import quiet_libraries
+    from stages.common.runtime import set_up
     from stages.train import needed_bytes
 
-    quiet_libraries()
+    set_up(p.seed, [p.model.dtype, p.train.autocast])  # before anything is computed: it chooses the kernels
     try:
         require_dataset(p)
         print("dataset: reachable")

@@ -25,6 +25,14 @@ def completion_loss(model, batch: dict, reduction: str = "mean"):
     )
 
 
+def in_format(model, autocast: str):
+    """A context in which a model's products are computed as `train.autocast` says."""
+    import torch
+
+    device = next(model.parameters()).device
+    return torch.autocast(device.type, torch.bfloat16, enabled=autocast == "bfloat16")
+
+
 @contextmanager
 def predicting_at(model, places) -> Iterator[None]:
     """Inside, the last MLP and the output layer compute at `places` alone: logits [1, places, vocabulary].

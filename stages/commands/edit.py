@@ -15,10 +15,21 @@ from stages.common.files import write_text
 
 
 def apply(overlay: dict, origin: str, path: Path = params.PARAMS_FILE) -> str:
-    """Set the overlay's keys in params.yaml and return the unified diff.
+    """Set the overlay's keys in params.yaml and return the unified diff; see `edited`."""
+    old, new = edited(overlay, origin, path)
+    write_text(path, new)
+    return "".join(
+        difflib.unified_diff(
+            old.splitlines(True), new.splitlines(True), f"{path} (before)", f"{path} (after)"
+        )
+    )
+
+
+def edited(overlay: dict, origin: str, path: Path = params.PARAMS_FILE) -> tuple[str, str]:
+    """(text of params.yaml, the same with the overlay's keys set); nothing is written.
 
     overlay: {section: {key: value}}, or {key: value} for a key without a section. origin: where it came
-    from, for errors. Nothing is written where the result would not pass the loader.
+    from, for errors. Raises UserError where the result would not pass the loader.
     """
     params.read_yaml(path)  # YAML errors in its own words
     old = path.read_text(encoding="utf-8")
@@ -44,12 +55,7 @@ def apply(overlay: dict, origin: str, path: Path = params.PARAMS_FILE) -> str:
     found = params.problems(params.parse_yaml(new, path))
     if found:
         raise UserError("\n  ".join([f"{origin}: {path} not changed, {len(found)} problem(s)", *found]))
-    write_text(path, new)
-    return "".join(
-        difflib.unified_diff(
-            old.splitlines(True), new.splitlines(True), f"{path} (before)", f"{path} (after)"
-        )
-    )
+    return old, new
 
 
 def plain(value):

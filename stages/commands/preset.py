@@ -13,16 +13,21 @@ from stages.common.errors import UserError
 PRESETS = Path("presets")
 
 
+def overlay_of(name: str) -> dict:
+    """The keys that a preset sets."""
+    path = PRESETS / f"{name}.yaml"
+    known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"preset {name!r}: {path} not found; there are {', '.join(known)}")
+    return params.read_yaml(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("name")
     name = parser.parse_args().name
-    path = PRESETS / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
-        raise UserError(f"preset {name!r}: {path} not found; there are {known}")
-    diff = edit.apply(params.read_yaml(path), str(path))
-    print(diff or f"{params.PARAMS_FILE} already has every value of {path}")
+    diff = edit.apply(overlay_of(name), f"{PRESETS}/{name}.yaml")
+    print(diff or f"{params.PARAMS_FILE} already has every value of {PRESETS}/{name}.yaml")
 
 
 if __name__ == "__main__":

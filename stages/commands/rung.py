@@ -1,0 +1,89 @@
+"""Lay out a preset's own pipeline, presets/NAME/: its results lie beside the default's, not over them.
+
+The folder has its own params.yaml, dvc.lock, data, metrics and plots; code, graph and base models are links
+to the repository's own. A params.yaml that is there already is kept.
+
+Run     make repro PRESET=smollm2-docstrings    (python -m stages.commands.rung NAME --run)
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from stages.commands import base, edit
+from stages.commands.preset import PRESETS, overlay_of
+from stages.common import errors, params
+from stages.common.errors import UserError
+from stages.common.files import write_text
+
+# Read by the stages and never written in the folder: links of git, which a clone has too.
+LINKED = ("stages", "dvc.yaml", "requirements.txt", "models/phi-tiny", "metrics/pretrain.json")
+OWN_FOLDERS = ("data", "models", "metrics", "plots")
+
+
+def link(folder: Path, name: str) -> None:
+    """A relative link in `folder` to what has that name in the repository."""
+    place = folder / name
+    depth = len(place.relative_to(folder.parent.parent).parts) - 1
+    target = Path(*[".."] * depth, name)
+    if place.is_symlink() and place.readlink() == target:
+        return
+    if place.exists() or place.is_symlink():
+        raise UserError(f"{place}: expected a link to {target}, found something else; move it elsewhere")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(target)
+
+
+def lay_out(name: str) -> Path:
+    """Make presets/NAME/ complete, its base model included; returns the folder."""
+    overlay = overlay_of(name)
+    folder = PRESETS / name
+    values = folder / params.PARAMS_FILE
+    if not values.is_file():
+        _, text = edit.edited(overlay, str(PRESETS / f"{name}.yaml"))
+        folder.mkdir(exist_ok=True)
+        write_text(values, text)
+    for own in OWN_FOLDERS:
+        (folder / own).mkdir(exist_ok=True)
+    model = params.read_yaml(values)["model"]
+    linked = [model["path"]] if Path(model["path"]).parent == base.MODELS else []
+    for each in dict.fromkeys([*LINKED, *linked]):
+        link(folder, each)
+    packed = Path(model["name"]).name
+    if linked and packed in base.BASES and not Path(model["path"]).is_dir():
+        base.track(base.make(packed, None))
+    return folder
+
+
+def require_data(folder: Path, name: str) -> None:
+    """Raise a UserError where the folder's data is the user's own, and not there."""
+    data = params.read_yaml(folder / params.PARAMS_FILE)["data"]
+    if data["source"] == "local" and not (folder / data["path"]).exists():
+        raise UserError(
+            f"{folder}: {data['path']} not found; put your articles there: make data FROM=PATH PRESET={name}"
+        )
+
+
+def reproduce(folder: Path) -> None:
+    """`dvc repro` in the folder, then its table; exits with DVC's code where that fails."""
+    for command in (["dvc", "repro"], ["stages.commands.results"]):
+        done = subprocess.run([sys.executable, "-m", *command], cwd=folder)
+        if done.returncode:
+            sys.exit(done.returncode)
+    print(f"All of it is in {folder}: git add {folder}, to compare with later runs (make diff REV=HEAD)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("name")
+    parser.add_argument("--run", action="store_true", help="then reproduce it and print its table")
+    arguments = parser.parse_args()
+    folder = lay_out(arguments.name)
+    if arguments.run:
+        require_data(folder, arguments.name)
+        reproduce(folder)
+
+
+if __name__ == "__main__":
+    errors.run(main)

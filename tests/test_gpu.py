@@ -1,0 +1,39 @@
+"""The bundle for a GPU machine: what is cut into parts comes out whole, and every variant is one."""
+
+import pytest
+from conftest import ROOT
+
+from benchmarks import gpu
+from stages.commands import edit
+from stages.commands.preset import overlay_of
+
+
+def test_a_bundle_is_cut_into_parts_of_a_bounded_size_and_joined_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "PART_BYTES", 1_000)
+    bundle, contents = tmp_path / "bundle", {}
+    for i, size in enumerate((0, 10, 3_500, 999, 1_001, 40)):
+        contents[f"{'wheels' if i % 2 else 'articles'}/deep/file-{i}.bin"] = bytes([i]) * size
+    (bundle / "bitsandbytes").mkdir(parents=True)
+    for name, data in contents.items():
+        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / name).write_bytes(data)
+    gpu.cut(bundle, sorted(file for file in bundle.rglob("*") if file.is_file()))
+    parts = sorted(bundle.iterdir())
+    assert len(parts) > 4 and all(part.name.startswith("part-") for part in parts)
+    for part in parts:
+        assert sum(file.stat().st_size for file in part.rglob("*") if file.is_file()) <= 1_000
+    gpu.join(bundle, tmp_path / "joined")
+    found = {
+        file.relative_to(tmp_path / "joined").as_posix(): file.read_bytes()
+        for file in (tmp_path / "joined").rglob("*")
+        if file.is_file()
+    }
+    assert found == contents
+
+
+@pytest.mark.parametrize("name", gpu.GRID)
+def test_every_variant_fits_the_parameters(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    overlay = gpu.deep(overlay_of(gpu.PRESET), gpu.COMMON, gpu.GRID[name], {"evaluate": {"split": "test"}})
+    old, new = edit.edited(overlay, name)
+    assert old != new and "models/smollm2-135m" in new

@@ -98,6 +98,7 @@ def packed(tmp_path_factory, pairs):
         member="tiny/tiny.gguf",
         member_sha256=sha256(folder / "tiny.gguf"),
         hub_id="someone/tiny",
+        hub_revision="0" * 40,
         context=256,
         individual_digits=True,
         norm_epsilon=1e-5,

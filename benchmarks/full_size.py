@@ -111,6 +111,8 @@ def write_random_model(folder: Path, layers: int | None = None, shape: str = "ph
             else:
                 weight.normal_(0.0, 0.02)
     model.save_pretrained(folder, max_shard_size="1GB")
+    del model
+    torch.cuda.empty_cache()  # the processes that load it need the memory; nothing to do without a GPU
 
 
 class Tokens:
@@ -317,17 +319,26 @@ def children(folder: str, jobs: list[tuple[str, list[int]]], arguments) -> Itera
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     started = {i: start(*job) for i, job in enumerate(jobs)} if torch.cuda.is_available() else {}
-    for process in started.values():
-        if process.stdout.readline().strip() != READY:
-            process.wait()
-    for i, job in enumerate(jobs):
-        process = started.get(i) or start(*job)
-        if i not in started:
-            process.stdout.readline()
-        output, _ = process.communicate("go\n")
-        if process.returncode:
-            raise UserError(f"full_size: {job[0]} failed; its error stands above")
-        yield json.loads(output.splitlines()[-1])
+    try:
+        for process in started.values():
+            until_ready(process)
+        for i, job in enumerate(jobs):
+            if i not in started:
+                started[i] = start(*job)
+                until_ready(started[i])
+            output, _ = started[i].communicate("go\n")
+            if started[i].returncode:
+                raise UserError(f"full_size: {job[0]} failed; its error stands above")
+            yield json.loads(output.splitlines()[-1])
+    finally:
+        for process in started.values():
+            process.kill()  # one that has ended stays as it is
+
+
+def until_ready(process) -> None:
+    """Read a child's lines until it has loaded, or has ended."""
+    while (line := process.stdout.readline()) and line.strip() != READY:
+        pass
 
 
 def main() -> None:
@@ -351,7 +362,8 @@ def main() -> None:
 
         def begin() -> None:
             print(READY, flush=True)
-            sys.stdin.readline()
+            if not sys.stdin.readline():
+                sys.exit("full_size: the process that started this one is gone")
 
         print(json.dumps(run_way(arguments.folder, arguments.ways[0], arguments, begin)))
         return

@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,10 @@ def pack(bundle: Path, xsum: Path, python: str) -> None:
     pins = dict(
         line.split("==") for line in Path("requirements.txt").read_text().splitlines() if "==" in line
     )
+    if bundle.exists():
+        raise UserError(f"{bundle}: is there already; name a new folder")
+    if not (base.MODELS / MODEL).is_dir():
+        raise UserError(f"{base.MODELS / MODEL} not found; run make base NAME={MODEL}")
     wheels = bundle / "wheels"
     wheels.mkdir(parents=True)
     platform = ["--python-version", python, "--implementation", "cp", "--abi", f"cp{python.replace('.', '')}"]
@@ -236,9 +241,12 @@ def run_steps(bundle: Path, work: Path, output: Path, steps: list[str], minutes:
     ends = time.monotonic() + 60 * minutes
     results: dict = {"machine": machine()}
 
+    writing = threading.Lock()  # variants of the grid end side by side
+
     def keep(step: str, value) -> None:
-        results[step] = value
-        write_json(output, results)
+        with writing:
+            results[step] = value
+            write_json(output, results)
         print(f"gpu: {step}: done, {max(0, ends - time.monotonic()):.0f} s left", flush=True)
 
     for step in steps:
@@ -272,10 +280,21 @@ def run_steps(bundle: Path, work: Path, output: Path, steps: list[str], minutes:
 def run(bundle: Path, arguments) -> None:
     """Join the bundle, install what it brings for this run alone, make the model, run the steps."""
     work = arguments.work
-    if not (work / "bundle").is_dir():
+    done = work / "joined"  # written last: what was begun is begun again
+    if not done.exists():
         join(bundle, work / "bundle")
         wheels = [str(file) for file in sorted((work / "bundle/wheels").glob("*.whl"))]
-        pip("install", "--quiet", "--no-index", "--no-deps", "--target", str(work / "site"), *wheels)
+        pip(
+            "install",
+            "--quiet",
+            "--no-index",
+            "--no-deps",
+            "--upgrade",
+            "--target",
+            str(work / "site"),
+            *wheels,
+        )
+        done.touch()
     paths = [work / "site", work / "bundle/bitsandbytes", Path.cwd()]
     if os.environ.get("GPU_BUNDLE") != str(work):  # once more, with what it brought on the path
         own = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "GPU_BUNDLE": str(work), "HF_HUB_OFFLINE": "1"}

@@ -26,7 +26,7 @@ from stages.common.model_files import listed
 from stages.common.modeling import add_adapter, load_base, load_tokenizer
 from stages.common.runtime import set_up
 
-PARAMS = ("model", "lora.target_modules", "smoke", "generate")
+PARAMS = ("model", "lora.target_modules", "smoke.examples", "generate")
 TOKENIZED = Path("data/tokenized")
 SPLITS = ("validation", "test")  # both, so that the gate's outcome stays when evaluate.split changes
 METRICS = Path("metrics/smoke.json")

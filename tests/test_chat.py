@@ -108,6 +108,58 @@ def test_the_request_asks_for_one_sentence_and_holds_the_article_once(chat):
     assert REQUEST.split(SLOT)[0] in frame.before and frame.chat and frame.blank == ""
 
 
+def test_a_blank_that_the_template_puts_before_an_answer_is_the_answers(tiny):
+    """Mistral's form: `[/INST]`, a blank, the answer."""
+    form = (
+        "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ m.content }}<|head|>"
+        "{% else %} {{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+    )
+    tokenizer = chatting(tiny, form)
+    frame = frame_of(tokenizer, CHAT)
+    assert (frame.after, frame.blank) == ("<|head|>", " ")
+    ids = encode_completion(tokenizer, "It rained.", CHAT)
+    assert tokenizer.decode(ids[:-1]) == " It rained."
+
+
+def test_what_else_a_template_puts_before_an_answer_ends_the_prompt(tiny):
+    """gpt-oss's form: the answer goes into a channel, which the generation prompt leaves open."""
+    form = CHATML.replace(
+        "{{ m.content }}", "{% if m.role == 'assistant' %}<|head|>{% endif %}{{ m.content }}"
+    )
+    frame = frame_of(chatting(tiny, form), CHAT)
+    assert frame.after.endswith("<|im_start|>assistant\n<|head|>") and frame.blank == ""
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        ("{{ raise_exception('needs a system message') }}", "needs a system message"),
+        ("{% for m in messages %}", "cannot be filled"),
+        (CLOCK.replace("'%d %B %Y'", "form"), "today's date in a form that is not known"),
+        ({"rag": CHATML, "tool_use": CHATML}, "cannot be filled"),
+        (CHATML.replace("m.content", "m.content if m.role == 'user' else ''"), "no place for an answer"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_one_sentence_and_stops_no_other_one(tiny, form, reason):
+    tokenizer = chatting(tiny, form)
+    with pytest.raises(UserError, match=f"prompt.template: chat_template: .*{reason}"):
+        frame_of(tokenizer, CHAT)
+    assert CHAT not in template_overheads(tokenizer, "text")
+    assert encode_prompt(tokenizer, "direct", "text", 500).ids
+
+
+def test_sentencepiece_ids_are_those_of_the_rendered_chat(tiny):
+    """Its blank at the beginning of a text comes once a prompt, not once a part of it."""
+    from tokenizers import pre_tokenizers
+
+    tokenizer = chatting(tiny, CHATML)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    prompt = encode_prompt(tokenizer, CHAT, "An article.", 500)
+    assert prompt.ids == whole(tokenizer, prompt.text)
+
+
 def test_a_model_without_a_chat_template_is_no_chat_model(tokenizer):
     with pytest.raises(UserError, match=r"prompt.template: chat_template: the tokenizer .* no chat template"):
         encode_prompt(tokenizer, CHAT, "text", 500)

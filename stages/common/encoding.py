@@ -45,8 +45,14 @@ def filled_ids(tokenizer, frame: Frame, document: str) -> tuple[list[int], list[
 def _chat_ids(tokenizer, frame: Frame, document: str) -> tuple[list[int], list[tuple[int, int]]]:
     """`filled_ids` of a chat: the frame's special tokens are tokens, what the article spells stays text.
 
-    The text between the frame's special tokens on either side of the article is tokenized as one.
+    An article that spells none is tokenized with its frame as one text. For one that does, the text between
+    the frame's special tokens on either side of it is tokenized apart.
     """
+    text = frame.before + document + frame.after
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    start, end = len(frame.before), len(frame.before) + len(document)
+    if not any(place < end and start < last for place, last in _special_places(tokenizer, encoded)):
+        return list(encoded["input_ids"]), list(encoded["offset_mapping"])
     head, tail = special_end(tokenizer, frame.before), special_start(tokenizer, frame.after)
     ids, spans, place = [], [], 0
     for text, split in (
@@ -65,7 +71,10 @@ def _chat_ids(tokenizer, frame: Frame, document: str) -> tuple[list[int], list[t
 
 def special_places(tokenizer, text: str) -> list[tuple[int, int]]:
     """Where special tokens are spelled in a text: (start, end) of each."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return _special_places(tokenizer, tokenizer(text, add_special_tokens=False, return_offsets_mapping=True))
+
+
+def _special_places(tokenizer, encoded) -> list[tuple[int, int]]:
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     return [span for number, span in pairs if number in special]
@@ -192,5 +201,10 @@ def training_batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> dict
 
 def template_overheads(tokenizer, document: str) -> dict[str, int]:
     """Tokens that each template adds to `document`."""
-    names = [*TEMPLATES, *([CHAT] if tokenizer.chat_template else [])]
+    names = list(TEMPLATES)
+    try:
+        frame_of(tokenizer, CHAT)
+        names.append(CHAT)
+    except UserError:  # no chat model, or of a form that is refused: another template may be in use
+        pass
     return {name: overhead(tokenizer, name, document) for name in names}

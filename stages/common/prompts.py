@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from weakref import WeakKeyDictionary
 
+import jinja2
+
 from stages.common.errors import UserError
 
 SLOT = "{article}"
 CHAT = "chat_template"
 REQUEST = "Summarize the following article in one sentence.\n\n{article}"  # of the user, in a chat
+ANSWER = "{summary}"  # of the assistant, to see what stands around it
 # Some templates write today's date into every prompt (Llama 3.2, SmolLM3): prompts would change overnight.
 # This is the date that Llama 3.2's own template falls back on.
 TODAY = datetime(2024, 7, 26)
@@ -98,43 +101,54 @@ def frame_of(tokenizer, template: str) -> Frame:
 
 def _chat_frame(tokenizer) -> Frame:
     if not tokenizer.chat_template:
-        raise UserError(
-            f"prompt.template: {CHAT}: the tokenizer of model.name has no chat template, so it is no chat "
-            f"model; use one of {', '.join(TEMPLATES)}"
-        )
-    ask, answer = {"role": "user", "content": REQUEST}, {"role": "assistant", "content": SLOT}
+        raise _no_frame("the tokenizer of model.name has no chat template, so it is no chat model")
+    ask, answer = {"role": "user", "content": REQUEST}, {"role": "assistant", "content": ANSWER}
     text = _rendered(tokenizer, [ask], add_generation_prompt=True)
     if text.count(SLOT) != 1:
-        raise UserError(
-            f"prompt.template: {CHAT}: the model's chat template leaves no place for the article; use one of "
-            f"{', '.join(TEMPLATES)}"
-        )
-    turn_end = _rendered(tokenizer, [ask, answer]).rpartition(SLOT)[2]
+        raise _no_frame("the model's chat template leaves no place for the article")
+    before, after = text.split(SLOT)
+    whole = _rendered(tokenizer, [ask, answer])
+    if whole.count(ANSWER) != 1:
+        raise _no_frame("the model's chat template leaves no place for an answer")
+    answered, turn_end = whole.split(ANSWER)
+    # What a template puts between its own prompt and an answer (a blank, a channel) is the model's form too.
+    between = answered.removeprefix(text) if answered.startswith(text) else ""
+    blank = between if not between.strip() else ""
     if not turn_end.lstrip().startswith(tokenizer.eos_token):
         raise UserError(
             f"prompt.template: {CHAT}: the model ends its answers with {turn_end.strip()[:40]!r}, and its "
             f"tokenizer's eos is {tokenizer.eos_token!r}, so no answer would be seen to end; set eos_token "
             "in its tokenizer_config.json, or use another template"
         )
-    return Frame(*text.split(SLOT), blank="", chat=True)
+    return Frame(before, after + between.removesuffix(blank), blank=blank, chat=True)
+
+
+def _no_frame(reason: str) -> UserError:
+    return UserError(f"prompt.template: {CHAT}: {reason}; use one of {', '.join(TEMPLATES)}")
 
 
 def _rendered(tokenizer, messages: list[dict], **options) -> str:
-    # A call of the clock is replaced by what it would have said on that day.
-    template = re.sub(
-        r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""",
-        lambda call: repr(TODAY.strftime(call[2])),
-        tokenizer.get_chat_template(),
-    )
-    # enable_thinking: Qwen3's and SmolLM3's reasoning before an answer, which is no one-sentence summary.
-    return tokenizer.apply_chat_template(
-        messages,
-        chat_template=template,
-        tokenize=False,
-        enable_thinking=False,
-        date_string=TODAY.strftime("%d %b %Y"),
-        **options,
-    )
+    try:
+        # A call of the clock is replaced by what it would have said on that day.
+        template = re.sub(
+            r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""",
+            lambda call: repr(TODAY.strftime(call[2])),
+            tokenizer.get_chat_template(),
+        )
+        if "strftime_now(" in template:
+            raise _no_frame("the model's chat template writes today's date in a form that is not known here")
+        # enable_thinking: Qwen3's and SmolLM3's reasoning before an answer, which is no one-sentence summary.
+        return tokenizer.apply_chat_template(
+            messages,
+            chat_template=template,
+            tokenize=False,
+            enable_thinking=False,
+            date_string=TODAY.strftime("%d %b %Y"),
+            **options,
+        )
+    except (ValueError, jinja2.TemplateError) as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise _no_frame(f"the model's chat template cannot be filled ({said})") from error
 
 
 def completion(summary: str, frame: Frame) -> str:

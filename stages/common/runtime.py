@@ -45,7 +45,7 @@ KERNELS = {
 }
 # For a run that computes in bfloat16, on a CPU that has it. Held to AVX2, oneDNN emulates its products: 11
 # times the time of AVX512-BF16, 5 times that of float32 (measured: 4,096 x 576 by 576 x 1,536). A CPU without
-# these kernels does not compute in bfloat16 at all, so nothing is lost by naming them. AMX is left out: it
+# these kernels emulates bfloat16 in any case, and gives bytes of its own. AMX is left out: it
 # adds up in another order.
 BFLOAT16_KERNELS = {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
 BFLOAT16_FLAG = "avx512_bf16"

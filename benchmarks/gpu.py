@@ -307,6 +307,8 @@ def run(bundle: Path, arguments) -> None:
 
 
 def main() -> None:
+    from stages.common.files import output_file  # needs pyarrow, which such a machine has
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -316,7 +318,7 @@ def main() -> None:
     parser.add_argument("--python", default="3.12", help="pack: of the machine that runs it")
     parser.add_argument("--work", type=Path, default=Path("/tmp/gpu"), help="run: its files")
     parser.add_argument(
-        "--output", type=Path, default=Path("benchmarks/results/gpu.json"), help="run: results"
+        "--output", type=output_file, default="benchmarks/results/gpu.json", help="run: results"
     )
     parser.add_argument("--steps", nargs="+", default=["rung", "full_size", "grid"])
     parser.add_argument("--minutes", type=float, default=10, help="run: no step starts after that")

@@ -328,7 +328,7 @@ def children(folder: str, jobs: list[tuple[str, list[int]]], arguments) -> Itera
                 until_ready(started[i])
             output, _ = started[i].communicate("go\n")
             if started[i].returncode:
-                raise UserError(f"full_size: {job[0]} failed; its error stands above")
+                raise UserError(f"full_size: {job[0]} failed; see the error above")
             yield json.loads(output.splitlines()[-1])
     finally:
         for process in started.values():

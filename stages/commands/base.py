@@ -41,9 +41,8 @@ class Base:
     hub_id: str  # the same model, not rounded, on the hub
     hub_revision: str  # its commit, as public programs pin it; not tried here, without the hub
     context: int  # tokens that it was trained on
-    individual_digits: (
-        bool  # its tokenizer splits numbers into digits first; GGUF names that, nothing reads it
-    )
+    # Whether its tokenizer splits numbers into digits first. GGUF says so; transformers does not read it.
+    individual_digits: bool
     norm_epsilon: float  # GGUF holds the float32 nearest to it
     weights_sha256: str
     tokenizer_sha256: str
@@ -173,7 +172,7 @@ def write_weights(base: Base, gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    # The library's bar of the conversion stands by itself on standard error.
+    # Hides the progress bars of the conversion, which takes seconds.
     with contextlib.redirect_stderr(io.StringIO()):
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config = read.config

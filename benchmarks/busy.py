@@ -42,7 +42,8 @@ BUSY_LIMIT = 2.2  # times as long as alone
 
 def training():
     """A function that trains for three batches and returns the adapter's weights."""
-    from stages.train import build_trainer, read_rows, use_fast_parts
+    from stages.common.fast import use_fast_parts
+    from stages.train import build_trainer, read_rows
 
     p = params.load(("seed", "model", "lora", "train"))
     p.train.epochs, p.train.steps, p.train.gradient_accumulation = 1, None, 1
@@ -52,7 +53,7 @@ def training():
     def once() -> list[bytes]:
         set_up(p.seed)
         model = add_adapter(load_base(p.model), p.lora, p.seed)
-        use_fast_parts(model)
+        use_fast_parts(model, p.model.dtype, p.train.autocast)
         with tempfile.TemporaryDirectory() as name:
             build_trainer(model, tokenizer, rows, rows[:1], p, Path(name)).train()
         return [weight.detach().numpy().tobytes() for weight in model.parameters() if weight.requires_grad]

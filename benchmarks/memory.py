@@ -45,14 +45,8 @@ def run_one(name: str) -> None:
     import torch
     from transformers import Trainer  # noqa: F401 (what its import takes is not counted)
 
-    from stages.train import (
-        EVAL_BATCH,
-        build_trainer,
-        measured_loss,
-        needed_bytes,
-        read_rows,
-        use_fast_parts,
-    )
+    from stages.common.fast import use_fast_parts
+    from stages.train import EVAL_BATCH, build_trainer, measured_loss, needed_bytes, read_rows
 
     longest = sorted(read_rows("train"), key=lambda row: -len(row[0]) - len(row[1]))
     rows = longest[: STEPS * p.train.batch_size]
@@ -61,7 +55,7 @@ def run_one(name: str) -> None:
     torch.randn(64, 64) @ torch.randn(64, 64)  # kernels and their buffers are there before the count
     before = reset_peak()
     model = trainable(load_base(p.model), p.lora, p.seed, p.train.method)
-    use_fast_parts(model)
+    use_fast_parts(model, p.model.dtype, p.train.autocast)
     with tempfile.TemporaryDirectory() as folder:
         build_trainer(model, tokenizer, rows, longest[:EVAL_BATCH], p, Path(folder)).train()
     measured_loss(model, longest[: 2 * EVAL_BATCH], tokenizer.pad_token_id, p.train.autocast)

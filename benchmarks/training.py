@@ -19,6 +19,7 @@ Run     pip install -r benchmarks/requirements.txt
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -59,9 +60,10 @@ def load(p, way: str):
 
 def our_trainer(p, model, tokenizer, rows, validation, folder: Path):
     """The stage `train`'s own trainer."""
-    from stages.train import build_trainer, use_fast_parts
+    from stages.common.fast import use_fast_parts
+    from stages.train import build_trainer
 
-    use_fast_parts(model)
+    use_fast_parts(model, p.model.dtype, p.train.autocast)
     return build_trainer(model, tokenizer, rows, validation, p, folder)
 
 
@@ -105,10 +107,36 @@ def trl_trainer(p, model, tokenizer, rows, folder: Path, fastest: bool):
     return SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
 
 
-def multiply(p, model, rows) -> None:
+class Matrices:
+    """Random matrices of any shape, each a view of one block that is drawn once.
+
+    Numbers drawn anew for each batch would be timed as work that a step cannot avoid.
+    """
+
+    def __init__(self, largest: int) -> None:
+        import torch
+
+        self.block = torch.randn(largest)
+
+    def __call__(self, *shape: int):
+        return self.block[: math.prod(shape)].view(shape)
+
+
+def matrices(p, model, rows) -> Matrices:
+    """Matrices large enough for `multiply`."""
+    config = model.get_base_model().config
+    longest = max(len(prompt) + len(completion) for prompt, completion in rows)
+    kept = 1 + max(len(completion) for _, completion in rows)
+    widest = max(config.hidden_size, config.intermediate_size, config.num_attention_heads * longest)
+    each = max(longest * widest, kept * config.vocab_size)
+    return Matrices(max(p.train.batch_size * each, config.intermediate_size * p.lora.rank))
+
+
+def multiply(p, model, rows, random: Matrices) -> None:
     """The matrix products of the run and nothing else."""
     import torch
 
+    from stages.common.losses import last_mlp
     from stages.train import batch_order
 
     base = model.get_base_model()
@@ -117,39 +145,48 @@ def multiply(p, model, rows) -> None:
         base.config.hidden_size,
         base.config.num_attention_heads,
     )
+    targets, frozen = frozen_layers(base)
+    last = {id(module) for module in (last_mlp(base) or torch.nn.Module()).modules()}
+    lengths = [len(prompt) + len(completion) for prompt, completion in rows]
+    for batch in batch_order(lengths, p.train.batch_size, p.train.epochs, p.seed):
+        longest = max(lengths[i] for i in batch)
+        kept = 1 + max(len(rows[i][1]) for i in batch)
+        tokens = len(batch) * longest
+        for module in frozen:
+            # The last MLP computes where a label is predicted alone (losses.predicting_at).
+            rows_in = len(batch) * kept if id(module) in last else tokens
+            random(rows_in, module.in_features) @ module.weight.T
+            random(rows_in, module.out_features) @ module.weight
+        for module in targets:
+            inputs, outputs = random(tokens, module.in_features), random(tokens, module.out_features)
+            a, b = random(module.in_features, p.lora.rank), random(p.lora.rank, module.out_features)
+            low = inputs @ a
+            low @ b
+            back = outputs @ b.T
+            low.T @ outputs
+            inputs.T @ back
+            back @ a.T
+        head = random(len(batch) * heads, longest, width // heads)
+        square = random(len(batch) * heads, longest, longest)
+        for _ in range(layers):
+            for _ in range(3):  # one forward, two backward, of scores and of values
+                head @ head.transpose(1, 2)
+                square @ head
+        random(len(batch) * kept, width) @ base.lm_head.weight.T
+        random(len(batch) * kept, base.config.vocab_size) @ base.lm_head.weight
+
+
+def frozen_layers(base) -> tuple[list, list]:
+    """(layers that an adapter changes, all linear layers of the base but the output layer)."""
+    import torch
+
     targets = [m for name, m in base.named_modules() if name.endswith("base_layer")]
     frozen = [
         module
         for name, module in base.named_modules()
         if isinstance(module, torch.nn.Linear) and "lora_" not in name and "lm_head" not in name
     ]
-    lengths = [len(prompt) + len(completion) for prompt, completion in rows]
-    for batch in batch_order(lengths, p.train.batch_size, p.train.epochs, p.seed):
-        longest = max(lengths[i] for i in batch)
-        kept = 1 + max(len(rows[i][1]) for i in batch)
-        tokens = len(batch) * longest
-        inputs = {n: torch.randn(tokens, n) for n in {m.in_features for m in frozen}}
-        outputs = {n: torch.randn(tokens, n) for n in {m.out_features for m in frozen}}
-        for module in frozen:
-            inputs[module.in_features] @ module.weight.T
-            outputs[module.out_features] @ module.weight
-        for module in targets:
-            a, b = torch.randn(module.in_features, p.lora.rank), torch.randn(p.lora.rank, module.out_features)
-            low = inputs[module.in_features] @ a
-            low @ b
-            back = outputs[module.out_features] @ b.T
-            low.T @ outputs[module.out_features]
-            inputs[module.in_features].T @ back
-            back @ a.T
-        head = torch.randn(len(batch) * heads, longest, width // heads)
-        square = torch.randn(len(batch) * heads, longest, longest)
-        for _ in range(layers):
-            for _ in range(3):  # one forward, two backward, of scores and of values
-                head @ head.transpose(1, 2)
-                square @ head
-        last = torch.randn(len(batch) * kept, width)
-        last @ base.lm_head.weight.T
-        torch.randn(len(batch) * kept, base.config.vocab_size) @ base.lm_head.weight
+    return targets, frozen
 
 
 def run_one(way: str, arguments) -> None:
@@ -170,7 +207,7 @@ def run_one(way: str, arguments) -> None:
         if way == "ours":
             work = our_trainer(p, model, tokenizer, rows, validation[:1], Path(name)).train
         elif way == "products":
-            work = partial(torch.inference_mode()(multiply), p, model, rows)
+            work = partial(torch.inference_mode()(multiply), p, model, rows, matrices(p, model, rows))
         else:
             work = trl_trainer(p, model, tokenizer, rows, Path(name), fastest=way == "trl, grouped").train
         before = reset_peak()

@@ -255,18 +255,6 @@ def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path
     return trainer
 
 
-def use_fast_parts(model) -> None:
-    """On a CPU, put faster modules in the place of some of a model's, before it is trained."""
-    import torch
-
-    from stages.common.activation import use_fast_gelu
-    from stages.common.dropout import use_few_draws
-
-    if not torch.cuda.is_available():
-        use_few_draws(model)
-        use_fast_gelu(model)
-
-
 def scale_float16_gradients(model) -> None:
     """Scale the loss's gradient before it is cast to float16, and undo it at the adapter."""
     import torch
@@ -356,6 +344,8 @@ def main() -> None:
         require_bfloat16("train.autocast", "none")
     import torch
 
+    from stages.common.fast import use_fast_parts
+
     tokenizer = load_tokenizer(p.model)
     config = load_config(p.model)
     trained, total = parameter_counts(config, p.lora, p.train.method)
@@ -365,7 +355,7 @@ def main() -> None:
     base = load_base(p.model)
     footprint = base.get_memory_footprint()
     model = trainable(base, p.lora, p.seed, p.train.method)
-    use_fast_parts(model)
+    use_fast_parts(model, p.model.dtype, p.train.autocast)
     if p.model.dtype == "float16":
         scale_float16_gradients(model)
 

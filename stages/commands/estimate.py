@@ -115,17 +115,18 @@ def probe(p) -> list[str]:
 
     from stages.common.decoding import spanning, summarize
     from stages.common.encoding import training_batch
+    from stages.common.fast import use_fast_parts
     from stages.common.files import read_parquet
     from stages.common.losses import completion_loss, in_format
     from stages.common.modeling import load_base, load_tokenizer, trainable
-    from stages.train import batches_of, read_rows, use_fast_parts
+    from stages.train import batches_of, read_rows
 
     if not is_tokenized():
         return [f"time: {TOKENIZED} is not up to date; run `dvc repro tokenize` for an estimate of it"]
     split = TOKENIZED / f"{p.evaluate.split}.parquet"
     tokenizer, rows = load_tokenizer(p.model), read_rows("train")
     model = trainable(load_base(p.model), p.lora, p.seed, p.train.method).train()
-    use_fast_parts(model)
+    use_fast_parts(model, p.model.dtype, p.train.autocast)
     lengths = [len(a) + len(b) for a, b in rows]
     order = batches_of(rows, p.train, p.seed)
     device = next(model.parameters()).device

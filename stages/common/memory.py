@@ -228,14 +228,12 @@ def training_memory(
     settings: params.yaml's `model` section; method, autocast: of `train`. What is trained is float32, with a
     gradient and two moments. Raises NoEstimate where the activations cannot be known beforehand.
     """
+    from stages.common.fast import use_fast_parts
+
     base = meta_model(config, settings.dtype)
     weights = weight_bytes(base, settings.dtype, settings.quantization)
     trainable(base.requires_grad_(False), lora, 0, method)
-    if method != "full":
-        if device_name() == "cpu":  # as the stage does; its masks take a quarter of torch's own
-            from stages.common.dropout import use_few_draws
-
-            use_few_draws(base)
+    use_fast_parts(base, settings.dtype, autocast)  # as the stage does: other parts keep other tensors
     base.train()
     trained = sum(weight.numel() for weight in base.parameters() if weight.requires_grad)
     return Training(

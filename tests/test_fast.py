@@ -1,0 +1,247 @@
+"""Attention and norms of the fast training path against torch's and transformers' own."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from stages.common.attention import BLOCK, NAME, _BlockAttention, attention, use_block_attention
+from stages.common.fast import hold_frozen_in_bfloat16, keep_inputs_narrow, use_fast_parts
+from stages.common.norms import RmsNorm, use_fast_norms
+from stages.common.runtime import has_bfloat16_instructions
+
+
+def tensors(batch=2, heads=6, key_heads=2, tokens=2 * BLOCK + 37, width=16, values=16, seed=0):
+    """(query, key, value, gradient of the result) in float32, as bfloat16 can hold them."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (heads, width), (key_heads, width), (key_heads, values), (heads, values)
+    return [
+        torch.randn(batch, count, tokens, size, generator=generator).bfloat16().float()
+        for count, size in shapes
+    ]
+
+
+def results(function, query, key, value, gradient):
+    """The result and the gradients of query, key and value."""
+    inputs = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
+    output = function(*inputs)
+    output.backward(gradient.to(output.dtype))
+    return [output.detach().float(), *(tensor.grad.float() for tensor in inputs)]
+
+
+def exact(scale):
+    return lambda q, k, v: scaled_dot_product_attention(
+        q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
+def blocks(scale):
+    return lambda q, k, v: _BlockAttention.apply(q.bfloat16(), k.bfloat16(), v.bfloat16(), scale)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 37])
+@pytest.mark.parametrize("heads, key_heads", [(6, 2), (4, 4), (5, 1)])
+def test_blocks_give_attention_and_its_gradients(tokens, heads, key_heads):
+    given = tensors(tokens=tokens, heads=heads, key_heads=key_heads)
+    for found, wanted in zip(results(blocks(0.25), *given), results(exact(0.25), *given), strict=True):
+        assert found.shape == wanted.shape
+        # bfloat16 holds 8 bits: 0.4 % of a number, and scores and weights are rounded once each.
+        assert (found - wanted).norm() <= 0.01 * wanted.norm() + 1e-6
+
+
+def test_no_later_token_is_read():
+    query, key, value, _ = tensors()
+    before = blocks(0.25)(query, key, value)
+    cut = BLOCK + 5
+    key[:, :, cut:], value[:, :, cut:] = 9.0, -9.0
+    after = blocks(0.25)(query, key, value)
+    assert torch.equal(before[:, :, :cut], after[:, :, :cut])
+    assert not torch.equal(before[:, :, cut:], after[:, :, cut:])
+
+
+def test_values_of_another_width():
+    given = tensors(values=24)
+    for found, wanted in zip(results(blocks(0.25), *given), results(exact(0.25), *given), strict=True):
+        assert (found - wanted).norm() <= 0.01 * wanted.norm()
+
+
+class Module(torch.nn.Module):
+    is_causal = True
+    num_key_value_groups = 3
+
+
+def calls(monkeypatch):
+    """How often blocks are used."""
+    made = []
+    monkeypatch.setattr(_BlockAttention, "apply", staticmethod(lambda *given: made.append(1) or given[0]))
+    return made
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dropout": 0.1},
+        {"attention_mask": torch.ones(2, 1, 9, 9, dtype=torch.bool)},
+        {"is_causal": False},
+        {"position_bias": torch.zeros(2, 6, 9, 9)},
+    ],
+)
+def test_what_blocks_do_not_do_is_left_to_sdpa(change, monkeypatch):
+    made = calls(monkeypatch)
+    query, key, value, _ = (tensor.bfloat16() for tensor in tensors(tokens=9))
+    options = {"attention_mask": None, "dropout": 0.0, "scaling": 0.25, **change}
+    attention(Module(), query, key, value, **options)
+    assert not made
+    attention(Module(), query, key, value, attention_mask=None, dropout=0.0, scaling=0.25, sliding_window=64)
+    assert made
+
+
+def test_float32_without_autocast_is_left_to_sdpa(monkeypatch):
+    made = calls(monkeypatch)
+    query, key, value, _ = tensors(tokens=9)
+    attention(Module(), query, key, value, attention_mask=None, scaling=0.25)
+    assert not made
+    with torch.autocast("cpu", torch.bfloat16):
+        attention(Module(), query, key, value, attention_mask=None, scaling=0.25)
+    assert made
+
+
+def llama(**changes):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+    }
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**{**config, **changes}))
+
+
+def test_a_model_computes_the_same_with_both():
+    plain, fast = llama(), llama()
+    use_block_attention(fast)
+    use_fast_norms(fast)
+    assert fast.config._attn_implementation == NAME
+    assert sum(isinstance(module, RmsNorm) for module in fast.modules()) == 5
+    ids = torch.randint(0, 96, (2, BLOCK + 40), generator=torch.Generator().manual_seed(1))
+    losses = []
+    for model in (plain, fast):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        losses.append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    for (name, wanted), found in zip(plain.named_parameters(), fast.parameters(), strict=True):
+        assert (found.grad - wanted.grad).norm() <= 0.05 * wanted.grad.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_is_that_of_llama_with_its_gradients(dtype):
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    generator = torch.Generator().manual_seed(0)
+    x, gradient = (torch.randn(3, 5, 32, generator=generator).to(dtype) for _ in range(2))
+    theirs = LlamaRMSNorm(32, eps=1e-3).to(dtype)
+    theirs.weight.data.copy_(torch.rand(32, generator=generator) + 0.5)
+    weight = torch.nn.Parameter(theirs.weight.detach().clone())
+    found = []
+    for norm in (theirs, RmsNorm(weight, 1e-3)):
+        given = x.clone().requires_grad_()
+        output = norm(given)
+        output.backward(gradient)
+        found.append([output.detach(), given.grad, norm.weight.grad])
+    # In bfloat16 theirs rounds several times, ours once.
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    for wanted, ours in zip(*found, strict=True):
+        assert ours.dtype == wanted.dtype
+        assert (ours - wanted).float().norm() <= tolerance * wanted.float().norm()
+
+
+def test_a_norm_that_computes_otherwise_stays():
+    model = llama()
+
+    class OnePlus(torch.nn.Module):
+        """Gemma's: its weight is what is added to 1."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.full((32,), 0.3))
+            self.variance_epsilon = 1e-6
+
+        def forward(self, x):
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * (1 + self.weight)
+
+    model.model.norm = OnePlus()
+    use_fast_norms(model)
+    assert isinstance(model.model.norm, OnePlus)
+    assert isinstance(model.model.layers[0].input_layernorm, RmsNorm)
+
+
+def adapted(model):
+    """A LoRA adapter on every linear layer of attention, its update not zero."""
+    from types import SimpleNamespace
+
+    from stages.common.modeling import trainable
+
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    lora = SimpleNamespace(rank=4, alpha=None, dropout=0.0, target_modules=targets)
+    model = trainable(model.requires_grad_(False), lora, 0, "lora").train()
+    generator = torch.Generator().manual_seed(2)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, 0.1, generator=generator)
+    return model
+
+
+def loss_and_gradients(model):
+    ids = torch.randint(0, 96, (2, 60), generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    return [loss.detach(), *(weight.grad for weight in model.parameters() if weight.requires_grad)]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_frozen_weights_rounded_once_give_the_same_bytes(tied):
+    plain, held = (adapted(llama(tie_word_embeddings=tied)) for _ in range(2))
+    hold_frozen_in_bfloat16(held)
+    formats = {name: weight.dtype for name, weight in held.named_parameters()}
+    assert all(dtype == torch.bfloat16 for name, dtype in formats.items() if "base_layer" in name)
+    assert all(dtype == torch.float32 for name, dtype in formats.items() if "lora_" in name)
+    # What is looked up, and added up, stays as exact as it was.
+    assert all(dtype == torch.float32 for name, dtype in formats.items() if "embed" in name or "norm" in name)
+    for found, wanted in zip(loss_and_gradients(held), loss_and_gradients(plain), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_every_weight_that_is_trained_stays_float32():
+    model = llama().requires_grad_(True)
+    hold_frozen_in_bfloat16(model)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def test_an_adapter_takes_what_a_norm_gives():
+    plain, narrow = adapted(llama()), adapted(llama())
+    use_fast_parts(narrow, "float32", "bfloat16")
+    if not has_bfloat16_instructions():
+        use_fast_norms(narrow)
+        keep_inputs_narrow(narrow)
+    seen = set()
+    for name, module in narrow.named_modules():
+        if name.endswith("q_proj.lora_A.default"):
+            module.register_forward_pre_hook(lambda module, inputs: seen.add(inputs[0].dtype))
+    for found, wanted in zip(loss_and_gradients(narrow), loss_and_gradients(plain), strict=True):
+        assert (found - wanted).norm() <= 0.05 * wanted.norm() + 1e-6
+    assert seen == {torch.bfloat16}
+
+
+def test_a_run_in_float32_keeps_its_attention_and_norms():
+    model = adapted(llama())
+    before = [type(module) for module in model.modules()]
+    use_fast_parts(model, "float32", "none")
+    assert [type(module) for module in model.modules()] == before
+    assert model.config._attn_implementation == "sdpa"

@@ -46,7 +46,6 @@ COMMON = {
     "generate": {"batch_tokens": 131_072},
 }
 FULL = {"model": {"dtype": "float32"}, "train": {"method": "full", "autocast": "bfloat16"}}
-QKV, ALL = LINEAR[:3], LINEAR
 GRID: dict[str, dict] = {
     f"{template}, {name}, {rate:g}": {
         "prompt": {"template": template},
@@ -54,10 +53,10 @@ GRID: dict[str, dict] = {
         "train": {"learning_rate": rate},
     }
     for template, name, targets, rank, rate in (
-        ("direct", "all linear, rank 64", ALL, 64, 5e-4),
-        ("direct", "all linear, rank 16", ALL, 16, 1e-3),
-        ("direct", "q k v, rank 64", QKV, 64, 1e-3),
-        ("chat_template", "all linear, rank 64", ALL, 64, 5e-4),
+        ("direct", "all linear, rank 64", LINEAR, 64, 5e-4),
+        ("direct", "all linear, rank 16", LINEAR, 16, 1e-3),
+        ("direct", "q k v, rank 64", LINEAR[:3], 64, 1e-3),
+        ("chat_template", "all linear, rank 64", LINEAR, 64, 5e-4),
     )
 } | {
     f"direct, every weight, {rate:g}": {**FULL, "train": {**FULL["train"], "learning_rate": rate}}
@@ -242,7 +241,7 @@ def variant(
     environment = workspace(folder, values)
     template = values.get("prompt", {}).get("template", "direct")
     articles = (work / "bundle/articles" / template).resolve()
-    limits = {"train": values["data"].get("train_size") if "data" in values else None}
+    limits = {"train": values.get("data", {}).get("train_size")}
     few_rows(articles / "data/tokenized", folder / "data/tokenized", limits, rows)
     seconds = {"smoke": stage(folder, environment, "stages.smoke")}
     seconds["train"] = stage(folder, environment, "stages.train")

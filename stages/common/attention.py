@@ -11,7 +11,7 @@ import torch
 
 NAME = "bfloat16_blocks"  # as transformers knows it
 BLOCK = 128  # queries: a block reads the keys up to its last query, so that later ones cost nothing
-# What may stand beside the tensors in a call: of the model's own, and without a part in what is computed.
+# Options of a call that change nothing in what is computed here, or are read below.
 HARMLESS = {
     "dropout",
     "scaling",

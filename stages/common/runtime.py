@@ -109,7 +109,7 @@ def choose_kernels() -> None:
     has set: other kernels are no parameter that DVC would see, so their numbers would pass for these. A CPU
     without AVX2 and FMA keeps its own kernels, and its own bytes.
     """
-    os.environ.update(GPU_KERNELS)  # a GPU may stand beside any CPU
+    os.environ.update(GPU_KERNELS)  # whatever the CPU: the machine may have a GPU
     if has_kernels():
         os.environ.update(KERNELS)
 

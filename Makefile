@@ -55,7 +55,8 @@ endif
 remote: setup ## make remote DIR=PATH: keep data, models and predictions in a folder (a mounted drive)
 	@test -n "$(DIR)" || { echo "usage: make remote DIR=PATH"; exit 2; }
 	@mkdir -p "$(DIR)"
-	@dvc remote add --force --default --local storage "$$(cd "$(DIR)" && pwd)"
+	@for each in . $(patsubst %/.dvc,%,$(wildcard presets/*/.dvc)); do \
+	(cd "$$each" && dvc remote add --quiet --force --default --local storage "$$(cd "$(CURDIR)" && cd "$(DIR)" && pwd)"); done
 	@echo "dvc push and dvc pull now use $(DIR) (in .dvc/config.local, which git ignores)"
 
 study: setup ## make study NAME=rank [JOBS=2] [QUICK=1]: run what is missing of a study, then compare
@@ -67,9 +68,10 @@ sizes: setup ## Pretrain phi-tiny's smaller siblings for the study model_size, w
 show: setup ## make show [NAME=rank]: the experiments, their headline metrics and what they set
 	@python -m stages.commands.show $(NAME)
 
-diff: setup ## make diff REV=main: parameters, metrics with intervals and plots against a revision
-	@test -n "$(REV)" || { echo "usage: make diff REV=main, or another commit, branch, tag or experiment"; exit 2; }
-	@python -m stages.commands.diff "$(REV)" $(if $(MARKDOWN),--markdown)
+diff: setup ## make diff REV=main [PRESET=NAME] [AGAINST=FOLDER]: parameters, metrics with intervals and plots against a revision
+	@test -n "$(REV)" || { echo "usage: make diff REV=main, or another commit, branch, tag or experiment; with PRESET=NAME of a preset's pipeline, with AGAINST=presets/NAME (or .) against another one's"; exit 2; }
+	@cd "$(if $(PRESET),presets/$(PRESET),.)" && \
+	python -m stages.commands.diff "$(REV)" $(if $(AGAINST),--folder "$(AGAINST)") $(if $(MARKDOWN),--markdown)
 
 ladder: setup ## Run the graph on 10, 100, 1,000 and all rows asked for; stop at the first rung that fails
 	@python -m stages.commands.ladder

@@ -1,9 +1,24 @@
 """What the benchmarks share: ratios with their spread, and the peak of this process's memory."""
 
+import os
 import threading
 from pathlib import Path
 
 import numpy as np
+
+from stages.commands.preset import PRESETS
+from stages.common import params
+from stages.common.errors import UserError
+
+
+def enter_preset(name: str | None) -> None:
+    """Work in presets/NAME/, a pipeline that was laid out, from here on; None: in the default's."""
+    if name is None:
+        return
+    folder = PRESETS / name
+    if not (folder / params.PARAMS_FILE).is_file():
+        raise UserError(f"--preset: {folder} is not there; run `make repro PRESET={name}` first")
+    os.chdir(folder)
 
 
 def ratios(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:

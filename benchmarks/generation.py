@@ -13,7 +13,11 @@ the same tokens.
 No n-gram is banned here. The ban of `generate` counts the prompt's n-grams too, and CTranslate2's gives other
 tokens than either (measured: for 27 of 64 articles); ours counts the output's alone.
 
+With --preset the model and the prompts are those of presets/NAME/; --dtype has our side compute in another
+format than its params.yaml says.
+
 Run     python -m benchmarks.generation [--against ctranslate2] [--articles 500] [--rounds 5] [--output FILE]
+                [--preset NAME] [--dtype bfloat16]
 """
 
 import argparse
@@ -24,7 +28,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from benchmarks.common import ratios
+from benchmarks.common import enter_preset, ratios
 from benchmarks.ctranslate import Peer, write_model
 from benchmarks.full_size import BEAMS, NEW_TOKENS, Tokens, write_random_model
 from stages.common import errors, params
@@ -98,8 +102,8 @@ def compare(ours, model, prompts: list[list[int]], config, rounds: int) -> list[
     return found
 
 
-def against_ctranslate2(p, articles: int, rounds: int) -> dict:
-    """The results of both models."""
+def against_ctranslate2(p, articles: int, rounds: int, alone: bool) -> dict:
+    """The results of the tuned model and, unless it is to be tried `alone`, of the wide one."""
     import torch
 
     tokenizer, model = load_tokenizer(p.model), load_tuned(p.model, TUNED)
@@ -109,7 +113,10 @@ def against_ctranslate2(p, articles: int, rounds: int) -> dict:
         return [output.tokens for output in summarize(model, tokenizer, some, p.generate)]
 
     config = generation_config(tokenizer, p.generate, model.config.vocab_size)
-    found = {"phi-tiny": compare(tiny, model, prompts, config, rounds)}
+    name = Path(p.model.path).name + ("" if p.model.dtype == "float32" else f" in {p.model.dtype}")
+    found = {name: compare(tiny, model, prompts, config, rounds)}
+    if alone:
+        return found
     with tempfile.TemporaryDirectory() as folder:
         write_random_model(Path(folder), WIDE_LAYERS)
         settings = SimpleNamespace(
@@ -197,13 +204,20 @@ def main() -> None:
     parser.add_argument("--against", choices=("transformers", "ctranslate2"), default="transformers")
     parser.add_argument("--articles", type=int, default=500, help="spread over all lengths")
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs of every way")
+    parser.add_argument("--preset", help="model and prompts of presets/NAME/, which was run")
+    parser.add_argument("--dtype", help="of our weights, instead of model.dtype")
     parser.add_argument("--output", type=output_file)
     arguments = parser.parse_args()
+    output = arguments.output and arguments.output.absolute()
+    enter_preset(arguments.preset)
     p = params.load(("model", "generate", "evaluate.split"))
     p.generate.no_repeat_ngram = 0
-    set_up(seed=0)
+    p.model.dtype = arguments.dtype or p.model.dtype
+    set_up(0, [p.model.dtype])
     if arguments.against == "ctranslate2":
-        result = {"models": against_ctranslate2(p, arguments.articles, arguments.rounds)}
+        result = {
+            "models": against_ctranslate2(p, arguments.articles, arguments.rounds, bool(arguments.preset))
+        }
         for name, entries in result["models"].items():
             for entry in entries:
                 peer = f"CTranslate2's {entry['ctranslate2']}"
@@ -221,8 +235,8 @@ def main() -> None:
             f"{result['times_pipeline']['median']:.2f} x pipeline; "
             f"{result['articles_with_other_tokens_than_generate']} articles with other tokens"
         )
-    if arguments.output:
-        write_json(arguments.output, {**result, "machine": machine()})
+    if output:
+        write_json(output, {**result, "machine": machine()})
     if different := result.get("articles_with_other_tokens_than_generate"):
         raise UserError(f"{different} of {result['articles']} articles got other tokens than from `generate`")
 

@@ -9,12 +9,13 @@ resident size after imports and model load.
 `trl, grouped` is SFTTrainer at its fastest: rows of similar length in a batch, no gradient checkpointing,
 loss on the completion alone, logits at its labels alone. `trl` is SFTTrainer with its own defaults (random
 batches, checkpointing). `products` multiplies random matrices of the shapes that a step needs, forward and
-backward, and does nothing else.
+backward, and does nothing else. Under autocast all of them train in bfloat16.
 
-With --wide the base has Phi-2's width, vocabulary and heads, 2 layers, and random weights.
+With --preset the settings and rows are those of presets/NAME/. With --wide the base has Phi-2's width,
+vocabulary and heads, 2 layers, and random weights.
 
 Run     pip install -r benchmarks/requirements.txt
-        python -m benchmarks.training [--pairs 320] [--rounds 5] [--wide] [--output FILE]
+        python -m benchmarks.training [--pairs 320] [--rounds 5] [--wide | --preset NAME] [--output FILE]
 """
 
 import argparse
@@ -30,11 +31,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from benchmarks.common import peak_bytes, ratios, reset_peak
+from benchmarks.common import enter_preset, peak_bytes, ratios, reset_peak
 from benchmarks.full_size import write_random_model
 from stages.common import errors, params
 from stages.common.encoding import training_batch
 from stages.common.files import output_file, write_json
+from stages.common.losses import in_format
 from stages.common.machine import machine
 from stages.common.modeling import add_adapter, load_base, load_tokenizer
 from stages.common.runtime import set_up
@@ -95,7 +97,7 @@ def trl_trainer(p, model, tokenizer, rows, folder: Path, fastest: bool):
         max_length=None,
         gradient_checkpointing=not fastest,
         train_sampling_strategy="group_by_length" if fastest else "random",
-        bf16=False,
+        bf16=p.train.autocast == "bfloat16",
         use_cpu=True,
         dataloader_pin_memory=False,
         logging_steps=10_000,
@@ -113,10 +115,10 @@ class Matrices:
     Numbers drawn anew for each batch would be timed as work that a step cannot avoid.
     """
 
-    def __init__(self, largest: int) -> None:
+    def __init__(self, largest: int, dtype) -> None:
         import torch
 
-        self.block = torch.randn(largest)
+        self.block = torch.randn(largest).to(dtype)
 
     def __call__(self, *shape: int):
         return self.block[: math.prod(shape)].view(shape)
@@ -129,7 +131,8 @@ def matrices(p, model, rows) -> Matrices:
     kept = 1 + max(len(completion) for _, completion in rows)
     widest = max(config.hidden_size, config.intermediate_size, config.num_attention_heads * longest)
     each = max(longest * widest, kept * config.vocab_size)
-    return Matrices(max(p.train.batch_size * each, config.intermediate_size * p.lora.rank))
+    largest = max(p.train.batch_size * each, config.intermediate_size * p.lora.rank)
+    return Matrices(largest, next(model.parameters()).dtype)
 
 
 def multiply(p, model, rows, random: Matrices) -> None:
@@ -192,7 +195,7 @@ def frozen_layers(base) -> tuple[list, list]:
 def run_one(way: str, arguments) -> None:
     """Train once in this process and print what it took as JSON."""
     p = settings(arguments)
-    set_up(p.seed)
+    set_up(p.seed, [p.model.dtype, p.train.autocast])
     import torch
 
     from stages.train import measured_loss
@@ -201,12 +204,16 @@ def run_one(way: str, arguments) -> None:
     rows, validation = rows[: arguments.pairs], validation[: min(100, arguments.pairs)]
     # Kernels are chosen and buffers made at the first call: not what is measured.
     batch = training_batch(rows[:2], tokenizer.pad_token_id)
-    model(**batch).loss.backward()
+    with in_format(model, p.train.autocast):
+        loss = model(**batch).loss
+    loss.backward()
     model.zero_grad()
     with tempfile.TemporaryDirectory() as name, torch.enable_grad():
         if way == "ours":
             work = our_trainer(p, model, tokenizer, rows, validation[:1], Path(name)).train
         elif way == "products":
+            if p.train.autocast == "bfloat16":
+                model.bfloat16()
             work = partial(torch.inference_mode()(multiply), p, model, rows, matrices(p, model, rows))
         else:
             work = trl_trainer(p, model, tokenizer, rows, Path(name), fastest=way == "trl, grouped").train
@@ -238,11 +245,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs of every way")
     parser.add_argument("--wide", action="store_true", help="Phi-2's width with 2 layers, random weights")
+    parser.add_argument("--preset", help="settings and rows of presets/NAME/, which was run")
     parser.add_argument("--output", type=output_file)
     parser.add_argument("--base", help=argparse.SUPPRESS)  # of a child: the folder of the wide model
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)  # of a child: its round
     parser.add_argument("--way", choices=WAYS, help="run this one alone, here, and print JSON")
     arguments = parser.parse_args()
+    root = Path.cwd()
+    output = arguments.output and arguments.output.absolute()
+    enter_preset(arguments.preset)
     if arguments.way:
         run_one(arguments.way, arguments)
         return
@@ -258,14 +269,15 @@ def main() -> None:
                 command += ["--pairs", str(arguments.pairs), "--epochs", str(arguments.epochs)]
                 command += ["--seed", str(seed)]
                 command += ["--base", folder] if arguments.wide else []
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                command += ["--preset", arguments.preset] if arguments.preset else []
+                done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)
                 found[way].append(json.loads(done.stdout.splitlines()[-1]))
     rate = {way: np.array([run["tokens"] / run["seconds"] for run in runs]) for way, runs in found.items()}
     cpu = {way: np.array([run["cpu_seconds"] for run in runs]) for way, runs in found.items()}
     peak = {way: np.array([run["peak_bytes"] for run in runs], dtype=float) for way, runs in found.items()}
     loss = {way: np.array([run["validation_loss"] for run in found[way]]) for way in WAYS[:3]}
     result = {
-        "base": "Phi-2's width, 2 layers" if arguments.wide else "models/phi-tiny",
+        "base": "Phi-2's width, 2 layers" if arguments.wide else settings(arguments).model.path,
         "pairs": arguments.pairs,
         "tokens": found["ours"][0]["tokens"],
         "tokens_per_second": {way: float(np.median(values)) for way, values in rate.items()},
@@ -279,8 +291,8 @@ def main() -> None:
         "machine": machine(),
     }
     print(json.dumps({k: v for k, v in result.items() if k != "machine"}, indent=2))
-    if arguments.output:
-        write_json(arguments.output, result)
+    if output:
+        write_json(output, result)
 
 
 if __name__ == "__main__":

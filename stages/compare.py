@@ -63,7 +63,7 @@ def read_experiment(name: str, ref: str) -> dict:
             f"{name}`, or run the variant again: `git update-ref -d {ref}`, then `make study`"
         )
     for file in ("evaluation", "train", "prompt"):
-        found[file] = json.loads(git("show", f"{ref}:metrics/{file}.json"))
+        found[file] = json.loads(git("show", f"{ref}:./metrics/{file}.json"))
     return found
 
 

@@ -130,7 +130,7 @@ def test_studies_and_plots_that_git_does_not_know_yet_are_told(tmp_path, monkeyp
     run(tmp_path, "git", "init", "--quiet", "--initial-branch=main")
     run(tmp_path, "git", "add", "--all")
     run(tmp_path, "git", "commit", "--quiet", "--message=start")
-    assert changed_studies("HEAD") == []
+    assert changed_studies("HEAD:") == []
     # What a trend says stands beside what the differences say.
     made["analysis"]["for_each_doubling"]["one rate"]["p_holm"] = 0.5
     write_json(tmp_path / "metrics/studies/rank.json", made)
@@ -138,7 +138,7 @@ def test_studies_and_plots_that_git_does_not_know_yet_are_told(tmp_path, monkeyp
         tmp_path / "metrics/studies/search.json",
         json.loads((ROOT / "metrics/studies/search.json").read_text()),
     )
-    (rank, search) = changed_studies("HEAD")
+    (rank, search) = changed_studies("HEAD:")
     assert (
         rank[0] == "rank" and rank[1].endswith("quality grows with it.") and "no trend was shown" in rank[2]
     )

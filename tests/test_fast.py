@@ -1,4 +1,4 @@
-"""Attention and norms of the fast training path against torch's and transformers' own."""
+"""The fast training path's attention, norms, positions and MLP against torch's and transformers' own."""
 
 import pytest
 import torch
@@ -6,7 +6,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from stages.common.attention import BLOCK, NAME, _BlockAttention, attention, use_block_attention
 from stages.common.fast import hold_frozen_in_bfloat16, keep_inputs_narrow, use_fast_parts
+from stages.common.mlp import BLOCK as MLP_BLOCK
+from stages.common.mlp import use_fast_mlp
 from stages.common.norms import RmsNorm, use_fast_norms
+from stages.common.rotary import _fast, _is_rotate_half, use_fast_rotary
 from stages.common.runtime import has_bfloat16_instructions
 
 
@@ -179,6 +182,105 @@ def test_a_norm_that_computes_otherwise_stays():
     use_fast_norms(model)
     assert isinstance(model.model.norm, OnePlus)
     assert isinstance(model.model.layers[0].input_layernorm, RmsNorm)
+
+
+def rotary_of(family: str):
+    """transformers' own `apply_rotary_pos_emb` of a family, as it was before it was replaced."""
+    import importlib
+
+    module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    function = module.apply_rotary_pos_emb
+    return function.__wrapped__ if getattr(function, "in_few_passes", False) else function
+
+
+@pytest.mark.parametrize("angles_of", [1, 2])  # one row's for all, or each row's own
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "phi", "gpt_neox", "gemma2"])
+def test_positions_are_those_of_transformers_with_their_gradients(family, angles_of):
+    query, key, _, gradient = (tensor.bfloat16() for tensor in tensors(tokens=9))
+    generator = torch.Generator().manual_seed(3)
+    angles = torch.randn(angles_of, 9, 8, generator=generator).repeat(1, 1, 2)
+    original, found = rotary_of(family), []
+    assert _is_rotate_half(original)
+    for function in (original, _fast(original)):
+        given = [tensor.clone().requires_grad_() for tensor in (query, key)]
+        turned = function(*given, angles.cos(), angles.sin())
+        for result, towards in zip(turned, (gradient, gradient[:, :2]), strict=True):
+            (result.float() * towards.float()).sum().backward()
+        found.append([*(result.detach().bfloat16() for result in turned), *(each.grad for each in given)])
+    for wanted, ours in zip(*found, strict=True):
+        assert ours.dtype == torch.bfloat16
+        # Rounded once, as theirs is in the end; the gradient of theirs is rounded in more places.
+        assert (ours.float() - wanted.float()).norm() <= 0.005 * wanted.float().norm()
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
+def test_positions_of_another_kind_or_format_stay():
+    assert not _is_rotate_half(rotary_of("cohere"))  # turns pairs of neighbours
+    query, key, _, _ = tensors(tokens=9)
+    angles = torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(3)).repeat(1, 1, 2)
+    original = rotary_of("llama")
+    for given in ((query, key), (query[..., :8].bfloat16(), key[..., :8].bfloat16())):
+        cos, sin = (f(angles[..., : given[0].shape[-1]]) for f in (torch.cos, torch.sin))
+        for format_of in (torch.float32, torch.bfloat16):
+            wanted = original(*given, cos.to(format_of), sin.to(format_of))
+            found = _fast(original)(*given, cos.to(format_of), sin.to(format_of))
+            if given[0].dtype == torch.float32 or format_of == torch.bfloat16:
+                assert all(torch.equal(one, other) for one, other in zip(wanted, found, strict=True))
+                assert found[0].dtype == wanted[0].dtype
+
+
+def test_an_mlp_in_blocks_is_that_of_llama_with_its_gradients():
+    rows = 2 * (MLP_BLOCK // 64) + 5
+    models = [llama().bfloat16().model.layers[0].mlp for _ in range(2)]
+    use_fast_mlp(torch.nn.ModuleList([models[1]]))
+    generator = torch.Generator().manual_seed(4)
+    x, gradient = (torch.randn(1, rows, 32, generator=generator).bfloat16() for _ in range(2))
+    found = []
+    for mlp in models:
+        given = x.clone().requires_grad_()
+        output = mlp(given)
+        output.backward(gradient)
+        found.append([output.detach(), given.grad, *(weight.grad for weight in mlp.parameters())])
+    assert "forward" in vars(models[1]) and "forward" not in vars(models[0])
+    for wanted, ours in zip(*found, strict=True):
+        assert torch.equal(ours, wanted)
+
+
+def test_an_mlp_of_another_kind_or_format_stays():
+    from transformers import Gemma2Config
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2MLP
+
+    other = Gemma2MLP(Gemma2Config(hidden_size=32, intermediate_size=64))
+    use_fast_mlp(torch.nn.ModuleList([other]))
+    assert "forward" not in vars(other)
+
+    class Doubled(type(llama().model.layers[0].mlp)):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    doubled = Doubled(llama().config)
+    use_fast_mlp(torch.nn.ModuleList([doubled]))
+    assert "forward" not in vars(doubled)
+    plain, fast = (llama().model.layers[0].mlp for _ in range(2))
+    use_fast_mlp(torch.nn.ModuleList([fast]))
+    x = torch.randn(3, 32, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(fast(x), plain(x))
+
+
+def test_a_model_computes_the_same_with_all_parts():
+    plain, fast = llama(), llama()
+    for use in (use_block_attention, use_fast_norms, use_fast_rotary, use_fast_mlp):
+        use(fast)
+    ids = torch.randint(0, 96, (2, BLOCK + 40), generator=torch.Generator().manual_seed(1))
+    losses = []
+    for model in (plain, fast):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        losses.append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    for (name, wanted), found in zip(plain.named_parameters(), fast.parameters(), strict=True):
+        assert (found.grad - wanted.grad).norm() <= 0.05 * wanted.grad.norm() + 1e-6, name
 
 
 def adapted(model):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, run
 
 from stages import score
 from stages.common.results import results_table
@@ -154,3 +154,13 @@ def test_the_readme_shows_the_table_of_the_committed_metrics():
     table = results_table(evaluation, PARAMS["report"]["reference"])
     assert (ROOT / "plots/results.md").read_text() == table
     assert table in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_shows_every_pipeline_that_is_committed(monkeypatch):
+    from stages.commands.results import RUNGS_END, RUNGS_START, rungs_table
+
+    monkeypatch.chdir(ROOT)
+    own = "presets/*/metrics/evaluation.json"
+    if run(ROOT, "git", "ls-files", "--others", "--", own).stdout:
+        pytest.skip("a preset was run here whose results are not committed")
+    assert RUNGS_START + rungs_table() + RUNGS_END in (ROOT / "README.md").read_text()

@@ -1,14 +1,16 @@
 """A preset's own pipeline: presets/NAME/, beside the default's results and not over them."""
 
-import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
 from conftest import ROOT, run, write_local
 
-from stages.commands import rung
+from stages.commands import base, rung
 from stages.common import params
 from stages.common.errors import UserError
+from stages.common.files import file_sha256
 
 OVERLAY = "prompt:\n  template: label\ntrain:\n  learning_rate: 0.03\nlora:\n  rank: 4\n"
 
@@ -41,7 +43,7 @@ def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs
     assert changed == ["?? presets/own/"]
     assert not (project / "models/tuned").exists()
 
-    # Clean when committed, nothing left to do, and seen from the repository's root.
+    # Clean when committed, nothing left to do, and nothing that DVC looks for at the repository's root.
     run(project, "git", "add", "--all")
     listed = run(project, "git", "ls-files", "-s", "presets/own").stdout
     assert "120000" in listed and "adapter_model" not in listed and "report.html" not in listed
@@ -49,8 +51,43 @@ def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs
     again = run(project, "python", "-m", "stages.commands.rung", "own", "--run").stdout
     assert "up to date" in again
     assert run(project, "git", "status", "--porcelain").stdout == ""
-    metrics = json.loads(run(project, "dvc", "metrics", "show", "--json").stdout)
-    assert any("presets/own/metrics/summary.json" in name for name in metrics[""]["data"])
+    assert "presets" not in run(project, "dvc", "status").stdout
+    assert "presets" not in run(project, "dvc", "data", "status", "--granular").stdout
+    # The cache is the repository's, so that a clone of the folder needs no other.
+    assert not (folder / ".dvc/cache").exists()
+    shutil.rmtree(folder / "models/tuned")
+    run(folder, "dvc", "checkout")
+    assert (folder / "models/tuned/adapter_model.safetensors").is_file()
+
+    # A variant, compared with what it varies; git holds both.
+    run(folder, "dvc", "exp", "run", "--name", "wider", "--set-param", "lora.rank=8")
+    diff = run(folder, "python", "-m", "stages.commands.diff", "HEAD").stdout
+    assert "lora.rank" in diff and "paired by article" in diff and "learning_rate" not in diff
+    missing = run(folder, "python", "-m", "stages.commands.diff", "HEAD", "--folder", "other", check=False)
+    assert "--folder: HEAD has no other; presets that were run are in presets/NAME" in missing.stderr
+    # In a copy of the commit, as a queue runs it.
+    run(folder, "git", "checkout", ".")
+    run(folder, "dvc", "exp", "run", "--temp", "--name", "copied", "--set-param", "lora.rank=2")
+    assert "copied" in run(folder, "dvc", "exp", "show").stdout
+
+
+def test_the_default_is_compared_with_a_preset(project, monkeypatch):
+    """Both sides' results are the same files here, and one parameter differs."""
+    lay_out(project, monkeypatch)
+    for folder, rank in (("", 2), ("presets/own/", 4)):
+        place = project / folder
+        (place / "metrics").mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "metrics/evaluation.json", place / "metrics")
+        (place / "params.yaml").write_text(f"lora:\n  rank: {rank}\n")
+    run(project, "git", "add", "--all", "--force")
+    run(project, "git", "commit", "--quiet", "--message=both")
+    against = run(project, "python", "-m", "stages.commands.diff", "HEAD", "--folder", "presets/own").stdout
+    back = run(
+        project / "presets/own", "python", "-m", "stages.commands.diff", "HEAD", "--folder", "."
+    ).stdout
+    own = run(project / "presets/own", "python", "-m", "stages.commands.diff", "HEAD").stdout
+    assert "HEAD:presets/own" in against and "lora.rank" in against and "lora.rank" in back
+    assert "Parameters: none changed" in own
 
 
 def lay_out(project, monkeypatch, text=OVERLAY):
@@ -88,6 +125,50 @@ def test_the_base_model_is_linked_and_one_that_is_not_there_is_named(project, mo
     with pytest.raises(UserError, match=r"presets/own/params.yaml: model.path: models/none not found"):
         rung.require_model(folder)
     assert not (project / folder / "models/none").is_symlink()
+
+
+def test_a_packed_model_is_tracked_in_the_folder_and_comes_back_from_the_cache(project, monkeypatch):
+    folder = lay_out(project, monkeypatch, "model:\n  name: models/packed\n  path: models/packed\n")
+    weights = project / "models/tiny/model.safetensors"
+    tokenizer = project / "models/tiny/tokenizer.json"
+    packed = replace(
+        base.BASES["smollm2-135m"],
+        weights_sha256=file_sha256(weights),
+        tokenizer_sha256=file_sha256(tokenizer),
+    )
+    monkeypatch.setitem(base.BASES, "packed", packed)
+    made = []
+    monkeypatch.setattr(base, "make", lambda name, wheel, models: made.append(models / name))
+    shutil.copytree(project / "models/tiny", project / "models/packed")
+    rung.require_model(folder)
+    assert (folder / "models/packed.dvc").is_file() and not (folder / "models/packed").is_symlink()
+    assert not (project / "models/packed.dvc").exists()
+
+    # Neither here nor at the top: from the cache.
+    shutil.rmtree(folder / "models/packed")
+    shutil.rmtree(project / "models/packed")
+    rung.require_model(folder)
+    assert file_sha256(folder / "models/packed/model.safetensors") == packed.weights_sha256 and not made
+
+    # Another file of that name at the top is not taken for it.
+    shutil.rmtree(folder / "models/packed")
+    (folder / "models/packed.dvc").unlink()
+    shutil.copytree(project / "models/tiny", project / "models/packed")
+    (project / "models/packed/tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"base: tokenizer.json has SHA-256 .* `make base NAME=packed`"):
+        rung.require_model(folder)
+    assert not (folder / "models/packed").exists()
+
+
+def test_the_folder_has_the_remotes_of_the_repository(project, monkeypatch, tmp_path):
+    run(project, "dvc", "remote", "add", "--default", "shared", str(tmp_path / "shared"))
+    run(project, "dvc", "remote", "add", "--local", "mine", "../mine")
+    folder = lay_out(project, monkeypatch)
+    listed = run(project / folder, "dvc", "remote", "list").stdout
+    assert str(tmp_path / "shared") in listed and str((project / "../mine").resolve()) in listed
+    config = (project / folder / ".dvc/config").read_text()
+    assert "../../../.dvc/cache" in config and "mine" not in config
+    assert run(project, "git", "diff", "--cached", "--name-only").stdout == ""
 
 
 def test_a_cpu_without_the_presets_format_is_told_before_anything_runs(project, monkeypatch):

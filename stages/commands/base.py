@@ -186,9 +186,24 @@ def write_weights(base: Base, gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def make(name: str, wheel: Path | None) -> Path:
+def check(name: str, folder: Path) -> None:
+    """Raise a UserError where weights or tokenizer have other bytes than this model's."""
+    base = BASES[name]
+    for file, wanted in (
+        ("model.safetensors", base.weights_sha256),
+        ("tokenizer.json", base.tokenizer_sha256),
+    ):
+        found = file_sha256(folder / file)
+        if found != wanted:
+            raise UserError(
+                f"base: {file} has SHA-256 {found}, expected {wanted}, that of {name}; install the versions "
+                f"of requirements.txt and {NEEDED}, and run `make base NAME={name}`"
+            )
+
+
+def make(name: str, wheel: Path | None, models: Path = MODELS) -> Path:
     """Write models/NAME/ and check its bytes; returns the folder."""
-    base, target = BASES[name], MODELS / name
+    base, target = BASES[name], models / name
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"base: the package gguf is not installed; run pip install -r {NEEDED}")
     from stages.common.runtime import quiet_libraries
@@ -207,26 +222,17 @@ def make(name: str, wheel: Path | None) -> Path:
             card |= {"hub_id": base.hub_id, "hub_revision": base.hub_revision}
             text = CARD.format(**card, formats=", ".join(formats), error=error)
             write_text(folder / "README.md", text)
-            for file, wanted in (
-                ("model.safetensors", base.weights_sha256),
-                ("tokenizer.json", base.tokenizer_sha256),
-            ):
-                found = file_sha256(folder / file)
-                if found != wanted:
-                    raise UserError(
-                        f"base: {file} has SHA-256 {found}, expected {wanted}; install the versions of "
-                        f"requirements.txt and {NEEDED}"
-                    )
+            check(name, folder)
     return target
 
 
 def track(folder: Path) -> None:
-    """Put the folder into DVC's cache, where copies of the workspace look for it."""
+    """Put a folder models/NAME into DVC's cache, where copies of the workspace look for it."""
+    project, name = folder.parent.parent, Path(folder.parent.name, folder.name)
     pointer = folder.with_name(f"{folder.name}.dvc")
     before = pointer.read_text(encoding="utf-8") if pointer.exists() else None
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "add", "--quiet", str(folder)], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "dvc", "add", "--quiet", str(name)]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"base: DVC could not take {folder} into its cache: {done.stderr.strip()}")
     if before is not None and pointer.read_text(encoding="utf-8") != before:

@@ -1,6 +1,10 @@
 """What changed against a revision: parameters, metrics with intervals and a verdict, studies, plots.
 
-Run     make diff REV=main    (python -m stages.commands.diff REV [--markdown])
+Run     make diff REV=main    (python -m stages.commands.diff REV [--folder FOLDER] [--markdown])
+
+It compares the pipeline in the working directory: the default's at the top, a preset's in presets/NAME/
+(`make diff REV=main PRESET=NAME`). --folder names another one for the other side, `.` the default's (`make
+diff REV=HEAD PRESET=NAME AGAINST=.`).
 
 A metric is compared where both sides scored the same articles with the same settings, its signature says. The
 difference is paired where DVC's cache has the scores of every article. Else it comes from the two intervals
@@ -8,12 +12,15 @@ as if other articles had been drawn, which is more careful: systems agree on whi
 """
 
 import argparse
+import contextlib
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from stages.commands.preset import PRESETS
 from stages.common import errors, params
 from stages.common.commandline import print_table
 from stages.common.errors import UserError
@@ -35,11 +42,21 @@ ROUNDED = 1e-4  # the JSON's numbers are: means that are farther apart are of ot
 LONGEST = 500  # characters of a value in the Markdown
 
 
-def at(revision: str, path: str) -> str | None:
-    """A file's text in a revision, or None where it is not there."""
-    if not git("cat-file", "-t", f"{revision}:{path}", check=False):
+def tree_of(commit: str, folder: Path | None) -> str:
+    """What git calls the files of a pipeline in a commit: `COMMIT:presets/NAME/`, the default's `COMMIT:`.
+
+    folder: of the pipeline, from the repository's root; None: that of the working directory.
+    """
+    if folder is None:
+        return f"{commit}:{git('rev-parse', '--show-prefix').strip()}"
+    return f"{commit}:" if folder == Path() else f"{commit}:{folder.as_posix()}/"
+
+
+def at(tree: str, path: str) -> str | None:
+    """A file's text in a tree of `tree_of`, or None where it is not there."""
+    if not git("cat-file", "-t", f"{tree}{path}", check=False):
         return None
-    return git("show", f"{revision}:{path}")
+    return git("show", f"{tree}{path}")
 
 
 def commit_of(name: str) -> str:
@@ -150,11 +167,11 @@ def metric_rows(found: dict, confidence: float) -> list[list[str]]:
     return rows
 
 
-def changed_studies(revision: str) -> list[list[str]]:
+def changed_studies(tree: str) -> list[list[str]]:
     """(study, what it said before, what it says) rows of the sentences in which studies have changed."""
     rows = []
-    for path in changed_files(revision, f"{STUDIES_FOLDER}/*.json"):
-        texts = at(revision, path), Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
+    for path in changed_files(tree, f"{STUDIES_FOLDER}/*.json"):
+        texts = at(tree, path), Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
         before, here = (said_by(text) for text in texts)
         if before != here:
             own = [
@@ -165,10 +182,17 @@ def changed_studies(revision: str) -> list[list[str]]:
     return rows
 
 
-def changed_files(revision: str, *patterns: str) -> list[str]:
-    """Paths that differ from a revision, those that git does not know yet among them."""
-    new = git("ls-files", "--others", "--exclude-standard", "--", *patterns).splitlines()
-    return sorted({*git("diff", "--name-only", revision, "--", *patterns).splitlines(), *new})
+def changed_files(tree: str, *patterns: str) -> list[str]:
+    """Files of the working directory, by patterns in one of its folders, that differ from those of a tree."""
+    before = {}
+    for line in git("ls-tree", "-r", "-z", tree, check=False).split("\0"):
+        description, found, path = line.partition("\t")
+        if found and any(fnmatch(path, pattern) for pattern in patterns):
+            before[path] = description.split()[-1]
+    here = sorted(path.as_posix() for pattern in patterns for path in Path().glob(pattern))
+    hashes = git("hash-object", "--", *here).split() if here else []
+    after = dict(zip(here, hashes, strict=True))
+    return sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
 
 
 def said_by(text: str | None) -> list[str]:
@@ -194,16 +218,27 @@ def markdown(title: str, columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(map(code, row))} |" for row in rows), ""])
 
 
+def scores_in(commit: str, folder: Path | None) -> dict[str, Scores] | None:
+    """Scores of every article in a commit's pipeline, by system, or None where DVC's cache lacks them."""
+    top = Path(git("rev-parse", "--show-toplevel").strip())
+    # DVC reads the repository of the working directory.
+    with contextlib.chdir(Path() if folder is None else top / folder):
+        return scores_at(commit, (SYSTEM,))
+
+
 def metrics_table(
-    revision: str, name: str, before: dict, after: dict
+    there: dict[str, Scores] | None, name: str, before: dict, after: dict
 ) -> tuple[str, list[str], list[list[str]]]:
-    """(title, columns, rows) of the metrics, or a title that says why there is no table."""
+    """(title, columns, rows) of the metrics, or a title that says why there is no table.
+
+    there: the other side's scores of every article, by system, where DVC's cache has them; name: what to call
+    that side; before, after: both sides' metrics/evaluation.json.
+    """
     title = f"Metrics of the fine-tuned model against {name}, {after['n']:,} articles"
     for where, each in ((name, before), ("here", after)):
         if "metrics" not in each or SYSTEM not in each.get("systems", {}):
             return f"{title}: none to compare, {where} has {EVALUATION} in another form", [], []
     here = read_scores(scores_file(SYSTEM)) if scores_file(SYSTEM).is_file() else None
-    there = scores_at(revision, (SYSTEM,))
     found = compared(before, after, (there and there[SYSTEM], here))
     kinds = {entry["paired"] for entry in found.values() if entry["value"] is not None}
     kind = {
@@ -219,21 +254,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("revision", help="a commit, branch, tag or experiment")
     parser.add_argument("--markdown", action="store_true", help="for a comment on a pull request")
+    parser.add_argument(
+        "--folder", type=Path, help="of another pipeline on that side, from the root: presets/NAME, or ."
+    )
     arguments = parser.parse_args()
-    name = arguments.revision
-    revision = commit_of(name)
-    texts = {path: at(revision, path) for path in ("params.yaml", EVALUATION.as_posix())}
+    name, folder = arguments.revision, arguments.folder
+    commit = commit_of(name)
+    if folder is not None and not git("cat-file", "-t", tree_of(commit, folder).rstrip("/"), check=False):
+        raise UserError(f"--folder: {name} has no {folder}; presets that were run are in {PRESETS}/NAME")
+    tree = tree_of(commit, folder)
+    name = name if folder is None else f"{name}:{folder.as_posix()}"
+    texts = {path: at(tree, path) for path in ("params.yaml", EVALUATION.as_posix())}
     for path, text in texts.items():
         if text is None:
             raise UserError(f"diff: {name} has no {path}; there is nothing to compare with")
     before, after = json.loads(texts[EVALUATION.as_posix()]), read_json(EVALUATION)
     old = params.parse_yaml(texts["params.yaml"], Path(f"{name}:params.yaml"))
     changed = changed_params(old, params.read_yaml(params.PARAMS_FILE))
-    plots = changed_files(revision, "plots/*.svg", "plots/*.csv")
-    studies = changed_studies(revision)
+    plots = changed_files(tree, "plots/*.svg", "plots/*.csv")
+    studies = changed_studies(tree)
     tables = [
         ("Parameters" if changed else "Parameters: none changed", ["key", *SIDES], changed),
-        metrics_table(revision, name, before, after),
+        metrics_table(scores_in(commit, folder), name, before, after),
         (STUDIES if studies else f"{STUDIES}: none says anything else", ["study", *SIDES], studies),
         ("Plots" if plots else "Plots: none changed", ["file"], [[path] for path in plots]),
     ]

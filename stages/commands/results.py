@@ -1,4 +1,7 @@
-"""Print the results of the last run as a table; with --readme, put plots/results.md into the README.
+"""Print the results of the last run as a table; with --readme, put them into the README.
+
+The README gets plots/results.md, and a table of the default beside every preset whose own pipeline was run
+(presets/NAME/).
 
 Run     python -m stages.commands.results [--readme]    (`make repro` ends with it)
 """
@@ -6,11 +9,12 @@ Run     python -m stages.commands.results [--readme]    (`make repro` ends with 
 import argparse
 from pathlib import Path
 
-from stages.common import errors
+from stages.commands.preset import PRESETS
+from stages.common import errors, params
 from stages.common.commandline import print_table
 from stages.common.errors import UserError
 from stages.common.files import read_json, write_text
-from stages.common.metrics import METRICS
+from stages.common.metrics import HEADLINE, METRICS
 from stages.common.results import SYSTEMS, cell
 from stages.common.verdict import verdict
 
@@ -19,6 +23,7 @@ README = Path("README.md")
 RESULTS = Path("plots/results.md")
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")
 START, END = "<!-- results: written by make results -->\n", "<!-- end of results -->\n"
+RUNGS_START, RUNGS_END = "<!-- rungs: written by make results -->\n", "<!-- end of rungs -->\n"
 
 
 def put_into_readme(start: str, end: str, lines: str) -> None:
@@ -31,6 +36,25 @@ def put_into_readme(start: str, end: str, lines: str) -> None:
     write_text(README, before + start + lines + end + after)
 
 
+def rungs_table() -> str:
+    """Markdown: ROUGE-1 of the default and of each preset whose own pipeline was run, one a row."""
+    lines = [
+        "| pipeline | base model | articles | first sentence | untuned | fine-tuned | tuned - untuned | "
+        "tuned - first sentence |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for folder in (Path(), *sorted(path.parent.parent for path in PRESETS.glob(f"*/{EVALUATION}"))):
+        evaluation, values = read_json(folder / EVALUATION), params.read_yaml(folder / params.PARAMS_FILE)
+        scores = [cell(evaluation["systems"][name][HEADLINE]) for name in ("lead", "base", "tuned")]
+        scores += [
+            cell(evaluation["comparisons"][pair][HEADLINE], "+.2f") for pair in ("tuned-base", "tuned-lead")
+        ]
+        name = "the default" if folder == Path() else f"[`{folder.name}`]({folder}/plots/results.md)"
+        articles = f"{values['data']['source']}, {evaluation['split']}, {evaluation['n']:,}"
+        lines.append(f"| {name} | `{values['model']['name']}` | {articles} | {' | '.join(scores)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--readme", action="store_true", help="also write the table into README.md")
@@ -40,6 +64,7 @@ def main() -> None:
         if not RESULTS.is_file():
             raise UserError(f"{RESULTS}: not there; run `dvc repro` to make it")
         put_into_readme(START, END, RESULTS.read_text(encoding="utf-8"))
+        put_into_readme(RUNGS_START, RUNGS_END, rungs_table())
     systems = evaluation["systems"]
     print_table(
         f"{evaluation['n']:,} {evaluation['split']} articles, value [{evaluation['confidence']:.0%} "

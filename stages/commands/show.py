@@ -45,7 +45,7 @@ def main() -> None:
     if not refs:
         raise UserError("show: no experiments are there; run one with `make study NAME=...` or `dvc exp run`")
     values = [
-        flat(params.parse_yaml(git("show", f"{ref}:params.yaml"), params.PARAMS_FILE)) for _, ref in refs
+        flat(params.parse_yaml(git("show", f"{ref}:./params.yaml"), params.PARAMS_FILE)) for _, ref in refs
     ]
     set_here = flat(here)
     names = short_names(list(set_here))
@@ -53,7 +53,7 @@ def main() -> None:
     vary = [key for key in names if len({str(found.get(key)) for found in values}) > 1]
     rows = []
     for (name, ref), found in zip(refs, values, strict=True):
-        summary = json.loads(git("show", f"{ref}:metrics/summary.json", check=False) or "{}")
+        summary = json.loads(git("show", f"{ref}:./metrics/summary.json", check=False) or "{}")
         changes = {names[key]: found.get(key) for key in vary if found.get(key) != set_here[key]}
         rows.append(row(name, summary, "here" if same_code(ref) else "older", changes))
     print_table(

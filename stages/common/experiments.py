@@ -87,7 +87,7 @@ def locked(ref: str) -> dict | None:
 @functools.cache
 def _locked(commit: str) -> dict | None:
     """`locked` of a commit, which never changes: read once, for a study asks for every variant and twin."""
-    text = git("show", f"{commit}:dvc.lock", check=False)
+    text = git("show", f"{commit}:./dvc.lock", check=False)
     stages = params.parse_yaml(text, Path("dvc.lock")).get("stages", {}) if text else {}
     return {name: stages[name] for name in COMPARED} if set(COMPARED) <= set(stages) else None
 

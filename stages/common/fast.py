@@ -5,7 +5,9 @@ import torch
 from stages.common.activation import use_fast_gelu
 from stages.common.attention import use_block_attention
 from stages.common.dropout import use_few_draws
+from stages.common.mlp import use_fast_mlp
 from stages.common.norms import use_fast_norms
+from stages.common.rotary import use_fast_rotary
 from stages.common.runtime import has_bfloat16_instructions
 
 
@@ -22,6 +24,8 @@ def use_fast_parts(model, dtype: str, autocast: str) -> None:
     if "bfloat16" in (dtype, autocast) and has_bfloat16_instructions():
         use_block_attention(model)
         use_fast_norms(model)
+        use_fast_rotary(model)
+        use_fast_mlp(model)
         if autocast == "bfloat16":
             hold_frozen_in_bfloat16(model)
             keep_inputs_narrow(model)

@@ -113,7 +113,7 @@ def against_ctranslate2(p, articles: int, rounds: int, alone: bool) -> dict:
         return [output.tokens for output in summarize(model, tokenizer, some, p.generate)]
 
     config = generation_config(tokenizer, p.generate, model.config.vocab_size)
-    name = Path(p.model.path).name + ("" if p.model.dtype == "float32" else f" in {p.model.dtype}")
+    name = f"{Path(p.model.path).name} in {p.model.dtype}"
     found = {name: compare(tiny, model, prompts, config, rounds)}
     if alone:
         return found
@@ -133,7 +133,7 @@ def against_ctranslate2(p, articles: int, rounds: int, alone: bool) -> dict:
         new = generate_tokens(model, ids, torch.ones_like(ids), config).tolist()
         return [until_eos(row, config.eos_token_id) for row in new]
 
-    name = f"Phi-2's width, {WIDE_LAYERS} layers"
+    name = f"Phi-2's width, {WIDE_LAYERS} layers, in float32"
     return found | {name: compare(wide, model, drawn.tolist(), config, rounds)}
 
 

@@ -2,7 +2,8 @@
 
 Each setting trains the embedded base on its longest rows in a process of its own. The estimate is the one by
 which the stage decides whether a run fits; the measured peak is of the resident size, above what it was
-before the model was loaded. Phi-2's real size is measured by benchmarks.full_size.
+before the model was loaded. Other families are tried as a third of SmolLM2-135M's layers with random weights,
+in float32 and under autocast. Phi-2's real size is measured by benchmarks.full_size.
 
 Run     python -m benchmarks.memory [--output FILE]
 """
@@ -31,10 +32,49 @@ SETTINGS: dict[str, dict[str, dict]] = {
     "bfloat16": {"model": {"dtype": "bfloat16"}, "train": {"batch_size": 16}},
     "nf4": {"model": {"quantization": "nf4"}, "train": {"batch_size": 16}},
 }
+# A third of the layers of SmolLM2-135M, in each family's own form.
+SHAPE = {
+    "vocab_size": 49_152,
+    "hidden_size": 576,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 9,
+    "max_position_embeddings": 2_048,
+}
+FAMILIES: dict[str, tuple[str, dict, list[str]]] = {
+    "Llama": (
+        "LlamaConfig",
+        {"num_key_value_heads": 3, "intermediate_size": 1_536, "tie_word_embeddings": True},
+        ["q_proj", "k_proj", "v_proj"],
+    ),
+    "Qwen2": (
+        "Qwen2Config",
+        {"num_key_value_heads": 3, "intermediate_size": 1_536, "tie_word_embeddings": True},
+        ["q_proj", "k_proj", "v_proj"],
+    ),
+    "GPT-NeoX": ("GPTNeoXConfig", {"intermediate_size": 2_304}, ["query_key_value"]),
+}
+for family in FAMILIES:
+    SETTINGS[f"{family}'s shape"] = {}
+    SETTINGS[f"{family}'s shape, bfloat16 autocast"] = {"train": {"autocast": "bfloat16"}}
 STEPS = 4
 
 
-def run_one(name: str) -> None:
+def use_family(p, name: str, folder: Path) -> None:
+    """Have `p` train a random model of a family, with the embedded base's tokenizer."""
+    import torch
+    import transformers
+
+    kind, own, targets = FAMILIES[name]
+    tokenizer = load_tokenizer(p.model)
+    config = getattr(transformers, kind)(**SHAPE, **own, eos_token_id=tokenizer.eos_token_id)
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    p.model.name = p.model.path = str(folder)
+    p.lora.target_modules = targets
+
+
+def run_one(name: str, temporary: Path) -> None:
     """Train under one setting here; print the estimated and the measured bytes as JSON."""
     p = params.load(("seed", "model", "lora", "train"))
     for section, values in SETTINGS[name].items():
@@ -42,6 +82,8 @@ def run_one(name: str) -> None:
     p.train.epochs, p.train.gradient_accumulation = 1, 1
     p.train.log_every = p.train.checkpoint_every = 10_000
     set_up(p.seed, [p.model.dtype, p.train.autocast])
+    if (family := name.partition("'s shape")[0]) in FAMILIES:
+        use_family(p, family, temporary / "base")
     import torch
     from transformers import Trainer  # noqa: F401 (what its import takes is not counted)
 
@@ -56,8 +98,7 @@ def run_one(name: str) -> None:
     before = reset_peak()
     model = trainable(load_base(p.model), p.lora, p.seed, p.train.method)
     use_fast_parts(model, p.model.dtype, p.train.autocast)
-    with tempfile.TemporaryDirectory() as folder:
-        build_trainer(model, tokenizer, rows, longest[:EVAL_BATCH], p, Path(folder)).train()
+    build_trainer(model, tokenizer, rows, longest[:EVAL_BATCH], p, temporary / "run").train()
     measured_loss(model, longest[: 2 * EVAL_BATCH], tokenizer.pad_token_id, p.train.autocast)
     print(json.dumps({"estimate_bytes": estimate, "measured_bytes": peak_bytes() - before}))
 
@@ -68,7 +109,8 @@ def main() -> None:
     parser.add_argument("--setting", choices=SETTINGS, help="run this one alone, here, and print JSON")
     arguments = parser.parse_args()
     if arguments.setting:
-        run_one(arguments.setting)
+        with tempfile.TemporaryDirectory() as folder:
+            run_one(arguments.setting, Path(folder))
         return
     found = {}
     for name in SETTINGS:

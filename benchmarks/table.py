@@ -42,13 +42,36 @@ def fastest(models: dict[str, list[dict]]) -> list[tuple[str, str, str]]:
                     threads = "1 thread" if entry["threads"] == 1 else f"{entry['threads']} threads"
                     found.append(
                         (
-                            f"generation in float32, articles per CPU second ({name}, {threads})",
+                            f"generation, articles per CPU second ({name}, {threads})",
                             f"CTranslate2, {kind}; the same tokens for {same} of {entry['articles']}",
                             f"{spread(entry['times_in_cpu_seconds'])}; "
                             f"in wall time {entry['times_in_seconds']['median']:.2f}x",
                         )
                     )
     return found
+
+
+def of_smollm2() -> list[tuple[str, str, str]]:
+    """Rows of the preset smollm2-docstrings, in bfloat16 where that is said."""
+    training = read_json(RESULTS / "training_smollm2.json")
+    found = [
+        (
+            "training in bfloat16, tokens/s (SmolLM2-135M)",
+            "TRL `SFTTrainer` in bfloat16, grouped by length, no checkpointing",
+            spread(training["speed"]["trl, grouped"]),
+        ),
+        (
+            "training in bfloat16, peak memory (SmolLM2-135M)",
+            "TRL `SFTTrainer` in bfloat16, grouped by length, no checkpointing",
+            spread(training["memory"]["trl, grouped"]),
+        ),
+        (
+            "training in bfloat16, time (SmolLM2-135M)",
+            "its matrix products alone",
+            spread(training["time_of_the_products"]),
+        ),
+    ]
+    return found + fastest(read_json(RESULTS / "generation_smollm2.json")["models"])
 
 
 def rows() -> list[tuple[str, str, str]]:
@@ -63,6 +86,7 @@ def rows() -> list[tuple[str, str, str]]:
     sizes = [read_json(RESULTS / f"full_size{name}.json") for name in ("", "_nf4")]
     beams = f"{generation['num_beams']} beams, {generation['articles']} articles"
     found = fastest(read_json(RESULTS / "generation_ctranslate2.json")["models"])
+    found += of_smollm2()
     for name, result in (("phi-tiny", training), ("Phi-2's width, 2 layers", wide)):
         for peer, title in (
             ("trl, grouped", "TRL `SFTTrainer`, grouped by length, no checkpointing"),

@@ -23,6 +23,7 @@ from stages.common.commandline import print_table
 from stages.common.decisions import DECISIONS_FILE, current_decisions
 from stages.common.errors import UserError
 from stages.common.experiments import (
+    code_of,
     finished,
     flat,
     git,
@@ -485,6 +486,7 @@ def main() -> None:
     found = compare(
         study, runs, p.evaluate.resamples, p.evaluate.confidence, borrowed_spread(study, studies), left_out
     )
+    found["code"] = code_of([refs[name] for name in study.experiments()])
     path = STUDIES / f"{study.name}.json"
     write_found(path, found)
     written = read_json(path)  # rounded, so that plots can be drawn and verdicts said again to the byte

@@ -61,8 +61,9 @@ def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs
 
     # A variant, compared with what it varies; git holds both.
     run(folder, "dvc", "exp", "run", "--name", "wider", "--set-param", "lora.rank=8")
-    diff = run(folder, "python", "-m", "stages.commands.diff", "HEAD").stdout
-    assert "lora.rank" in diff and "paired by article" in diff and "learning_rate" not in diff
+    diff = run(folder, "python", "-m", "stages.commands.diff", "HEAD", "--markdown").stdout
+    assert "lora.rank" in diff and "learning_rate" not in diff
+    assert "one run on each side, paired by article" in diff
     missing = run(folder, "python", "-m", "stages.commands.diff", "HEAD", "--folder", "other", check=False)
     assert "--folder: HEAD has no other; presets that were run are in presets/NAME" in missing.stderr
     # In a copy of the commit, as a queue runs it.
@@ -104,7 +105,13 @@ def test_a_layout_is_made_once_and_its_parameters_are_kept(project, monkeypatch)
     assert rung.lay_out("own") == folder
     assert "rank: 2" in (project / folder / "params.yaml").read_text()
     assert (project / folder / "stages/train.py").samefile(project / "stages/train.py")
-    assert (project / folder / "dvc.yaml").readlink().as_posix() == "../../dvc.yaml"
+    assert (project / folder / "requirements.txt").readlink().as_posix() == "../../requirements.txt"
+    # The graph follows the repository's.
+    changed = "# another\n" + (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(changed)
+    rung.lay_out("own")
+    assert not (project / folder / "dvc.yaml").is_symlink()
+    assert (project / folder / "dvc.yaml").read_text() == changed
 
 
 def test_a_preset_is_laid_over_the_committed_parameters(project, monkeypatch):

@@ -720,7 +720,7 @@ def held(tmp_path, monkeypatch) -> Path:
 
 def put_experiment(folder: Path, name: str, rate: str, baseline: str = "ab") -> str:
     """Hold the files that are there, and a dvc.lock with this learning rate, as an experiment; its ref."""
-    stage = {"deps": [{"path": "code.py"}], "outs": []}
+    stage = {"cmd": "python -m code", "deps": [{"path": "code.py"}], "outs": []}
     lock = json.dumps({"stages": dict.fromkeys(COMPARED, stage)})
     used = f'"params": {{"params.yaml": {{"train.learning_rate": {rate}}}}}'
     (folder / "dvc.lock").write_text(lock.replace('"outs"', f'{used}, "outs"'))
@@ -1060,7 +1060,7 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
 
 @pytest.mark.slow
 def test_a_change_of_what_runs_were_made_with_makes_them_missing(studied, monkeypatch):
-    """Code, data and the base count; the page that a run ends in does not."""
+    """Definitions, data and the base count; where code lies, and the page that a run ends in, do not."""
     from stages.common.experiments import finished
 
     monkeypatch.chdir(studied)
@@ -1068,9 +1068,17 @@ def test_a_change_of_what_runs_were_made_with_makes_them_missing(studied, monkey
     report = studied / "stages/report.py"
     report.write_text(report.read_text() + "\n")
     assert len(finished(Studies("models/tiny").study("rank"))) == 4
+    # A comment, and a module that has another name: the same definitions.
     train = studied / "stages/train.py"
-    train.write_text(train.read_text() + "\n")
+    text = train.read_text()
+    train.write_text(text + "# A comment.\n")
+    (studied / "stages/common/dropout.py").rename(studied / "stages/common/masks.py")
+    for file in (studied / "stages").rglob("*.py"):
+        file.write_text(file.read_text().replace("stages.common.dropout", "stages.common.masks"))
+    assert len(finished(Studies("models/tiny").study("rank"))) == 4
+    train.write_text(text + "ANOTHER = 1\n")
     assert finished(Studies("models/tiny").study("rank")) == {}
+    (studied / "stages/common/masks.py").unlink()
     run(studied, "git", "checkout", "--quiet", "--", ".")
     for name in ("data/local.dvc", "models/tiny/config.json"):
         changed = studied / name

@@ -1,8 +1,8 @@
 """Lay out a preset's own pipeline, presets/NAME/: its results lie beside the default's, not over them.
 
-The folder has its own params.yaml, dvc.lock, data, models, metrics and plots; code, graph and the embedded
-base are links to the repository's own. Its params.yaml is that of the last commit with the preset's keys; one
-that is there already is kept.
+The folder has its own params.yaml, dvc.lock, data, models, metrics and plots; code and the embedded base are
+links to the repository's own, the graph is a copy of it. Its params.yaml is that of the last commit with the
+preset's keys; one that is there already is kept.
 
 It is a DVC repository of its own, with the cache and the remotes of the one around it. In one repository a
 bare `dvc checkout` or `dvc pull` at the top fails for everyone who has not run the preset.
@@ -26,7 +26,7 @@ from stages.common.files import replacing, write_text
 from stages.common.modeling import require_bfloat16
 
 # Read by the stages and never written in the folder: links of git, which a clone has too.
-LINKED = ("stages", "dvc.yaml", "requirements.txt", "models/phi-tiny", "metrics/pretrain.json")
+LINKED = ("stages", "requirements.txt", "models/phi-tiny", "metrics/pretrain.json")
 OWN_FOLDERS = ("data", "models", "metrics", "plots")
 DVC = Path(".dvc")
 
@@ -42,6 +42,11 @@ def link(folder: Path, name: str) -> None:
         raise UserError(f"{place}: expected a link to {target}, found something else; move it elsewhere")
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(target)
+
+
+def same_text(path: Path, text: str) -> bool:
+    """Whether a file is there and holds this text."""
+    return path.is_file() and path.read_text(encoding="utf-8") == text
 
 
 def share_dvc(folder: Path) -> None:
@@ -78,6 +83,10 @@ def lay_out(name: str) -> Path:
         (folder / own).mkdir(exist_ok=True)
     for each in LINKED:
         link(folder, each)
+    # A copy: DVC reads a graph in a revision from git, where a link is no more than its target's name.
+    graph = Path("dvc.yaml").read_text(encoding="utf-8")
+    if (folder / "dvc.yaml").is_symlink() or not same_text(folder / "dvc.yaml", graph):
+        write_text(folder / "dvc.yaml", graph)
     share_dvc(folder)
     return folder
 

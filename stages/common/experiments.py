@@ -3,11 +3,12 @@
 import copy
 import functools
 import itertools
+import re
 import subprocess
 import tempfile
 from pathlib import Path
 
-from stages.common import params
+from stages.common import code_identity, params
 from stages.common.errors import UserError
 from stages.common.metrics import Scores, read_scores, scores_file
 from stages.common.studies import Study
@@ -93,15 +94,42 @@ def _locked(commit: str) -> dict | None:
 
 
 def same_code(ref: str) -> bool:
-    """Whether an experiment was made by the code, the data and the base model that are here."""
+    """Whether an experiment was made by the code, the data and the base model that are here.
+
+    Code is the same where its definitions are (`code_identity`), wherever they lie.
+    """
     stages = locked(ref)
     if stages is None:
         return False
     made = {item["path"] for stage in stages.values() for item in stage["outs"]}
     read = {item["path"] for stage in stages.values() for item in stage["deps"]} - made
+    there, here = _code(git("rev-parse", ref).strip()), code_identity.WorkingTree()
     # What git does not hold stands in a .dvc file beside it.
-    files = [name for path in sorted(read) for name in (path, f"{path}.dvc")]
-    return git("diff", "--name-only", ref, "--", *files) == ""
+    files = [name for path in sorted(read) if not there.is_code(path) for name in (path, f"{path}.dvc")]
+    if files and git("diff", "--name-only", ref, "--", *files):
+        return False
+    modules = modules_of(stages)
+    return code_identity.identity(there, modules) == code_identity.identity(here, modules) is not None
+
+
+def modules_of(stages: dict) -> list[str]:
+    """The modules that the commands of a dvc.lock run: `python -m stages.train` runs stages.train."""
+    found = (re.search(r"\bpython -m (\S+)", stage["cmd"]) for stage in stages.values())
+    return sorted({match[1] for match in found if match})
+
+
+def code_of(refs: list[str]) -> dict[str, str | list[str]]:
+    """The identity of the code that experiments were made with, the same for all, and the commits of them."""
+    there = code_identity.identity(_code(git("rev-parse", refs[0]).strip()), modules_of(locked(refs[0])))
+    # An experiment is a commit on top of the one that it was run at.
+    commits = sorted({git("rev-parse", f"{ref}^").strip() for ref in refs})
+    return {"identity": code_identity.digest(there), "commits": commits}
+
+
+@functools.cache
+def _code(commit: str) -> code_identity.CommitTree:
+    """The files of a commit, which never change: listed once."""
+    return code_identity.CommitTree(commit)
 
 
 def has_values(ref: str, values: dict[str, object]) -> bool:
@@ -129,17 +157,22 @@ def require_distinct(study: Study, whole: dict) -> None:
 
 
 def scores_at(revision: str, systems: tuple[str, ...]) -> dict[str, Scores] | None:
-    """Scores of every article in a revision by system, or None where DVC's cache lacks them."""
-    from dvc.api import DVCFileSystem
+    """Scores of every article in a revision by system, or None where DVC's cache lacks them.
+
+    They are those of the pipeline in the working directory, which may be a DVC repository inside the
+    repository: `dvc.api.DVCFileSystem` looks for a revision's files from git's root alone.
+    """
     from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.repo.brancher import switch
     from dvc_data.index import DataIndexError
 
     found = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Repo() as repo, switch(repo, revision):
         for system in systems:
             path = Path(folder) / f"{system}.parquet"
             try:
-                DVCFileSystem(rev=revision).get_file(scores_file(system).as_posix(), str(path))
+                repo.dvcfs.get_file(scores_file(system).as_posix(), str(path))
             except (OSError, DvcException, DataIndexError):
                 return None
             found[system] = read_scores(path)

@@ -21,9 +21,41 @@ ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 SYSTEMS = ("lead", "oracle", "base", "tuned")
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim")  # of the table in the README
 
+# What may be wrong with an output: (metric, what a reader calls it, whether the metric counts what is right).
+FAULTS = (
+    ("empty", "outputs that say nothing", False),
+    ("echo", "outputs that begin with the prompt", False),
+    ("stopped", "outputs cut off at the limit of tokens", True),
+    ("verbatim", "outputs that are a span of their article", False),
+    ("repeated_trigram", "outputs that repeat three words", False),
+    ("name_precision", "names that the article lacks, of all names", True),
+    ("number_precision", "numbers that the article lacks, of all numbers", True),
+)
+
+
+def complement(found: dict) -> dict:
+    """100 less a percentage, with its interval."""
+    ends = (("value", "value"), ("low", "high"), ("high", "low"))
+    return {key: None if found[other] is None else 100 - found[other] for key, other in ends}
+
+
+def faults_table(evaluation: dict) -> list[str]:
+    """Markdown lines: how often outputs of the models are faulty, in percent with intervals."""
+    lines = [f"| what goes wrong (%) | {NAMES['base']} | {NAMES['tuned']} |", "|---|---|---|"]
+    for metric, words, right in FAULTS:
+        cells = []
+        for system in ("base", "tuned"):
+            found = evaluation["systems"][system].get(metric)
+            if found is None or found["value"] is None:
+                cells.append("n/a")
+            else:
+                cells.append(cell(complement(found) if right else found))
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    return lines
+
 
 def results_table(evaluation: dict, reference: str) -> str:
-    """Markdown: systems with intervals and success rate, the paired differences, published rows."""
+    """Markdown: systems with intervals and success rate, the paired differences, faults, published rows."""
     percent = f"{evaluation['confidence']:.0%}"
     lines = [
         f"Split {evaluation['split']}, {clusters_phrase(evaluation)}; value [{percent} interval, "
@@ -55,6 +87,7 @@ def results_table(evaluation: dict, reference: str) -> str:
             f"| {pair.replace('-', ' - ')} | {cell(found, '+.2f')} | {number(found['design_effect'])} | "
             f"{number(found['detectable'])} | {number(found['p_holm'], '.4f')} | {significant} |"
         )
+    lines += ["", *faults_table(evaluation)]
     if reference == "xsum":
         lines += [
             "",

@@ -1,0 +1,37 @@
+"""Tables of plots/results.md."""
+
+import json
+
+from conftest import ROOT
+
+from stages.common.metrics import METRICS
+from stages.common.results import FAULTS, complement, faults_table
+
+
+def evaluation() -> dict:
+    return json.loads((ROOT / "metrics/evaluation.json").read_text())
+
+
+def test_what_is_wrong_is_counted_from_what_is_right():
+    assert complement({"value": 99.2, "low": 98.0, "high": 100.0}) == {
+        "value": 100 - 99.2,
+        "low": 0.0,
+        "high": 2.0,
+    }
+    assert complement({"value": None, "low": None, "high": None})["value"] is None
+    for metric, _, right in FAULTS:
+        assert METRICS[metric].direction == ("higher" if right else "lower")
+
+
+def test_faults_are_shown_for_both_models():
+    found = evaluation()
+    for system in found["systems"].values():
+        system["name_precision"] = {"value": None, "low": None, "high": None}
+    found["systems"]["tuned"]["stopped"] = {"value": 90.0, "low": 85.0, "high": 97.0}
+    del found["systems"]["base"]["echo"]
+    lines = faults_table(found)
+    assert len(lines) == 2 + len(FAULTS)
+    (cut,) = (line for line in lines if "cut off" in line)
+    assert cut.endswith("| 10.00 [3.00, 15.00] |")
+    assert next(line for line in lines if "names" in line).endswith("| n/a | n/a |")
+    assert "| n/a |" in next(line for line in lines if "begin with" in line)

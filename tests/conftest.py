@@ -134,7 +134,10 @@ def copy_repository(target: Path) -> Path:
         check=True,
     )
     for name in listed.stdout.decode().split("\0"):
-        if name and (ROOT / name).is_file():
+        if name and (ROOT / name).is_symlink():  # of a preset's pipeline: to a file or a folder
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).symlink_to((ROOT / name).readlink())
+        elif name and (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).write_bytes((ROOT / name).read_bytes())
     run(target, "git", "init", "--quiet", "--initial-branch=main")

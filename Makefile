@@ -95,6 +95,9 @@ bench: setup ## make bench XSUM=FOLDER: speed and memory against what people use
 	python -m benchmarks.precision --documents "$(XSUM)/test.jsonl" --articles 1201 --formats float32 --output benchmarks/results/precision_xsum.json
 	python -m benchmarks.training --output benchmarks/results/training.json
 	python -m benchmarks.training --wide --pairs 16 --output benchmarks/results/training_wide.json
+	python -m benchmarks.training --preset smollm2-docstrings --pairs 32 --rounds 2 --output benchmarks/results/training_smollm2.json
+	python -m benchmarks.generation --against ctranslate2 --preset smollm2-docstrings --articles 16 --rounds 2 --output benchmarks/results/generation_smollm2.json
+	python -m benchmarks.generation --against ctranslate2 --preset smollm2-docstrings --dtype bfloat16 --articles 16 --rounds 2 --output benchmarks/results/generation_smollm2_bfloat16.json
 	python -m benchmarks.memory --output benchmarks/results/memory.json
 	python -m benchmarks.full_size --output benchmarks/results/full_size.json
 	python -m benchmarks.full_size --layers 32 --ways nf4 --ranks 16 --tokens 256 --batch 1 --steps 1 --articles 0 --output benchmarks/results/full_size_nf4.json

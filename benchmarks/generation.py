@@ -114,7 +114,10 @@ def against_ctranslate2(p, articles: int, rounds: int, alone: bool) -> dict:
 
     config = generation_config(tokenizer, p.generate, model.config.vocab_size)
     name = f"{Path(p.model.path).name} in {p.model.dtype}"
-    found = {name: compare(tiny, model, prompts, config, rounds)}
+    # The peer's weights are the merged ones; below float32 our adapter stays beside its base.
+    exact = p.model.dtype == "float32"
+    merged = model if exact else load_tuned(SimpleNamespace(**{**vars(p.model), "dtype": "float32"}), TUNED)
+    found = {name: compare(tiny, merged, prompts, config, rounds)}
     if alone:
         return found
     with tempfile.TemporaryDirectory() as folder:

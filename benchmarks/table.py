@@ -71,7 +71,9 @@ def of_smollm2() -> list[tuple[str, str, str]]:
             spread(training["time_of_the_products"]),
         ),
     ]
-    return found + fastest(read_json(RESULTS / "generation_smollm2.json")["models"])
+    for name in ("generation_smollm2", "generation_smollm2_bfloat16"):
+        found += fastest(read_json(RESULTS / f"{name}.json")["models"])
+    return found
 
 
 def rows() -> list[tuple[str, str, str]]:

@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT, run
 
 from stages.commands.diff import (
+    changed_files,
     changed_params,
     changed_studies,
     compared,
@@ -127,10 +128,19 @@ def test_studies_and_plots_that_git_does_not_know_yet_are_told(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     made = json.loads((ROOT / "metrics/studies/rank.json").read_text())
     write_json(tmp_path / "metrics/studies/rank.json", made)
+    for name in ("loss.svg", "loss.csv", "studies/rank.svg"):
+        (tmp_path / "plots" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "plots" / name).write_text(name)
     run(tmp_path, "git", "init", "--quiet", "--initial-branch=main")
     run(tmp_path, "git", "add", "--all")
     run(tmp_path, "git", "commit", "--quiet", "--message=start")
     assert changed_studies("HEAD:") == []
+    assert changed_files("HEAD:", "plots/*.svg", "plots/*.csv") == []
+    (tmp_path / "plots/studies/rank.svg").write_text("<svg/>")
+    (tmp_path / "plots/loss.svg").unlink()
+    (tmp_path / "plots/new.csv").write_text("a\n")
+    changed = ["plots/loss.svg", "plots/new.csv", "plots/studies/rank.svg"]
+    assert changed_files("HEAD:", "plots/*.svg", "plots/*.csv") == changed
     # What a trend says stands beside what the differences say.
     made["analysis"]["for_each_doubling"]["one rate"]["p_holm"] = 0.5
     write_json(tmp_path / "metrics/studies/rank.json", made)

@@ -87,6 +87,7 @@ def test_the_default_is_compared_with_a_preset(project, monkeypatch):
         project / "presets/own", "python", "-m", "stages.commands.diff", "HEAD", "--folder", "."
     ).stdout
     own = run(project / "presets/own", "python", "-m", "stages.commands.diff", "HEAD").stdout
+    assert "Studies" not in against and "Plots" not in against and "Studies" in own
     assert "HEAD:presets/own" in against and "lora.rank" in against and "lora.rank" in back
     assert "Parameters: none changed" in own
 

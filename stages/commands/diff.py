@@ -183,13 +183,17 @@ def changed_studies(tree: str) -> list[list[str]]:
 
 
 def changed_files(tree: str, *patterns: str) -> list[str]:
-    """Files of the working directory, by patterns in one of its folders, that differ from those of a tree."""
+    """Files of the working directory that differ from those of a tree.
+
+    patterns: FOLDER/NAME, which stands for files in the folders below it too.
+    """
     before = {}
     for line in git("ls-tree", "-r", "-z", tree, check=False).split("\0"):
         description, found, path = line.partition("\t")
         if found and any(fnmatch(path, pattern) for pattern in patterns):
             before[path] = description.split()[-1]
-    here = sorted(path.as_posix() for pattern in patterns for path in Path().glob(pattern))
+    parts = [pattern.rpartition("/") for pattern in patterns]
+    here = sorted(path.as_posix() for folder, _, name in parts for path in Path(folder).rglob(name))
     hashes = git("hash-object", "--", *here).split() if here else []
     after = dict(zip(here, hashes, strict=True))
     return sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
@@ -271,14 +275,17 @@ def main() -> None:
     before, after = json.loads(texts[EVALUATION.as_posix()]), read_json(EVALUATION)
     old = params.parse_yaml(texts["params.yaml"], Path(f"{name}:params.yaml"))
     changed = changed_params(old, params.read_yaml(params.PARAMS_FILE))
-    plots = changed_files(tree, "plots/*.svg", "plots/*.csv")
-    studies = changed_studies(tree)
     tables = [
         ("Parameters" if changed else "Parameters: none changed", ["key", *SIDES], changed),
         metrics_table(scores_in(commit, folder), name, before, after),
-        (STUDIES if studies else f"{STUDIES}: none says anything else", ["study", *SIDES], studies),
-        ("Plots" if plots else "Plots: none changed", ["file"], [[path] for path in plots]),
     ]
+    if folder is None:  # another pipeline has studies and plots of its own
+        studies = changed_studies(tree)
+        plots = [[path] for path in changed_files(tree, "plots/*.svg", "plots/*.csv")]
+        tables += [
+            (STUDIES if studies else f"{STUDIES}: none says anything else", ["study", *SIDES], studies),
+            ("Plots" if plots else "Plots: none changed", ["file"], plots),
+        ]
     for title, columns, rows in tables:
         if not rows:
             print(f"**{title}**\n" if arguments.markdown else title)

@@ -149,6 +149,26 @@ def test_the_lock_is_of_the_committed_code_and_parameters(stage):
     assert {name for name in locked["params"]["params.yaml"]} == wanted
 
 
+COMMITTED = sorted(path.name for path in (ROOT / "presets").iterdir() if (path / "dvc.lock").is_file())
+
+
+@pytest.mark.parametrize("preset", COMMITTED)
+def test_a_presets_results_are_of_the_committed_code(preset):
+    """Its graph is the repository's; hashes of its code and of its files in git are those of its lock."""
+    folder = ROOT / "presets" / preset
+    assert (folder / "dvc.yaml").read_text() == (ROOT / "dvc.yaml").read_text()
+    compared = 0
+    for stage, locked in yaml.safe_load((folder / "dvc.lock").read_text())["stages"].items():
+        for item in locked["deps"] + locked["outs"]:
+            path = folder / item["path"]
+            if stage != "pretrain" and path.is_file():
+                assert md5(path) == item["md5"], (
+                    f"{preset}, {stage}: {item['path']} changed; run dvc repro there"
+                )
+                compared += 1
+    assert compared > 50
+
+
 def test_the_readme_shows_the_table_of_the_committed_metrics():
     evaluation = json.loads((ROOT / "metrics/evaluation.json").read_text())
     table = results_table(evaluation, PARAMS["report"]["reference"])

@@ -185,7 +185,7 @@ def changed_studies(tree: str) -> list[list[str]]:
 def changed_files(tree: str, *patterns: str) -> list[str]:
     """Files of the working directory that differ from those of a tree.
 
-    patterns: FOLDER/NAME, which stands for files in the folders below it too.
+    patterns: FOLDER/NAME; files in subfolders match too.
     """
     before = {}
     for line in git("ls-tree", "-r", "-z", tree, check=False).split("\0"):

@@ -138,11 +138,16 @@ class Job:
             if local.is_file():
                 shutil.copy(local, self.folder / local)
             self.dvc("cache", "dir", "--local", output_of_dvc("cache", "dir"))
-            given = self.git("ls-files", "*.dvc").split()
+            given = self.tracked()
             if given:
                 self.dvc("checkout", "--quiet", *given)
             (self.folder / LAST).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / LAST).touch()
+
+    def tracked(self) -> list[str]:
+        """Pointers of the inputs of this DVC repository; a preset's pipeline is another one, with its own."""
+        others = [name.removesuffix(".dvc/config") for name in self.git("ls-files", "*/.dvc/config").split()]
+        return [name for name in self.git("ls-files", "*.dvc").split() if not name.startswith(tuple(others))]
 
     def usable(self) -> bool:
         """Whether there is a clone of this commit from a killed study; it is freed of what the kill left."""

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from stages.common import errors, params
+from stages.common import code_identity, errors, params
 from stages.common.checkpoints import last_checkpoint, seal
 from stages.common.encoding import training_batch
 from stages.common.errors import UserError
@@ -140,13 +140,12 @@ def measured_loss(model, rows: list, pad_id: int, autocast: str) -> float:
 
 def run_key(p) -> str:
     """What a checkpoint belongs to: the data, the settings and the code of this run."""
-    digest = hashlib.sha256()
-    base, code = Path(p.model.name), Path(__file__).parent
+    code = code_identity.identity(code_identity.WorkingTree(Path(__file__).parents[1]), ["stages.train"])
+    digest = hashlib.sha256(code_identity.digest(code).encode())
+    base = Path(p.model.name)
     for file in (
         TOKENIZED / "train.parquet",
         TOKENIZED / "validation.parquet",
-        Path(__file__),
-        *sorted((code / "common").glob("*.py")),
         *sorted(base.glob("*.safetensors")),
         *sorted(base.glob("config.json")),
     ):

@@ -130,3 +130,38 @@ def test_training_with_any_file_of_the_newest_truncated_ends_in_the_bytes_of_an_
         assert losses == [
             [entry.get("loss"), entry.get("eval_loss")] for entry in history if "train_runtime" not in entry
         ]
+
+
+def test_a_checkpoint_belongs_to_its_data_settings_and_definitions(tmp_path, monkeypatch):
+    """A comment, or a file that the training does not import, changes no key."""
+    from stages import train
+
+    def settings(**values) -> SimpleNamespace:
+        train_section = SimpleNamespace(epochs=1, **values)
+        return SimpleNamespace(
+            model=SimpleNamespace(name="models/tiny"),
+            lora=SimpleNamespace(rank=4),
+            train=train_section,
+            seed=0,
+        )
+
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "validation"):
+        file = tmp_path / train.TOKENIZED / f"{split}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"rows")
+    module = tmp_path / "stages/train.py"
+    module.parent.mkdir()
+    module.write_text("RATE = 1\n")
+    monkeypatch.setattr(train, "__file__", str(module))
+    key = train.run_key(settings())
+    module.write_text("RATE = 1  # why\n")
+    (module.parent / "report.py").write_text("OTHER = 1\n")
+    assert train.run_key(settings()) == key
+    keys = {key, train.run_key(settings(batch_size=2))}
+    module.write_text("RATE = 2\n")
+    keys.add(train.run_key(settings()))
+    module.write_text("RATE = 1\n")
+    (tmp_path / train.TOKENIZED / "train.parquet").write_bytes(b"other")
+    keys.add(train.run_key(settings()))
+    assert len(keys) == 4

@@ -749,6 +749,18 @@ def test_a_twin_is_one_with_the_same_code_and_values_alone(held):
     assert name_twins({"other": {"train.learning_rate": 0.004}}) == []
 
 
+def test_a_twin_has_the_same_pins_whatever_the_comments_beside_them(held):
+    requirements = Path("requirements.txt")
+    requirements.write_text("# One\na==1\nb==2  # why\n")
+    put_experiment(held, "one", "0.004")
+    wanted = {"same": {"train.learning_rate": 0.004}}
+    requirements.write_text("b==2\n\n# Two\na==1\n")
+    assert name_twins(wanted) == ["same"]
+    for changed in ("a==1\nb==3\n", "a==1\n", "a==1\nb==2\nc==1\n"):
+        requirements.write_text(changed)
+        assert name_twins({"other": wanted["same"]}) == []
+
+
 def test_a_name_that_another_experiment_has_is_given_and_nothing_is_lost(held):
     """A default and its variant change places: each is found again under the other's name."""
     put_experiment(held, "as-set-seed0", "0.002")

@@ -13,6 +13,7 @@ from stages.common.errors import UserError
 from stages.common.metrics import Scores, read_scores, scores_file
 from stages.common.studies import Study
 
+REQUIREMENTS = "requirements.txt"
 COMPARED = (
     "prepare",
     "tokenize",
@@ -104,12 +105,21 @@ def same_code(ref: str) -> bool:
     made = {item["path"] for stage in stages.values() for item in stage["outs"]}
     read = {item["path"] for stage in stages.values() for item in stage["deps"]} - made
     there, here = _code(git("rev-parse", ref).strip()), code_identity.WorkingTree()
-    # What git does not hold stands in a .dvc file beside it.
-    files = [name for path in sorted(read) if not there.is_code(path) for name in (path, f"{path}.dvc")]
+    if pins(there) != pins(here):
+        return False
+    others = sorted(path for path in read if path != REQUIREMENTS and not there.is_code(path))
+    # Git holds a .dvc file in place of what it does not hold itself.
+    files = [name for path in others for name in (path, f"{path}.dvc")]
     if files and git("diff", "--name-only", ref, "--", *files):
         return False
     modules = modules_of(stages)
     return code_identity.identity(there, modules) == code_identity.identity(here, modules) is not None
+
+
+def pins(tree: code_identity.Tree) -> list[str]:
+    """The packages that requirements.txt asks for, in any order and without comments."""
+    lines = (tree.text(REQUIREMENTS) or "").splitlines()
+    return sorted(line for line in (line.partition("#")[0].strip() for line in lines) if line)
 
 
 def modules_of(stages: dict) -> list[str]:

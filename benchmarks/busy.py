@@ -2,7 +2,7 @@
 
 Threads that share a product wait for each other at its end. GNU's OpenMP, which torch's wheels carry, spins
 while it waits, 300,000 times round by itself: fast alone, but beside other work the thread that spins takes
-the core from the one it waits for. stages/common/runtime.py has them sleep at once where a process starts
+the core from the one it waits for. onesentence/core/runtime.py has them sleep at once where a process starts
 beside other work, and leaves the library's way where it does not.
 
 Each way of waiting has a process of its own for each kind of work (three training batches, one batch of
@@ -27,12 +27,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import ratios
-from stages.common import errors, params
-from stages.common.decoding import spanning, summarize_in_batches
-from stages.common.files import output_file, read_parquet, write_json
-from stages.common.machine import machine
-from stages.common.modeling import add_adapter, load_base, load_tokenizer
-from stages.common.runtime import CHOSEN_WAITING, SLEEP_AT_ONCE, set_up
+from onesentence.core import errors, params
+from onesentence.core.files import output_file, read_parquet, write_json
+from onesentence.core.machine import machine
+from onesentence.core.runtime import CHOSEN_WAITING, SLEEP_AT_ONCE, set_up
+from onesentence.generation.decoding import spanning, summarize_in_batches
+from onesentence.model.modeling import add_adapter, load_base, load_tokenizer
 
 LIBRARY_SPINS = 300_000  # of libgomp where nothing is set and no more threads than cores are started
 CHOSEN = int(SLEEP_AT_ONCE)  # beside other work
@@ -42,7 +42,7 @@ BUSY_LIMIT = 2.2  # times as long as alone
 
 def training():
     """A function that trains for three batches and returns the adapter's weights."""
-    from stages.common.fast import use_fast_parts
+    from onesentence.training.fast import use_fast_parts
     from stages.train import build_trainer, read_rows
 
     p = params.load(("seed", "model", "lora", "train"))
@@ -77,9 +77,9 @@ def generation():
 
 def scoring():
     """A function that scores the first sentences of some articles by every metric and returns the scores."""
-    from stages.common.bertscore import BertScore
-    from stages.common.overlap import overlap_scores
-    from stages.common.text import first_sentence
+    from onesentence.core.text import first_sentence
+    from onesentence.evaluation.bertscore import BertScore
+    from onesentence.evaluation.overlap import overlap_scores
 
     p = params.load(("data.source", "evaluate"))
     table = read_parquet(Path(f"data/prepared/{p.evaluate.split}.parquet"))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.commands.preset import PRESETS
-from stages.common import params
-from stages.common.errors import UserError
+from onesentence.commands.preset import PRESETS
+from onesentence.core import params
+from onesentence.core.errors import UserError
 
 
 def enter_preset(name: str | None) -> None:

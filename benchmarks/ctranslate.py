@@ -161,7 +161,7 @@ class Peer:
     """
 
     def __init__(self, folder: Path, compute_type: str, threads: int) -> None:
-        from stages.common.runtime import CHOSEN_WAITING, KERNELS
+        from onesentence.core.runtime import CHOSEN_WAITING, KERNELS
 
         command = [sys.executable, __file__, str(folder), compute_type, str(threads)]
         environment = {k: v for k, v in os.environ.items() if k not in {*KERNELS, CHOSEN_WAITING}}

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import yaml
 
-from stages.common import errors
-from stages.common.errors import UserError
-from stages.common.files import output_file, read_json, read_jsonl, write_json
-from stages.common.machine import machine
+from onesentence.core import errors
+from onesentence.core.errors import UserError
+from onesentence.core.files import output_file, read_json, read_jsonl, write_json
+from onesentence.core.machine import machine
 
 ROOT = Path(__file__).parent.parent
 ROWS = (1_000, 3_000, 10_000, 30_000, 100_000, 226_000)

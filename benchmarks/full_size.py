@@ -26,14 +26,14 @@ from types import SimpleNamespace
 import numpy as np
 
 from benchmarks.common import AnonymousPeak, mapped_bytes
-from stages.common import errors
-from stages.common.decoding import generate_tokens, generation_config
-from stages.common.errors import UserError
-from stages.common.files import output_file, write_json
-from stages.common.machine import machine
-from stages.common.memory import training_memory
-from stages.common.modeling import add_adapter, device_name, load_base, load_config
-from stages.common.runtime import set_up
+from onesentence.core import errors
+from onesentence.core.errors import UserError
+from onesentence.core.files import output_file, write_json
+from onesentence.core.machine import machine
+from onesentence.core.runtime import set_up
+from onesentence.generation.decoding import generate_tokens, generation_config
+from onesentence.model.modeling import add_adapter, device_name, load_base, load_config
+from onesentence.training.memory import training_memory
 
 WAYS = {
     "float32": ("float32", "none"),
@@ -278,7 +278,7 @@ def written(model, config, arguments) -> dict:
     """Articles a second with the shared prompt, and times `generate()` on the same batch."""
     import torch
 
-    from stages.common.decoding import inner_model
+    from onesentence.generation.decoding import inner_model
 
     rng = torch.Generator().manual_seed(1)
     ids = torch.randint(0, 50_000, (arguments.articles, arguments.tokens), generator=rng)

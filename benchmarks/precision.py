@@ -18,13 +18,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from stages.common import errors, params
-from stages.common.decoding import generation_config, inner_model, spanning, summarize_in_batches
-from stages.common.encoding import encode_prompt, pad_left
-from stages.common.files import output_file, read_parquet, write_json
-from stages.common.machine import machine
-from stages.common.modeling import load_tokenizer, load_tuned
-from stages.common.runtime import set_up
+from onesentence.core import errors, params
+from onesentence.core.files import output_file, read_parquet, write_json
+from onesentence.core.machine import machine
+from onesentence.core.runtime import set_up
+from onesentence.generation.decoding import generation_config, inner_model, spanning, summarize_in_batches
+from onesentence.model.encoding import encode_prompt, pad_left
+from onesentence.model.modeling import load_tokenizer, load_tuned
 
 TUNED = Path("models/tuned")
 FORMATS = {

@@ -15,11 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from stages.common import errors, evaluation, params
-from stages.common.errors import UserError
-from stages.common.files import output_file, read_jsonl, read_parquet
-from stages.common.metrics import test_hash
-from stages.common.verdict import clusters_phrase, difference_sentence
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.core.files import output_file, read_jsonl, read_parquet
+from onesentence.evaluation import evaluation
+from onesentence.evaluation.metrics import test_hash
+from onesentence.report.verdict import clusters_phrase, difference_sentence
 
 ROOT = Path(__file__).parent.parent
 NEEDED = (

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import ratios
-from stages.common import errors
-from stages.common.aligned import aligned, read_references, read_texts
-from stages.common.errors import UserError
-from stages.common.files import output_file, write_json
-from stages.common.machine import machine
-from stages.common.overlap import ROUGE, Scorers
-from stages.common.statistics import summary_of
+from onesentence.core import errors
+from onesentence.core.errors import UserError
+from onesentence.core.files import output_file, write_json
+from onesentence.core.machine import machine
+from onesentence.evaluation.aligned import aligned, read_references, read_texts
+from onesentence.evaluation.overlap import ROUGE, Scorers
+from onesentence.evaluation.statistics import summary_of
 
 RESAMPLES = 1_000
 CONFIDENCE = 0.95

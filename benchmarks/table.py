@@ -6,10 +6,10 @@ Run     python -m benchmarks.table [--readme]    (`make bench` ends with it)
 import argparse
 from pathlib import Path
 
-from stages.commands.results import put_into_readme
-from stages.common import errors
-from stages.common.files import read_json
-from stages.common.runtime import SLEEP_AT_ONCE
+from onesentence.commands.results import put_into_readme
+from onesentence.core import errors
+from onesentence.core.files import read_json
+from onesentence.core.runtime import SLEEP_AT_ONCE
 
 RESULTS = Path("benchmarks/results")
 START, END = "<!-- benchmarks: written by make bench -->\n", "<!-- end of benchmarks -->\n"

@@ -33,13 +33,13 @@ import numpy as np
 
 from benchmarks.common import enter_preset, peak_bytes, ratios, reset_peak
 from benchmarks.full_size import write_random_model
-from stages.common import errors, params
-from stages.common.encoding import training_batch
-from stages.common.files import output_file, write_json
-from stages.common.losses import in_format
-from stages.common.machine import machine
-from stages.common.modeling import add_adapter, load_base, load_tokenizer
-from stages.common.runtime import set_up
+from onesentence.core import errors, params
+from onesentence.core.files import output_file, write_json
+from onesentence.core.machine import machine
+from onesentence.core.runtime import set_up
+from onesentence.model.encoding import training_batch
+from onesentence.model.modeling import add_adapter, load_base, load_tokenizer
+from onesentence.training.losses import in_format
 
 WAYS = ("ours", "trl, grouped", "trl", "products")
 
@@ -62,7 +62,7 @@ def load(p, way: str):
 
 def our_trainer(p, model, tokenizer, rows, validation, folder: Path):
     """The stage `train`'s own trainer."""
-    from stages.common.fast import use_fast_parts
+    from onesentence.training.fast import use_fast_parts
     from stages.train import build_trainer
 
     use_fast_parts(model, p.model.dtype, p.train.autocast)
@@ -139,7 +139,7 @@ def multiply(p, model, rows, random: Matrices) -> None:
     """The matrix products of the run and nothing else."""
     import torch
 
-    from stages.common.losses import last_mlp
+    from onesentence.training.losses import last_mlp
     from stages.train import batch_order
 
     base = model.get_base_model()

@@ -1,6 +1,3 @@
-"""The pipeline. Importing it chooses kernels and how threads wait, before numpy or torch is loaded."""
+"""The graph: one script for each stage of dvc.yaml."""
 
-from stages.common.runtime import choose_kernels, choose_waiting
-
-choose_kernels()
-choose_waiting()
+import onesentence  # noqa: F401  first: it chooses the kernels

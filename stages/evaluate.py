@@ -12,12 +12,13 @@ code and settings, and touches no file but --output.
 import argparse
 from pathlib import Path
 
-from stages.common import errors, evaluation, params
-from stages.common.commandline import add_options, print_scores, score_files, with_options
-from stages.common.errors import UserError
-from stages.common.files import read_parquet, write_json
-from stages.common.language import require_language
-from stages.common.metrics import Scores, read_scores, scores_file, test_hash
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.core.files import read_parquet, write_json
+from onesentence.core.language import require_language
+from onesentence.evaluation import evaluation
+from onesentence.evaluation.metrics import Scores, read_scores, scores_file, test_hash
+from onesentence.report.commandline import add_options, print_scores, score_files, with_options
 
 PARAMS = ("evaluate",)
 PREPARED = Path("data/prepared")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stages.common import errors, params
-from stages.common.decoding import spanning, summarize_in_batches
-from stages.common.files import read_parquet, write_jsonl
-from stages.common.gate import run_gate
-from stages.common.modeling import load_base, load_tokenizer, load_tuned
-from stages.common.runtime import set_up
+from onesentence.core import errors, params
+from onesentence.core.files import read_parquet, write_jsonl
+from onesentence.core.runtime import set_up
+from onesentence.generation.decoding import spanning, summarize_in_batches
+from onesentence.generation.gate import run_gate
+from onesentence.model.modeling import load_base, load_tokenizer, load_tuned
 
 PARAMS = ("model", "generate", "smoke", "evaluate.split")
 TOKENIZED = Path("data/tokenized")

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from stages.common import errors, params
-from stages.common.errors import UserError
-from stages.common.files import replacing, write_json, write_parquet
-from stages.common.language import require_language
-from stages.common.neardup import NearDuplicates
-from stages.common.params import SPLITS
-from stages.common.sources import Raw, open_source, require_pinned, text_digest
-from stages.common.text import body_of, first_sentence, novel_ngram_share, words
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.core.files import replacing, write_json, write_parquet
+from onesentence.core.language import require_language
+from onesentence.core.params import SPLITS
+from onesentence.core.text import body_of, first_sentence, novel_ngram_share, words
+from onesentence.data.neardup import NearDuplicates
+from onesentence.data.sources import Raw, open_source, require_pinned, text_digest
 
 PARAMS = ("data", "evaluate.language")
 PREPARED = Path("data/prepared")

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from stages.common import errors, params
-from stages.common.checkpoints import keep_last, last_checkpoint, seal
-from stages.common.files import file_sha256, replacing, write_json
-from stages.common.harvest import Entry, entries_hash, harvest, pair_of, words
-from stages.common.modeling import has_bfloat16
-from stages.common.neardup import NearDuplicates
-from stages.common.split import harvested_rows, side_of_file
-from stages.common.text import without_heading
+from onesentence.core import errors, params
+from onesentence.core.files import file_sha256, replacing, write_json
+from onesentence.core.text import without_heading
+from onesentence.data.harvest import Entry, entries_hash, harvest, pair_of, words
+from onesentence.data.neardup import NearDuplicates
+from onesentence.data.split import harvested_rows, side_of_file
+from onesentence.model.modeling import has_bfloat16
+from onesentence.training.checkpoints import keep_last, last_checkpoint, seal
 
 PARAMS = ("pretrain",)
 REQUIREMENTS = Path("requirements.txt")
@@ -220,7 +220,7 @@ def make(p, kept: list[Entry], folder: Path, metrics: Path) -> None:
     """
     import torch
 
-    from stages.common.runtime import set_up
+    from onesentence.core.runtime import set_up
 
     set_up(p.seed)
     tokenizer = train_tokenizer([f"{entry.heading}\n\n{entry.docstring}" for entry in kept], p.vocabulary)

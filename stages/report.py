@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from stages.common import analysis, errors, page, params, plots
-from stages.common.article import Article, output_marks, segments
-from stages.common.files import read_json, read_parquet, write_text
-from stages.common.metrics import HEADLINE, METRICS, QUALITY, scores_file, test_hash
-from stages.common.plots import write_csv
-from stages.common.results import cell, comparison_rows, results_table, score_rows
-from stages.common.statistics import Sample
-from stages.common.text import body_of
-from stages.common.verdict import NAMES, clusters_phrase, verdict
+from onesentence.core import errors, params, plots
+from onesentence.core.files import read_json, read_parquet, write_text
+from onesentence.core.plots import write_csv
+from onesentence.core.text import body_of
+from onesentence.evaluation.article import Article, output_marks, segments
+from onesentence.evaluation.metrics import HEADLINE, METRICS, QUALITY, scores_file, test_hash
+from onesentence.evaluation.statistics import Sample
+from onesentence.report import analysis, page
+from onesentence.report.results import cell, comparison_rows, results_table, score_rows
+from onesentence.report.verdict import NAMES, clusters_phrase, verdict
 
 PARAMS = (
     "data.source",
@@ -339,7 +340,7 @@ def rated_hash(ids: list[str], references: list[str], tables: dict[str, pa.Table
 
 
 def page_data(p, evaluation: dict, tables: dict, groups: dict, labels: dict, table: pa.Table) -> dict:
-    """Everything that the page shows; see `stages.common.page.render`."""
+    """Everything that the page shows; see `onesentence.report.page.render`."""
     chosen = analysis.chosen_articles(tables["tuned"][HEADLINE].to_numpy())
     count = len(chosen["random"])
     items = page_items(chosen, table, tables, labels, p.data.source)

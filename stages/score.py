@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from stages.common import errors, evaluation, params
-from stages.common.article import Article
-from stages.common.errors import UserError
-from stages.common.files import read_jsonl, read_parquet, replacing
-from stages.common.language import require_language
-from stages.common.metrics import SCORES, unit_of, write_scores
-from stages.common.overlap import oracle_sentences
-from stages.common.text import body_of, first_sentence
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.core.files import read_jsonl, read_parquet, replacing
+from onesentence.core.language import require_language
+from onesentence.core.text import body_of, first_sentence
+from onesentence.evaluation import evaluation
+from onesentence.evaluation.article import Article
+from onesentence.evaluation.metrics import SCORES, unit_of, write_scores
+from onesentence.evaluation.overlap import oracle_sentences
 
 PARAMS = (
     "data.source",

@@ -14,17 +14,17 @@ run: it is counted.
 from pathlib import Path
 from types import SimpleNamespace
 
-from stages.common import errors, params
-from stages.common.base_check import check_base
-from stages.common.decoding import spanning, summarize
-from stages.common.encoding import training_batch
-from stages.common.errors import UserError
-from stages.common.files import read_parquet, write_json
-from stages.common.gate import check_tokenizer, run_gate
-from stages.common.losses import completion_loss
-from stages.common.model_files import listed
-from stages.common.modeling import add_adapter, load_base, load_tokenizer
-from stages.common.runtime import set_up
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.core.files import read_parquet, write_json
+from onesentence.core.runtime import set_up
+from onesentence.generation.decoding import spanning, summarize
+from onesentence.generation.gate import check_tokenizer, run_gate
+from onesentence.model.base_check import check_base
+from onesentence.model.encoding import training_batch
+from onesentence.model.model_files import listed
+from onesentence.model.modeling import add_adapter, load_base, load_tokenizer
+from onesentence.training.losses import completion_loss
 
 PARAMS = ("model", "lora.target_modules", "smoke.examples", "generate")
 TOKENIZED = Path("data/tokenized")

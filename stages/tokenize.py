@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from stages.common import errors, params, plots
-from stages.common.base_check import check_ids, check_positions, check_round_trip
-from stages.common.encoding import encode_completion, encode_prompt, overhead, template_overheads
-from stages.common.files import read_parquet, replacing, write_json, write_parquet
-from stages.common.modeling import load_config, load_tokenizer
-from stages.common.params import SPLITS
+from onesentence.core import errors, params, plots
+from onesentence.core.files import read_parquet, replacing, write_json, write_parquet
+from onesentence.core.params import SPLITS
+from onesentence.model.base_check import check_ids, check_positions, check_round_trip
+from onesentence.model.encoding import encode_completion, encode_prompt, overhead, template_overheads
+from onesentence.model.modeling import load_config, load_tokenizer
 
 PARAMS = ("prompt", "model", "generate.max_new_tokens")
 PREPARED = Path("data/prepared")

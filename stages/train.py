@@ -22,14 +22,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from stages.common import code_identity, errors, params
-from stages.common.checkpoints import last_checkpoint, seal
-from stages.common.encoding import training_batch
-from stages.common.errors import UserError
-from stages.common.files import file_sha256, id_arrays, read_json, read_parquet, replacing, write_json
-from stages.common.losses import completion_loss, in_format
-from stages.common.memory import NoEstimate, free_bytes, passing_bytes, require_fit, training_memory
-from stages.common.modeling import (
+from onesentence.core import code_identity, errors, params
+from onesentence.core.errors import UserError
+from onesentence.core.files import file_sha256, id_arrays, read_json, read_parquet, replacing, write_json
+from onesentence.core.plots import write_csv
+from onesentence.core.runtime import set_up
+from onesentence.model.encoding import training_batch
+from onesentence.model.modeling import (
     load_base,
     load_config,
     load_tokenizer,
@@ -38,8 +37,9 @@ from stages.common.modeling import (
     save_tuned,
     trainable,
 )
-from stages.common.plots import write_csv
-from stages.common.runtime import set_up
+from onesentence.training.checkpoints import last_checkpoint, seal
+from onesentence.training.losses import completion_loss, in_format
+from onesentence.training.memory import NoEstimate, free_bytes, passing_bytes, require_fit, training_memory
 
 PARAMS = ("seed", "model", "lora", "train")
 TOKENIZED = Path("data/tokenized")
@@ -343,7 +343,7 @@ def main() -> None:
         require_bfloat16("train.autocast", "none")
     import torch
 
-    from stages.common.fast import use_fast_parts
+    from onesentence.training.fast import use_fast_parts
 
     tokenizer = load_tokenizer(p.model)
     config = load_config(p.model)

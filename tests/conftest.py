@@ -48,7 +48,7 @@ def stage(folder: Path, *module: str, check: bool = True) -> subprocess.Complete
 
 def edit(folder: Path, **values) -> None:
     """Set keys of a project's params.yaml: section__key=value."""
-    from stages.commands.edit import apply
+    from onesentence.commands.edit import apply
 
     overlay: dict = {}
     for name, value in values.items():
@@ -68,7 +68,7 @@ def edit(folder: Path, **values) -> None:
 @pytest.fixture(scope="session")
 def pairs() -> list[dict]:
     """Real pairs: the docstrings of one installed package."""
-    from stages.common import harvest
+    from onesentence.data import harvest
 
     found = []
     for file, path in harvest.source_files():
@@ -112,7 +112,7 @@ def tiny_settings(tiny) -> SimpleNamespace:
 @pytest.fixture
 def tokenizer(tiny_settings):
     """The tiny model's tokenizer, as the stages load it."""
-    from stages.common.modeling import load_tokenizer
+    from onesentence.model.modeling import load_tokenizer
 
     return load_tokenizer(tiny_settings)
 
@@ -120,7 +120,7 @@ def tokenizer(tiny_settings):
 @pytest.fixture
 def base(tiny_settings):
     """The tiny model, as the stages load it."""
-    from stages.common.modeling import load_base
+    from onesentence.model.modeling import load_base
 
     return load_base(tiny_settings)
 
@@ -183,7 +183,7 @@ def make_project(parent: Path, pairs: list[dict], tiny: Path) -> Path:
     shutil.copytree(tiny, folder / "models/tiny")
     data = write_local(parent / "given", pairs)
     edit(folder, model__name="models/tiny", model__path="models/tiny", **SMALL)
-    run(folder, "python", "-m", "stages.commands.data", str(data))
+    run(folder, "python", "-m", "onesentence.commands.data", str(data))
     run(folder, "git", "add", "--all")
     run(folder, "git", "commit", "--quiet", "--message=tiny")
     return folder

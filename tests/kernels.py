@@ -3,7 +3,7 @@
 Run     python tests/kernels.py FOLDER [--instead VARIABLES]
 
 FOLDER holds `phi` and `neox`, two model folders. VARIABLES (JSON) take the place of those that
-stages/common/runtime.py sets: {} leaves the choice of kernels to each library.
+onesentence/core/runtime.py sets: {} leaves the choice of kernels to each library.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from stages.common import runtime
+from onesentence.core import runtime
 
 TEXTS = [
     "Return the mean of the values along an axis. Values that are not numbers are left out.",
@@ -34,7 +34,7 @@ def digest(values: list) -> str:
 
 def bertscore(p) -> list:
     """Stage `score`'s only model: an encoder with exact GELU."""
-    from stages.common.bertscore import BertScore
+    from onesentence.evaluation.bertscore import BertScore
 
     return [BertScore(p.evaluate).scores(SUMMARIES, {"text": TEXTS})["text"]]
 
@@ -43,8 +43,8 @@ def language_model(p, folder: Path, targets: list[str], quantization: str) -> li
     """Losses and weights of an adapter trained for three steps, and what the model then generates."""
     import torch
 
-    from stages.common.decoding import summarize_in_batches
-    from stages.common.modeling import add_adapter, load_base, load_tokenizer
+    from onesentence.generation.decoding import summarize_in_batches
+    from onesentence.model.modeling import add_adapter, load_base, load_tokenizer
     from stages.train import build_trainer
 
     p.model = SimpleNamespace(
@@ -103,7 +103,7 @@ def main() -> None:
             os.environ.pop(name, None)
         os.environ.update(arguments.instead)
         runtime.NEEDED = {"no CPU has this"}  # so that set_up does not ask for the kernels
-    from stages.common import params
+    from onesentence.core import params
 
     p = params.load(("seed", "lora", "train", "generate", "evaluate"))
     p.seed = 0

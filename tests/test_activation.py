@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import gelu
 
-from stages.common.activation import Gelu, _Gelu, use_fast_gelu
+from onesentence.training.activation import Gelu, _Gelu, use_fast_gelu
 
 
 def test_value_and_gradient_are_torchs():

@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from stages.common import analysis
-from stages.common.analysis import chosen_articles, facets, group_rows, labelled_groups, quantile_groups
-from stages.common.statistics import Sample, difference_of, summary_of
+from onesentence.evaluation.statistics import Sample, difference_of, summary_of
+from onesentence.report import analysis
+from onesentence.report.analysis import chosen_articles, facets, group_rows, labelled_groups, quantile_groups
 
 
 def plain(groups: list[tuple[str, np.ndarray]]) -> list[tuple[str, list[int]]]:

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from stages.common.article import (
+from onesentence.evaluation.article import (
     Article,
     canonical_number,
     extraction_scores,
@@ -37,7 +37,7 @@ def found_in(text: str, spans: list[tuple[int, int]]) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """As stages.common.text.words for the texts here, from the general categories of Unicode."""
+    """As onesentence.core.text.words for the texts here, from the general categories of Unicode."""
     found, inside = [], False
     for character in text:
         if character in "\U0001f600\U0001f1ec":

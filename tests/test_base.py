@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import write_tiny_model
 
-from stages.commands import base as command
-from stages.common.errors import UserError
+from onesentence.commands import base as command
+from onesentence.core.errors import UserError
 
 pytest.importorskip("gguf", reason="pip install -r models/requirements.txt")
 WIDTH, LAYERS, HEADS, MLP = 64, 2, 2, 96
@@ -126,7 +126,7 @@ def workplace(packed, tmp_path, monkeypatch):
 def test_the_folder_holds_the_rounded_weights_and_loads_as_any_model(workplace, packed):
     from types import SimpleNamespace
 
-    from stages.common.modeling import load_base, load_tokenizer
+    from onesentence.model.modeling import load_base, load_tokenizer
 
     wheel, _, rounded = packed
     folder = command.make("tiny", wheel)

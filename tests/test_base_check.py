@@ -19,8 +19,8 @@ from transformers import (
     XLNetConfig,
 )
 
-from stages.common import base_check
-from stages.common.errors import UserError
+from onesentence.core.errors import UserError
+from onesentence.model import base_check
 
 
 def prompts(count=3):
@@ -34,7 +34,7 @@ def test_the_tiny_model_passes(base, tokenizer):
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_rounding_is_not_taken_for_a_look_ahead(tiny_settings, tokenizer, quantization):
-    from stages.common.modeling import load_base
+    from onesentence.model.modeling import load_base
 
     settings = SimpleNamespace(**{**vars(tiny_settings), "quantization": quantization})
     base_check.check_base(load_base(settings), tokenizer, prompts())

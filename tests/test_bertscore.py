@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stages.common.bertscore import PACKAGE, BertScore, model_folder, weights_sha256
-from stages.common.errors import UserError
+from onesentence.core.errors import UserError
+from onesentence.evaluation.bertscore import PACKAGE, BertScore, model_folder, weights_sha256
 
 SHA = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 NO_TOKENS = ["", " \n\t", "\u200b", "\x00"]  # empty, blank, and characters that the tokenizer drops

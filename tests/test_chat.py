@@ -3,9 +3,9 @@
 import pytest
 from transformers import AddedToken, AutoTokenizer
 
-from stages.common.encoding import encode_completion, encode_prompt, overhead, template_overheads
-from stages.common.errors import UserError
-from stages.common.prompts import CHAT, REQUEST, SLOT, frame_of
+from onesentence.core.errors import UserError
+from onesentence.core.prompts import CHAT, REQUEST, SLOT, frame_of
+from onesentence.model.encoding import encode_completion, encode_prompt, overhead, template_overheads
 
 # Written after the forms of SmolLM2 and Qwen, Llama 3.2, Zephyr, and SmolLM3; not copies of them.
 CHATML = (

@@ -6,8 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stages.common.checkpoints import MANIFEST, fault, keep_last, last_checkpoint, saved_checkpoints, seal
-from stages.common.modeling import add_adapter, load_base
+from onesentence.model.modeling import add_adapter, load_base
+from onesentence.training.checkpoints import (
+    MANIFEST,
+    fault,
+    keep_last,
+    last_checkpoint,
+    saved_checkpoints,
+    seal,
+)
 
 
 def truncate(path):

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from stages.common import evaluation
-from stages.common.errors import UserError
-from stages.common.hierarchy import difference, family, resampled, spread_of, summary
-from stages.common.metrics import Scores, require_comparable, unit_of
-from stages.common.overlap import corpus_bleu
-from stages.common.power import needed
-from stages.common.statistics import (
+from onesentence.core.errors import UserError
+from onesentence.evaluation import evaluation
+from onesentence.evaluation.metrics import Scores, require_comparable, unit_of
+from onesentence.evaluation.overlap import corpus_bleu
+from onesentence.evaluation.power import needed
+from onesentence.evaluation.statistics import (
     BOOTSTRAP,
     ENOUGH,
     FEW,
@@ -27,7 +26,8 @@ from stages.common.statistics import (
     subset_sums,
     summary_of,
 )
-from stages.common.verdict import clusters_phrase, difference_sentence
+from onesentence.report.verdict import clusters_phrase, difference_sentence
+from onesentence.study.hierarchy import difference, family, resampled, spread_of, summary
 
 
 def groups_of(sizes: np.ndarray) -> np.ndarray:

@@ -5,8 +5,8 @@ import textwrap
 import pytest
 from conftest import ROOT, run
 
-from stages.common.code_identity import CommitTree, WorkingTree, digest, identity
-from stages.common.errors import UserError
+from onesentence.core.code_identity import CommitTree, WorkingTree, digest, identity
+from onesentence.core.errors import UserError
 
 STAGE = '''
 """A stage."""

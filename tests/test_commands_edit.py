@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.commands import edit
-from stages.common import params
-from stages.common.errors import UserError
+from onesentence.commands import edit
+from onesentence.core import params
+from onesentence.core.errors import UserError
 
 REPO = Path(__file__).parents[1]
 COMMITTED = (REPO / "params.yaml").read_text(encoding="utf-8")
@@ -170,7 +170,7 @@ def test_a_params_file_that_is_no_mapping_is_left_alone(text):
 
 def run_preset(name: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "stages.commands.preset", name],
+        [sys.executable, "-m", "onesentence.commands.preset", name],
         env={**os.environ, "PYTHONPATH": str(REPO)},
         capture_output=True,
         text=True,

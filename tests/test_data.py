@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.commands import data, edit
-from stages.common import errors
-from stages.common.files import file_sha256
-from stages.common.params import SPLITS
+from onesentence.commands import data, edit
+from onesentence.core import errors
+from onesentence.core.files import file_sha256
+from onesentence.core.params import SPLITS
 
 ROOT = Path(__file__).parents[1]
 LOCAL = Path("data/local")
@@ -45,7 +45,7 @@ def project(repository, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def make_data(project, monkeypatch, capsys):
-    """`python -m stages.commands.data` in this process; returns what it prints."""
+    """`python -m onesentence.commands.data` in this process; returns what it prints."""
 
     def command(*arguments: str | Path) -> str:
         monkeypatch.setattr(sys, "argv", ["data", *map(str, arguments)])
@@ -251,7 +251,7 @@ def test_a_kill_in_the_middle_is_taken_back(make_data, project, tmp_path, number
     before = tree(project)
     given = folder_of(tmp_path / "second", word="second")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "stages.commands.data", str(given)]
+    command = [sys.executable, "-m", "onesentence.commands.data", str(given)]
     with (project / ".dvc/tmp/lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it waits inside `dvc add`
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True)

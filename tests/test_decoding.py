@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stages.common import decoding, gate
-from stages.common.decoding import (
+from onesentence.core.errors import UserError
+from onesentence.generation import decoding, gate
+from onesentence.generation.decoding import (
     articles_within,
     generate_tokens,
     generation_config,
@@ -16,8 +17,7 @@ from stages.common.decoding import (
     summarize,
     summarize_in_batches,
 )
-from stages.common.encoding import pad_left
-from stages.common.errors import UserError
+from onesentence.model.encoding import pad_left
 
 
 def prompts(count=6, seed=0):
@@ -312,7 +312,7 @@ def test_another_models_tokenizer_put_back_by_hand_goes_red(pairs):
     """On the embedded base itself: a random model has no idea of its tokenizer to lose."""
     from conftest import ROOT
 
-    from stages.common.modeling import load_base, load_tokenizer
+    from onesentence.model.modeling import load_base, load_tokenizer
     from stages.pretrain import train_tokenizer
 
     name = str(ROOT / "models/phi-tiny")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, run
 
-from stages.commands.diff import (
+from onesentence.commands.diff import (
     changed_files,
     changed_params,
     changed_studies,
@@ -18,10 +18,10 @@ from stages.commands.diff import (
     unpaired,
     verdict_of,
 )
-from stages.commands.show import short_names
-from stages.common.files import write_json
-from stages.common.metrics import Scores
-from stages.common.statistics import difference_of
+from onesentence.commands.show import short_names
+from onesentence.core.files import write_json
+from onesentence.evaluation.metrics import Scores
+from onesentence.evaluation.statistics import difference_of
 
 
 def evaluation(value: float, half: float, signature: str = "rouge1|n:400") -> dict:

@@ -4,7 +4,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from stages.common.encoding import (
+from onesentence.core.errors import UserError
+from onesentence.core.prompts import TEMPLATES, frame_of
+from onesentence.model.encoding import (
     IGNORED,
     encode_completion,
     encode_prompt,
@@ -12,8 +14,6 @@ from stages.common.encoding import (
     pad_left,
     training_batch,
 )
-from stages.common.errors import UserError
-from stages.common.prompts import TEMPLATES, frame_of
 
 TEXTS = [
     "Return the mean.",

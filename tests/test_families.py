@@ -12,11 +12,11 @@ import transformers
 from conftest import edit, stage
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from stages.common import base_check, decoding, modeling
-from stages.common.beams import serves
-from stages.common.encoding import encode_completion, encode_prompt, pad_left, training_batch
-from stages.common.errors import UserError
-from stages.common.losses import completion_loss
+from onesentence.core.errors import UserError
+from onesentence.generation.beams import serves
+from onesentence.model import base_check, decoding, modeling
+from onesentence.model.encoding import encode_completion, encode_prompt, pad_left, training_batch
+from onesentence.training.losses import completion_loss
 
 VOCABULARY, EOS, PAD = 600, 0, 1  # of the tiny tokenizer
 TOKENS = {"vocab_size": VOCABULARY, "eos_token_id": EOS, "pad_token_id": PAD, "bos_token_id": None}

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from stages.common.attention import BLOCK, NAME, _BlockAttention, attention, use_block_attention
-from stages.common.fast import hold_frozen_in_bfloat16, keep_inputs_narrow, use_fast_parts
-from stages.common.mlp import BLOCK as MLP_BLOCK
-from stages.common.mlp import use_fast_mlp
-from stages.common.norms import RmsNorm, use_fast_norms
-from stages.common.rotary import _fast, _is_rotate_half, use_fast_rotary
-from stages.common.runtime import has_bfloat16_instructions
+from onesentence.core.runtime import has_bfloat16_instructions
+from onesentence.training.attention import BLOCK, NAME, _BlockAttention, attention, use_block_attention
+from onesentence.training.fast import hold_frozen_in_bfloat16, keep_inputs_narrow, use_fast_parts
+from onesentence.training.mlp import BLOCK as MLP_BLOCK
+from onesentence.training.mlp import use_fast_mlp
+from onesentence.training.norms import RmsNorm, use_fast_norms
+from onesentence.training.rotary import _fast, _is_rotate_half, use_fast_rotary
 
 
 def tensors(batch=2, heads=6, key_heads=2, tokens=2 * BLOCK + 37, width=16, values=16, seed=0):
@@ -272,7 +272,7 @@ def adapted(model):
     """A LoRA adapter on every linear layer of attention, its update not zero."""
     from types import SimpleNamespace
 
-    from stages.common.modeling import trainable
+    from onesentence.model.modeling import trainable
 
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
     lora = SimpleNamespace(rank=4, alpha=None, dropout=0.0, target_modules=targets)

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.common.errors import UserError
-from stages.common.files import (
+from onesentence.core.errors import UserError
+from onesentence.core.files import (
     file_sha256,
     output_file,
     read_json,
@@ -279,7 +279,7 @@ def test_restoring_keeps_what_succeeded_and_leaves_no_journal(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from stages.common.files import restoring
+from onesentence.core.files import restoring
 folder = Path(sys.argv[1])
 paths = [folder / "a", folder / "b", folder / "sub" / "deep" / "c"]
 with restoring(paths, folder / ".undo"):

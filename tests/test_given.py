@@ -16,10 +16,10 @@ import sacrebleu
 from conftest import ROOT, stage
 from rouge_score.rouge_scorer import RougeScorer
 
-from stages.common import errors
-from stages.common.aligned import read_texts
-from stages.common.errors import UserError
-from stages.common.metrics import METRICS, QUALITY, read_scores, write_scores
+from onesentence.core import errors
+from onesentence.core.errors import UserError
+from onesentence.evaluation.aligned import read_texts
+from onesentence.evaluation.metrics import METRICS, QUALITY, read_scores, write_scores
 
 OUTPUTS = Path(__file__).parents[2] / "shared" / "data" / "xsum-outputs"
 FAST = ("--no-bertscore", "--resamples", "200")
@@ -127,7 +127,7 @@ def refused(error_of, files):
 
 @pytest.fixture
 def compare(call, files):
-    """The JSON that `stages.significance` writes."""
+    """The JSON that `onesentence.commands.significance` writes."""
 
     def command(*arguments: str) -> dict:
         call("significance", *arguments, *FAST, "--output", str(files["output"]))
@@ -160,7 +160,7 @@ def test_the_commands_run_from_a_shell(files):
 
 
 def test_no_column_of_a_comparison_is_cut_off_however_wide_its_numbers(capsys):
-    from stages.common.commandline import print_comparisons
+    from onesentence.report.commandline import print_comparisons
 
     entry = {
         "value": -13.42, "low": -14.89, "high": 11.88, "bca_low": 0.0, "bca_high": 0.0, "detectable": 12.14,
@@ -569,7 +569,7 @@ def stored(tmp_path_factory) -> dict[str, Path]:
     """Scores files as the stage `evaluate` writes them: two systems, and one of other references."""
     from types import SimpleNamespace
 
-    from stages.common.evaluation import score_systems
+    from onesentence.evaluation.evaluation import score_systems
 
     folder = tmp_path_factory.mktemp("scores")
 

@@ -4,8 +4,8 @@ import pytest
 from conftest import ROOT
 
 from benchmarks import gpu
-from stages.commands import edit
-from stages.commands.preset import overlay_of
+from onesentence.commands import edit
+from onesentence.commands.preset import overlay_of
 
 
 def test_a_bundle_is_cut_into_parts_of_a_bounded_size_and_joined_again(tmp_path, monkeypatch):

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from conftest import ROOT, run
 
+from onesentence.report.results import results_table
 from stages import score
-from stages.common.results import results_table
 
+PACKAGES = ("stages", "onesentence")
 STAGES = ["pretrain", "prepare", "tokenize", "smoke", "train", "generate", "score", "evaluate", "report"]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 LOCK = yaml.safe_load((ROOT / "dvc.lock").read_text())
@@ -36,7 +37,7 @@ def imported(path: Path) -> set[Path]:
     """Project files that a file imports, wherever in it the import stands, and those of its packages."""
     found = packages(path)
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages"):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGES):
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -44,7 +45,7 @@ def imported(path: Path) -> set[Path]:
             continue
         for name in names:
             file = ROOT / (name.replace(".", "/") + ".py")
-            if name.startswith("stages") and file.is_file():
+            if name.startswith(PACKAGES) and file.is_file():
                 found.add(file)
     return found
 
@@ -65,11 +66,21 @@ def test_the_graph_has_just_these_stages():
     assert definition("pretrain")["frozen"] is True
 
 
+def code_deps(stage: str) -> tuple[set[str], set[str]]:
+    """(files, folders) of code that dvc.yaml lists for a stage."""
+    deps = [dep for dep in definition(stage)["deps"] if dep.startswith(("stages/", "onesentence/"))]
+    return {dep for dep in deps if dep.endswith(".py")}, {dep for dep in deps if not dep.endswith(".py")}
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_deps_hold_every_imported_file(stage):
-    deps = {dep for dep in definition(stage)["deps"] if dep.endswith(".py")}
-    assert deps == closure(ROOT / f"stages/{stage}.py")
-    assert "stages/__init__.py" in deps  # it chooses the kernels
+def test_every_imported_file_is_listed_and_every_listed_folder_holds_one(stage):
+    files, folders = code_deps(stage)
+    needed = closure(ROOT / f"stages/{stage}.py")
+    assert len(needed) > 5 and folders
+    inside = {name for name in needed if name.rpartition("/")[0] in folders}
+    assert needed - inside == files
+    assert {name.rpartition("/")[0] for name in inside} == folders
+    assert {f"stages/{stage}.py", "stages/__init__.py", "onesentence/__init__.py"} <= files  # kernels
     assert definition(stage)["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
 
 
@@ -103,7 +114,9 @@ def test_only_the_summary_is_declared_as_metrics():
 
 
 def test_every_key_of_params_is_read_by_a_stage():
-    sources = "\n".join(path.read_text() for path in (ROOT / "stages").rglob("*.py"))
+    sources = "\n".join(
+        path.read_text() for path in [*(ROOT / "stages").rglob("*.py"), *(ROOT / "onesentence").rglob("*.py")]
+    )
     for section, values in PARAMS.items():
         for key in values if isinstance(values, dict) else [section]:
             by_name = rf"\.{key}\b"
@@ -112,7 +125,13 @@ def test_every_key_of_params_is_read_by_a_stage():
 
 
 def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    """A file's or a folder's, as DVC computes it: a folder's is of the list of its files."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    inside = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    listed = [{"md5": md5(file), "relpath": file.relative_to(path).as_posix()} for file in inside]
+    text = json.dumps(sorted(listed, key=lambda each: each["relpath"].split("/")), sort_keys=True)
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def lookup(name: str):
@@ -139,7 +158,8 @@ def test_the_lock_is_of_the_committed_code_and_parameters(stage):
     compared = 0
     for item in locked["deps"] + locked["outs"]:
         path = ROOT / item["path"]
-        if path.is_file() and "md5" in item and not item["md5"].endswith(".dir"):
+        code = item["path"].startswith("onesentence/")
+        if path.exists() and (code or ("md5" in item and not item["md5"].endswith(".dir"))):
             assert md5(path) == item["md5"], f"{stage}: {item['path']} changed; run dvc repro"
             compared += 1
     assert compared
@@ -161,7 +181,8 @@ def test_a_presets_results_are_of_the_committed_code(preset):
     for stage, locked in yaml.safe_load((folder / "dvc.lock").read_text())["stages"].items():
         for item in locked["deps"] + locked["outs"]:
             path = folder / item["path"]
-            if stage != "pretrain" and path.is_file():
+            code = item["path"].startswith("onesentence/")
+            if stage != "pretrain" and (path.is_file() or code):
                 assert md5(path) == item["md5"], (
                     f"{preset}, {stage}: {item['path']} changed; run dvc repro there"
                 )
@@ -177,7 +198,7 @@ def test_the_readme_shows_the_table_of_the_committed_metrics():
 
 
 def test_the_readme_shows_every_pipeline_that_is_committed(monkeypatch):
-    from stages.commands.results import RUNGS_END, RUNGS_START, rungs_table
+    from onesentence.commands.results import RUNGS_END, RUNGS_START, rungs_table
 
     monkeypatch.chdir(ROOT)
     own = "presets/*/metrics/evaluation.json"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.common import harvest
-from stages.common.errors import UserError
-from stages.common.harvest import (
+from onesentence.core.errors import UserError
+from onesentence.data import harvest
+from onesentence.data.harvest import (
     BODY_WORDS,
     DISTRIBUTIONS,
     Entry,
@@ -346,7 +346,7 @@ def test_entries_hash_changes_with_every_field_and_with_the_order():
 
 
 HASH_PROGRAM = """
-from stages.common import harvest
+from onesentence.data import harvest
 harvest.DISTRIBUTIONS = ("dulwich", "narwhals")
 entries = [entry for item in harvest.source_files() for entry in harvest.entries_of(*item)]
 print(len(entries), harvest.entries_hash(entries))

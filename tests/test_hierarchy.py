@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stages.common import hierarchy
-from stages.common.hierarchy import (
+from onesentence.evaluation.statistics import detectable_effect, mean_of, mean_statistics, resampled_sums
+from onesentence.study import hierarchy
+from onesentence.study.hierarchy import (
     difference,
     family,
     fitted,
@@ -18,7 +19,6 @@ from stages.common.hierarchy import (
     spread_of,
     summary,
 )
-from stages.common.statistics import detectable_effect, mean_of, mean_statistics, resampled_sums
 
 RESAMPLES = 20_000
 

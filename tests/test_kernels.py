@@ -1,7 +1,7 @@
 """The same bytes with and without AVX512: what the stages compute, in processes of their own.
 
-Three runs of kernels.py: under the kernels that stages/common/runtime.py chooses; with AVX512 hidden by hand
-as far as variables can hide it, glibc's choice included; and with each library choosing by itself. The
+Three runs of kernels.py: under the kernels that onesentence/core/runtime.py chooses; with AVX512 hidden by
+hand as far as variables can hide it, glibc's choice included; and with each library choosing by itself. The
 second must give the first's bytes. The third must not, or the comparison would prove nothing on this CPU.
 """
 
@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, run, write_tiny_model
 
 import stages
-from stages.common import runtime
+from onesentence.core import runtime
 
 FLAGS = runtime.cpu_info().get("flags", "").split()
 NAMES = ["arrays", "score", "phi", "neox", "int8", "nf4"]
@@ -129,7 +129,7 @@ def test_torch_that_was_loaded_first_is_refused():
     code = (
         "import torch\n"
         "torch.backends.cpu.get_cpu_capability()\n"
-        "from stages.common.runtime import set_up\n"
+        "from onesentence.core.runtime import set_up\n"
         "set_up(0)\n"
     )
     failed = run(ROOT, "env", "-u", "ATEN_CPU_CAPABILITY", sys.executable, "-c", code, check=False)
@@ -154,7 +154,7 @@ def test_bfloat16_is_computed_by_its_own_instructions_where_the_cpu_has_them(mon
 )
 def test_a_run_in_bfloat16_gets_its_kernels_and_no_other_does(formats, kernels):
     code = (
-        "from stages.common.runtime import set_up\n"
+        "from onesentence.core.runtime import set_up\n"
         f"set_up(0, {formats!r})\n"
         "import torch\n"
         "print(torch.backends.cpu.get_cpu_capability())\n"

@@ -7,10 +7,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stages.common import memory
-from stages.common.encoding import training_batch
-from stages.common.errors import UserError
-from stages.common.memory import (
+from onesentence.core.errors import UserError
+from onesentence.model.encoding import training_batch
+from onesentence.model.modeling import add_adapter, load_base, load_config
+from onesentence.training import memory
+from onesentence.training.memory import (
     NoEstimate,
     cache_bytes_per_token,
     fitting_batch,
@@ -22,7 +23,6 @@ from stages.common.memory import (
     training_memory,
     weight_bytes,
 )
-from stages.common.modeling import add_adapter, load_base, load_config
 
 LORA = SimpleNamespace(rank=4, alpha=None, dropout=0.1, target_modules=["q_proj", "v_proj"])
 
@@ -278,7 +278,7 @@ def test_an_estimate_without_a_network_says_so_in_one_sentence(monkeypatch):
     import httpx2
     from huggingface_hub import HfApi
 
-    from stages.commands.estimate import require_dataset
+    from onesentence.commands.estimate import require_dataset
 
     def refuse(*_, **__):
         raise httpx2.ConnectError("no route")

@@ -11,10 +11,11 @@ import pytest
 import sacrebleu
 from scipy import stats
 
-from stages.common import evaluation, metrics
-from stages.common.article import Article
-from stages.common.errors import UserError
-from stages.common.evaluation import (
+from onesentence.core.errors import UserError
+from onesentence.core.text import first_sentence
+from onesentence.evaluation import evaluation, metrics
+from onesentence.evaluation.article import Article
+from onesentence.evaluation.evaluation import (
     comparisons,
     definitions,
     failure_bias,
@@ -24,7 +25,7 @@ from stages.common.evaluation import (
     signed,
     summaries,
 )
-from stages.common.metrics import (
+from onesentence.evaluation.metrics import (
     CORPUS,
     HEADLINE,
     KINDS,
@@ -36,9 +37,8 @@ from stages.common.metrics import (
     require_equal_signatures,
     write_scores,
 )
-from stages.common.statistics import difference_of, wilson_interval
-from stages.common.text import first_sentence
-from stages.common.verdict import (
+from onesentence.evaluation.statistics import difference_of, wilson_interval
+from onesentence.report.verdict import (
     bias_sentence,
     copying_sentence,
     difference_sentence,

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, MixtralConfig
 
-from stages.common import modeling
-from stages.common.errors import UserError
-from stages.common.model_files import tensors_of
+from onesentence.core.errors import UserError
+from onesentence.model import modeling
+from onesentence.model.model_files import tensors_of
 
 
 def settings(folder, **more):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from stages.common import modeling, runtime
-from stages.common.errors import UserError
+from onesentence.core import runtime
+from onesentence.core.errors import UserError
+from onesentence.model import modeling
 
 QKV = ["q_proj", "k_proj", "v_proj"]
 
@@ -66,7 +67,7 @@ SAVE = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from stages.common import modeling
+from onesentence.model import modeling
 name = sys.argv[1]
 settings = SimpleNamespace(name=name, path=name, revision=None, dtype="float32", quantization="none")
 lora = SimpleNamespace(rank=4, alpha=None, dropout=0.1,
@@ -114,9 +115,9 @@ def test_a_saved_adapter_loads_with_peft_alone(base, tiny_settings, tmp_path):
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_quantized_base_trains_and_generates(tiny_settings, tokenizer, quantization):
-    from stages.common.decoding import summarize
-    from stages.common.encoding import training_batch
-    from stages.common.losses import completion_loss
+    from onesentence.generation.decoding import summarize
+    from onesentence.model.encoding import training_batch
+    from onesentence.training.losses import completion_loss
 
     settings = SimpleNamespace(**{**vars(tiny_settings), "quantization": quantization})
     plain = modeling.load_base(tiny_settings).get_memory_footprint()
@@ -144,9 +145,9 @@ def test_quantized_base_trains_and_generates(tiny_settings, tokenizer, quantizat
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_a_quantized_base_that_has_generated_trains_as_an_unused_one(tiny_settings, tokenizer, quantization):
-    from stages.common.decoding import summarize
-    from stages.common.encoding import training_batch
-    from stages.common.losses import completion_loss
+    from onesentence.generation.decoding import summarize
+    from onesentence.model.encoding import training_batch
+    from onesentence.training.losses import completion_loss
 
     settings = SimpleNamespace(**{**vars(tiny_settings), "quantization": quantization})
     batch = training_batch([(list(range(10, 30)), [40, 41, 0])], tokenizer.pad_token_id)
@@ -309,7 +310,7 @@ def test_an_adapter_on_tied_embeddings_stays_beside_them(
     base, tiny_settings, tokenizer, tmp_path, target, method, capsys
 ):
     """Merged, its update would change the other embeddings too: not the model that was trained."""
-    from stages.common.decoding import summarize
+    from onesentence.generation.decoding import summarize
 
     assert base.config.tie_word_embeddings
     ids = torch.randint(5, 500, (2, 30), generator=torch.Generator().manual_seed(0))

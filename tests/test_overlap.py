@@ -10,9 +10,10 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from stages.common import overlap
-from stages.common.errors import UserError
-from stages.common.overlap import (
+from onesentence.core.errors import UserError
+from onesentence.core.text import first_sentence, sentences
+from onesentence.evaluation import overlap
+from onesentence.evaluation.overlap import (
     BLEU_STATISTICS,
     CHRF_STATISTICS,
     ROUGE,
@@ -22,7 +23,6 @@ from stages.common.overlap import (
     overlap_scores,
     overlap_signatures,
 )
-from stages.common.text import first_sentence, sentences
 
 XSUM = Path(__file__).parents[2] / "shared" / "data" / "xsum" / "test.jsonl"
 ODD = [  # (reference, output): empty, short, repeated, not ASCII, several sentences, equal

@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT, stage
 from playwright.sync_api import expect, sync_playwright
 
-from stages.common.files import write_text
-from stages.common.page import ASSETS, data_block, render
+from onesentence.core.files import write_text
+from onesentence.report.page import ASSETS, data_block, render
 
 TOWNS = ["Falkirk", "Swansea", "Norwich", "Derry", "Truro", "Perth", "Lincoln", "Bangor"]
 PLACES = ["library", "swimming pool", "bus station", "museum"]

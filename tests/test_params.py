@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.common import params
-from stages.common.errors import UserError
+from onesentence.core import params
+from onesentence.core.errors import UserError
 
 REPO = Path(__file__).parents[1]
 COMMITTED = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))

@@ -8,8 +8,8 @@ import shutil
 import pytest
 from conftest import ROOT, SMALL, copy_repository, edit, run, stage
 
-from stages.commands.sizes import SIZES, folder_of, metrics_of
-from stages.common.metrics import scores_file
+from onesentence.commands.sizes import SIZES, folder_of, metrics_of
+from onesentence.evaluation.metrics import scores_file
 
 pytestmark = pytest.mark.slow
 
@@ -194,7 +194,7 @@ def test_a_changed_rank_reruns_train_and_never_generate_base(finished):
 
 def test_the_table_and_the_verdict(finished):
     folder, _ = finished
-    shown = run(folder, "python", "-m", "stages.commands.results").stdout
+    shown = run(folder, "python", "-m", "onesentence.commands.results").stdout
     for text in ("lead", "oracle", "tuned", "ROUGE-1", "Holm's correction", "plots/report.html"):
         assert text in shown
     # 100 resamples cannot carry 30 corrected tests, and the verdict says so.
@@ -203,7 +203,7 @@ def test_the_table_and_the_verdict(finished):
 
 def test_the_estimate_names_parts_and_times(finished):
     folder, _ = finished
-    shown = run(folder, "python", "-m", "stages.commands.estimate").stdout
+    shown = run(folder, "python", "-m", "onesentence.commands.estimate").stdout
     for text in ("dataset: reachable", "QLoRA (nf4)", "full fine-tuning", "activations", "Generation memory"):
         assert text in shown
     assert re.search(r"train: fits: needs about [\d.]+ GB", shown)
@@ -214,7 +214,7 @@ def test_the_estimate_names_parts_and_times(finished):
 def test_the_estimate_measures_no_run_of_other_settings_and_none_that_will_not_fit(
     finished, monkeypatch, capsys
 ):
-    from stages.commands import estimate
+    from onesentence.commands import estimate
 
     folder, _ = finished
     before = (folder / "params.yaml").read_bytes()
@@ -267,7 +267,7 @@ def test_held_out_rows_come_from_files_that_pretraining_did_not_read(finished):
     """Through the prepared ids, against the list in git: a path apart from prepare's own check."""
     import pyarrow.parquet as pq
 
-    from stages.common.harvest import source_files
+    from onesentence.data.harvest import source_files
 
     folder, _ = finished
     seen = set((folder / "models/phi-tiny/pretraining_files.txt").read_text().splitlines())
@@ -316,8 +316,8 @@ def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch, capsys):
     import numpy as np
     import torch
 
+    from onesentence.data import harvest
     from stages import pretrain
-    from stages.common import harvest
 
     entries = []
     for file, path in harvest.source_files():
@@ -370,10 +370,10 @@ def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch, capsys):
 def test_siblings_are_made_of_what_phi_tiny_read_or_not_at_all(tmp_path, monkeypatch, capsys):
     from conftest import ROOT
 
+    from onesentence.commands import sizes
+    from onesentence.core.errors import UserError
+    from onesentence.data import harvest
     from stages import pretrain
-    from stages.commands import sizes
-    from stages.common import harvest
-    from stages.common.errors import UserError
 
     entries = []
     for file, path in harvest.source_files():

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.common.errors import UserError
-from stages.common.files import read_parquet
-from stages.common.params import SPLITS
-from stages.common.sources import Raw
+from onesentence.core.errors import UserError
+from onesentence.core.files import read_parquet
+from onesentence.core.params import SPLITS
+from onesentence.data.sources import Raw
 from stages.prepare import (
     check_unseen,
     clean,

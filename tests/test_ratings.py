@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, stage
 
-from stages import ratings
-from stages.common.errors import UserError
-from stages.common.page import ASSETS
-from stages.ratings import agreement, lines, outcomes, read_all, summary
+from onesentence.commands import ratings
+from onesentence.commands.ratings import agreement, lines, outcomes, read_all, summary
+from onesentence.core.errors import UserError
+from onesentence.report.page import ASSETS
 
 TEST = "5f2b9c01"
 LOSS, TIE, WIN, NONE = 0.0, 0.5, 1.0, np.nan

@@ -4,8 +4,8 @@ import json
 
 from conftest import ROOT
 
-from stages.common.metrics import METRICS
-from stages.common.results import FAULTS, complement, faults_table
+from onesentence.evaluation.metrics import METRICS
+from onesentence.report.results import FAULTS, complement, faults_table
 
 
 def evaluation() -> dict:

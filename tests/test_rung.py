@@ -7,10 +7,10 @@ import pytest
 import yaml
 from conftest import ROOT, run, write_local
 
-from stages.commands import base, rung
-from stages.common import params
-from stages.common.errors import UserError
-from stages.common.files import file_sha256
+from onesentence.commands import base, rung
+from onesentence.core import params
+from onesentence.core.errors import UserError
+from onesentence.core.files import file_sha256
 
 OVERLAY = "prompt:\n  template: label\ntrain:\n  learning_rate: 0.03\nlora:\n  rank: 4\n"
 
@@ -22,14 +22,14 @@ def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs
     run(project, "git", "add", "--all")
     run(project, "git", "commit", "--quiet", "--message=preset")
     folder = project / "presets/own"
-    run(project, "python", "-m", "stages.commands.rung", "own")
-    refused = run(project, "python", "-m", "stages.commands.rung", "own", "--run", check=False)
+    run(project, "python", "-m", "onesentence.commands.rung", "own")
+    refused = run(project, "python", "-m", "onesentence.commands.rung", "own", "--run", check=False)
     assert refused.returncode == 1
     assert "presets/own: data/local not found; put your articles there: make data FROM=PATH PRESET=own" in (
         refused.stderr
     )
-    run(folder, "python", "-m", "stages.commands.data", str(given))
-    shown = run(project, "python", "-m", "stages.commands.rung", "own", "--run").stdout
+    run(folder, "python", "-m", "onesentence.commands.data", str(given))
+    shown = run(project, "python", "-m", "onesentence.commands.rung", "own", "--run").stdout
     assert "All of it is in presets/own" in shown and "8 test articles" in shown
 
     values = yaml.safe_load((folder / "params.yaml").read_text())
@@ -48,7 +48,7 @@ def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs
     listed = run(project, "git", "ls-files", "-s", "presets/own").stdout
     assert "120000" in listed and "adapter_model" not in listed and "report.html" not in listed
     run(project, "git", "commit", "--quiet", "--message=ran")
-    again = run(project, "python", "-m", "stages.commands.rung", "own", "--run").stdout
+    again = run(project, "python", "-m", "onesentence.commands.rung", "own", "--run").stdout
     assert "up to date" in again
     assert run(project, "git", "status", "--porcelain").stdout == ""
     assert "presets" not in run(project, "dvc", "status").stdout
@@ -61,10 +61,12 @@ def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs
 
     # A variant, compared with what it varies; git holds both.
     run(folder, "dvc", "exp", "run", "--name", "wider", "--set-param", "lora.rank=8")
-    diff = run(folder, "python", "-m", "stages.commands.diff", "HEAD", "--markdown").stdout
+    diff = run(folder, "python", "-m", "onesentence.commands.diff", "HEAD", "--markdown").stdout
     assert "lora.rank" in diff and "learning_rate" not in diff
     assert "one run on each side, paired by article" in diff
-    missing = run(folder, "python", "-m", "stages.commands.diff", "HEAD", "--folder", "other", check=False)
+    missing = run(
+        folder, "python", "-m", "onesentence.commands.diff", "HEAD", "--folder", "other", check=False
+    )
     assert "--folder: HEAD has no other; presets that were run are in presets/NAME" in missing.stderr
     # In a copy of the commit, as a queue runs it.
     run(folder, "git", "checkout", ".")
@@ -82,11 +84,13 @@ def test_the_default_is_compared_with_a_preset(project, monkeypatch):
         (place / "params.yaml").write_text(f"lora:\n  rank: {rank}\n")
     run(project, "git", "add", "--all", "--force")
     run(project, "git", "commit", "--quiet", "--message=both")
-    against = run(project, "python", "-m", "stages.commands.diff", "HEAD", "--folder", "presets/own").stdout
-    back = run(
-        project / "presets/own", "python", "-m", "stages.commands.diff", "HEAD", "--folder", "."
+    against = run(
+        project, "python", "-m", "onesentence.commands.diff", "HEAD", "--folder", "presets/own"
     ).stdout
-    own = run(project / "presets/own", "python", "-m", "stages.commands.diff", "HEAD").stdout
+    back = run(
+        project / "presets/own", "python", "-m", "onesentence.commands.diff", "HEAD", "--folder", "."
+    ).stdout
+    own = run(project / "presets/own", "python", "-m", "onesentence.commands.diff", "HEAD").stdout
     assert "Studies" not in against and "Plots" not in against and "Studies" in own
     assert "HEAD:presets/own" in against and "lora.rank" in against and "lora.rank" in back
     assert "Parameters: none changed" in own
@@ -180,7 +184,7 @@ def test_the_folder_has_the_remotes_of_the_repository(project, monkeypatch, tmp_
 
 
 def test_a_cpu_without_the_presets_format_is_told_before_anything_runs(project, monkeypatch):
-    monkeypatch.setattr("stages.common.modeling.has_bfloat16", lambda: False)
+    monkeypatch.setattr("onesentence.model.modeling.has_bfloat16", lambda: False)
     folder = lay_out(project, monkeypatch, "train:\n  autocast: bfloat16\n")
     with pytest.raises(UserError, match=r"presets/own/params.yaml: train.autocast: .* use none"):
         rung.require_model(folder)
@@ -203,7 +207,7 @@ def test_what_is_no_link_of_ours_is_not_replaced(project, monkeypatch):
 
 @pytest.mark.parametrize("name", ["smollm2-docstrings", "smollm2-xsum"])
 def test_a_preset_of_the_packaged_model_fits_the_parameters(tmp_path, monkeypatch, name):
-    from stages.commands import edit as editing
+    from onesentence.commands import edit as editing
 
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     monkeypatch.chdir(tmp_path)

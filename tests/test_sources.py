@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.common.errors import UserError
-from stages.common.files import read_parquet, write_parquet
-from stages.common.params import SPLITS
-from stages.common.records import EXPECTED, FORMATS, format_of
-from stages.common.sources import Raw, name_of, open_source, require_pinned
+from onesentence.core.errors import UserError
+from onesentence.core.files import read_parquet, write_parquet
+from onesentence.core.params import SPLITS
+from onesentence.data.records import EXPECTED, FORMATS, format_of
+from onesentence.data.sources import Raw, name_of, open_source, require_pinned
 
 REPO = Path(__file__).parents[1]
 
@@ -684,8 +684,8 @@ def test_formats_by_name():
 HUB_PROGRAM = """
 import json, sys
 from types import SimpleNamespace
-from stages.common.errors import UserError
-from stages.common.sources import open_source
+from onesentence.core.errors import UserError
+from onesentence.data.sources import open_source
 try:
     source = open_source(SimpleNamespace(**json.loads(sys.argv[1])))
     print(json.dumps({s: [[r.id, r.document, r.summary] for r in rows] for s, rows in source.splits.items()}))

@@ -25,13 +25,15 @@ def test_help_says_what_a_stage_does_without_loading_a_model_library(name):
 
 
 COMMANDS = [
-    path.stem for path in sorted((ROOT / "stages/commands").glob("*.py")) if "__main__" in path.read_text()
+    path.stem
+    for path in sorted((ROOT / "onesentence/commands").glob("*.py"))
+    if "__main__" in path.read_text()
 ]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_runs_nothing(name):
-    shown = run(ROOT, "python", "-m", f"stages.commands.{name}", "--help").stdout
+    shown = run(ROOT, "python", "-m", f"onesentence.commands.{name}", "--help").stdout
     assert shown.startswith("usage:") and len(COMMANDS) > 8
 
 

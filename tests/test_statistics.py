@@ -10,9 +10,9 @@ from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 from scipy import stats
 
-from stages.common import statistics
-from stages.common.overlap import corpus_bleu
-from stages.common.statistics import (
+from onesentence.evaluation import statistics
+from onesentence.evaluation.overlap import corpus_bleu
+from onesentence.evaluation.statistics import (
     bca_interval,
     difference_of,
     holm,

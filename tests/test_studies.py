@@ -14,10 +14,15 @@ import pytest
 import yaml
 from conftest import ROOT, make_project, run
 
-from stages.commands.diff import commit_of
-from stages.commands.study import READ_IN_ORDER, next_of
-from stages.common import params
-from stages.common.decisions import (
+from onesentence.commands.compare import borrowed_spread, require_like, what_is_there
+from onesentence.commands.diff import commit_of
+from onesentence.commands.study import READ_IN_ORDER, next_of
+from onesentence.core import params
+from onesentence.core.errors import UserError
+from onesentence.core.files import write_json
+from onesentence.evaluation.metrics import Scores
+from onesentence.evaluation.statistics import Sample
+from onesentence.study.decisions import (
     CONFIRMATIONS,
     DECISIONS,
     DECISIONS_FILE,
@@ -26,8 +31,7 @@ from stages.common.decisions import (
     current_decisions,
     decisions_text,
 )
-from stages.common.errors import UserError
-from stages.common.experiments import (
+from onesentence.study.experiments import (
     COMPARED,
     experiment_refs,
     has_values,
@@ -36,15 +40,11 @@ from stages.common.experiments import (
     require_distinct,
     with_values,
 )
-from stages.common.files import write_json
-from stages.common.hierarchy import Spread, resampled
-from stages.common.metrics import Scores
-from stages.common.statistics import Sample
-from stages.common.studies import ANALYSES as DECLARED_ANALYSES
-from stages.common.studies import STUDIES_FILE, Studies, experiment, from_axes, from_search, option
-from stages.common.study_analyses import ANALYSES, COPYING, Measured
-from stages.common.study_words import settings_sentence, verdict
-from stages.compare import borrowed_spread, require_like, what_is_there
+from onesentence.study.hierarchy import Spread, resampled
+from onesentence.study.studies import ANALYSES as DECLARED_ANALYSES
+from onesentence.study.studies import STUDIES_FILE, Studies, experiment, from_axes, from_search, option
+from onesentence.study.study_analyses import ANALYSES, COPYING, Measured
+from onesentence.study.study_words import settings_sentence, verdict
 
 MODELS = [scale["model"] for scale in yaml.safe_load((ROOT / STUDIES_FILE).read_text())["scales"].values()]
 
@@ -801,7 +801,7 @@ def test_two_branches_keep_their_experiments_of_one_name(held):
 
 
 def test_a_spread_is_borrowed_from_the_same_scale_and_settings_alone(tmp_path, monkeypatch):
-    from stages import compare
+    from onesentence.commands import compare
 
     monkeypatch.chdir(ROOT)
     studies = Studies("models/phi-tiny")
@@ -862,7 +862,7 @@ def studied(tmp_path_factory, pairs, tiny):
 
 
 def study(folder: Path, *arguments: str, check: bool = True):
-    return run(folder, "python", "-m", "stages.commands.study", *arguments, check=check)
+    return run(folder, "python", "-m", "onesentence.commands.study", *arguments, check=check)
 
 
 @contextmanager
@@ -870,7 +870,7 @@ def started(folder: Path, name: str):
     """`make study` in the background; it is killed at the end, so that it can tidy nothing up."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with subprocess.Popen(
-        ["python", "-m", "stages.commands.study", name, "--jobs", "2"],
+        ["python", "-m", "onesentence.commands.study", name, "--jobs", "2"],
         cwd=folder,
         env={**os.environ, "PATH": path, "PYTHONPATH": ""},
         stdout=subprocess.PIPE,
@@ -968,17 +968,17 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied):
 @pytest.mark.slow
 def test_what_a_reviewer_sees_with_and_without_the_cache(studied, tmp_path):
     """The experiments, and one against the other; pushed, pulled, applied, made a branch."""
-    shown = run(studied, "python", "-m", "stages.commands.show", "rank").stdout
+    shown = run(studied, "python", "-m", "onesentence.commands.show", "rank").stdout
     assert "4 experiments" in shown and "rank=4, seed=1" not in shown.split("rank-4-seed0")[1].split("\n")[0]
     assert all(len(line) <= 120 for line in shown.splitlines())
     run(studied, "dvc", "exp", "apply", "rank-2-seed0")
-    diff = run(studied, "python", "-m", "stages.commands.diff", "rank-4-seed0", "--markdown").stdout
+    diff = run(studied, "python", "-m", "onesentence.commands.diff", "rank-4-seed0", "--markdown").stdout
     assert "| `lora.rank` | `4` | `2` |" in diff and "one run on each side, paired by article" in diff
     plain = json.loads(run(studied, "dvc", "exp", "diff", "--json", "rank-2-seed0", "rank-4-seed0").stdout)
     assert plain["params"]["params.yaml"]["lora.rank"] == {"old": 2, "new": 4, "diff": 2}
     page = run(studied, "dvc", "plots", "diff", "rank-2-seed0", "rank-4-seed0").stdout.strip()
     assert "rank-4-seed0" in Path(page.removeprefix("file://")).read_text()
-    same = run(studied, "python", "-m", "stages.commands.diff", "rank-2-seed0").stdout
+    same = run(studied, "python", "-m", "onesentence.commands.diff", "rank-2-seed0").stdout
     assert same.count("the same") == 6 and "none changed" in same
     # Without the cache, as in a fresh clone: from the two intervals.
     bare, clone, drive = (tmp_path / name for name in ("bare", "clone", "drive"))
@@ -990,7 +990,7 @@ def test_what_a_reviewer_sees_with_and_without_the_cache(studied, tmp_path):
     run(clone, "git", "fetch", "--quiet", "origin", "refs/exps/*:refs/exps/*")
     ref = f"refs/exps/{ref_of(clone, 'rank-4-seed0')}"
     run(clone, "git", "checkout", "--quiet", ref, "--", ".")
-    diff = run(clone, "python", "-m", "stages.commands.diff", "rank-2-seed0", "--markdown").stdout
+    diff = run(clone, "python", "-m", "onesentence.commands.diff", "rank-2-seed0", "--markdown").stdout
     assert "| `lora.rank` | `2` | `4` |" in diff and "unpaired, from the two intervals" in diff
     # With the folder that both reach: the colleague's experiment, applied, and as a branch.
     run(clone, "git", "checkout", "--quiet", "--force", "HEAD", "--", ".")
@@ -999,12 +999,12 @@ def test_what_a_reviewer_sees_with_and_without_the_cache(studied, tmp_path):
     run(clone, "dvc", "exp", "apply", "rank-4-seed0")
     assert "rank: 4" in (clone / "params.yaml").read_text()
     assert (clone / "models/tuned/adapter_model.safetensors").is_file()
-    diff = run(clone, "python", "-m", "stages.commands.diff", "rank-2-seed0", "--markdown").stdout
+    diff = run(clone, "python", "-m", "onesentence.commands.diff", "rank-2-seed0", "--markdown").stdout
     assert "one run on each side, paired by article" in diff
     run(clone, "dvc", "exp", "branch", "rank-4-seed0", "try-rank-4")
     assert run(clone, "git", "show", "try-rank-4:metrics/summary.json").stdout
 
-    missing = run(studied, "python", "-m", "stages.commands.diff", "nothing", check=False)
+    missing = run(studied, "python", "-m", "onesentence.commands.diff", "nothing", check=False)
     assert "'nothing' is no commit, branch, tag or experiment" in missing.stderr
     run(studied, "git", "checkout", "--quiet", "--force", "HEAD", "--", ".")
 
@@ -1025,7 +1025,7 @@ def test_an_experiment_of_other_articles_is_not_compared(studied, tmp_path):
     write_json(evaluation, json.loads(evaluation.read_text()) | {"n": 5})
     run(other, "git", "commit", "--all", "--quiet", "--message=other")
     run(other, "git", "update-ref", ref, "HEAD")
-    refused = run(studied, "python", "-m", "stages.compare", "rank", check=False)
+    refused = run(studied, "python", "-m", "onesentence.commands.compare", "rank", check=False)
     run(studied, "git", "update-ref", ref, made)
     run(studied, "git", "worktree", "remove", "--force", str(other))
     assert refused.returncode == 1
@@ -1045,7 +1045,7 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     compared = json.loads((studied / "metrics/studies/broken.json").read_text())
     assert list(compared["variants"]) == ["as-set", "resamples"] and compared["left_out"] == ["no-module"]
     assert "Left out, since not every run is there: no-module." in (studied / "README.md").read_text()
-    refused = run(studied, "python", "-m", "stages.compare", "broken", check=False)
+    refused = run(studied, "python", "-m", "onesentence.commands.compare", "broken", check=False)
     assert "1 of 3 runs of broken are missing, such as no-module-seed0" in refused.stderr
 
     # What the user removes since then runs anew where it is wanted, though the clone that made it holds a
@@ -1073,7 +1073,7 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
 @pytest.mark.slow
 def test_a_change_of_what_runs_were_made_with_makes_them_missing(studied, monkeypatch):
     """Definitions, data and the base count; where code lies, and the page that a run ends in, do not."""
-    from stages.common.experiments import finished
+    from onesentence.study.experiments import finished
 
     monkeypatch.chdir(studied)
     assert len(finished(Studies("models/tiny").study("rank"))) == 4
@@ -1084,13 +1084,15 @@ def test_a_change_of_what_runs_were_made_with_makes_them_missing(studied, monkey
     train = studied / "stages/train.py"
     text = train.read_text()
     train.write_text(text + "# A comment.\n")
-    (studied / "stages/common/dropout.py").rename(studied / "stages/common/masks.py")
-    for file in (studied / "stages").rglob("*.py"):
-        file.write_text(file.read_text().replace("stages.common.dropout", "stages.common.masks"))
+    (studied / "onesentence/training/dropout.py").rename(studied / "onesentence/training/masks.py")
+    for file in [*(studied / "stages").rglob("*.py"), *(studied / "onesentence").rglob("*.py")]:
+        file.write_text(
+            file.read_text().replace("onesentence.training.dropout", "onesentence.training.masks")
+        )
     assert len(finished(Studies("models/tiny").study("rank"))) == 4
     train.write_text(text + "ANOTHER = 1\n")
     assert finished(Studies("models/tiny").study("rank")) == {}
-    (studied / "stages/common/masks.py").unlink()
+    (studied / "onesentence/training/masks.py").unlink()
     run(studied, "git", "checkout", "--quiet", "--", ".")
     for name in ("data/local.dvc", "models/tiny/config.json"):
         changed = studied / name
@@ -1190,7 +1192,7 @@ def test_each_ranks_own_rate_is_the_best_that_was_found(monkeypatch):
 
 
 def test_the_readme_shows_every_committed_study(monkeypatch):
-    from stages.compare import END, START, section
+    from onesentence.commands.compare import END, START, section
 
     monkeypatch.chdir(ROOT)
     text = Path("README.md").read_text()
@@ -1200,7 +1202,7 @@ def test_the_readme_shows_every_committed_study(monkeypatch):
 
 
 def test_the_committed_plots_are_drawn_from_the_committed_numbers(tmp_path, monkeypatch):
-    from stages import compare
+    from onesentence.commands import compare
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(compare, "PLOTS", tmp_path)

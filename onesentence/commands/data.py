@@ -1,0 +1,182 @@
+"""Use one's own articles: copy them to data/local, track them with DVC, point params.yaml at them.
+
+FROM is one file or a folder with one file for each of train, validation and test (.jsonl, .json, .csv, .tsv,
+.parquet). A single file is split by a hash of each document, or of each group (--group-column). What lies
+in data/local already is used there. Files in data/local that this command did not write stay as they are,
+and where a step fails, everything is as it was before.
+
+Run     make data FROM=PATH [GROUP=COLUMN]    (python -m onesentence.commands.data PATH)
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+
+from ruamel.yaml import YAML
+
+from onesentence.commands import edit
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.core.files import file_sha256, replacing, restore, restoring
+from onesentence.core.params import PARAMS_FILE, SPLITS
+from onesentence.data.records import EXPECTED, format_of
+from onesentence.data.sources import open_source, split_file, split_files
+
+LOCAL = Path("data/local")
+TRACKED = Path("data/local.dvc")  # its `meta` says which files of data/local this command wrote
+WRITTEN = "make data wrote"
+IGNORED = Path("data/.gitignore")
+JOURNAL = Path("data/.local.old")
+
+
+def given_files(source: Path) -> list[Path]:
+    """The files that FROM names: one, or one for each split."""
+    if source.is_dir():
+        return [split_file(source, split) for split in SPLITS]
+    if not source.exists():
+        raise UserError(f"FROM: {source} not found")
+    if not source.is_file() or format_of(source) is None:
+        raise UserError(f"FROM: {source}: expected a folder or one of {EXPECTED}")
+    return [source]
+
+
+def written_before() -> dict[str, str]:
+    """SHA-256 by name of the files in data/local that this command wrote."""
+    if not TRACKED.is_file():
+        return {}
+    meta = params.read_yaml(TRACKED).get("meta")
+    written = meta.get(WRITTEN) if isinstance(meta, dict) else None
+    return written if isinstance(written, dict) else {}
+
+
+def own_files() -> list[Path]:
+    """Files in data/local that are as this command wrote them; a changed one is the user's."""
+    files = {LOCAL / name: digest for name, digest in written_before().items()}
+    return [
+        file
+        for file, digest in files.items()
+        if file.is_file() and not file.is_symlink() and file_sha256(file) == digest
+    ]
+
+
+def check_place(files: list[Path], own: list[Path]) -> None:
+    """Refuse to put copies of `files` into data/local where they would meet the user's own there."""
+    if LOCAL.exists() and not LOCAL.is_dir():
+        raise UserError(f"{LOCAL} is a file, and the data goes into a folder of that name; move it elsewhere")
+    rivals = [LOCAL / file.name for file in files]
+    if len(files) > 1 and LOCAL.is_dir():  # a folder holds one file a split
+        rivals += [file for split in SPLITS for file in split_files(LOCAL, split)]
+    for rival in rivals:
+        if rival not in own and (rival.exists() or rival.is_symlink()):
+            raise UserError(
+                f"{rival}: not replaced, since `make data` did not write it or it was changed since; move it "
+                "out of the folder"
+            )
+
+
+def place(files: list[Path], own: list[Path]) -> None:
+    """Copy `files` into data/local in place of those that this command wrote before."""
+    with TemporaryDirectory(dir=LOCAL.parent, prefix=".local.", suffix=".tmp") as name:
+        copies = Path(name)
+        for file in files:
+            shutil.copyfile(file, copies / file.name)
+        for file in own:
+            file.unlink()
+        LOCAL.mkdir(exist_ok=True)
+        for file in files:
+            (copies / file.name).replace(LOCAL / file.name)
+
+
+def track(names: list[str]) -> None:
+    """Track data/local with the dvc of this Python, and note the files in it that this command wrote."""
+    result = subprocess.run(
+        [sys.executable, "-m", "dvc", "add", str(LOCAL)],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if result.returncode:
+        lines = (result.stderr + result.stdout).splitlines()
+        said = [line for line in lines if line.startswith("ERROR")] or lines or ["no message"]
+        raise UserError(f"dvc add {LOCAL} failed, nothing was changed: {' '.join(' '.join(said).split())}")
+    yaml = YAML()
+    document = yaml.load(TRACKED.read_text(encoding="utf-8"))
+    written = {name: file_sha256(LOCAL / name) for name in names}
+    document["meta"] = {**document.get("meta", {}), WRITTEN: written}
+    with replacing(TRACKED) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        yaml.dump(document, file)
+
+
+def rows_by_split(source: Path, columns: dict[str, str | None]) -> dict[str, int]:
+    """Numbers of rows. Reads all of them where they lie: a bad one is found before anything is copied."""
+    given = SimpleNamespace(source="local", path=str(source), **columns)
+    rows = {split: sum(1 for _ in found) for split, found in open_source(given).splits.items()}
+    empty = [split for split in SPLITS if not rows[split]]
+    if empty:
+        parts = "groups" if columns["group_column"] else "rows"
+        raise UserError(
+            f"FROM: {source}: no row for {', '.join(empty)}; give more {parts}, or a folder with a file of "
+            "rows for each of train, validation and test"
+        )
+    return rows
+
+
+def use(source: Path, columns: dict[str, str | None]) -> str:
+    """Put the data in place, track it and point params.yaml at it, all or nothing; returns the diff."""
+    files, own = given_files(source), own_files()
+    inside = source.resolve().is_relative_to(LOCAL.resolve())
+    if inside:
+        path = LOCAL / source.resolve().relative_to(LOCAL.resolve())
+        names = [file.relative_to(LOCAL).as_posix() for file in own]
+    else:
+        check_place(files, own)
+        path = LOCAL if source.is_dir() else LOCAL / source.name
+        names = [file.name for file in files]
+    changed = [] if inside else [*own, *(LOCAL / name for name in names)]
+    with restoring(list(dict.fromkeys([PARAMS_FILE, TRACKED, IGNORED, *changed])), JOURNAL):
+        if not inside:
+            place(files, own)
+        track(names)
+        change = {"source": "local", "path": str(path), "revision": None, "sha256": None, **columns}
+        return edit.apply({"data": change}, "data")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("source", type=Path, metavar="PATH")
+    parser.add_argument("--document-column", help="where it is not the one in params.yaml")
+    parser.add_argument("--summary-column", help="where it is not the one in params.yaml")
+    parser.add_argument("--group-column", help="the unit that rows were drawn in, such as an author")
+    arguments = parser.parse_args()
+    if restore(JOURNAL):
+        print("data: an interrupted `make data` was taken back first")
+    data = params.load(("data",)).data
+    keys = ("document_column", "summary_column", "group_column")
+    columns = {key: getattr(arguments, key) or getattr(data, key) for key in keys}
+    given_files(arguments.source)
+    rows = rows_by_split(arguments.source, columns)
+    try:
+        diff = use(arguments.source, columns)
+    except OSError as error:
+        where = error.filename or LOCAL
+        raise UserError(f"data: {where}: {error.strerror}; nothing was changed") from error
+    print(diff or "params.yaml already pointed at the data")
+    others = {file.name for file in LOCAL.iterdir()} - {*written_before(), arguments.source.name}
+    if others:
+        print(f"DVC now tracks the other files in {LOCAL} as well: {', '.join(sorted(others))}")
+    for split in SPLITS:
+        size = getattr(data, f"{split}_size")
+        if size is not None and size > rows[split]:
+            print(
+                f"data.{split}_size asks for {size:,} rows, {split} has {rows[split]:,}: lower it or use null"
+            )
+    print("Next: git add data/local.dvc data/.gitignore params.yaml, then dvc repro")
+
+
+if __name__ == "__main__":
+    errors.run(main)

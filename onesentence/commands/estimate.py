@@ -1,0 +1,240 @@
+"""Will it fit, and how long will it take? Memory from the configuration alone, time from a short probe.
+
+Reads   params.yaml, the model's configuration, and, where they are there, its weights and data/tokenized (if
+        that is up to date).
+Run     python -m onesentence.commands.estimate [--no-probe]    (`make estimate`)
+        python -m onesentence.commands.estimate --mde 0.6       (`make estimate MDE=0.6`)
+
+The second form says how many articles and clusters a test needs to detect so small a difference in ROUGE-1,
+from the evaluation in metrics/evaluation.json; it computes nothing else.
+"""
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.core.files import read_json
+from onesentence.evaluation.metrics import HEADLINE, METRICS
+from onesentence.evaluation.power import needed
+from onesentence.report.commandline import print_table
+from onesentence.report.verdict import clusters_phrase
+
+EVALUATION = Path("metrics/evaluation.json")
+TOKENIZED = Path("data/tokenized")
+PROBE_STEPS = 4
+PROBE_ARTICLES = 32
+COMPLETION_TOKENS = 32  # assumed for a completion where data/tokenized is not up to date
+GIGA = 1e9
+
+
+def require_dataset(p) -> None:
+    """Raise a UserError unless the dataset is there."""
+    from onesentence.data import harvest, sources
+
+    if p.data.source == "docstrings":
+        harvest.check_versions(sources.REQUIREMENTS)
+    elif p.data.source == "local":
+        if not Path(p.data.path).exists():
+            raise UserError(f"data.path: {p.data.path} not found; set it with `make data FROM=PATH`")
+    elif not Path(p.data.source).exists():
+        import httpx2
+        from huggingface_hub import HfApi
+
+        try:
+            HfApi().dataset_info(p.data.source, revision=p.data.revision, timeout=10)
+        except (OSError, ValueError, httpx2.HTTPError) as error:
+            raise UserError(
+                f"data.source: {p.data.source!r} could not be asked for ({type(error).__name__}); "
+                "a hub dataset needs a network connection"
+            ) from error
+
+
+def is_tokenized() -> bool:
+    """Whether data/tokenized is that of the settings and the code that are here, as `dvc status` sees it."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            return not repo.status(targets=["prepare", "tokenize"])
+    except DvcException as error:
+        raise UserError(f"estimate: DVC cannot say whether {TOKENIZED} is up to date: {error}") from error
+
+
+def longest_rows(p) -> tuple[int, int]:
+    """(tokens of the longest training row, of the longest completion): of data/tokenized, else the limits."""
+    if is_tokenized():
+        from stages.train import read_rows
+
+        rows = read_rows("train")
+        return max(len(a) + len(b) for a, b in rows), max(len(b) for _, b in rows)
+    return p.prompt.max_input_tokens + COMPLETION_TOKENS, COMPLETION_TOKENS
+
+
+def memory_table(p, config, length: int, completion: int) -> list[list[str]]:
+    """Rows of the table: bytes by part for LoRA as set, for QLoRA (nf4), and for full fine-tuning.
+
+    length, completion: tokens of the longest row and of the longest completion.
+    """
+    from onesentence.training.memory import training_memory
+
+    adapter = "lora" if p.train.method == "full" else p.train.method
+    ways = {
+        "as set": (p.model.dtype, p.model.quantization, p.train.method),
+        "QLoRA (nf4)": (p.model.dtype, "nf4", adapter),
+        "full": ("float32", "none", "full"),
+    }
+    found = {}
+    for name, (dtype, quantization, method) in ways.items():
+        model = SimpleNamespace(**{**vars(p.model), "dtype": dtype, "quantization": quantization})
+        found[name] = training_memory(
+            config,
+            model,
+            p.lora,
+            p.train.batch_size,
+            length,
+            p.train.batch_size * completion,
+            method,
+            p.train.autocast,
+        )
+    parts = ("libraries", "weights", "trained", "gradients", "optimizer", "activations", "transient", "total")
+    titles = {"trained": "tuned", "transient": "logits, widest gradient"}
+    return [
+        [titles.get(part, part), *(f"{getattr(each, part) / GIGA:.3f}" for each in found.values())]
+        for part in parts
+    ]
+
+
+def probe(p) -> list[str]:
+    """Seconds of training and generation, from a few batches of the real thing."""
+    import torch
+
+    from onesentence.core.files import read_parquet
+    from onesentence.generation.decoding import spanning, summarize
+    from onesentence.model.encoding import training_batch
+    from onesentence.model.modeling import load_base, load_tokenizer, trainable
+    from onesentence.training.fast import use_fast_parts
+    from onesentence.training.losses import completion_loss, in_format
+    from stages.train import batches_of, read_rows
+
+    if not is_tokenized():
+        return [f"time: {TOKENIZED} is not up to date; run `dvc repro tokenize` for an estimate of it"]
+    split = TOKENIZED / f"{p.evaluate.split}.parquet"
+    tokenizer, rows = load_tokenizer(p.model), read_rows("train")
+    model = trainable(load_base(p.model), p.lora, p.seed, p.train.method).train()
+    use_fast_parts(model, p.model.dtype, p.train.autocast)
+    lengths = [len(a) + len(b) for a, b in rows]
+    order = batches_of(rows, p.train, p.seed)
+    device = next(model.parameters()).device
+    seen, started = 0, 0.0
+    for k, chosen in enumerate(order[: PROBE_STEPS + 1]):
+        if k == 1:  # the first step warms up
+            started = time.perf_counter()
+        batch = training_batch([rows[i] for i in chosen], tokenizer.pad_token_id)
+        with in_format(model, p.train.autocast):
+            loss = completion_loss(model, {key: value.to(device) for key, value in batch.items()})
+        loss.backward()
+        seen += sum(lengths[i] for i in chosen) if k else 0
+    rate = seen / max(time.perf_counter() - started, 1e-9)
+    model.eval()
+    prompts = read_parquet(split)["prompt_ids"].to_pylist()
+    few = [prompts[i] for i in spanning([len(ids) for ids in prompts], PROBE_ARTICLES)]
+    with torch.inference_mode():
+        started = time.perf_counter()
+        summarize(model, tokenizer, few, p.generate)
+    articles = len(few) / (time.perf_counter() - started)
+    tokens = sum(lengths[i] for batch in order for i in batch)
+    return [
+        f"train: {tokens:,} tokens at {rate:,.0f} a second: about {tokens / rate / 60:.1f} min",
+        f"generate: {len(prompts):,} articles at {articles:.1f} a second: about "
+        f"{len(prompts) / articles / 60:.1f} min each for the base and the tuned model",
+    ]
+
+
+def print_needed(wanted: float) -> None:
+    """How many articles and clusters each comparison needs for a wanted minimum detectable effect."""
+    if not 0 < wanted < 100:
+        raise UserError(
+            f"--mde: expected points of {METRICS[HEADLINE].title} above 0 and below 100, found {wanted:g}"
+        )
+    evaluation = read_json(EVALUATION)
+    rows = [
+        [
+            each.pair.replace("-", " - "),
+            f"{each.mde:.2f}",
+            f"{each.articles:,}",
+            f"{each.clusters:,}",
+            "n/a" if each.one_each is None else f"{each.one_each:,}",
+        ]
+        for each in needed(evaluation, wanted)
+    ]
+    unit, title = evaluation["resampling"]["unit"], METRICS[HEADLINE].title
+    print_table(
+        f"To detect {wanted:g} points of {title} at 80% power; now {clusters_phrase(evaluation)}",
+        ["difference", "MDE now", "articles", f"clusters (unit: {unit})", "articles, one a cluster"],
+        rows,
+    )
+    print(
+        "Articles and clusters: with as many articles a cluster as now. Two variants of one model agree on "
+        "which articles are hard: their MDE is smaller, and `make study` reports it."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--no-probe", action="store_true", help="memory alone; nothing is computed")
+    parser.add_argument(
+        "--mde", type=float, help="say how many articles a test needs to detect so many points of ROUGE-1"
+    )
+    arguments = parser.parse_args()
+    if arguments.mde is not None:
+        print_needed(arguments.mde)
+        return
+    p = params.load(("seed", "data", "prompt", "model", "lora", "train", "generate", "evaluate.split"))
+    from onesentence.core.runtime import set_up
+    from onesentence.model.modeling import load_config
+    from onesentence.training.memory import NoEstimate, free_bytes, generation_memory, require_fit
+    from stages.train import needed_bytes
+
+    set_up(p.seed, [p.model.dtype, p.train.autocast])  # before anything is computed: it chooses the kernels
+    try:
+        require_dataset(p)
+        print("dataset: reachable")
+    except UserError as error:
+        print(f"dataset: not reachable: {error}")
+    config = load_config(p.model)
+    print(f"model: configuration of {p.model.name} read")
+    length, completion = longest_rows(p)
+    try:
+        table = memory_table(p, config, length, completion)
+    except NoEstimate as error:
+        print(error)
+        if not arguments.no_probe:
+            print("\n".join(probe(p)))
+        return
+    print_table(
+        f"Training memory in GB, {p.train.batch_size} rows of {length} tokens, {p.model.dtype}",
+        ["part", "as set", "QLoRA (nf4)", "full fine-tuning"],
+        table,
+    )
+    found = generation_memory(config, p.model, p.generate, p.prompt.max_input_tokens)
+    shown = ", ".join(f"{part} {size / GIGA:.3f}" for part, size in found.items())
+    print(f"Generation memory in GB: {shown}; total {sum(found.values()) / GIGA:.3f}")
+    free, longest = free_bytes(), ([0] * (length - completion), [0] * completion)
+    print(f"Free on this machine: {free / GIGA:.1f} GB")
+    try:
+        needed = require_fit(partial(needed_bytes, p, config, [longest]), p, free)
+    except UserError as error:
+        print(error)
+        return  # a probe would run out of memory
+    print(f"train: fits: needs about {needed / GIGA:.1f} GB")
+    if not arguments.no_probe:
+        print("\n".join(probe(p)))
+
+
+if __name__ == "__main__":
+    errors.run(main)

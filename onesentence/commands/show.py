@@ -1,0 +1,69 @@
+"""The experiments that are there, in 120 columns: headline metrics, and what each sets.
+
+Run     make show    (python -m onesentence.commands.show [STUDY])
+"""
+
+import argparse
+import json
+
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.report.commandline import print_table
+from onesentence.study.experiments import experiment_refs, flat, git, same_code, shown
+from onesentence.study.studies import Studies
+
+MISSING = "-"  # a number that older code did not write
+
+
+def row(name: str, summary: dict, code: str, changes: dict[str, object]) -> list[str]:
+    """Cells of one experiment."""
+
+    def cell(key: str) -> str:
+        value = summary.get(key)
+        return MISSING if value is None else f"{value:.2f}"
+
+    interval = f"{cell('rouge1')} [{cell('rouge1_low')}, {cell('rouge1_high')}]"
+    said = ", ".join(f"{key}={shown(value)}" for key, value in changes.items())
+    return [name, interval, *map(cell, ("rougeL", "bertscore", "verbatim")), code, said]
+
+
+def short_names(keys: list[str]) -> dict[str, str]:
+    """Keys by their last part where only one key of params.yaml ends so."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: end if last.count(end) == 1 else key for key, end in zip(keys, last, strict=True)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("study", nargs="?", help="only its experiments")
+    arguments = parser.parse_args()
+    here = params.read_yaml(params.PARAMS_FILE)
+    refs = [(name, ref) for name, found in experiment_refs().items() for ref in found]
+    if arguments.study:
+        wanted = list(Studies(here["model"]["name"]).study(arguments.study).experiments())
+        refs = sorted((pair for pair in refs if pair[0] in wanted), key=lambda pair: wanted.index(pair[0]))
+    if not refs:
+        raise UserError("show: no experiments are there; run one with `make study NAME=...` or `dvc exp run`")
+    values = [
+        flat(params.parse_yaml(git("show", f"{ref}:./params.yaml"), params.PARAMS_FILE)) for _, ref in refs
+    ]
+    set_here = flat(here)
+    names = short_names(list(set_here))
+    # What all of them set alike tells none from another, nor does what params.yaml says.
+    vary = [key for key in names if len({str(found.get(key)) for found in values}) > 1]
+    rows = []
+    for (name, ref), found in zip(refs, values, strict=True):
+        summary = json.loads(git("show", f"{ref}:./metrics/summary.json", check=False) or "{}")
+        changes = {names[key]: found.get(key) for key in vary if found.get(key) != set_here[key]}
+        rows.append(row(name, summary, "here" if same_code(ref) else "older", changes))
+    print_table(
+        f"{len(rows)} experiments, ROUGE-1 with interval; code: of the files that are here, or older ones; "
+        "sets: beyond params.yaml, where they differ",
+        ["experiment", "ROUGE-1", "R-L", "BERTS", "copied %", "code", "sets"],
+        rows,
+        narrow="sets",
+    )
+
+
+if __name__ == "__main__":
+    errors.run(main)

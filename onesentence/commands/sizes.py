@@ -1,0 +1,58 @@
+"""Pretrain phi-tiny's smaller siblings, models/phi-tiny-WIDTH, on the files that phi-tiny has read.
+
+Study `model_size` compares them, and runs in clones: commit what this makes before it. The settings are those
+of `pretrain` in params.yaml but for width, layers and heads; what is there is kept.
+
+Run     make sizes    (python -m onesentence.commands.sizes)
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from onesentence.core import errors, params
+from onesentence.core.errors import UserError
+from onesentence.data.harvest import harvest
+from stages import pretrain
+
+# Heads have 64 dimensions each, as phi-tiny's; its own size is hidden_size 256, layers 6. Each has about a
+# third of the next one's parameters: 0.7, 1.8 and 6.8 million.
+SIZES = {
+    64: {"hidden_size": 64, "layers": 3, "heads": 1},
+    128: {"hidden_size": 128, "layers": 4, "heads": 2},
+}
+
+
+def folder_of(width: int) -> Path:
+    """Where the sibling of a width is."""
+    return pretrain.MODEL.with_name(f"{pretrain.MODEL.name}-{width}")
+
+
+def metrics_of(width: int) -> Path:
+    """Where its loss and what it read are recorded."""
+    return pretrain.METRICS.with_name(f"pretrain-{width}.json")
+
+
+def main() -> None:
+    p = params.load(pretrain.PARAMS).pretrain
+    missing = {
+        width: shape
+        for width, shape in SIZES.items()
+        if not (folder_of(width).is_dir() and metrics_of(width).is_file())
+    }
+    if not missing:
+        print("sizes: all are there")
+        return
+    kept = pretrain.training_entries(harvest(pretrain.REQUIREMENTS))
+    listing = pretrain.MODEL / pretrain.SEEN_FILES
+    if pretrain.files_of(kept) != listing.read_text(encoding="utf-8").splitlines():
+        raise UserError(
+            f"sizes: the installed packages have other files than {listing} names, so a sibling might read "
+            "rows that the study tests on; install requirements.txt as it is, or remake phi-tiny as well"
+        )
+    for width, shape in missing.items():
+        values = SimpleNamespace(**{**vars(p), **shape})
+        pretrain.make(values, kept, folder_of(width), metrics_of(width))
+
+
+if __name__ == "__main__":
+    errors.run(main, __doc__)

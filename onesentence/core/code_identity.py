@@ -1,0 +1,231 @@
+"""Which code a stage runs, whatever its files are called: two commits with equal identities compute the same.
+
+The identity of a module is a set of hashes, one for each top-level statement of it and of every module of
+the project that it imports, directly or not. What a definition computes decides its hash. Its file does not.
+These are left out: comments, layout, docstrings, annotations of functions, imports of the project's own
+modules, the text of errors (a run that ends has raised none) and the text that is printed. A constant, an
+operator, a default value, a decorator or a package that is imported changes a hash.
+
+So no study is lost to a renamed file, a moved function or a split module. A new definition makes another
+identity, even if nothing calls it: names are not followed to what they mean, since attributes and strings can
+hide a call.
+"""
+
+import ast
+import functools
+import hashlib
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from onesentence.core.errors import UserError
+
+
+class Tree(Protocol):
+    """Files of a project, by their path from its root."""
+
+    def text(self, path: str) -> str | None:
+        """The text of a file, or None where it is not there."""
+
+    def has(self, name: str) -> bool:
+        """Whether a file or folder of that name lies in the root."""
+
+
+class WorkingTree:
+    """The files of a folder as they are now."""
+
+    def __init__(self, root: Path = Path()) -> None:
+        self.root = root
+
+    def text(self, path: str) -> str | None:
+        file = self.root / path
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+
+    def has(self, name: str) -> bool:
+        return (self.root / name).exists()
+
+
+class CommitTree:
+    """The files of a commit of the repository in the working directory."""
+
+    def __init__(self, commit: str) -> None:
+        self.blobs: dict[str, str] = {}  # path: git's name of its content
+        for line in _git("ls-tree", "-r", "-z", "--full-tree", commit).split("\0"):
+            description, tab, path = line.partition("\t")
+            if tab:
+                self.blobs[path] = description.split()[-1]
+        self.names = {path.partition("/")[0] for path in self.blobs}
+
+    def text(self, path: str) -> str | None:
+        return _blob(self.blobs[path]) if path in self.blobs else None
+
+    def has(self, name: str) -> bool:
+        return name in self.names
+
+    def is_code(self, path: str) -> bool:
+        """Whether a path is a module or a package."""
+        return path.endswith(".py") or f"{path}/__init__.py" in self.blobs
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], check=False, capture_output=True, encoding="utf-8")
+    if done.returncode:
+        raise UserError(f"git {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+@functools.cache
+def _blob(name: str) -> str:
+    """The text of a git blob: commits share most of theirs, so each is read once."""
+    return _git("cat-file", "blob", name)
+
+
+def identity(tree: Tree, modules: Iterable[str]) -> frozenset[str] | None:
+    """The hashes (SHA-256, hex) of what `modules` run, by dotted name; None where one of them is not there.
+
+    Raises a UserError for a file that is no Python.
+    """
+    waiting: list[str] = []
+    for module in modules:
+        files = _files(tree, module)
+        if not any(_is_file_of(path, module) for path in files):
+            return None
+        waiting += files
+    seen, hashes = set(), set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        statements, imports = _read(path, tree.text(path) or "")
+        hashes |= statements
+        for module, name, here in imports:
+            if _is_own(tree, module):
+                waiting += _files(tree, f"{module}.{name}" if name else module)
+            else:
+                # One hash a name, so that a file can be split between the users of a package.
+                hashes.add(_hash(f"import {module} {name} {here}"))
+    return frozenset(hashes)
+
+
+def digest(hashes: Iterable[str]) -> str:
+    """One hash (SHA-256, hex) for a whole identity, to be written down."""
+    return _hash("\n".join(sorted(hashes)))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _files(tree: Tree, module: str) -> list[str]:
+    """The files that importing a dotted name runs: its packages' __init__.py, and its own.
+
+    The last part of the name may be a definition: it adds no file.
+    """
+    parts = module.split(".")
+    stems = ["/".join(parts[:i]) for i in range(1, len(parts) + 1)]
+    paths = [path for stem in stems for path in (f"{stem}/__init__.py", f"{stem}.py")]
+    return [path for path in paths if tree.text(path) is not None]
+
+
+def _is_file_of(path: str, module: str) -> bool:
+    stem = module.replace(".", "/")
+    return path in (f"{stem}.py", f"{stem}/__init__.py")
+
+
+def _is_own(tree: Tree, module: str) -> bool:
+    """Whether a dotted name is of the project."""
+    top = module.partition(".")[0]
+    return tree.has(top) or tree.has(f"{top}.py")
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(path: str, text: str) -> tuple[frozenset[str], frozenset[tuple[str, str, str]]]:
+    """(hashes of the top-level statements but imports, every name that is imported anywhere) of a file."""
+    try:
+        parsed = ast.parse(text)
+    except SyntaxError as error:
+        raise UserError(f"{path}:{error.lineno}: expected Python, found: {error.msg}") from error
+    imports = frozenset(
+        name
+        for node in ast.walk(parsed)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in _names(node, path)
+    )
+    essence = _Essence().visit(parsed)
+    return frozenset(_hash("".join(_written(statement))) for statement in essence.body), imports
+
+
+def _names(statement: ast.Import | ast.ImportFrom, path: str) -> Iterator[tuple[str, str, str]]:
+    """(module, name in it or "", name here) of each name that a statement imports; `.x` is made whole."""
+    if isinstance(statement, ast.Import):
+        for alias in statement.names:
+            yield alias.name, "", alias.asname or alias.name.partition(".")[0]
+        return
+    module = statement.module or ""
+    if statement.level:
+        folders = path.split("/")[: -statement.level]
+        module = ".".join([*folders, *([module] if module else [])])
+    for alias in statement.names:
+        yield module, alias.name, alias.asname or alias.name
+
+
+class _Essence(ast.NodeTransformer):
+    """Takes out of a file what changes nothing that a finished run has written, and imports."""
+
+    def _block(self, node):
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            if isinstance(first.value.value, str):
+                node.body = node.body[1:]
+        return self.generic_visit(node)
+
+    visit_Module = visit_ClassDef = _block
+
+    def visit_FunctionDef(self, node):
+        node.returns = None
+        return self._block(node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_arg(self, node):
+        node.annotation = None
+        return node
+
+    def visit_Import(self, node):
+        return None
+
+    visit_ImportFrom = visit_Import
+
+    def visit_Raise(self, node):
+        if isinstance(node.exc, ast.Call):
+            node.exc.args, node.exc.keywords = [], []
+        return self.generic_visit(node)
+
+    def visit_Expr(self, node):
+        call = node.value
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "print":
+            for part in ast.walk(call):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    part.value = ""
+        return self.generic_visit(node)
+
+
+def _written(node) -> Iterator[str]:
+    """A syntax tree as text, the same under every version of Python: empty fields are left out."""
+    if isinstance(node, ast.AST):
+        yield f"({type(node).__name__}"
+        for name, value in ast.iter_fields(node):
+            if value is None or value == [] or name in ("ctx", "kind", "type_comment"):
+                continue
+            yield f" {name}="
+            yield from _written(value)
+        yield ")"
+    elif isinstance(node, list):
+        yield "["
+        for item in node:
+            yield from _written(item)
+        yield "]"
+    else:
+        yield f"{type(node).__name__}:{node!r}"

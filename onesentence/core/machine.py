@@ -1,0 +1,28 @@
+"""What computed a number, for a reader who gets another one."""
+
+import os
+import platform
+from importlib import metadata
+
+from onesentence.core.runtime import cpu_info
+
+# What of a CPU's instruction sets decides how fast it multiplies, widest first.
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+
+
+def machine() -> dict:
+    """What a reader needs to place the numbers; no name of the host."""
+    import torch
+
+    info = cpu_info()
+    flags = info.get("flags", "").split()
+    return {
+        "cpu": info.get("model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "instructions": next((name for name in INSTRUCTIONS if name in flags), None),
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "peft", "numpy")},
+    }

@@ -1,0 +1,129 @@
+"""Near-duplicate rows: body 5-gram Jaccard > 0.5, or summary unigram F1 > 0.8.
+
+Both are a bound on the overlap o of two sets: Jaccard o / (a + b - o) > 0.5 is o > (a + b) / 3, and
+F1 2o / (a + b) > 0.8 is o > 0.4 (a + b), with a and b the set sizes. A pair that passes o > c (a + b)
+shares at least one of the rarest a - floor(c / (1 - c) a) elements of each side (prefix filter:
+Chaudhuri et al. 2006), so only those are indexed and looked up; the test itself is exact.
+"""
+
+import zlib
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from onesentence.core.text import words
+
+BODY_BOUND = 1 / 3
+SUMMARY_BOUND = 0.4
+
+_word_hash: dict[str, int] = {}
+
+
+def shingles(text: str, cut: Callable[[str], list[str]] = words, n: int = 5) -> np.ndarray:
+    """Sorted distinct 64-bit hashes of the word n-grams of `text` (shape [distinct], uint64).
+
+    cut: a text into words. One of fewer than n words counts as one n-gram. Word hashes are CRC-32, the
+    same everywhere (`hash(str)` changes with PYTHONHASHSEED), mixed over the n places by odd multipliers.
+    """
+    tokens = cut(text)
+    if not tokens:
+        return np.empty(0, dtype=np.uint64)
+    for token in tokens:
+        if token not in _word_hash:
+            _word_hash[token] = zlib.crc32(token.encode())
+    if len(_word_hash) > 2_000_000:  # bounds memory on corpora of any size (about 250 MB)
+        hashes = np.array([_word_hash[token] for token in tokens], dtype=np.uint64)
+        _word_hash.clear()
+    else:
+        hashes = np.array([_word_hash[token] for token in tokens], dtype=np.uint64)
+    width = min(n, len(hashes))
+    mixed = np.zeros(len(hashes) - width + 1, dtype=np.uint64)
+    for place in range(width):
+        mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + hashes[place : place + len(mixed)]
+        mixed ^= mixed >> np.uint64(29)
+    return np.unique(mixed)
+
+
+def summary_set(text: str, cut: Callable[[str], list[str]] = words) -> np.ndarray:
+    """Hashes of (word, how many times it stood before): a set whose overlap is the multisets'."""
+    seen: dict[str, int] = {}
+    hashes = []
+    for word in cut(text):
+        seen[word] = seen.get(word, 0) + 1
+        hashes.append(zlib.crc32(word.encode()) << 32 | seen[word])
+    return np.unique(np.array(hashes, dtype=np.uint64))
+
+
+class OverlapIndex:
+    """Finds the indexed sets that overlap a query set by more than `bound` x (sum of the sizes).
+
+    sets: one sorted array of distinct uint64 hashes a row. Memory is about 24 bytes an element and
+    a table of at most 256 MiB.
+    """
+
+    def __init__(self, sets: list[np.ndarray], bound: float):
+        self.sets = sets
+        self.sizes = np.array([len(row) for row in sets], dtype=np.int64)
+        self.bound = bound
+        everything = np.concatenate([*sets, np.empty(0, dtype=np.uint64)])
+        values, counts = np.unique(everything, return_counts=True)
+        # What stands in one row alone (most 5-grams do) is as rare as what stands in none: a smaller table.
+        self.values, self.counts = values[counts > 1], counts[counts > 1]
+        prefixes = [self._prefix(row) for row in sets]
+        elements = np.concatenate([*prefixes, np.empty(0, dtype=np.uint64)])
+        rows = np.repeat(np.arange(len(sets)), [len(prefix) for prefix in prefixes])
+        order = np.argsort(elements, kind="stable")
+        self.elements, self.rows = elements[order], rows[order]
+        # One look says of nearly every element of a query that it is not there; a search takes 20.
+        self.shift = np.uint64(64 - min(28, max(8, (16 * len(elements)).bit_length())))
+        self.there = np.zeros(1 << (64 - int(self.shift)), dtype=bool)
+        self.there[elements >> self.shift] = True
+
+    def _prefix(self, row: np.ndarray) -> np.ndarray:
+        """The elements of `row` that a match must share one of: its rarest, ties by hash."""
+        if not len(self.values) or not len(row):
+            return row
+        place = np.minimum(np.searchsorted(self.values, row), len(self.values) - 1)
+        count = np.where(self.values[place] == row, self.counts[place], 0)
+        keep = len(row) - int(np.floor(self.bound / (1 - self.bound) * len(row) + 1e-9))
+        return row[np.lexsort((row, count))][:keep]
+
+    def matches(self, row: np.ndarray) -> np.ndarray:
+        """Indices of the indexed rows that match `row`, ascending."""
+        prefix = self._prefix(row)
+        prefix = prefix[self.there[prefix >> self.shift]]
+        low = np.searchsorted(self.elements, prefix, "left")
+        high = np.searchsorted(self.elements, prefix, "right")
+        spans = [self.rows[a:b] for a, b in zip(low, high, strict=True) if b > a]
+        if not spans:
+            return np.empty(0, dtype=np.int64)
+        candidates = np.unique(np.concatenate(spans))
+        needed = self.bound * (self.sizes[candidates] + len(row))
+        fits = needed < np.minimum(self.sizes[candidates], len(row))
+        return np.array(
+            [
+                candidate
+                for candidate, least in zip(candidates[fits], needed[fits], strict=True)
+                if len(np.intersect1d(self.sets[candidate], row, assume_unique=True)) > least
+            ],
+            dtype=np.int64,
+        )
+
+
+class NearDuplicates:
+    """Near-duplicates of indexed (body, summary) rows. cut: a text into words (the harvest has its own)."""
+
+    def __init__(
+        self,
+        bodies: Iterable[str],
+        summaries: Iterable[str],
+        cut: Callable[[str], list[str]] = words,
+    ):
+        self.cut = cut
+        self.bodies = OverlapIndex([shingles(text, cut) for text in bodies], BODY_BOUND)
+        self.summaries = OverlapIndex([summary_set(text, cut) for text in summaries], SUMMARY_BOUND)
+
+    def matches(self, body: str, summary: str) -> np.ndarray:
+        """Indices of the indexed rows that are near-duplicates of (body, summary), ascending."""
+        by_body = self.bodies.matches(shingles(body, self.cut))
+        return np.union1d(by_body, self.summaries.matches(summary_set(summary, self.cut)))

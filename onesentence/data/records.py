@@ -1,0 +1,210 @@
+"""The records of one local file: JSON Lines, a JSON array, CSV, tab-separated text or parquet.
+
+Text may be compressed with gzip, and may be UTF-8, UTF-16 or UTF-32 where the file's first bytes say which.
+Everything else is a UserError that names the file and the line.
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+from onesentence.core.errors import UserError
+
+FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+EXPECTED = f"{', '.join(FORMATS)} (all but .parquet also with .gz)"
+DELIMITERS = (",", ";", "\t", "|")  # Excel writes ; where the comma is the decimal sign, tabs for .txt
+ID = "id"  # the column that names a row, where there is one
+# A longer mark first: UTF-32's begins with UTF-16's.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def format_of(path: Path) -> str | None:
+    """The one of FORMATS that a file's name has, in any case and compressed or not; None for other files."""
+    name = path.name.lower()
+    plain = name.removesuffix(".gz")
+    suffix = Path(plain).suffix
+    return suffix if suffix in FORMATS and (plain == name or suffix != ".parquet") else None
+
+
+def records(path: Path, needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
+    """(line or row number from 1, record) of a file; each record has the columns `needed`.
+
+    needed: column names by the key of params.yaml that holds them, for the errors.
+    """
+    suffix = format_of(path)
+    if suffix is None:
+        raise UserError(f"{path}: expected one of {EXPECTED}, found {path.suffix or 'no suffix'}")
+    if suffix == ".parquet":
+        yield from _parquet_records(path, needed)
+        return
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            if suffix == ".json":
+                yield from _json_records(path, file, needed)
+            elif suffix == ".jsonl":
+                yield from _json_lines(path, _text_lines(path, file, "JSON"), needed)
+            else:
+                yield from _csv_records(path, _text_lines(path, file, "CSV"), needed)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+
+
+def check_columns(where: str, names: list[str], needed: dict[str, str], found: str = "") -> None:
+    """Refuse a name that occurs twice and a needed column that is missing. found: said of the names."""
+    twice = [name for name, count in Counter(names).items() if count > 1 and name]
+    if twice:
+        raise UserError(f"{where}: column {twice[0]!r} occurs twice; rename or remove one of the two")
+    for key, column in needed.items():
+        if column not in names:
+            raise UserError(
+                f"{where}: no column {column!r} (data.{key}); has {', '.join(names) or 'none'}{found}. "
+                f"Name the right one in data.{key}"
+            )
+
+
+def _text_lines(path: Path, file: BinaryIO, kind: str) -> Iterator[str]:
+    """Lines of a text file with their ends; only \\n ends one. Bytes that are no text are named by line."""
+    start = file.read(4)
+    file.seek(0)
+    encoding = next((name for mark, name in MARKS if start.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in start[:2]:  # ASCII in UTF-16 without a mark
+        encoding = "utf-16-be" if start[:1] == b"\0" else "utf-16-le"
+    number = 0
+    try:
+        if encoding == "utf-8":
+            # Line by line, so that an error names its line and not a block's.
+            for line in file:
+                yield line.decode("utf-8" if number else "utf-8-sig")
+                number += 1
+        else:
+            for line in io.TextIOWrapper(file, encoding, newline="\n"):
+                yield line
+                number += 1
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}, line {number + 1}: not valid {kind} in {encoding.upper()[:6].rstrip('-')}: byte "
+            f"0x{error.object[error.start]:02x} ({error.reason}); save the file as UTF-8, in Excel as "
+            "'CSV UTF-8'"
+        ) from error
+
+
+class _Object(dict):
+    """A JSON object. twice: the first key that occurs twice in it, or None."""
+
+    def __init__(self, pairs: list[tuple[str, object]]):
+        super().__init__(pairs)
+        counts = Counter(key for key, _ in pairs) if len(self) < len(pairs) else {}
+        self.twice = next((key for key, count in counts.items() if count > 1), None)
+
+
+def _check_object(where: str, record: object, needed: dict[str, str]) -> None:
+    if not isinstance(record, _Object):
+        raise UserError(f"{where}: expected an object, found {type(record).__name__}")
+    if record.twice is not None:
+        raise UserError(f"{where}: column {record.twice!r} occurs twice; rename or remove one of the two")
+    check_columns(where, list(record), needed)
+
+
+def _json_lines(path: Path, lines: Iterable[str], needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line, object_pairs_hook=_Object)
+        except (ValueError, RecursionError) as error:  # not JSON, or nested without end
+            raise UserError(f"{where}: not valid JSON: {error}") from error
+        _check_object(where, record, needed)
+        yield number, record
+
+
+def _json_records(path: Path, file: BinaryIO, needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
+    """Objects of an array; what begins otherwise is read as JSON Lines, which .json often holds."""
+    lines = list(_text_lines(path, file, "JSON"))
+    text = "".join(lines)
+    if not text.lstrip().startswith("["):
+        yield from _json_lines(path, lines, needed)
+        return
+    try:
+        array = json.loads(text, object_pairs_hook=_Object)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from error
+    for number, record in enumerate(array, start=1):
+        _check_object(f"{path}, row {number}", record, needed)
+        yield number, record
+
+
+def _header(line: str, delimiter: str) -> list[str]:
+    """Columns of a first line; none where it is broken, which reading the whole file reports."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+def _delimiter(line: str, suffix: str | None, needed: dict[str, str]) -> str:
+    """The delimiter under which a header has the needed columns, else the one that gives most columns."""
+    order = sorted(DELIMITERS, key=lambda d: (d == "\t") != (suffix == ".tsv"))
+    for delimiter in order:
+        if set(needed.values()) <= set(_header(line, delimiter)):
+            return delimiter
+    return max(order, key=lambda delimiter: len(_header(line, delimiter)))
+
+
+def _csv_records(path: Path, lines: Iterator[str], needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
+    csv.field_size_limit(2**31 - 1)
+    skipped, header, delimiter = 0, next(lines, ""), None
+    if header.startswith("sep=") and len(header.rstrip("\r\n")) == 5:  # Excel's own way to say it
+        skipped, delimiter, header = 1, header[4], next(lines, "")
+    delimiter = delimiter or _delimiter(header, format_of(path), needed)
+    reader = csv.DictReader(chain([header], lines), delimiter=delimiter, strict=True)
+    try:
+        names = list(reader.fieldnames or [])
+        found = "" if delimiter == "," else f" (separated by {delimiter!r})"
+        if len(names) == 1:
+            found = f", and none of the delimiters {', '.join(map(repr, DELIMITERS))}"
+        check_columns(str(path), names, needed, found)
+        for record in reader:
+            number = skipped + reader.line_num
+            if None in record:  # DictReader's place for what has no column
+                raise UserError(
+                    f"{path}, line {number}: more fields than columns; quote text that holds {delimiter!r}"
+                )
+            yield number, record
+    except csv.Error as error:
+        text = "line ends are CR alone, expected LF or CRLF" if "new-line" in str(error) else str(error)
+        line = skipped + reader.line_num + 1
+        raise UserError(f"{path}, line {line}: not valid CSV: {text}") from error
+
+
+def _parquet_records(path: Path, needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            check_columns(str(path), names, needed)
+            # What no row needs is not read: a value that Python cannot hold stops nothing there.
+            columns = list(dict.fromkeys([*needed.values(), *({ID} & set(names))]))
+            for batch in file.iter_batches(1_024, columns=columns):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield number, record
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{path}: not a sound parquet file after row {number}: {text}") from error

@@ -1,0 +1,286 @@
+"""Where the pairs come from: harvested docstrings, a hub dataset, or local files.
+
+Every source gives the same thing: for each split an iterator of `Raw` rows with text in them, or a
+UserError that names the file, the line and the key.
+"""
+
+import datetime
+import decimal
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onesentence.core.errors import UserError
+from onesentence.core.params import SPLITS
+from onesentence.core.runtime import quiet_libraries
+from onesentence.data import harvest
+from onesentence.data.records import EXPECTED, ID, check_columns, format_of, records
+from onesentence.data.split import harvested_rows
+
+REQUIREMENTS = Path("requirements.txt")
+# Shares of a single local file, decided by a hash of each document, or of each group where rows have one.
+LOCAL_HELD_OUT_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A pair as the source has it. group: the unit that it was drawn with; a row without one is its own."""
+
+    id: str
+    document: str
+    summary: str
+    group: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "group", self.group or self.id)
+
+
+@dataclass
+class Source:
+    """splits: rows by split, each readable once; notes: what metrics/data.json says of the source."""
+
+    splits: dict[str, Iterator[Raw]]
+    notes: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self._digests = {split: hashlib.sha256() for split in SPLITS}
+        self._unread = set(SPLITS)
+        self.splits = {split: self._hashed(split, rows) for split, rows in self.splits.items()}
+
+    def _hashed(self, split: str, rows: Iterator[Raw]) -> Iterator[Raw]:
+        for row in rows:
+            line = json.dumps([row.id, row.document, row.summary, row.group], ensure_ascii=False)
+            self._digests[split].update(line.encode("utf-8") + b"\n")
+            yield row
+        self._unread.discard(split)
+
+    def sha256(self) -> str:
+        """SHA-256 of the text "SPLIT HASH\\n" of each split, in the order of SPLITS, once all rows were read.
+
+        A split's hash is that of its rows in order: each a JSON array of id, document, summary and group in
+        UTF-8, with \\n behind it.
+        """
+        if self._unread:
+            raise ValueError(f"rows not read to the end: {', '.join(sorted(self._unread))}")
+        lines = "".join(f"{split} {digest.hexdigest()}\n" for split, digest in self._digests.items())
+        return hashlib.sha256(lines.encode("ascii")).hexdigest()
+
+
+def require_pinned(found: str, data) -> None:
+    """Refuse rows whose hash is not data.sha256, where that is known."""
+    if data.sha256 not in (None, found):
+        raise UserError(
+            f"data.sha256: expected rows with the SHA-256 {data.sha256}, found {found}. The data, or a "
+            "column that params.yaml names, has changed since the hash was set; restore it, or accept the "
+            f"rows with data.sha256: '{found}'"
+        )
+
+
+def open_source(data) -> Source:
+    """Open the source that params.yaml's `data` section names."""
+    if data.source == "docstrings":
+        return _docstrings()
+    if data.source == "local":
+        return _local(Path(data.path), data)
+    return _hub(data)
+
+
+def _docstrings() -> Source:
+    entries = harvest.harvest(REQUIREMENTS)
+    rows, dropped = harvested_rows(entries)
+    by_split = {
+        split: iter([Raw(r.id, r.document, r.summary, r.file) for r in rows if r.split == split])
+        for split in SPLITS
+    }
+    notes = {
+        "entries": len(entries),
+        "entries_dropped": dict(sorted(dropped.items())),
+        "entries_sha256": harvest.entries_hash(entries),
+    }
+    return Source(by_split, notes)
+
+
+def _hub(data) -> Source:
+    import datasets
+
+    quiet_libraries()
+    datasets.disable_progress_bars()
+    try:
+        loaded = datasets.load_dataset(data.source, revision=data.revision)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        # The libraries' own messages run over several lines and name hosts.
+        what = f"data.source: {data.source!r} at revision {data.revision!r}"
+        if "scripts are no longer supported" in str(error):
+            raise UserError(
+                f"{what} is a loading script, which is not run; name a revision that holds data files, such "
+                "as refs/convert/parquet"
+            ) from error
+        raise UserError(
+            f"{what} could not be loaded ({type(error).__name__}); a hub dataset needs a network connection "
+            "or a copy in the local cache. Check the id and the revision, or use data.source: docstrings or "
+            "local"
+        ) from error
+    missing = [split for split in SPLITS if split not in loaded]
+    if missing:
+        raise UserError(
+            f"data.source: {data.source!r} has no split {', '.join(missing)}; has {', '.join(loaded)}"
+        )
+    checker, needed = _Checker(data), _needed(data)
+    splits = {}
+    for split in SPLITS:
+        where, names = f"{data.source} ({split})", loaded[split].column_names
+        check_columns(where, names, needed)
+        columns = list(dict.fromkeys([*needed.values(), *({ID} & set(names))]))
+        rows = enumerate(loaded[split].select_columns(columns), start=1)
+        splits[split] = checker.rows(where, rows, split, "row", empty=True)
+    return Source(splits)
+
+
+def _local(path: Path, data) -> Source:
+    if not path.exists():
+        raise UserError(f"data.path: {path} not found; set it with `make data FROM=PATH`")
+    checker, needed = _Checker(data), _needed(data)
+
+    def read(file: Path, split: str) -> Iterator[Raw]:
+        unit = "row" if format_of(file) == ".json" else "line"
+        return checker.rows(str(file), records(file, needed), split, unit)
+
+    if not path.is_file():
+        return Source({name: read(split_file(path, name), name) for name in SPLITS})
+    rows = list(read(path, ""))
+    sides = [_side(row.document if data.group_column is None else row.group) for row in rows]
+    return Source(
+        {name: iter([row for row, side in zip(rows, sides, strict=True) if side == name]) for name in SPLITS}
+    )
+
+
+def split_file(folder: Path, split: str) -> Path:
+    """The one file of a split in a folder of local data."""
+    files = split_files(folder, split)
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise UserError(f"{folder}: expected exactly one {split} file ({EXPECTED}), found {found}")
+    return files[0]
+
+
+def split_files(folder: Path, split: str) -> list[Path]:
+    """Every file in `folder` that could be a split's, sorted by name."""
+    files = [file for file in folder.iterdir() if format_of(file) is not None and file.is_file()]
+    stems = {file: file.name.lower().removesuffix(".gz").removesuffix(format_of(file)) for file in files}
+    return sorted(file for file, stem in stems.items() if stem == split)
+
+
+def _side(text: str) -> str:
+    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+    place = int.from_bytes(digest, "big") / 2**64
+    if place < LOCAL_HELD_OUT_SHARE:
+        return "test"
+    return "validation" if place < 2 * LOCAL_HELD_OUT_SHARE else "train"
+
+
+def _needed(data) -> dict[str, str]:
+    """Names of the columns that every row must have, by the key that holds each."""
+    keys = ("document_column", "summary_column", "group_column")
+    return {key: getattr(data, key) for key in keys if getattr(data, key) is not None}
+
+
+def text_digest(text: str) -> bytes:
+    """16-byte digest of a text up to white space."""
+    return hashlib.blake2b(" ".join(text.split()).encode("utf-8"), digest_size=16).digest()
+
+
+def name_of(value: object) -> str | None:
+    """An id or a group as text, the same from every format; None where the value is missing.
+
+    Missing are null, NaN and text that is blank or spells NaN. Raises TypeError for what is no name.
+    """
+    if isinstance(value, str):
+        return None if value.strip().lower() in ("", "nan") else value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float | decimal.Decimal):
+        if math.isnan(value):
+            return None
+        # pandas turns whole numbers into floats where one is missing: 7.0 is 7.
+        return str(int(value)) if math.isfinite(value) and value == int(value) else str(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, int):
+        return str(value)
+    if value is None:
+        return None
+    raise TypeError(type(value).__name__)
+
+
+class _Checker:
+    """Turns records into rows, and remembers their ids over all splits."""
+
+    def __init__(self, data):
+        self.data = data
+        self.seen: dict[str, tuple[bytes, str]] = {}  # by id: digest of the texts, place
+
+    def rows(
+        self, where: str, records: Iterator[tuple[int, dict]], split: str, unit: str, empty: bool = False
+    ) -> Iterator[Raw]:
+        """Rows of the records of one file. empty: a text may be empty, and `prepare` drops the row."""
+        named, first = None, ""
+        for number, record in records:
+            place = f"{where}, {unit} {number}"
+            document, summary = (
+                self._text(place, record, column, empty)
+                for column in (self.data.document_column, self.data.summary_column)
+            )
+            name = self._name(place, record, ID)
+            if named is None:
+                named, first = name is not None, place
+            if named != (name is not None):
+                with_id, without = (first, place) if named else (place, first)
+                raise UserError(
+                    f"{without}: no {ID!r}, where {with_id} has one; give every row an id of its own, or none"
+                )
+            group = ""
+            if self.data.group_column is not None:
+                group = self._name(place, record, self.data.group_column)
+                if group is None:
+                    raise UserError(
+                        f"{place}: {self.data.group_column!r} (data.group_column) is missing or empty; give "
+                        "every row a group, or set data.group_column to null"
+                    )
+            row = Raw(name or f"{split}{'-' if split else ''}{number}", document, summary, group)
+            self._check_id(place, row)
+            yield row
+
+    def _text(self, place: str, record: dict, column: str, empty: bool) -> str:
+        value = record[column]
+        if not isinstance(value, str):
+            raise UserError(
+                f"{place}: {column!r} must be text, found {type(value).__name__}; correct or remove the row"
+            )
+        if not empty and not value.strip():
+            raise UserError(f"{place}: {column!r} is empty; correct or remove the row")
+        return _storable(value)
+
+    def _name(self, place: str, record: dict, column: str) -> str | None:
+        try:
+            name = name_of(record.get(column))
+        except TypeError as error:
+            raise UserError(
+                f"{place}: {column!r} must be text, a number or a date, found {error}; correct the row"
+            ) from error
+        return None if name is None else _storable(name)
+
+    def _check_id(self, place: str, row: Raw) -> None:
+        digest = text_digest(row.document + "\x00" + row.summary)
+        before, there = self.seen.setdefault(row.id, (digest, place))
+        if before != digest:
+            raise UserError(
+                f"{place}: id {row.id!r} occurs twice, with another text in {there}; make ids unique"
+            )
+
+
+def _storable(text: str) -> str:
+    """`text` without lone surrogates: JSON can spell one, UTF-8 cannot store it."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,92 @@
+"""Which side a harvested row is on: decided by its source file, whatever the seed.
+
+`pretrain` and `prepare` both call `harvested_rows`, so that what pretraining read and what the test
+asks can never disagree.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from onesentence.core.params import SPLITS
+from onesentence.core.text import without_heading
+from onesentence.data.harvest import Entry, pair_of, words
+from onesentence.data.neardup import NearDuplicates
+
+# Shares of source files; the rest is train. Near-duplicates of training rows move to train, so fewer
+# rows than this stay in validation and test.
+TEST_SHARE = 0.15
+VALIDATION_SHARE = 0.15
+
+
+def side_of_file(file: str) -> str:
+    """The split of a source file: a fixed hash of its name."""
+    digest = hashlib.blake2b(file.encode("utf-8"), digest_size=8).digest()
+    place = int.from_bytes(digest, "big") / 2**64
+    if place < TEST_SHARE:
+        return "test"
+    return "validation" if place < TEST_SHARE + VALIDATION_SHARE else "train"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A harvested pair. file: where it was read; split: after near-duplicates were brought together."""
+
+    id: str
+    document: str
+    summary: str
+    file: str
+    split: str
+
+
+def harvested_rows(entries: list[Entry]) -> tuple[list[Row], Counter]:
+    """Rows of all splits in the order of the entries, and the count of entries dropped by reason.
+
+    Rows whose body and summary stand in an earlier row are dropped. Near-duplicates (linked by any
+    chain of them) go to one side: train if one of them is from a training file, else validation.
+    Rows never leave train, since pretraining read the training files.
+    """
+    dropped: Counter = Counter()
+    pairs, seen, ids = [], set(), set()
+    for entry in entries:
+        pair = pair_of(entry)
+        if isinstance(pair, str):
+            dropped[pair] += 1
+            continue
+        content = (without_heading(pair[0]), pair[1])
+        if content in seen:
+            dropped["same body and summary as an earlier entry"] += 1
+            continue
+        name = f"{entry.file.split('/', 1)[0]}:{entry.qualname}"
+        if name in ids:
+            dropped["name defined again (overload, branch)"] += 1
+            continue
+        seen.add(content)
+        ids.add(name)
+        pairs.append((name, *pair, entry.file))
+
+    bodies = [without_heading(document) for _, document, _, _ in pairs]
+    summaries = [summary for _, _, summary, _ in pairs]
+    index = NearDuplicates(bodies, summaries, words)
+    parent = list(range(len(pairs)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    rows = zip(bodies, summaries, strict=True)
+    for i, row in enumerate(tqdm(rows, total=len(pairs), desc="near-duplicates", unit="row")):
+        for j in index.matches(*row):
+            parent[root(i)] = root(int(j))
+
+    sides = [side_of_file(file) for *_, file in pairs]
+    rank = {name: order for order, name in enumerate(SPLITS)}
+    side_of_root: dict[int, str] = {}
+    for i, side in enumerate(sides):
+        group = root(i)
+        side_of_root[group] = min(side, side_of_root.get(group, side), key=rank.__getitem__)
+    return [Row(*pair, split=side_of_root[root(i)]) for i, pair in enumerate(pairs)], dropped

@@ -1,0 +1,1 @@
+"""Metrics of every article, and paired comparisons of systems."""

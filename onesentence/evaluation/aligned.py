@@ -1,0 +1,202 @@
+"""Files of references, predictions and documents that others made, aligned by id or by line."""
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from onesentence.core.errors import UserError
+
+# Keys that a JSONL row may hold its text under, by what the file is for.
+KEYS = {
+    "references": ("reference", "summary"),
+    "predictions": ("prediction",),
+    "documents": ("document",),
+    "groups": ("group",),
+}
+EXPECTED = "a text a line, or .jsonl with a JSON object a line"
+MAGIC = {  # how files begin that are no text
+    b"PAR1": "a parquet file",
+    b"ARROW1": "an Arrow file",
+    b"PK\x03\x04": "a zip file (.zip, .xlsx, .docx, .npz)",
+    b"\x1f\x8b": "a gzip file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"7z\xbc\xaf": "a 7-zip file",
+    b"%PDF-": "a PDF file",
+    b"SQLite format 3": "an SQLite file",
+    b"\x93NUMPY": "a numpy file",
+    b"\x80\x04": "a pickle",
+    b"\x80\x05": "a pickle",
+    b"\xd0\xcf\x11\xe0": "an Office file",
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+}
+OTHER_SUFFIXES = frozenset(
+    ".arrow .bz2 .csv .doc .docx .feather .gz .htm .html .json .npy .npz .ods .parquet .pdf .pickle .pkl "
+    ".tsv .xls .xlsx .xml .xz .yaml .yml .zip .zst".split()
+)
+MARKUP = ("<!doctype", "<html", "<?xml")
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+COLUMN = re.compile(r"[a-z_][a-z0-9_ ]{0,30}")
+COLUMNS = frozenset(key for keys in KEYS.values() for key in keys)  # a first line that has one names columns
+
+
+@dataclass(frozen=True)
+class Texts:
+    """path: of the file; ids: None where it names none; texts; succeeded: by the rows' own `status`, else
+    whether there is any text."""
+
+    path: Path
+    ids: list[str] | None
+    texts: list[str]
+    succeeded: list[bool]
+
+
+def _text_of(path: Path, role: str) -> str:
+    """The text of a file, or a UserError where its bytes are another format, or no text in UTF-8."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found; expected a file of {role}, {EXPECTED}") from error
+    except OSError as error:
+        raise UserError(f"{path}: not a text file: {error}; expected a file of {role}, {EXPECTED}") from error
+    for start, name in MAGIC.items():
+        if raw.startswith(start):
+            raise UserError(f"{path}: is {name}; expected a file of {role}, {EXPECTED}")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8: {error}; expected {EXPECTED}") from error
+    if "\0" in text:
+        raise UserError(f"{path}: holds NUL characters, which no text does; expected {EXPECTED} in UTF-8")
+    return text
+
+
+def _parsed(text: str) -> dict | list | None:
+    """The object or array that a text is in JSON; None where it is none."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_list(value) -> bool:
+    """Whether parsed JSON is an array of more than numbers: "[1]" may be text, a citation."""
+    return isinstance(value, list) and any(isinstance(item, str | dict | list) for item in value)
+
+
+def _other_format(lines: list[str]) -> str | None:
+    """What a file is that holds no text a line, by its content; None where nothing speaks against that.
+
+    A line that merely begins with a brace is text: JSON is what parses as JSON from end to end.
+    """
+    filled = [line.strip() for line in lines if line.strip()]
+    first = filled[0].lower() if filled else ""
+    if first.startswith(MARKUP):
+        return "HTML or XML by its first line"
+    if first.startswith("version https://git-lfs.github.com/spec/"):
+        return "a pointer of git-lfs; run `git lfs pull`"
+    if filled and all(isinstance(_parsed(line), dict) for line in filled):
+        return "JSON, an object a line: name it .jsonl" if len(filled) > 1 else "a JSON object"
+    if len(filled) > 1 and all(_is_list(_parsed(line)) for line in filled):
+        return "JSON, an array a line"
+    whole = _parsed("\n".join(lines))
+    if isinstance(whole, dict):
+        return "a JSON object"
+    if _is_list(whole):
+        return "a JSON array"
+    if len(filled) > 1 and first in ("{", "[", "[{"):
+        return "JSON over several lines, cut off or with a mistake in it"
+    for delimiter, name in DELIMITERS.items():
+        columns = [part.strip(" \"'") for part in first.split(delimiter)]
+        if len(filled) > 1 and not COLUMNS.isdisjoint(columns) and all(map(COLUMN.fullmatch, columns)):
+            shown = name if len(columns) > 1 else "of one column"
+            return f"a table ({shown}) by its first line, the names of columns"
+    if len(filled) > 1 and len({line.count("\t") for line in filled}) == 1 and "\t" in first:
+        return "a table (tabs): every line has as many"
+    return None
+
+
+def read_texts(path: Path, role: str) -> Texts:
+    """One text a line, or one JSON object a line (.jsonl) with `id` (or none has) and a key of KEYS[role].
+
+    A file of another format is refused by its name or by its content: it would be scored as prose.
+    """
+    suffix = path.suffix.lower()
+    text = _text_of(path, role)
+    # Only \n ends a line: str.splitlines also cuts at characters that texts have inside.
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+    if not lines:
+        raise UserError(f"{path}: empty; expected a file of {role}, {EXPECTED}")
+    if suffix != ".jsonl":
+        other = f"named {suffix}" if suffix in OTHER_SUFFIXES else _other_format(lines)
+        if other:
+            raise UserError(f"{path}: is {other}; expected a file of {role}, {EXPECTED}")
+        return Texts(path, None, lines, [bool(line.strip()) for line in lines])
+    rows = [_row(path, number, line, role) for number, line in enumerate(lines, start=1)]
+    ids = [row[0] for row in rows]
+    if any(name is None for name in ids):
+        if not all(name is None for name in ids):
+            line = next(number for number, name in enumerate(ids, start=1) if name is None)
+            raise UserError(f"{path}, line {line}: no 'id', where other lines have one; give all or none")
+        ids = None
+    elif len(set(ids)) != len(ids):
+        twice = next(name for name, count in Counter(ids).items() if count > 1)
+        raise UserError(f"{path}: id {twice!r} stands twice; ids must be unique")
+    return Texts(path, ids, [row[1] for row in rows], [row[2] for row in rows])
+
+
+def _row(path: Path, number: int, line: str, role: str) -> tuple[str | None, str, bool]:
+    where = f"{path}, line {number}"
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: expected an object, found {type(record).__name__}")
+    key = next((key for key in KEYS[role] if key in record), None)
+    if key is None:
+        raise UserError(f"{where}: expected {' or '.join(map(repr, KEYS[role]))}, has {', '.join(record)}")
+    if not isinstance(record[key], str):
+        raise UserError(f"{where}: {key!r} must be text, found {type(record[key]).__name__}")
+    name = record.get("id")
+    succeeded = record.get("status", "ok") == "ok" and bool(record[key].strip())
+    # A lone surrogate (JSON can spell one) is no text to a tokenizer; `prepare` replaces it in the same way.
+    text = record[key].encode("utf-8", "replace").decode("utf-8")
+    return None if name is None else str(name), text, succeeded
+
+
+def aligned(references: Texts, other: Texts) -> Texts:
+    """`other` in the order of the references: by id where both have ids, else by line."""
+    if len(other.texts) != len(references.texts):
+        raise UserError(
+            f"{other.path}: {len(other.texts):,} lines, {references.path} has {len(references.texts):,}; "
+            "every article needs exactly one"
+        )
+    if references.ids is None or other.ids is None:
+        return other
+    place = {name: k for k, name in enumerate(other.ids)}
+    missing = [name for name in references.ids if name not in place]
+    if missing:
+        unknown = sorted(set(other.ids) - set(references.ids))
+        raise UserError(
+            f"{other.path}: {len(missing)} ids of {references.path} are missing (such as {missing[0]!r}) and "
+            f"{len(unknown)} are unknown there (such as {unknown[0]!r})"
+        )
+    order = [place[name] for name in references.ids]
+    return Texts(
+        other.path, references.ids, [other.texts[k] for k in order], [other.succeeded[k] for k in order]
+    )
+
+
+def read_references(path: Path) -> Texts:
+    """References; an empty one is an error, since nothing could be scored against it."""
+    found = read_texts(path, "references")
+    for number, text in enumerate(found.texts, start=1):
+        if not text.strip():
+            raise UserError(f"{path}, line {number}: an empty reference; correct or remove the article")
+    return found

@@ -1,0 +1,229 @@
+"""Every metric: its unit, direction and range, how articles add up to a score, and what it was computed with.
+
+`Scores` holds one system's scores of every article, as a file of data/scores does; a signature says
+how they came about, and scores are compared only under equal signatures.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from onesentence.core.errors import UserError
+from onesentence.core.files import write_parquet
+from onesentence.evaluation import overlap
+from onesentence.evaluation.statistics import Aggregate, Sample, mean_of, mean_statistics
+
+SCORES = Path("data/scores")
+HEADLINE = "rouge1"  # the metric that a comparison is decided on, chosen before any result
+KINDS = ("quality", "abstractiveness", "faithfulness", "behaviour")
+SCORE_DECIMALS = 6  # of a stored score; what `statistics` counts in
+ROW = "row"  # the unit of resampling where every article was drawn by itself
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is declared of a metric.
+
+    title: for people; direction: higher, lower, or none (a description); low, high: of its range, None =
+    unbounded; kind: one of KINDS; corpus: computed from the test set's summed statistics, not a mean.
+    """
+
+    title: str
+    unit: str
+    direction: str
+    low: float | None
+    high: float | None
+    kind: str
+    corpus: bool = False
+
+
+def _quality(title: str, unit: str, corpus: bool = False, low: float = 0.0) -> Metric:
+    return Metric(title, unit, "higher", low, 100.0, "quality", corpus)
+
+
+def _percent(title: str, direction: str, kind: str) -> Metric:
+    return Metric(title, "%", direction, 0.0, 100.0, kind)
+
+
+METRICS: dict[str, Metric] = {
+    "rouge1": _quality("ROUGE-1", "F1 x 100"),
+    "rouge2": _quality("ROUGE-2", "F1 x 100"),
+    "rougeL": _quality("ROUGE-L", "F1 x 100"),
+    "rougeLsum": _quality("ROUGE-Lsum", "F1 x 100"),
+    "bleu": _quality("BLEU", "0 to 100, corpus", corpus=True),
+    "sentence_bleu": _quality("BLEU, mean of sentences", "0 to 100"),
+    "chrf": _quality("chrF2", "0 to 100, corpus", corpus=True),
+    "sentence_chrf": _quality("chrF2, mean of sentences", "0 to 100"),
+    "meteor": _quality("METEOR", "x 100"),
+    "bertscore": _quality("BERTScore", "F1 x 100", low=-100.0),
+    "novel_1": _percent("novel 1-grams", "none", "abstractiveness"),
+    "novel_2": _percent("novel 2-grams", "none", "abstractiveness"),
+    "novel_3": _percent("novel 3-grams", "none", "abstractiveness"),
+    "novel_4": _percent("novel 4-grams", "none", "abstractiveness"),
+    "coverage": _percent("extractive coverage", "none", "abstractiveness"),
+    "density": Metric("extractive density", "words", "none", 0.0, None, "abstractiveness"),
+    "compression": Metric(
+        "compression", "article words per output word", "none", 0.0, None, "abstractiveness"
+    ),
+    "verbatim": _percent("verbatim spans of the article", "lower", "abstractiveness"),
+    "longest_copy": Metric("longest copied span", "words", "none", 0.0, None, "abstractiveness"),
+    "number_precision": _percent("numbers that the article has", "higher", "faithfulness"),
+    "name_precision": _percent("names that the article has", "higher", "faithfulness"),
+    "success_rate": Metric("success rate", "share", "higher", 0.0, 1.0, "behaviour"),
+    "stopped": _percent("stopped by EOS", "higher", "behaviour"),
+    "empty": _percent("empty outputs", "lower", "behaviour"),
+    "echo": _percent("prompt echoes", "lower", "behaviour"),
+    "distinct_2": _percent("distinct 2-grams of an output", "higher", "behaviour"),
+    "repeated_trigram": _percent("outputs that repeat a 3-gram", "lower", "behaviour"),
+    "words": Metric("length", "words", "none", 0.0, None, "behaviour"),
+    "length_ratio": Metric("length against the reference's", "ratio", "none", 0.0, None, "behaviour"),
+}
+QUALITY = tuple(name for name, metric in METRICS.items() if metric.kind == "quality")
+CORPUS: dict[str, tuple[int, Aggregate]] = {
+    "bleu": (overlap.BLEU_STATISTICS, overlap.corpus_bleu),
+    "chrf": (overlap.CHRF_STATISTICS, overlap.corpus_chrf),
+}
+
+
+@dataclass
+class Scores:
+    """One system on one test set.
+
+    ids: of the articles; columns: scores [articles] by metric, NaN where undefined; corpus: whole-number
+    statistics [articles, k] of the corpus metrics; signatures: by metric; groups: the cluster that each
+    article was drawn in, by default itself. What is not there was not scored.
+    """
+
+    ids: list[str]
+    columns: dict[str, np.ndarray]
+    corpus: dict[str, np.ndarray]
+    signatures: dict[str, str]
+    groups: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.groups = self.groups or self.ids
+
+    @property
+    def sample(self) -> Sample:
+        """What resampling needs to know of the clusters."""
+        return Sample.of(self.groups)
+
+    def metrics(self, kinds: tuple[str, ...] = KINDS) -> list[str]:
+        """Names of the metrics that were scored, in the order of METRICS."""
+        there = {**self.columns, **self.corpus}
+        return [name for name, metric in METRICS.items() if name in there and metric.kind in kinds]
+
+    def statistics(self, name: str) -> np.ndarray:
+        """Statistics [articles, k] of a metric, for `aggregate(name)`."""
+        return self.corpus[name] if name in CORPUS else mean_statistics(self.columns[name])
+
+
+def aggregate(name: str) -> Aggregate:
+    """What turns a metric's summed statistics into its score."""
+    return CORPUS[name][1] if name in CORPUS else mean_of
+
+
+def scores_file(system: str) -> Path:
+    """Where the stage `score` writes a system of the pipeline: what is known before training is apart."""
+    return SCORES / ("tuned" if system == "tuned" else "baselines") / f"{system}.parquet"
+
+
+def test_hash(ids: list[str], references: list[str]) -> str:
+    """Hash of the test set: ids and references, in order."""
+    text = json.dumps(list(zip(ids, references, strict=True)), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def unit_of(data) -> str:
+    """What is resampled together, as signatures name it. data: params.yaml's `source` and `group_column`.
+
+    A source file for docstrings, which are split by file; else the column of clusters, or a row by itself.
+    """
+    return "file" if data.source == "docstrings" else data.group_column or ROW
+
+
+def signature(name: str, options: str, n: int, test: str, unit: str = ROW) -> str:
+    """metric|option:value|...|n:articles|unit:of resampling|test:hash of the test's ids and references."""
+    return f"{name}|{options}|n:{n}|unit:{unit}|test:{test}"
+
+
+def require_equal_signatures(left: str, right: str, left_name: str, right_name: str) -> None:
+    """Raise a UserError that names every field in which two signatures differ."""
+    if left == right:
+        return
+    fields = []
+    for text in (left, right):
+        parts = (part.partition(":") for part in text.split("|")[1:])
+        fields.append({"metric": text.split("|")[0], **{key: value or "yes" for key, _, value in parts}})
+    names = [key for key in {**fields[0], **fields[1]} if fields[0].get(key) != fields[1].get(key)]
+    said = {
+        "n": "number of articles",
+        "unit": "unit of resampling",
+        "test": "test set (ids and references)",
+    }
+    differences = ", ".join(
+        f"{said.get(key, key)} is {fields[0].get(key, 'not there')} in {left_name} and "
+        f"{fields[1].get(key, 'not there')} in {right_name}"
+        for key in names
+    )
+    raise UserError(
+        f"{fields[0]['metric']}: these scores cannot be compared: {differences}. "
+        "Score both on the same articles with the same settings"
+    )
+
+
+def require_comparable(left: Scores, right: Scores, left_name: str, right_name: str) -> list[str]:
+    """Names of the metrics that both systems have; a UserError unless all were computed alike."""
+    shared = [name for name in left.metrics() if name in right.metrics()]
+    if not shared:
+        raise UserError(f"{left_name} and {right_name} have no metric in common")
+    for name in shared:
+        require_equal_signatures(left.signatures[name], right.signatures[name], left_name, right_name)
+    if left.ids != right.ids:
+        raise UserError(f"{left_name} and {right_name} hold the same articles in another order")
+    if left.groups != right.groups:
+        raise UserError(
+            f"{left_name} and {right_name} hold the same articles in other clusters; score both with the "
+            "same groups"
+        )
+    return shared
+
+
+def write_scores(path: Path, scores: Scores, more: dict[str, pa.Array]) -> None:
+    """Write one row an id: its group, `more` columns, every score, the statistics of corpus metrics."""
+    columns = {"id": pa.array(scores.ids, pa.string()), "group": pa.array(scores.groups, pa.string()), **more}
+    for name, values in scores.columns.items():
+        columns[name] = pa.array(np.round(values, SCORE_DECIMALS), pa.float64(), from_pandas=True)
+    for name, values in scores.corpus.items():
+        columns[f"{name}_statistics"] = pa.array(values.tolist(), pa.list_(pa.int32()))
+    write_parquet(path, columns, {"signatures": json.dumps(scores.signatures)})
+
+
+def read_scores(path: Path) -> Scores:
+    """Scores that `write_scores` wrote; a UserError that says what is wrong with another file."""
+    if not path.is_file():
+        raise UserError(f"{path}: not there; run `dvc repro`, or name a file of data/scores")
+    try:
+        table = pq.read_table(path)
+        signatures = json.loads(table.schema.metadata[b"signatures"])
+        ids = table["id"].to_pylist()
+        # Scores of older code took every row for a unit by itself; their signatures name no unit.
+        groups = table["group"].to_pylist() if "group" in table.column_names else ids
+    except (pa.ArrowException, OSError, TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: no scores file; expected one that the stage `score` wrote") from error
+    columns = {
+        name: table[name].to_numpy().astype(np.float64)
+        for name in METRICS
+        if name in table.column_names and name not in CORPUS
+    }
+    corpus = {
+        name: np.array(table[f"{name}_statistics"].to_pylist(), dtype=np.int64)
+        for name in CORPUS
+        if f"{name}_statistics" in table.column_names
+    }
+    return Scores(ids, columns, corpus, signatures, groups)

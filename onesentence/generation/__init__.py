@@ -1,0 +1,1 @@
+"""Decoding: beam search with a shared prompt, and the smoke test before a training."""

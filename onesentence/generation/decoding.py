@@ -1,0 +1,266 @@
+"""Summaries from prompts: one generation routine for the smoke gate and for `generate`.
+
+The two mistakes that cost the original study its results cannot be made by its callers: the number of
+new tokens is bounded by `max_new_tokens` (never by a length that counts the prompt), and a batch that
+is not padded on the left is refused.
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from onesentence.core.errors import UserError
+from onesentence.model.encoding import pad_left
+
+LONGEST_PROOF = 128  # prompt tokens of `prove_sharing`, which the library reads once for each beam
+PROVEN: WeakKeyDictionary = WeakKeyDictionary()  # by model: whether its beams may share their prompt
+# Two ways to compute one score are at most this far apart (nats a token). Measured: 1e-6 in float32 on 20
+# architectures, where attention without its sinks is off by 8e-2; 0.2 in bfloat16, whose rounding may turn a
+# near tie between two beams.
+SAME_SCORE = {"float32": 1e-3, "other": 0.5}
+
+
+@dataclass(frozen=True)
+class Output:
+    """What came out for one prompt.
+
+    tokens: new token ids up to and with EOS; stopped: by EOS; status: ok, empty, or echo (the text
+    repeats the prompt from its beginning); complete: stopped, or used the whole of max_new_tokens.
+    """
+
+    text: str
+    tokens: list[int]
+    stopped: bool
+    status: str
+    complete: bool
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the output counts as a summary at all."""
+        return self.complete and self.status == "ok"
+
+
+def generation_config(tokenizer, settings, vocabulary: int):
+    """params.yaml's `generate` section for a model of `vocabulary` ids.
+
+    Every argument of generation, explicit: no sampling, pad and eos named, the length in new tokens.
+
+    Ids that the model has and the tokenizer lacks (Phi-2: 51,200 against 50,295) are suppressed, since
+    decoding one gives None (transformers#29269); so is pad, which would look like the end of a row.
+    """
+    from transformers import GenerationConfig
+
+    suppressed = list(range(len(tokenizer), vocabulary))
+    if tokenizer.pad_token_id != tokenizer.eos_token_id:
+        suppressed.append(tokenizer.pad_token_id)
+
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
+        do_sample=False,
+        early_stopping=settings.num_beams > 1,
+        length_penalty=float(settings.length_penalty),
+        num_return_sequences=1,
+        use_cache=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        suppress_tokens=suppressed or None,
+    )
+
+
+def inner_model(model):
+    """The transformers model itself, in which peft has put its layers."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def processors(no_repeat_ngram: int, prompt_length: int):
+    """What changes logits before they are ranked: no n-gram twice in an output (Paulus et al. 2018).
+
+    transformers' own argument would count the prompt too, and forbid every n-gram of the article.
+    """
+    from transformers import LogitsProcessorList
+    from transformers.generation.logits_process import LogitsProcessor, NoRepeatNGramLogitsProcessor
+
+    class OfTheOutput(LogitsProcessor):
+        def __init__(self) -> None:
+            self.inner = NoRepeatNGramLogitsProcessor(no_repeat_ngram)
+
+        def __call__(self, input_ids, scores):
+            return self.inner(input_ids[:, prompt_length:], scores)
+
+    return LogitsProcessorList([OfTheOutput()] if no_repeat_ngram else [])
+
+
+def generate_tokens(model, ids, mask, config, no_repeat_ngram: int = 0):
+    """New tokens [prompts, at most max_new_tokens] for left-padded prompts ids, mask [prompts, length].
+
+    Beams share their prompt's cache where that gives the library's tokens (`shares_prompt`).
+    """
+    import torch
+
+    from onesentence.generation.beams import beam_search
+
+    if not bool((mask[:, -1] == 1).all()):
+        raise ValueError("prompts must be padded on the left: a row ends with padding")
+    model = inner_model(model)
+    # What the model's own file says of generation must not fill in for what we leave unset.
+    model.generation_config = config
+    changed = processors(no_repeat_ngram, ids.shape[1])
+    with torch.inference_mode():
+        if ids.shape[1] > 1 and config.num_beams > 1 and shares_prompt(model, ids, mask, config):
+            sequences = beam_search(model, ids, mask, config, changed)
+        else:
+            sequences = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=changed
+            )
+    return sequences[:, ids.shape[1] :]
+
+
+def shares_prompt(model, ids, mask, config) -> bool:
+    """Whether beams may share their prompt's cache: proven once for a model, on its first prompts.
+
+    ids, mask: left-padded prompts [prompts, length]. To be called in inference mode.
+    """
+    from onesentence.generation.beams import serves
+
+    if model not in PROVEN:
+        reason = "its kind of attention or cache is not known to the shared prompt"
+        if serves(model, config.num_beams):
+            reason = prove_sharing(model, ids, mask, config)
+        if reason:
+            print(f"generate: beams do not share their prompt: {reason}; the library's own search is used")
+        PROVEN[model] = reason is None
+    return PROVEN[model]
+
+
+def prove_sharing(model, ids, mask, config) -> str | None:
+    """Why `beam_search` is not `generate()` on these prompts, or None where both give the same.
+
+    Tried with two beams and four new tokens, on the end of the longest prompt and, padded, on half of that.
+    """
+    import torch
+
+    from onesentence.generation.beams import beam_search
+
+    longest = mask.sum(dim=1).argmax()
+    prompt = ids[longest, mask[longest] == 1][-LONGEST_PROOF:]
+    ids, mask = prompt.repeat(2, 1), torch.ones(2, len(prompt), dtype=mask.dtype, device=mask.device)
+    ids[1, : len(prompt) // 2], mask[1, : len(prompt) // 2] = config.pad_token_id, 0
+    config = deepcopy(config)
+    config.update(num_beams=2, max_new_tokens=4, return_dict_in_generate=True, output_scores=True)
+    wanted = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    try:
+        result = beam_search(model, ids, mask, config)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
+        return f"its attention cannot read one ({type(error).__name__}: {error})"
+    exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+    off = (result.sequences_scores - wanted.sequences_scores).abs().max().item()
+    if off > SAME_SCORE["float32" if exact else "other"]:
+        return f"on a prompt, a beam's score is off by {off:.1g} nats a token"
+    if exact and not torch.equal(result.sequences, wanted.sequences):
+        return "on a prompt, other tokens come out"
+    return None
+
+
+def read_output(tokenizer, new_tokens: list[int], prompt_ids: list[int], max_new_tokens: int) -> Output:
+    """Text, status and stop of one row of new tokens."""
+    stopped = tokenizer.eos_token_id in new_tokens
+    tokens = new_tokens[: new_tokens.index(tokenizer.eos_token_id) + 1] if stopped else list(new_tokens)
+    if not stopped:  # pads behind the end of a row that was cut short
+        while tokens and tokens[-1] == tokenizer.pad_token_id:
+            tokens.pop()
+    text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    prompt = tokenizer.decode(prompt_ids, skip_special_tokens=True).strip()
+    # A prompt may begin with the article: a copy of its first sentence that ends there is a summary.
+    echoes = text.startswith(prompt) or (not stopped and prompt.startswith(text))
+    status = "empty" if not text else "echo" if echoes else "ok"
+    return Output(text, tokens, stopped, status, stopped or len(tokens) == max_new_tokens)
+
+
+def summarize_batch(model, tokenizer, prompts: list[list[int]], settings) -> list[Output]:
+    """Outputs for one batch of prompts (token ids), in order."""
+    ids, mask = pad_left(prompts, tokenizer.pad_token_id)
+    device = next(model.parameters()).device
+    config = generation_config(tokenizer, settings, model.config.vocab_size)
+    new = generate_tokens(model, ids.to(device), mask.to(device), config, settings.no_repeat_ngram).tolist()
+    return [
+        read_output(tokenizer, row, prompt, settings.max_new_tokens)
+        for row, prompt in zip(new, prompts, strict=True)
+    ]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: on a GPU, or on a CPU, where torch has no class of its own for it."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def summarize_in_batches(
+    model, tokenizer, prompts: list[list[int]], settings, names: list[str]
+) -> Iterator[tuple[list[int], list[Output]]]:
+    """(indices, their outputs) of prompts (token ids), batch after batch, longest prompts first.
+
+    settings: params.yaml's `generate` section; names: of the prompts, for errors. A batch that does not fit
+    in memory is halved, and so are those after it; a prompt that does not fit alone is a UserError.
+    """
+    budget = settings.batch_tokens
+    own = settings.num_beams * settings.max_new_tokens
+    waiting = list(range(len(prompts)))
+    waiting.sort(key=lambda i: (-len(prompts[i]), i))
+    while waiting:
+        batch = waiting[: articles_within(budget, len(prompts[waiting[0]]), own)]
+        try:
+            found = summarize_batch(model, tokenizer, [prompts[i] for i in batch], settings)
+        except Exception as error:
+            if not out_of_memory(error):
+                error.add_note(f"while generating for {', '.join(names[i] for i in batch)}")
+                raise
+            if len(batch) == 1:
+                raise UserError(
+                    f"generate.batch_tokens: {names[batch[0]]} ({len(prompts[batch[0]])} prompt tokens, "
+                    f"{settings.num_beams} beams) does not fit in memory even alone; lower "
+                    "generate.num_beams or prompt.max_input_tokens"
+                ) from error
+            found = None
+        if found is None:  # outside of the handler, which would hold on to what the batch had allocated
+            budget = (len(prompts[batch[0]]) + own) * (len(batch) // 2)
+            print(f"generate: out of memory with {len(batch)} articles; going on with {len(batch) // 2}")
+            continue
+        yield batch, found
+        waiting = waiting[len(batch) :]
+
+
+def summarize(
+    model, tokenizer, prompts: list[list[int]], settings, names: list[str] | None = None
+) -> list[Output]:
+    """Outputs for prompts (token ids), in order; see `summarize_in_batches`."""
+    names = names or [str(i) for i in range(len(prompts))]
+    outputs: dict[int, Output] = {}
+    for batch, found in summarize_in_batches(model, tokenizer, prompts, settings, names):
+        outputs |= zip(batch, found, strict=True)
+    return [outputs[i] for i in range(len(prompts))]
+
+
+def articles_within(budget: int, longest: int, own: int) -> int:
+    """How many articles fit into a budget of cached tokens, at least one.
+
+    longest: tokens of the longest prompt, to which the others are padded; own: tokens that all the beams of
+    an article may write. A token's keys and values take 2 x layers x kv heads x head_dim numbers.
+    """
+    return max(1, budget // (longest + own))
+
+
+def spanning(lengths: list[int], count: int) -> list[int]:
+    """Indices of `count` rows from the shortest to the longest, evenly spaced in rank."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    count = min(count, len(order))
+    if count == 1:
+        return [order[-1]]
+    return [order[round(k * (len(order) - 1) / (count - 1))] for k in range(count)]

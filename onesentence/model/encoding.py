@@ -1,0 +1,210 @@
+"""One prompt, one truncation rule, one set of label rules: used by training, generation and tests.
+
+Only the document is ever cut, from its end. The loss falls on the summary and EOS alone: labels follow
+from where the prompt ends, never from pad ids, so that EOS keeps its label even where pad is eos.
+"""
+
+from dataclasses import dataclass
+
+from onesentence.core.errors import UserError
+from onesentence.core.prompts import CHAT, TEMPLATES, Frame, completion, frame_of
+
+IGNORED = -100  # the label that cross-entropy skips
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of a filled template, and how much of the document is in it."""
+
+    text: str
+    ids: list[int]
+    document_tokens: int
+    document_tokens_cut: int
+
+
+def filled_ids(tokenizer, frame: Frame, document: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """(token ids, their spans in the text) of a prompt, as the model expects its beginning (BOS).
+
+    What a tokenizer puts behind a text (EOS, as in `<s> $A </s>`) is left out: the summary follows.
+    """
+    if frame.chat:
+        return _chat_ids(tokenizer, frame, document)
+    encoded = tokenizer(
+        frame.before + document + frame.after,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        split_special_tokens=True,
+    )
+    ids, spans, added = (encoded[key] for key in ("input_ids", "offset_mapping", "special_tokens_mask"))
+    end = len(ids)
+    while end and added[end - 1]:
+        end -= 1
+    return list(ids[:end]), list(spans[:end])
+
+
+def _chat_ids(tokenizer, frame: Frame, document: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """`filled_ids` of a chat: the frame's special tokens are tokens, what the article spells stays text.
+
+    An article that spells none is tokenized with its frame as one text. For one that does, the text between
+    the frame's special tokens on either side of it is tokenized apart.
+    """
+    text = frame.before + document + frame.after
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    start, end = len(frame.before), len(frame.before) + len(document)
+    if not any(place < end and start < last for place, last in _special_places(tokenizer, encoded)):
+        return list(encoded["input_ids"]), list(encoded["offset_mapping"])
+    head, tail = special_end(tokenizer, frame.before), special_start(tokenizer, frame.after)
+    ids, spans, place = [], [], 0
+    for text, split in (
+        (frame.before[:head], False),
+        (frame.before[head:] + document + frame.after[:tail], True),
+        (frame.after[tail:], False),
+    ):
+        encoded = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=split
+        )
+        ids += encoded["input_ids"]
+        spans += [(place + start, place + end) for start, end in encoded["offset_mapping"]]
+        place += len(text)
+    return ids, spans
+
+
+def special_places(tokenizer, text: str) -> list[tuple[int, int]]:
+    """Where special tokens are spelled in a text: (start, end) of each."""
+    return _special_places(tokenizer, tokenizer(text, add_special_tokens=False, return_offsets_mapping=True))
+
+
+def _special_places(tokenizer, encoded) -> list[tuple[int, int]]:
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [span for number, span in pairs if number in special]
+
+
+def special_end(tokenizer, text: str) -> int:
+    """Where the last special token in a text ends; 0 where it has none."""
+    return max((end for _, end in special_places(tokenizer, text)), default=0)
+
+
+def special_start(tokenizer, text: str) -> int:
+    """Where the first special token in a text starts; its end where it has none."""
+    return min((start for start, _ in special_places(tokenizer, text)), default=len(text))
+
+
+def ids_of(tokenizer, text: str) -> list[int]:
+    """Token ids of `text` alone, without special tokens.
+
+    Text that spells a special token stays text: an article about tokenizers must not end a sequence.
+    """
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def overhead(tokenizer, template: str, document: str) -> int:
+    """Tokens that the template adds to `document`."""
+    ids, _ = filled_ids(tokenizer, frame_of(tokenizer, template), document)
+    return len(ids) - len(ids_of(tokenizer, document))
+
+
+def encode_prompt(tokenizer, template: str, document: str, max_tokens: int) -> Prompt:
+    """Fill `template` with as much of the start of `document` as fits in `max_tokens` tokens.
+
+    Raises UserError where the template alone leaves no room for a token of the document.
+    """
+    frame = frame_of(tokenizer, template)
+    before, after = frame.before, frame.after
+    text = before + document + after
+    ids, spans = filled_ids(tokenizer, frame, document)
+    total = sum(1 for start, end in spans if end > len(before) and start < len(before) + len(document))
+    kept = document
+    while len(ids) > max_tokens:
+        # Token spans that lie in the document, as it stands in `text` now.
+        inside = [
+            start
+            for start, end in spans
+            if end > len(before) and start < len(before) + len(kept) and end > start
+        ]
+        excess = len(ids) - max_tokens
+        if excess >= len(inside):
+            raise UserError(
+                f"prompt.max_input_tokens: {max_tokens} leaves no room for the document; the template "
+                f"{template!r} alone takes {len(ids) - len(inside)} tokens"
+            )
+        kept = text[len(before) : max(inside[-excess], len(before))].rstrip()
+        text = before + kept + after
+        ids, spans = filled_ids(tokenizer, frame, kept)
+    left = sum(1 for start, end in spans if end > len(before) and start < len(before) + len(kept))
+    return Prompt(text, ids, total, total - left)
+
+
+def encode_completion(tokenizer, summary: str, template: str) -> list[int]:
+    """Token ids of the summary as it follows the prompt, and EOS: what the prompt's ids lack of the text.
+
+    It is tokenized behind the template's end: alone, it would get the blank that some tokenizers put before
+    every text. Where the last token of a prompt would merge with the first of its summary, generation cannot
+    begin with that token; there, and where the template ends with the article, a full stop goes before.
+    """
+    frame = frame_of(tokenizer, template)
+    text = completion(summary, frame)
+    if frame.chat:
+        return [*_answer_ids(tokenizer, frame, text), tokenizer.eos_token_id]
+    for tail in (frame.after, "."):
+        lead, whole = ids_of(tokenizer, tail), ids_of(tokenizer, tail + text)
+        if lead and whole[: len(lead)] == lead:
+            return [*whole[len(lead) :], tokenizer.eos_token_id]
+    return [*ids_of(tokenizer, text), tokenizer.eos_token_id]
+
+
+def _answer_ids(tokenizer, frame: Frame, text: str) -> list[int]:
+    """Token ids of an answer in a chat: behind the last special token of the frame and what follows that.
+
+    An answer that spells a special token is tokenized alone, where it stays text.
+    """
+    if not special_places(tokenizer, text):
+        last = max((start for start, _ in special_places(tokenizer, frame.after)), default=0)
+        tail = frame.after[last:]
+        lead, whole = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (tail, tail + text))
+        if whole[: len(lead)] == lead:
+            return whole[len(lead) :]
+    return ids_of(tokenizer, text)
+
+
+def pad_left(rows: list[list[int]], pad_id: int):
+    """(input_ids, attention_mask), each int64 [rows, longest], padded on the left."""
+    import torch
+
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, longest - len(row) :] = torch.as_tensor(row, dtype=torch.long)
+        mask[i, longest - len(row) :] = 1
+    return ids, mask
+
+
+def training_batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> dict:
+    """input_ids and labels of (prompt ids, completion ids) rows, each int64 [rows, longest].
+
+    Padded on the right, where a causal model's real tokens never look: training needs no attention mask, and
+    attention passes over the half of the scores that causality hides. labels are IGNORED but on the
+    completion. Generation pads on the left (`pad_left`).
+    """
+    import torch
+
+    longest = max(len(prompt) + len(completion_ids) for prompt, completion_ids in rows)
+    ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
+    labels = torch.full_like(ids, IGNORED)
+    for i, (prompt, completion_ids) in enumerate(rows):
+        end = len(prompt) + len(completion_ids)
+        ids[i, :end] = torch.as_tensor([*prompt, *completion_ids], dtype=torch.long)
+        labels[i, len(prompt) : end] = ids[i, len(prompt) : end]
+    return {"input_ids": ids, "labels": labels}
+
+
+def template_overheads(tokenizer, document: str) -> dict[str, int]:
+    """Tokens that each template adds to `document`."""
+    names = list(TEMPLATES)
+    try:
+        frame_of(tokenizer, CHAT)
+        names.append(CHAT)
+    except UserError:  # no chat model, or of a form that is refused: another template may be in use
+        pass
+    return {name: overhead(tokenizer, name, document) for name in names}

@@ -1,0 +1,131 @@
+"""A model's folder, read without loading it: every file is whole, and holds what its name promises.
+
+A safetensors file: 8 bytes, the header's length N (little-endian); N bytes of JSON, which names each tensor's
+dtype, shape, and first and last byte; then the tensors, and nothing behind them.
+"""
+
+import json
+from pathlib import Path
+
+from onesentence.core.errors import UserError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in several files: {"weight_map": {tensor: file}}
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "*.tiktoken")
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+GIT_LFS = b"version https://git-lfs"
+LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
+SHOWN = 3  # names in an error
+
+
+def listed(names) -> str:
+    """The first names in alphabetical order, and how many more there are."""
+    names = sorted(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def require_whole(path: Path) -> None:
+    """Refuse an empty file and what git leaves where git-lfs did not fetch the file itself."""
+    with path.open("rb") as file:
+        start = file.read(len(GIT_LFS))
+    if not start:
+        raise UserError(f"{path}: the file is empty; copy it again")
+    if start == GIT_LFS:
+        raise UserError(f"{path}: holds a git-lfs pointer, not the file itself; run `git lfs pull` there")
+
+
+def read_object(path: Path) -> dict:
+    """The JSON object that a file of a model's folder holds."""
+    require_whole(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); copy the file again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def tensors_of(path: Path) -> set[str]:
+    """Names of the tensors in a safetensors file, whose size must be what its header says."""
+    require_whole(path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 2 <= length <= LONGEST_HEADER:
+            raise UserError(f"{path}: not a safetensors file (its header has no valid length); copy it again")
+        if size < 8 + length:
+            raise UserError(f"{path}: cut off inside its header ({size:,} bytes); copy it again")
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            ends = [entry["data_offsets"][1] for entry in header.values()]
+        except (UnicodeDecodeError, ValueError, AttributeError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a safetensors file (its header cannot be read)") from error
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise UserError(f"{path}: holds {size:,} bytes, its header names {expected:,}; copy it again")
+    return set(header)
+
+
+def check_weights(folder: Path) -> None:
+    """The weights are in one whole file, or in all the files that an index names."""
+    if (folder / WEIGHTS).is_file():
+        tensors_of(folder / WEIGHTS)
+        return
+    index = folder / INDEX
+    if not index.is_file():
+        raise UserError(
+            f"{folder}: its weights are called {listed(path.name for path in folder.glob('*.safetensors'))}; "
+            f"expected {WEIGHTS}, or several files and {INDEX}"
+        )
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise UserError(f"{index}: expected a weight_map from tensor to file")
+    for name in sorted(set(places.values())):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: not found, though {INDEX} names it; copy it into the folder")
+        lacking = {tensor for tensor, file in places.items() if file == name} - tensors_of(folder / name)
+        if lacking:
+            raise UserError(f"{folder / name}: lacks {listed(lacking)}, which {INDEX} places there")
+
+
+def check_model_folder(folder: Path, where: str) -> None:
+    """A local model folder holds a config, whole safetensors weights and nothing that would replace them.
+
+    where: how the error names the folder's key in params.yaml.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{where}: holds an adapter (adapter_config.json), not a base model; use a folder without one, "
+            "or merge the adapter into its base and save that"
+        )
+    missing = []
+    if not (folder / "config.json").is_file():
+        missing.append("config.json")
+    if not list(folder.glob("*.safetensors")) and not (folder / INDEX).is_file():
+        missing.append("*.safetensors")
+    if missing:
+        pickled = [path.name for pattern in PICKLED for path in folder.glob(pattern)]
+        also = (
+            f". Its weights are pickled ({listed(pickled)}), and a pickle can run code when it is read; "
+            "save them again with save_pretrained"
+            if pickled and "*.safetensors" in missing
+            else "; expected the layout that save_pretrained writes"
+        )
+        raise UserError(f"{where}: not a model folder, {' and '.join(missing)} not found{also}")
+    read_object(folder / "config.json")
+    check_weights(folder)
+
+
+def check_vocabulary(folder: Path, where: str) -> None:
+    """A local model folder holds its tokenizer's vocabulary (transformers would take an empty one)."""
+    present = [path for pattern in VOCABULARIES for path in folder.glob(pattern)]
+    if not present:
+        raise UserError(f"{where}: has no tokenizer; expected tokenizer.json beside config.json")
+    for path in present:
+        require_whole(path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            read_object(folder / name)

@@ -1,0 +1,501 @@
+"""Loading the base model, its tokenizer, and what was trained: one loader for every stage.
+
+Safetensors only, no remote code. What params.yaml asks for is what is loaded, or an error.
+"""
+
+import json
+import shutil
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+from onesentence.core.errors import UserError
+from onesentence.core.files import read_json, write_json
+from onesentence.core.runtime import has_bfloat16_instructions, quiet_libraries
+from onesentence.model.model_files import check_model_folder, check_vocabulary, listed
+
+FLOAT32_ATTENTION = "float32_sdpa"
+# The same function in one kernel instead of eight passes over the widest tensor of the model.
+FUSED_ACTIVATIONS = {"gelu_new": "gelu_pytorch_tanh"}
+METHODS = ("lora", "rslora", "dora", "full")
+TUNING = "tuning.json"  # in the folder of a tuned model: how it was trained
+# Merging adds the update to the weights in another order of float32 sums: 1e-5 of the logits' standard
+# deviation on models/phi-tiny (measured), where a merge into tied embeddings is off by 0.4.
+MERGE_TOLERANCE = 1e-3
+
+
+def device_name() -> str:
+    """cuda where there is one, else cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_bfloat16() -> bool:
+    """Whether this machine computes in bfloat16 by itself.
+
+    Emulated, it is slower and no better than what it replaces: a T4, a CPU without AVX512-BF16.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return has_bfloat16_instructions()
+
+
+def require_bfloat16(key: str, instead: str) -> None:
+    """Raise a UserError that names the key of params.yaml unless this machine computes in bfloat16."""
+    if not has_bfloat16():
+        what = "GPU" if device_name() == "cuda" else "CPU"
+        raise UserError(f"{key}: bfloat16 was requested but this {what} does not have it; use {instead}")
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a number format that this GPU does not compute in; a CPU may be slow in one."""
+    import torch
+
+    if dtype == "bfloat16" and torch.cuda.is_available():
+        require_bfloat16("model.dtype", "float16 (presets/phi2-xsum-t4.yaml) or float32")
+
+
+def _float32_attention(module, query, key, value, attention_mask, **kwargs):
+    """Scaled dot-product attention computed in float32, whatever the model's format.
+
+    In float16 Phi's attention scores overflow and the logits are NaN (transformers#28163).
+    query, key, value: [batch, heads, tokens, head_dim]; the result is [batch, tokens, heads, head_dim].
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
+    with torch.autocast(query.device.type, enabled=False):
+        output, weights = sdpa_attention_forward(
+            module, query.float(), key.float(), value.float(), attention_mask, **kwargs
+        )
+    return output.to(query.dtype), weights
+
+
+def register_float32_attention() -> None:
+    """Make FLOAT32_ATTENTION known to transformers."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register(FLOAT32_ATTENTION, _float32_attention)
+    AttentionMaskInterface.register(FLOAT32_ATTENTION, sdpa_mask)
+
+
+def _where(model) -> str:
+    return f"model.name: {model.name!r}" + (f" at revision {model.revision!r}" if model.revision else "")
+
+
+def load_tokenizer(model):
+    """The tokenizer of params.yaml's `model` section. Padding is on the left.
+
+    Where the tokenizer has no pad token, pad is eos; no label rule looks at pad ids.
+    """
+    from transformers import AutoTokenizer
+
+    quiet_libraries()
+    if is_folder(model):
+        check_folder(model)
+        check_vocabulary(Path(model.name), _where(model))
+    with readable_errors(model, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.name, revision=model.revision or "main", trust_remote_code=False
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{_where(model)}: the tokenizer has no eos token, so no summary could end")
+    if not tokenizer.is_fast:
+        raise UserError(f"{_where(model)}: needs a fast tokenizer (tokenizer.json) to know where a cut falls")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    tokenizer.model_max_length = 10**9  # the cut is ours; a long document is no warning
+    return tokenizer
+
+
+def is_folder(model) -> bool:
+    """Whether params.yaml's `model` section names a folder, not a model of the hub."""
+    name = model.name
+    no_hub_id = name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith("/")
+    return model.path == name or no_hub_id or Path(name).exists()
+
+
+def check_folder(model) -> None:
+    """A local model folder must hold a config and whole safetensors weights."""
+    if is_folder(model):
+        check_model_folder(Path(model.name), _where(model))
+
+
+@contextmanager
+def readable_errors(model, what: str):
+    """Turn what transformers raises while it loads `what` into one sentence."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ArithmeticError, SafetensorError, StrictDataclassError) as error:
+        raise UserError(f"{_where(model)}: its {what} {_reason(model, error)}") from error
+    except RuntimeError as error:
+        if "conversion of the weights" not in str(error):
+            raise
+        # transformers joins stored parts, such as a layer's experts, while it loads; it names none of them.
+        raise UserError(
+            f"{_where(model)}: its {what} lack parts of a layer (such as one of its experts), or hold "
+            "them in another shape than config.json says; copy the whole model, or use its own config"
+        ) from error
+
+
+def _reason(model, error: Exception) -> str:
+    """Why a model could not be loaded, and what to do: the end of an error's sentence."""
+    from huggingface_hub import errors as hub
+
+    text = _first_sentence(error)
+    if "trust_remote_code" in text or "custom code" in text:
+        return (
+            "needs Python code of its own (auto_map), which is never run here; use a model that transformers "
+            "itself implements"
+        )
+    kind = type(error).__name__
+    if is_folder(model):
+        return f"could not be loaded from this folder ({kind}: {text})"
+    causes, cause = [], error
+    while cause is not None:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for class_, words in (
+        (hub.GatedRepoError, "is gated on the hub; log in there, or use a folder"),
+        (hub.RevisionNotFoundError, "has no such revision on the hub; check model.revision"),
+        (hub.RepositoryNotFoundError, "is not on the hub, and no folder has this name; check model.name"),
+        (
+            (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError),
+            "is not in the local cache and needs a network connection; connect, or use a folder",
+        ),
+    ):
+        if any(isinstance(cause, class_) for cause in causes):
+            return words
+    if "safetensors" in text:
+        return "has no safetensors weights on the hub, and pickled ones can run code; use another model"
+    return f"could not be loaded ({kind}: {text})"
+
+
+def _first_sentence(error: Exception) -> str:
+    """What a library says first, on one line."""
+    return " ".join(str(error).split()).split(". ")[0]
+
+
+def load_config(model):
+    """The configuration of the base model, a decoder-only language model of transformers' own."""
+    from transformers import AutoConfig
+
+    quiet_libraries()
+    check_folder(model)
+    with readable_errors(model, "configuration"):
+        config = AutoConfig.from_pretrained(
+            model.name, revision=model.revision or "main", trust_remote_code=False
+        )
+    check_architecture(model, config)
+    return config
+
+
+def check_architecture(model, config) -> None:
+    """Refuse by name what is no decoder-only language model, as far as the configuration says so.
+
+    Some encoders have a class for it too (BertLMHeadModel); `base_check.check_causal` tries the weights.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    architectures = getattr(config, "architectures", None) or []
+    name = f"{architectures[0] if architectures else type(config).__name__} (model_type {config.model_type})"
+    reason = None
+    if getattr(config, "is_encoder_decoder", False):
+        reason = "an encoder-decoder, which reads the article and writes the summary in two parts"
+    elif config.get_text_config() is not config:
+        reason = "a model of text and other media, whose text part is one of several"
+    elif not getattr(config, "is_decoder", False) and any("MaskedLM" in known for known in architectures):
+        reason = "an encoder, whose tokens read those after them: training would see the answer"
+    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        reason = "of a kind that has no causal language model in transformers"
+    if reason:
+        raise UserError(f"{_where(model)}: {name} is {reason}; use a decoder-only causal language model")
+    quantized = getattr(config, "quantization_config", None)
+    if quantized:
+        method = dict(quantized).get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
+        raise UserError(
+            f"{_where(model)}: its weights are quantized already ({method}); use the model they were made "
+            "from, and model.quantization"
+        )
+
+
+def check_loaded(model, base, info: dict) -> None:
+    """Every weight of the base comes from its files, and no weight of its layers is left out.
+
+    info: from_pretrained's output_loading_info. transformers gives random values to what is missing.
+    """
+    where = _where(model)
+    if info["mismatched_keys"]:
+        name, stored, wanted = min(info["mismatched_keys"])
+        raise UserError(
+            f"{where}: {len(info['mismatched_keys'])} of its tensors have another shape than config.json "
+            f"says, first {name}: {list(stored)} instead of {list(wanted)}; use the config of these weights"
+        )
+    if info["missing_keys"]:
+        raise UserError(
+            f"{where}: its weights lack {listed(info['missing_keys'])}, which config.json asks for; random "
+            "values would take their place. Copy the whole model, or use the config of these weights"
+        )
+    # A vision tower or a head of another task may be left out. Without a bias or a layer it is another model;
+    # names are compared without the layers' numbers.
+    owners = {_numberless(name.rpartition(".")[0]) for name, _ in base.named_parameters()}
+    dropped = [name for name in info["unexpected_keys"] if _numberless(name.rpartition(".")[0]) in owners]
+    if dropped:
+        raise UserError(
+            f"{where}: its weights hold {listed(dropped)}, for which config.json has no place; "
+            "use the config of these weights"
+        )
+
+
+def _numberless(name: str) -> str:
+    """A module's name without the numbers in it."""
+    return ".".join("N" if part.isdigit() else part for part in name.split("."))
+
+
+def fused(config):
+    """`config` with an activation function that is one kernel, where it names the same one in parts."""
+    if getattr(config, "hidden_act", None) in FUSED_ACTIVATIONS:
+        config.hidden_act = FUSED_ACTIVATIONS[config.hidden_act]
+    return config
+
+
+def load_base(model):
+    """The base model on its device, in eval mode, frozen, in the dtype and quantization asked for."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    check_dtype(model.dtype)
+    check_folder(model)
+    dtype = getattr(torch, model.dtype)
+    options = {"dtype": dtype, "use_safetensors": True, "revision": model.revision or "main"}
+    if model.dtype == "float16":
+        register_float32_attention()
+        options["attn_implementation"] = FLOAT32_ATTENTION
+    if model.quantization != "none":
+        options["quantization_config"] = quantization_config(model.quantization, dtype)
+        options["device_map"] = {"": device_name()}
+    config = fused(load_config(model))
+    if getattr(config, "auto_map", None):
+        print(f"{_where(model)}: its own Python code is not run; transformers' {config.model_type} is used")
+    with readable_errors(model, "weights"):
+        base, info = AutoModelForCausalLM.from_pretrained(
+            model.name,
+            config=config,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `check_loaded` names them
+            **options,
+        )
+    check_loaded(model, base, info)
+    if model.quantization == "none":
+        base.to(device_name())
+    keep_quantized_layers_trainable(base)
+    base.requires_grad_(False)
+    return base.eval()
+
+
+def keep_quantized_layers_trainable(base) -> None:
+    """Stop 4-bit layers from repacking themselves for inference on CPUs with AVX512-BF16.
+
+    bitsandbytes 0.50.2 does so at the first forward in eval mode and never goes back, and its kernel
+    for the packed layout has no gradient: a model that has generated or been evaluated once could not
+    be trained any more. Other CPUs and GPUs take the path that is kept here.
+    """
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def quantization_config(quantization: str, dtype):
+    """bitsandbytes' configuration of nf4 (double quantization) or int8."""
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def adaptable(module) -> bool:
+    """Whether peft has a LoRA layer for this kind of module."""
+    import torch
+    from transformers.pytorch_utils import Conv1D  # a linear layer whose weight is [in, out]: GPT-2
+
+    kinds = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, Conv1D)
+    return isinstance(module, kinds)  # bitsandbytes' layers are Linear too
+
+
+def check_targets(base, target_modules: list[str]) -> None:
+    """Every name must match layers that peft can adapt, and nothing else (peft passes over a wrong name).
+
+    A name matches as peft has it: a module's whole name, or its end after a dot.
+    """
+    modules = dict(base.named_modules())
+    has = sorted({name.rsplit(".", 1)[-1] for name, module in modules.items() if adaptable(module)})
+    for target in target_modules:
+        matches = [module for name, module in modules.items() if f".{name}".endswith(f".{target}")]
+        other = next((module for module in matches if not adaptable(module)), None)
+        if not matches or other is not None:
+            what = f"a {type(other).__name__}, which takes no adapter" if matches else "no module"
+            raise UserError(
+                f"lora.target_modules: {target} matches {what} of the base model; it has {', '.join(has)}"
+            )
+
+
+@contextmanager
+def quiet_peft():
+    """Inside, peft does not warn of what is settled here: Conv1D's orientation, tied weights (`merged`)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings")
+        yield
+
+
+def add_adapter(base, lora, seed: int, method: str = "lora"):
+    """A fresh adapter on `base`: its update is zero until trained (B = 0).
+
+    method: lora (Hu et al. 2021: the update is alpha / rank x BA), rslora (Kalajdzievski 2023: alpha /
+    sqrt(rank)) or dora (Liu et al. 2024: the length of each column is trained apart from its direction).
+    Adapter weights are float32 whatever the base's dtype.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    check_targets(base, lora.target_modules)
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.rank,
+        lora_dropout=lora.dropout,
+        target_modules=sorted(lora.target_modules),
+        bias="none",
+        task_type="CAUSAL_LM",
+        use_rslora=method == "rslora",
+        use_dora=method == "dora",
+    )
+    try:
+        with quiet_peft():
+            return get_peft_model(base, config)
+    except ValueError as error:  # Mamba's out_proj, for one, is read past its forward
+        raise UserError(
+            f"lora.target_modules: peft cannot adapt {', '.join(lora.target_modules)} of this model: "
+            f"{_first_sentence(error)}"
+        ) from error
+
+
+def trainable(base, lora, seed: int, method: str):
+    """`base` ready to be trained: with a fresh adapter on it, or with every weight free (full)."""
+    if method == "full":
+        return base.requires_grad_(True)
+    return add_adapter(base, lora, seed, method)
+
+
+def load_tuned(settings, folder: Path):
+    """The model that `train` wrote to `folder`, in eval mode, its adapter merged where that loses nothing.
+
+    settings: params.yaml's `model` section, the base that it was trained on.
+    """
+    from peft import PeftModel
+
+    if not (folder / TUNING).is_file():
+        raise UserError(f"{folder}: no {TUNING} there; run `dvc repro` to train a model")
+    if read_json(folder / TUNING)["method"] == "full":
+        return load_base(SimpleNamespace(**{**vars(settings), "name": str(folder), "path": str(folder)}))
+
+    def adapted():
+        with quiet_peft():
+            return PeftModel.from_pretrained(load_base(settings), folder).eval()
+
+    return merged(adapted, settings)
+
+
+def merged(adapted, settings):
+    """The model that `adapted()` loads, its adapter's update added to the weights where that loses nothing.
+
+    settings: params.yaml's `model` section. Only in float32: a 16-bit weight rounds most of a small update
+    away, and merging into 4-bit weights degrades outputs (peft#2321). Nor where an adapted weight is another
+    layer's too (tied embeddings): the update would change both. There the adapter stays beside the weights.
+    """
+    model = adapted()
+    if settings.quantization != "none" or settings.dtype != "float32":
+        return model
+    if shared_targets(model):
+        print(f"the adapter stays beside the base: {listed(shared_targets(model))} shares its weights")
+        return model
+    wanted = probe_logits(model)
+    model = model.merge_and_unload()
+    if (probe_logits(model) - wanted).abs().max() <= MERGE_TOLERANCE * wanted.std():
+        return model
+    print("the adapter stays beside the base: merged into it, the logits are others")
+    return adapted()
+
+
+def shared_targets(model) -> list[str]:
+    """Names of adapted layers whose weight another module holds too."""
+    holders: dict[int, set[int]] = {}
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            holders.setdefault(id(weight), set()).add(id(module))
+    return [
+        name.removeprefix("base_model.model.")
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A") and len(holders.get(id(module.get_base_layer().weight), ())) > 1
+    ]
+
+
+def probe_logits(model):
+    """Logits [1, 64, vocabulary] for ids spread over the vocabulary."""
+    import torch
+
+    table = model.get_input_embeddings().weight
+    ids = torch.linspace(0, len(table) - 1, 64, device=table.device).long()[None]
+    with torch.inference_mode():
+        return model(input_ids=ids, use_cache=False).logits.float()
+
+
+def save_tuned(model, folder: Path, base_name: str, method: str) -> None:
+    """Write what was trained, and how, the same bytes on every run.
+
+    An adapter: adapter_model.safetensors and adapter_config.json; peft writes sets in hash order, the base's
+    path as it was resolved, and a README with both. All weights: model.safetensors and config.json.
+    """
+    # Embeddings under an adapter stay the base's own: peft would copy them, and ask the hub whether to.
+    options = {} if method == "full" else {"save_embedding_layers": False}
+    model.save_pretrained(folder, safe_serialization=True, **options)
+    path = folder / "adapter_config.json"
+    if method != "full":
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = base_name
+        config["target_modules"].sort()
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for extra in folder.iterdir():
+        if extra.suffix not in (".safetensors", ".json"):
+            shutil.rmtree(extra) if extra.is_dir() else extra.unlink()
+    write_json(folder / TUNING, {"method": method, "base": base_name})
+
+
+def parameter_counts(config, lora, method: str) -> tuple[int, int]:
+    """(trained, all with those of an adapter) parameters of a configuration, counted on the meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = trainable(base, lora, 0, method)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return trained, sum(weight.numel() for weight in model.parameters())

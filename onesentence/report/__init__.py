@@ -1,0 +1,1 @@
+"""Tables, sentences and the page that a run ends in."""

@@ -1,0 +1,1 @@
+"""What a study declares, its experiments, and what they show."""

@@ -1,0 +1,359 @@
+"""studies.yaml: what is compared, declared once for the runner, the comparison and the reader.
+
+A study is a set of variants: named changes to params.yaml, each run with every seed. Names are the same
+experiment in every study that lists them, so that a variant that two studies share runs once.
+"""
+
+import itertools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from voluptuous import Any, Invalid, MultipleInvalid, Required, Schema
+
+from onesentence.core import params
+from onesentence.core.errors import UserError
+
+STUDIES_FILE = Path("studies.yaml")
+NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # texts that need no quotes in `dvc exp run -S`
+ANALYSES = ("none", "trend", "best", "scaling", "pareto", "prompt", "full", "copying", "exchange")
+ALONG = ("trend", "scaling", "exchange")  # analyses that follow a key
+ROWS = "data.train_size"
+QUICK = "quick-"
+CURVES = 4  # colours of a plot that stay apart
+ABSENT = {"extra keys not allowed": "unknown key", "required key not provided": "missing"}
+POSITIVE = params.Key("a number above 0", lambda v: type(v) in (int, float) and v > 0)
+VALUES = params.Key("a list of values", lambda v: isinstance(v, list) and len(v) > 0)
+KEYS = params.Key("keys with values", lambda v: isinstance(v, dict))
+SEEDS = params.Key(
+    "a list of whole numbers, none twice",
+    lambda v: VALUES.accepts(v) and all(map(params.whole(0).accepts, v)) and len(set(v)) == len(v),
+)
+
+
+def must_be(key: params.Key) -> Callable[[object], None]:
+    """What a value must be, as params.yaml's are told, for voluptuous."""
+
+    def check(value: object) -> None:
+        if not key.accepts(value):
+            raise Invalid(f"expected {key.expected}")
+
+    return check
+
+
+TEXT, TEXT_OR_NULL = must_be(params.TEXT), must_be(params.TEXT_OR_NULL)
+SCALE_SHAPE = {Required("model"): TEXT, Required("settings"): must_be(KEYS), Required("quick"): must_be(KEYS)}
+# Of a study as it stands in the file; what may stand there for each scale apart is looked at below.
+STUDY_SHAPE = {
+    Required("question"): TEXT,
+    Required("reference"): Any({str: TEXT}, TEXT),
+    Required("seeds"): must_be(SEEDS),
+    **dict.fromkeys(("axes", "variants", "search", "settings", "series"), must_be(KEYS)),
+    "analysis": must_be(params.choice(*ANALYSES)),
+    "along": TEXT_OR_NULL,
+    "spread_from": TEXT_OR_NULL,
+    "hours": {str: must_be(POSITIVE)},
+}
+SHAPES = {  # of what stands there for one scale
+    "axes": {str: must_be(VALUES)},
+    "variants": {str: must_be(KEYS)},
+    "search": {
+        Required("budget"): must_be(params.whole(1)),
+        Required("seed"): must_be(params.whole(0)),
+        Required("keys"): {
+            str: Any(
+                {Required("low"): must_be(POSITIVE), Required("high"): must_be(POSITIVE)}, must_be(VALUES)
+            )
+        },
+    },
+    "settings": {str: object},
+    "series": {str: must_be(VALUES)},
+}
+
+
+def require_shape(where: str, value: dict, shape: object) -> None:
+    """Raise a UserError that names every key that is missing, not known, or holds something else.
+
+    where: what stands before the keys; shape: of voluptuous.
+    """
+    try:
+        Schema(shape)(value)
+    except MultipleInvalid as error:
+        raise UserError("; ".join(problem_of_shape(where, value, each) for each in error.errors)) from None
+
+
+def problem_of_shape(where: str, value: object, error: Invalid) -> str:
+    """One error of voluptuous with the key that it is about, and what was found there."""
+    name = where + ".".join(map(str, error.path))
+    if error.msg in ABSENT:
+        return f"{name}: {ABSENT[error.msg]}"
+    for part in error.path:
+        value = value[part]
+    return f"{name}: {error.msg}, found {value!r}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """changes: what it sets in params.yaml beyond the study's settings; values: everything it sets."""
+
+    name: str
+    changes: dict[str, object]
+    values: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study on one scale.
+
+    settings: what all variants set; along: the key that the analysis follows; series: variants in its order,
+    one list for each curve; spread_from: the study whose seeds tell how far seeds are apart, for one seed;
+    hours: measured, on the machine of the scale; None where it has not run.
+    """
+
+    name: str
+    question: str
+    scale: str
+    reference: str
+    seeds: tuple[int, ...]
+    variants: tuple[Variant, ...]
+    settings: dict[str, object]
+    analysis: str
+    along: str | None
+    series: dict[str, list[Variant]]
+    spread_from: str | None
+    hours: float | None
+
+    def without(self, names: set[str]) -> "Study":
+        """The study as if some variants had not been declared; a series that one of them stands in is empty,
+        since a curve through the others would be another one.
+        """
+        series = {
+            label: [] if names & {member.name for member in members} else members
+            for label, members in self.series.items()
+        }
+        kept = tuple(variant for variant in self.variants if variant.name not in names)
+        return replace(self, variants=kept, series=series)
+
+    def experiments(self) -> dict[str, dict[str, object]]:
+        """Everything that each experiment sets, by the experiment's name."""
+        return {
+            experiment(variant.name, seed): {**variant.values, "seed": seed}
+            for seed in self.seeds
+            for variant in self.variants
+        }
+
+
+def experiment(variant: str, seed: int) -> str:
+    """Name of the DVC experiment of a variant and a seed."""
+    return f"{variant}-seed{seed}"
+
+
+def short(key: str, value: object) -> str:
+    """A value in a variant's name: `rank-8` of lora.rank = 8."""
+    text = "all" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{key.rpartition('.')[2].replace('_', '-')}-{text.lower().replace('_', '-')}"
+
+
+def from_axes(axes: dict[str, list]) -> dict[str, dict]:
+    """Variants by name: every combination of the axes' values."""
+    found = {}
+    for values in itertools.product(*axes.values()):
+        pairs = list(zip(axes, values, strict=True))
+        found["-".join(short(*pair) for pair in pairs)] = dict(pairs)
+    return found
+
+
+def from_search(search: dict) -> dict[str, dict]:
+    """Variants by name: `budget` draws of a random search (Bergstra and Bengio 2012).
+
+    A key's values are a list to choose from, or {low, high}: uniform in the logarithm.
+    """
+    rng = np.random.default_rng(search["seed"])
+    found = {}
+    for number in range(search["budget"]):
+        drawn = {}
+        for key, values in search["keys"].items():
+            if isinstance(values, list):
+                drawn[key] = values[rng.integers(len(values))]
+            else:
+                place = rng.uniform(np.log(values["low"]), np.log(values["high"]))
+                drawn[key] = float(f"{np.exp(place):.2g}")
+        found[f"search-{number:02d}"] = drawn
+    return found
+
+
+def problem_of_value(key: str, value: object) -> str | None:
+    """What is wrong with setting a key of params.yaml to a value, or None."""
+    section, _, name = key.partition(".")
+    rule = params.SCHEMA.get(section)
+    rule = rule.get(name) if isinstance(rule, dict) else None
+    if rule is None:
+        return f"{key}: unknown key of params.yaml"
+    if not rule.accepts(value):
+        return f"{key}: expected {rule.expected}, found {value!r}"
+    return None
+
+
+class Studies:
+    """studies.yaml as it applies to the model in params.yaml."""
+
+    def __init__(self, model: str, path: Path = STUDIES_FILE) -> None:
+        """model: model.name of params.yaml, which decides the scale."""
+        self.path = path
+        self.declared = params.read_yaml(path)
+        shape = {Required("scales"): {str: SCALE_SHAPE}, Required("studies"): {str: STUDY_SHAPE}}
+        require_shape(f"{path}: ", self.declared, shape)
+        scales = self.declared["scales"]
+        matching = [name for name, scale in scales.items() if scale["model"] == model]
+        if not matching:
+            known = ", ".join(f"{name} ({scale['model']})" for name, scale in scales.items())
+            raise UserError(
+                f"{path}: no scale for model.name {model!r}; there are {known}. Add one, or set the model "
+                "with `make preset`"
+            )
+        self.scale = matching[0]
+        for name, entry in self.declared["studies"].items():
+            for key, shape in SHAPES.items():
+                if here := self.here(entry.get(key, {})):
+                    require_shape(f"{path}: studies.{name}.{key}.", here, shape)
+
+    def names(self) -> list[str]:
+        """Studies that are declared for this scale, in their order."""
+        entries = self.declared["studies"]
+        return [name for name, entry in entries.items() if self.changes(entry)]
+
+    def changes(self, entry: dict) -> dict[str, dict]:
+        """What each variant of a declared study sets on this scale, by its label."""
+        axes, search = (self.here(entry.get(kind, {})) for kind in ("axes", "search"))
+        found = from_axes(axes) if axes else {}
+        found |= from_search(search) if search else {}
+        return found | {label: dict(change) for label, change in self.here(entry.get("variants", {})).items()}
+
+    def study(self, name: str, quick: bool = False) -> Study:
+        """One study; a UserError names the key where its declaration is wrong.
+
+        quick: one seed and the scale's quick settings, under names of its own.
+        """
+        entries = self.declared["studies"]
+        if name not in entries:
+            raise UserError(f"{self.path}: no study {name!r}; there are {', '.join(entries)}")
+        where, entry = f"{self.path}: studies.{name}", entries[name]
+        analysis, along = entry.get("analysis", "none"), entry.get("along")
+        if along is None and analysis in ALONG:
+            raise UserError(f"{where}.along: missing; {analysis} follows a key of params.yaml")
+        if along is None and "series" in entry:
+            raise UserError(f"{where}.along: missing; series stand in the order of a key of params.yaml")
+        seeds, changes = entry["seeds"], self.changes(entry)
+        if not changes:
+            raise UserError(f"{where}: has no variants for {self.scale}; declare them there")
+        lender = entry.get("spread_from")
+        if lender is not None and len(entries.get(lender, {}).get("seeds", ())) < 2:
+            raise UserError(f"{where}.spread_from: expected a study of several seeds, found {lender!r}")
+        reference = entry["reference"]
+        if isinstance(reference, dict):
+            if self.scale not in reference:
+                raise UserError(
+                    f"{where}.reference: has none for {self.scale}; name one of {', '.join(changes)}"
+                )
+            reference = reference[self.scale]
+        scale = self.declared["scales"][self.scale]
+        settings, prefix = {**scale["settings"], **self.here(entry.get("settings", {}))}, ""
+        if quick:
+            sizes = [change[ROWS] for change in changes.values() if change.get(ROWS)]
+            share = scale["quick"].get(ROWS, 1) / (settings.get(ROWS) or max(sizes, default=1))
+            settings, seeds, prefix = {**settings, **scale["quick"]}, seeds[:1], QUICK
+            for change in changes.values():  # a study of data sizes stays one, of small ones
+                if change.get(ROWS):
+                    change[ROWS] = max(1, round(change[ROWS] * share))
+        variants = []
+        for label, change in changes.items():
+            if not NAME.fullmatch(label):
+                raise UserError(f"{where}: variant {label!r}: expected a name of a-z, 0-9, '.', '+' and '-'")
+            values = {**settings, **change}
+            wrong = [found for pair in values.items() if (found := problem_of_value(*pair))]
+            if wrong:
+                raise UserError(f"{where}: variant {label}: {wrong[0]}")
+            variants.append(Variant(prefix + label, change, values))
+        if reference not in changes:
+            raise UserError(f"{where}.reference: {reference!r} is none of its variants: {', '.join(changes)}")
+        if analysis == "full" and {**settings, **changes[reference]}.get("train.method") != "full":
+            raise UserError(
+                f"{where}.reference: the analysis `full` is of a reference that sets train.method to full, "
+                f"{reference!r} does not; take the analysis out or name another"
+            )
+        return Study(
+            name=prefix + name,
+            question=entry["question"],
+            scale=self.scale,
+            reference=prefix + reference,
+            seeds=tuple(seeds),
+            variants=tuple(variants),
+            settings=settings,
+            analysis=analysis,
+            along=along,
+            series=self.series(where, entry, {variant.name: variant for variant in variants}, prefix),
+            spread_from=None if quick else lender,
+            hours=None if quick else entry.get("hours", {}).get(self.scale),
+        )
+
+    def series(self, where: str, entry: dict, variants: dict[str, Variant], prefix: str) -> dict:
+        """Lists of variants by label, each in the order of `along`; all variants where none is declared."""
+        along = entry.get("along")
+        if along is None:
+            return {}
+        declared = self.here(entry.get("series", {})) or {"": [name[len(prefix) :] for name in variants]}
+        found = {}
+        for label, names in declared.items():
+            members = [variants.get(prefix + name) for name in names]
+            for name, member in zip(names, members, strict=True):
+                if member is None or type(member.values.get(along)) not in (int, float):
+                    raise UserError(f"{where}.series: {name!r} is no variant that sets {along} to a number")
+            found[label] = sorted(members, key=lambda member: member.values[along])
+        if len(found) > CURVES:
+            raise UserError(f"{where}.series: at most {CURVES}, found {len(found)}; a plot holds no more")
+        sizes = {tuple(member.values[along] for member in members) for members in found.values()}
+        if entry.get("analysis") == "exchange" and len(sizes) > 1:
+            raise UserError(f"{where}.series: exchange compares series of the same {along}, found others")
+        return found
+
+    def here(self, declared: dict) -> dict:
+        """`declared`, or what it holds for this scale where its keys are scales."""
+        scales = self.declared["scales"]
+        if not set(declared) & set(scales):
+            return declared
+        unknown = set(declared) - set(scales)
+        if unknown:
+            raise UserError(
+                f"{self.path}: {sorted(unknown)[0]!r} stands beside {', '.join(scales)} and is no scale"
+            )
+        return declared.get(self.scale, {})
+
+    def check_names(self) -> None:
+        """Raise a UserError where two studies give one experiment's name to different settings."""
+        seen: dict[str, tuple[str, dict]] = {}
+        for name in self.names():
+            for label, values in self.study(name).experiments().items():
+                other, known = seen.setdefault(label, (name, values))
+                if known != values:
+                    keys = [key for key in {**known, **values} if known.get(key) != values.get(key)]
+                    raise UserError(
+                        f"{self.path}: {label} stands in {other} and {name} with different "
+                        f"{', '.join(keys)}; rename one of the two"
+                    )
+
+
+def option(key: str, value: object) -> str:
+    """`-S` of `dvc exp run` for one key: numbers as YAML 1.1 reads them, lists and null as DVC does."""
+    if value is None:
+        return f"{key}=null"
+    if isinstance(value, bool):
+        return f"{key}={str(value).lower()}"
+    if isinstance(value, str) and not PLAIN.fullmatch(value):  # as hydra quotes: a backslash counts before '
+        quoted = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
+        return f"{key}='{quoted}'"
+    if isinstance(value, list):
+        return f"{key}=[{','.join(map(str, value))}]"
+    return f"{key}={value}"

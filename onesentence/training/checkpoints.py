@@ -1,0 +1,75 @@
+"""Checkpoints that are whole or not used: each folder lists its own files with their hashes.
+
+A kill, a full disk or a broken copy can leave a file that is short, damaged or missing. Loading would end in
+a traceback or, worse, go on from wrong numbers, so every file is read and hashed before any is loaded.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from onesentence.core.files import file_sha256, write_json
+
+MANIFEST = "whole.json"  # in a checkpoint's folder: SHA-256 of each of its other files, written last
+
+
+def seal(folder: Path) -> None:
+    """Declare the checkpoint `folder` whole. Until then it counts as unfinished, whatever is in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+    write_json(folder / MANIFEST, hashes)
+
+
+def fault(folder: Path) -> str | None:
+    """Why the checkpoint `folder` cannot be used, in a few words; None where every file is as written."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return "it was not finished"
+    try:
+        hashes = json.loads(manifest.read_bytes())
+    except ValueError:  # not JSON, or not UTF-8
+        return f"{MANIFEST} is damaged"
+    if not isinstance(hashes, dict) or not hashes:
+        return f"{MANIFEST} is damaged"
+    for name, sha256 in hashes.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if file_sha256(folder / name) != sha256:
+            return f"{name} is truncated or damaged"
+    return None
+
+
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """The folders checkpoint-STEP in `folder`, whole or not, from the first step to the last."""
+    numbered = [
+        (int(match[1]), path)
+        for path in folder.glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
+    ]
+    return [path for _, path in sorted(numbered)]
+
+
+def last_checkpoint(folder: Path, stage: str) -> Path | None:
+    """The newest whole checkpoint in `folder`, if there is one; newer ones are removed.
+
+    Prints one sentence as `stage` about what was removed and where the run goes on; nothing for a new run.
+    """
+    removed = []
+    for path in reversed(saved_checkpoints(folder)):
+        reason = fault(path)
+        if reason is None:
+            why = f": {', '.join(removed)}" if removed else ""
+            print(f"{stage}: going on from {path}{why}")
+            return path
+        shutil.rmtree(path)
+        removed.append(f"{path.name} was removed because {reason}")
+    if removed:
+        print(f"{stage}: starting from the beginning, no checkpoint is whole: {', '.join(removed)}")
+    return None
+
+
+def keep_last(folder: Path, count: int) -> None:
+    """Remove all checkpoints in `folder` but the last `count`."""
+    for path in saved_checkpoints(folder)[:-count]:
+        shutil.rmtree(path)

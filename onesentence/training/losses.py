@@ -1,0 +1,91 @@
+"""The training loss: cross-entropy on the summary and EOS, with logits nowhere else."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from onesentence.model.encoding import IGNORED
+
+
+def completion_loss(model, batch: dict, reduction: str = "mean"):
+    """Cross-entropy (nats) over the labelled tokens of a batch padded on the right.
+
+    batch: input_ids, labels, each [rows, length]. What follows the last attention is computed where a label
+    is predicted alone, some 12 of several hundred positions a row: the last layer's MLP (a twelfth of the
+    products of a model of 6 layers) and the logits (a row of Phi-2's is 51,200 floats).
+    """
+    import torch
+
+    labels = batch["labels"]
+    rows, columns = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    # The logit that predicts a token is one position before it. No mask: padding is on the right.
+    with predicting_at(model, rows * labels.shape[1] + columns):
+        logits = model(input_ids=batch["input_ids"], use_cache=False).logits
+    return torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), labels[rows, columns + 1], reduction=reduction
+    )
+
+
+def in_format(model, autocast: str):
+    """A context in which a model's products are computed as `train.autocast` says."""
+    import torch
+
+    device = next(model.parameters()).device
+    return torch.autocast(device.type, torch.bfloat16, enabled=autocast == "bfloat16")
+
+
+@contextmanager
+def predicting_at(model, places) -> Iterator[None]:
+    """Inside, the last MLP and the output layer compute at `places` alone: logits [1, places, vocabulary].
+
+    places: indices into the rows x length positions of a batch. The MLP's output is 0 elsewhere, which
+    nothing reads. A hook and not the model's own `logits_to_keep`, which takes the same positions of every
+    row. What a model does to its logits (scaling, soft-capping) is done to each of them.
+    """
+
+    def select(module, inputs):
+        return (inputs[0].flatten(0, 1).index_select(0, places)[None], *inputs[1:])
+
+    hooks = [model.get_output_embeddings().register_forward_pre_hook(select)]
+    if (mlp := last_mlp(model)) is not None:
+        shape: list[int] = []
+
+        def select_and_note(module, inputs):
+            shape[:] = inputs[0].shape
+            return select(module, inputs)
+
+        def spread(module, inputs, output):
+            flat = output.new_zeros(shape[0] * shape[1], output.shape[-1])
+            return flat.index_copy(0, places, output[0]).view(*shape[:2], -1)
+
+        hooks += [mlp.register_forward_pre_hook(select_and_note), mlp.register_forward_hook(spread)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def last_mlp(model):
+    """The last layer's MLP, where it is made of linear layers and functions of one number; else None.
+
+    Such an MLP treats each position by itself. A mixture of experts, a state space and a layer that mixes
+    neighbouring tokens have parts of other kinds. One that takes more than its input (Bloom adds the residual
+    itself) would get the whole of the rest, and is left alone.
+    """
+    import inspect
+
+    import torch
+
+    stacks = [child for child in model.get_decoder().children() if isinstance(child, torch.nn.ModuleList)]
+    mlp = getattr(stacks[0][-1], "mlp", None) if len(stacks) == 1 and len(stacks[0]) else None
+    if mlp is None or any(isinstance(part, torch.nn.ModuleList) for part in mlp.modules()):
+        return None
+    if len(inspect.signature(mlp.forward).parameters) != 1:
+        return None
+    weights = {
+        id(w)
+        for part in mlp.modules()
+        if hasattr(part, "in_features") or hasattr(part, "nf")
+        for w in part.parameters()
+    }
+    return mlp if all(id(weight) in weights for weight in mlp.parameters()) else None

@@ -32,7 +32,8 @@ from onesentence.core.files import output_file, read_parquet, write_json
 from onesentence.core.machine import machine
 from onesentence.core.runtime import CHOSEN_WAITING, SLEEP_AT_ONCE, set_up
 from onesentence.generation.decoding import spanning, summarize_in_batches
-from onesentence.model.modeling import add_adapter, load_base, load_tokenizer
+from onesentence.model.adapters import add_adapter
+from onesentence.model.loading import load_base, load_tokenizer
 
 LIBRARY_SPINS = 300_000  # of libgomp where nothing is set and no more threads than cores are started
 CHOSEN = int(SLEEP_AT_ONCE)  # beside other work
@@ -43,7 +44,8 @@ BUSY_LIMIT = 2.2  # times as long as alone
 def training():
     """A function that trains for three batches and returns the adapter's weights."""
     from onesentence.training.fast import use_fast_parts
-    from stages.train import build_trainer, read_rows
+    from onesentence.training.trainer import build_trainer
+    from stages.train import read_rows
 
     p = params.load(("seed", "model", "lora", "train"))
     p.train.epochs, p.train.steps, p.train.gradient_accumulation = 1, None, 1

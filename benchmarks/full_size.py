@@ -32,7 +32,8 @@ from onesentence.core.files import output_file, write_json
 from onesentence.core.machine import machine
 from onesentence.core.runtime import set_up
 from onesentence.generation.decoding import generate_tokens, generation_config
-from onesentence.model.modeling import add_adapter, device_name, load_base, load_config
+from onesentence.model.adapters import add_adapter
+from onesentence.model.loading import device_name, load_base, load_config
 from onesentence.training.memory import training_memory
 
 WAYS = {
@@ -246,7 +247,7 @@ def step_seconds(model, tokenizer, settings, lora, arguments) -> float:
     """Median seconds of a training step on random rows; the first warms up and does not count."""
     import torch
 
-    from stages.train import build_trainer
+    from onesentence.training.trainer import build_trainer
 
     train = SimpleNamespace(
         method="lora",

@@ -43,8 +43,9 @@ from onesentence.generation.decoding import (
     summarize,
     summarize_in_batches,
 )
+from onesentence.model.adapters import load_tuned
 from onesentence.model.encoding import pad_left
-from onesentence.model.modeling import load_base, load_tokenizer, load_tuned
+from onesentence.model.loading import load_base, load_tokenizer
 
 TUNED = Path("models/tuned")
 PIPELINE_BATCH = 16

@@ -20,7 +20,8 @@ from onesentence.core import errors, params
 from onesentence.core.files import output_file, write_json
 from onesentence.core.machine import machine
 from onesentence.core.runtime import set_up
-from onesentence.model.modeling import load_base, load_config, load_tokenizer, trainable
+from onesentence.model.adapters import trainable
+from onesentence.model.loading import load_base, load_config, load_tokenizer
 
 ATTENTION_AND_MLP = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"]
 # What differs from params.yaml.
@@ -87,8 +88,11 @@ def run_one(name: str, temporary: Path) -> None:
     import torch
     from transformers import Trainer  # noqa: F401 (what its import takes is not counted)
 
+    from onesentence.training.batches import EVAL_BATCH
     from onesentence.training.fast import use_fast_parts
-    from stages.train import EVAL_BATCH, build_trainer, measured_loss, needed_bytes, read_rows
+    from onesentence.training.memory import needed_bytes
+    from onesentence.training.trainer import build_trainer, measured_loss
+    from stages.train import read_rows
 
     longest = sorted(read_rows("train"), key=lambda row: -len(row[0]) - len(row[1]))
     rows = longest[: STEPS * p.train.batch_size]

@@ -23,8 +23,9 @@ from onesentence.core.files import output_file, read_parquet, write_json
 from onesentence.core.machine import machine
 from onesentence.core.runtime import set_up
 from onesentence.generation.decoding import generation_config, inner_model, spanning, summarize_in_batches
+from onesentence.model.adapters import load_tuned
 from onesentence.model.encoding import encode_prompt, pad_left
-from onesentence.model.modeling import load_tokenizer, load_tuned
+from onesentence.model.loading import load_tokenizer
 
 TUNED = Path("models/tuned")
 FORMATS = {

@@ -18,9 +18,9 @@ from pathlib import Path
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, read_jsonl, read_parquet
-from onesentence.evaluation import evaluation
+from onesentence.evaluation import comparison, scoring
 from onesentence.evaluation.metrics import test_hash
-from onesentence.report.verdict import clusters_phrase, difference_sentence
+from onesentence.report.sentences import clusters_phrase, difference_sentence
 
 ROOT = Path(__file__).parent.parent
 NEEDED = (
@@ -82,7 +82,7 @@ def main() -> None:
         ordered = [by_id[key] for key in ids]
         outputs[system] = [row["prediction"] for row in ordered]
         succeeded[system] = [row["status"] == "ok" for row in ordered]
-    scores = evaluation.score_systems(
+    scores = scoring.score_systems(
         ids,
         references,
         outputs,
@@ -94,7 +94,7 @@ def main() -> None:
         groups=table["group"].to_pylist(),
         unit="file",
     )
-    sums = evaluation.resampled(scores, p.resamples)
+    sums = comparison.resampled(scores, p.resamples)
     pairs = [("pretrained", "random")]
     result = {
         "split": p.split,
@@ -102,10 +102,10 @@ def main() -> None:
         "test": test_hash(ids, references),
         "confidence": p.confidence,
         "resamples": p.resamples,
-        "resampling": evaluation.described_sample(scores),
-        "metrics": evaluation.definitions(scores),
-        "systems": evaluation.summaries(scores, sums, p.confidence),
-        "comparisons": evaluation.comparisons(scores, pairs, sums, p.resamples, p.confidence),
+        "resampling": comparison.described_sample(scores),
+        "metrics": comparison.definitions(scores),
+        "systems": comparison.summaries(scores, sums, p.confidence),
+        "comparisons": comparison.comparisons(scores, pairs, sums, p.resamples, p.confidence),
     }
     found = result["comparisons"]["pretrained-random"]["rouge1"]
     articles = clusters_phrase(result)
@@ -113,7 +113,7 @@ def main() -> None:
         difference_sentence("the pretrained base", "the random base", found, "rouge1", articles, p.confidence)
     )
     if arguments.output:
-        evaluation.write_evaluation(arguments.output, result)
+        comparison.write_evaluation(arguments.output, result)
 
 
 if __name__ == "__main__":

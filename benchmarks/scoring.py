@@ -17,9 +17,9 @@ from onesentence.core import errors
 from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, write_json
 from onesentence.core.machine import machine
-from onesentence.evaluation.aligned import aligned, read_references, read_texts
+from onesentence.evaluation.external import aligned, read_references, read_texts
 from onesentence.evaluation.overlap import ROUGE, Scorers
-from onesentence.evaluation.statistics import summary_of
+from onesentence.evaluation.resampling import summary_of
 
 RESAMPLES = 1_000
 CONFIDENCE = 0.95

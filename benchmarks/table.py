@@ -6,10 +6,10 @@ Run     python -m benchmarks.table [--readme]    (`make bench` ends with it)
 import argparse
 from pathlib import Path
 
-from onesentence.commands.results import put_into_readme
 from onesentence.core import errors
 from onesentence.core.files import read_json
 from onesentence.core.runtime import SLEEP_AT_ONCE
+from onesentence.report.readme import put_into_readme
 
 RESULTS = Path("benchmarks/results")
 START, END = "<!-- benchmarks: written by make bench -->\n", "<!-- end of benchmarks -->\n"

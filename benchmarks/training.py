@@ -37,9 +37,10 @@ from onesentence.core import errors, params
 from onesentence.core.files import output_file, write_json
 from onesentence.core.machine import machine
 from onesentence.core.runtime import set_up
+from onesentence.model.adapters import add_adapter
 from onesentence.model.encoding import training_batch
-from onesentence.model.modeling import add_adapter, load_base, load_tokenizer
-from onesentence.training.losses import in_format
+from onesentence.model.loading import load_base, load_tokenizer
+from onesentence.training.loss import in_format
 
 WAYS = ("ours", "trl, grouped", "trl", "products")
 
@@ -63,7 +64,7 @@ def load(p, way: str):
 def our_trainer(p, model, tokenizer, rows, validation, folder: Path):
     """The stage `train`'s own trainer."""
     from onesentence.training.fast import use_fast_parts
-    from stages.train import build_trainer
+    from onesentence.training.trainer import build_trainer
 
     use_fast_parts(model, p.model.dtype, p.train.autocast)
     return build_trainer(model, tokenizer, rows, validation, p, folder)
@@ -139,8 +140,8 @@ def multiply(p, model, rows, random: Matrices) -> None:
     """The matrix products of the run and nothing else."""
     import torch
 
-    from onesentence.training.losses import last_mlp
-    from stages.train import batch_order
+    from onesentence.training.batches import batch_order
+    from onesentence.training.loss import last_mlp
 
     base = model.get_base_model()
     layers, width, heads = (
@@ -198,7 +199,7 @@ def run_one(way: str, arguments) -> None:
     set_up(p.seed, [p.model.dtype, p.train.autocast])
     import torch
 
-    from stages.train import measured_loss
+    from onesentence.training.trainer import measured_loss
 
     tokenizer, model, rows, validation = load(p, way)
     rows, validation = rows[: arguments.pairs], validation[: min(100, arguments.pairs)]

@@ -16,7 +16,7 @@ from onesentence.core import errors, params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_parquet, write_json
 from onesentence.core.language import require_language
-from onesentence.evaluation import evaluation
+from onesentence.evaluation import comparison
 from onesentence.evaluation.metrics import Scores, read_scores, scores_file, test_hash
 from onesentence.report.commandline import add_options, print_scores, score_files, with_options
 
@@ -59,27 +59,27 @@ def run_stage() -> None:
             raise UserError(f"{scores_file(name)}: scores of other articles; run `dvc repro`")
     scores = {name: described[name] for name in SYSTEMS}
     lengths = read_parquet(scores_file("base"), ["document_words"])["document_words"].to_numpy()
-    sums, sample = evaluation.resampled(described, settings.resamples), evaluation.sample_of(described)
+    sums, sample = comparison.resampled(described, settings.resamples), comparison.sample_of(described)
     found = {
         "split": settings.split,
         "n": len(ids),
         "test": test_hash(ids, references),
         "confidence": settings.confidence,
         "resamples": settings.resamples,
-        "resampling": evaluation.described_sample(scores),
-        "metrics": evaluation.definitions(scores),
-        "systems": evaluation.summaries(described, sums, settings.confidence),
-        "comparisons": evaluation.comparisons(
+        "resampling": comparison.described_sample(scores),
+        "metrics": comparison.definitions(scores),
+        "systems": comparison.summaries(described, sums, settings.confidence),
+        "comparisons": comparison.comparisons(
             scores, COMPARISONS, sums, settings.resamples, settings.confidence
         ),
         "failure_bias": {
             "document_words": {
-                name: evaluation.failure_bias(scores[name].columns["success_rate"] > 0, lengths, sample)
+                name: comparison.failure_bias(scores[name].columns["success_rate"] > 0, lengths, sample)
                 for name in GENERATED
             }
         },
     }
-    evaluation.write_evaluation(EVALUATION, found)
+    comparison.write_evaluation(EVALUATION, found)
     write_json(SUMMARY, headline(found))
     print_warning(scores)
     shown = ", ".join(f"{name} {found['systems'][name]['rouge1']['value']:.2f}" for name in SYSTEMS)
@@ -88,8 +88,8 @@ def run_stage() -> None:
 
 def print_warning(scores: dict[str, Scores]) -> None:
     """Say on the terminal where clusters are few."""
-    sample = evaluation.sample_of(scores)
-    warning = evaluation.cluster_warning(sample, evaluation.described_sample(scores)["unit"])
+    sample = comparison.sample_of(scores)
+    warning = comparison.cluster_warning(sample, comparison.described_sample(scores)["unit"])
     if warning:
         print(f"evaluate: warning: {warning}")
 
@@ -98,20 +98,20 @@ def run_files(arguments: argparse.Namespace) -> None:
     """Score one file of predictions against one of references."""
     settings = with_options(params.load(("evaluate",)).evaluate, arguments)
     scores, test = score_files(arguments, {"predictions": arguments.predictions}, settings)
-    sums = evaluation.resampled(scores, settings.resamples)
+    sums = comparison.resampled(scores, settings.resamples)
     found = {
         "n": len(scores["predictions"].ids),
         "test": test,
         "confidence": settings.confidence,
         "resamples": settings.resamples,
-        "resampling": evaluation.described_sample(scores),
-        "metrics": evaluation.definitions(scores),
-        "systems": evaluation.summaries(scores, sums, settings.confidence),
+        "resampling": comparison.described_sample(scores),
+        "metrics": comparison.definitions(scores),
+        "systems": comparison.summaries(scores, sums, settings.confidence),
     }
     print_scores(found)
     print_warning(scores)
     if arguments.output:
-        evaluation.write_evaluation(arguments.output, found)
+        comparison.write_evaluation(arguments.output, found)
 
 
 def main() -> None:

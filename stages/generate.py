@@ -15,8 +15,9 @@ from onesentence.core import errors, params
 from onesentence.core.files import read_parquet, write_jsonl
 from onesentence.core.runtime import set_up
 from onesentence.generation.decoding import spanning, summarize_in_batches
-from onesentence.generation.gate import run_gate
-from onesentence.model.modeling import load_base, load_tokenizer, load_tuned
+from onesentence.generation.smoke_test import run_gate
+from onesentence.model.adapters import load_tuned
+from onesentence.model.loading import load_base, load_tokenizer
 
 PARAMS = ("model", "generate", "smoke", "evaluate.split")
 TOKENIZED = Path("data/tokenized")

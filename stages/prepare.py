@@ -18,7 +18,7 @@ from onesentence.core.files import replacing, write_json, write_parquet
 from onesentence.core.language import require_language
 from onesentence.core.params import SPLITS
 from onesentence.core.text import body_of, first_sentence, novel_ngram_share, words
-from onesentence.data.neardup import NearDuplicates
+from onesentence.data.near_duplicates import NearDuplicates
 from onesentence.data.sources import Raw, open_source, require_pinned, text_digest
 
 PARAMS = ("data", "evaluate.language")

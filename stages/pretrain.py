@@ -21,10 +21,10 @@ from tqdm import tqdm
 from onesentence.core import errors, params
 from onesentence.core.files import file_sha256, replacing, write_json
 from onesentence.core.text import without_heading
-from onesentence.data.harvest import Entry, entries_hash, harvest, pair_of, words
-from onesentence.data.neardup import NearDuplicates
-from onesentence.data.split import harvested_rows, side_of_file
-from onesentence.model.modeling import has_bfloat16
+from onesentence.data.docstrings import Entry, entries_hash, harvest, pair_of, words
+from onesentence.data.near_duplicates import NearDuplicates
+from onesentence.data.splits import harvested_rows, side_of_file
+from onesentence.model.loading import has_bfloat16
 from onesentence.training.checkpoints import keep_last, last_checkpoint, seal
 
 PARAMS = ("pretrain",)

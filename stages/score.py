@@ -21,8 +21,8 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import read_jsonl, read_parquet, replacing
 from onesentence.core.language import require_language
 from onesentence.core.text import body_of, first_sentence
-from onesentence.evaluation import evaluation
-from onesentence.evaluation.article import Article
+from onesentence.evaluation import scoring
+from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import SCORES, unit_of, write_scores
 from onesentence.evaluation.overlap import oracle_sentences
 
@@ -88,7 +88,7 @@ def main() -> None:
     rows = predictions_by_id(PREDICTIONS / f"{generated}.jsonl", ids)
     outputs[generated] = [row["prediction"] for row in rows]
     succeeded[generated] = [row["status"] == "ok" for row in rows]
-    scores = evaluation.score_systems(
+    scores = scoring.score_systems(
         ids,
         references,
         outputs,
@@ -101,7 +101,7 @@ def main() -> None:
         unit=unit,
     )
     if group == "baselines":
-        scores["reference"] = evaluation.score_references(ids, references, documents, groups, unit)
+        scores["reference"] = scoring.score_references(ids, references, documents, groups, unit)
     with replacing(SCORES / group) as folder:
         for name, system in scores.items():
             more = {"document_words": lengths, "text": pa.array(outputs.get(name, references), pa.string())}

@@ -19,12 +19,13 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import read_parquet, write_json
 from onesentence.core.runtime import set_up
 from onesentence.generation.decoding import spanning, summarize
-from onesentence.generation.gate import check_tokenizer, run_gate
+from onesentence.generation.smoke_test import check_tokenizer, run_gate
+from onesentence.model.adapters import add_adapter
 from onesentence.model.base_check import check_base
 from onesentence.model.encoding import training_batch
+from onesentence.model.loading import load_base, load_tokenizer
 from onesentence.model.model_files import listed
-from onesentence.model.modeling import add_adapter, load_base, load_tokenizer
-from onesentence.training.losses import completion_loss
+from onesentence.training.loss import completion_loss
 
 PARAMS = ("model", "lora.target_modules", "smoke.examples", "generate")
 TOKENIZED = Path("data/tokenized")

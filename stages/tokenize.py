@@ -17,7 +17,7 @@ from onesentence.core.files import read_parquet, replacing, write_json, write_pa
 from onesentence.core.params import SPLITS
 from onesentence.model.base_check import check_ids, check_positions, check_round_trip
 from onesentence.model.encoding import encode_completion, encode_prompt, overhead, template_overheads
-from onesentence.model.modeling import load_config, load_tokenizer
+from onesentence.model.loading import load_config, load_tokenizer
 
 PARAMS = ("prompt", "model", "generate.max_new_tokens")
 PREPARED = Path("data/prepared")

@@ -46,6 +46,11 @@ def stage(folder: Path, *module: str, check: bool = True) -> subprocess.Complete
     return run(folder, "python", "-m", f"stages.{module[0]}", *module[1:], check=check)
 
 
+def command(folder: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess:
+    """Run `python -m onesentence.commands.NAME ...` in `folder`."""
+    return run(folder, "python", "-m", f"onesentence.commands.{words[0]}", *words[1:], check=check)
+
+
 def edit(folder: Path, **values) -> None:
     """Set keys of a project's params.yaml: section__key=value."""
     from onesentence.commands.edit import apply
@@ -68,13 +73,13 @@ def edit(folder: Path, **values) -> None:
 @pytest.fixture(scope="session")
 def pairs() -> list[dict]:
     """Real pairs: the docstrings of one installed package."""
-    from onesentence.data import harvest
+    from onesentence.data import docstrings
 
     found = []
-    for file, path in harvest.source_files():
+    for file, path in docstrings.source_files():
         if file.startswith("narwhals/"):
-            for entry in harvest.entries_of(file, path):
-                pair = harvest.pair_of(entry)
+            for entry in docstrings.entries_of(file, path):
+                pair = docstrings.pair_of(entry)
                 if not isinstance(pair, str):
                     found.append({"id": entry.qualname, "document": pair[0], "summary": pair[1]})
     unique = {pair["document"]: pair for pair in found}
@@ -112,7 +117,7 @@ def tiny_settings(tiny) -> SimpleNamespace:
 @pytest.fixture
 def tokenizer(tiny_settings):
     """The tiny model's tokenizer, as the stages load it."""
-    from onesentence.model.modeling import load_tokenizer
+    from onesentence.model.loading import load_tokenizer
 
     return load_tokenizer(tiny_settings)
 
@@ -120,7 +125,7 @@ def tokenizer(tiny_settings):
 @pytest.fixture
 def base(tiny_settings):
     """The tiny model, as the stages load it."""
-    from onesentence.model.modeling import load_base
+    from onesentence.model.loading import load_base
 
     return load_base(tiny_settings)
 

@@ -44,8 +44,9 @@ def language_model(p, folder: Path, targets: list[str], quantization: str) -> li
     import torch
 
     from onesentence.generation.decoding import summarize_in_batches
-    from onesentence.model.modeling import add_adapter, load_base, load_tokenizer
-    from stages.train import build_trainer
+    from onesentence.model.adapters import add_adapter
+    from onesentence.model.loading import load_base, load_tokenizer
+    from onesentence.training.trainer import build_trainer
 
     p.model = SimpleNamespace(
         name=str(folder), path=str(folder), revision=None, dtype="float32", quantization=quantization

@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from onesentence.evaluation.statistics import Sample, difference_of, summary_of
-from onesentence.report import analysis
-from onesentence.report.analysis import chosen_articles, facets, group_rows, labelled_groups, quantile_groups
+from onesentence.evaluation.resampling import Sample, difference_of, summary_of
+from onesentence.report import subgroups
+from onesentence.report.subgroups import chosen_articles, facets, group_rows, labelled_groups, quantile_groups
 
 
 def plain(groups: list[tuple[str, np.ndarray]]) -> list[tuple[str, list[int]]]:
@@ -68,7 +68,7 @@ def test_rows_of_groups_are_the_groups_own_scores():
 
 
 def test_articles_to_read_by_hand(monkeypatch):
-    monkeypatch.setattr(analysis, "SHOWN", 2)
+    monkeypatch.setattr(subgroups, "SHOWN", 2)
     scores = np.array([5.0, 0.0, 9.0, 4.0, 2.0])  # mean 4
     found = chosen_articles(scores)
     assert (found["worst"], found["best"], found["average"]) == ([1, 4], [2, 0], [3, 0])
@@ -85,4 +85,4 @@ def test_fewer_articles_than_are_shown_are_all_shown():
 def test_which_articles_are_random_does_not_depend_on_their_scores():
     one, other = (chosen_articles(np.random.default_rng(seed).random(200)) for seed in (1, 2))
     assert one["random"] == other["random"] and one["worst"] != other["worst"]
-    assert len(one["random"]) == analysis.SHOWN
+    assert len(one["random"]) == subgroups.SHOWN

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from onesentence.evaluation.article import (
+from onesentence.evaluation.extraction import (
     Article,
     canonical_number,
     extraction_scores,

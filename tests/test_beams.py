@@ -23,7 +23,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from onesentence.generation.beams import SHARED_ATTENTION, SharedPromptLayer, beam_search, serves
+from onesentence.generation.beam_search import SHARED_ATTENTION, SharedPromptLayer, beam_search, serves
 from onesentence.generation.decoding import generate_tokens, shares_prompt
 
 VOCABULARY, PAD, EOS = 97, 0, 1
@@ -174,14 +174,14 @@ def test_prompts_may_be_read_one_at_a_time_and_the_last_layer_reads_only_keys_an
     config = settings(4)
     model.generation_config = config
     with torch.inference_mode():
-        monkeypatch.setattr("onesentence.generation.beams.READ_TOKENS", 1)
+        monkeypatch.setattr("onesentence.generation.beam_search.READ_TOKENS", 1)
         alone = beam_search(model, ids, mask, config)
         # One pass a prompt, of all its tokens but the last, and at least one.
         assert computed[0][:6] == [1, 39, 1, 16, 1, 5]
         assert computed[1] == computed[0][5:]
         for handle in handles:
             handle.remove()
-        monkeypatch.setattr("onesentence.generation.beams.READ_TOKENS", 1_000)
+        monkeypatch.setattr("onesentence.generation.beam_search.READ_TOKENS", 1_000)
         together = beam_search(model, ids, mask, config)
         theirs = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     assert torch.equal(alone, together) and torch.equal(alone, theirs)

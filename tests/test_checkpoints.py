@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from onesentence.model.modeling import add_adapter, load_base
+from onesentence.model.adapters import add_adapter
+from onesentence.model.loading import load_base
 from onesentence.training.checkpoints import (
     MANIFEST,
     fault,
@@ -94,7 +95,7 @@ def test_training_with_any_file_of_the_newest_truncated_ends_in_the_bytes_of_an_
 ):
     from transformers import TrainerCallback
 
-    from stages.train import build_trainer
+    from onesentence.training.trainer import build_trainer
 
     lora = SimpleNamespace(rank=2, alpha=None, dropout=0.1, target_modules=["q_proj", "v_proj"])
     train = SimpleNamespace(

@@ -8,11 +8,11 @@ import pytest
 from scipy.stats import bootstrap
 
 from onesentence.core.errors import UserError
-from onesentence.evaluation import evaluation
+from onesentence.evaluation import comparison
 from onesentence.evaluation.metrics import Scores, require_comparable, unit_of
 from onesentence.evaluation.overlap import corpus_bleu
 from onesentence.evaluation.power import needed
-from onesentence.evaluation.statistics import (
+from onesentence.evaluation.resampling import (
     BOOTSTRAP,
     ENOUGH,
     FEW,
@@ -26,8 +26,8 @@ from onesentence.evaluation.statistics import (
     subset_sums,
     summary_of,
 )
-from onesentence.report.verdict import clusters_phrase, difference_sentence
-from onesentence.study.hierarchy import difference, family, resampled, spread_of, summary
+from onesentence.report.sentences import clusters_phrase, difference_sentence
+from onesentence.study.variance import difference, family, resampled, spread_of, summary
 
 
 def groups_of(sizes: np.ndarray) -> np.ndarray:
@@ -242,13 +242,13 @@ def test_bca_and_the_bootstraps_p_are_those_of_clusters(clusters, there):
 
 
 def test_few_clusters_are_warned_of_and_more_articles_of_the_same_ones_are_no_way_out():
-    assert evaluation.cluster_warning(Sample.independent(FEW), "row") is None
-    assert "29 articles are few" in evaluation.cluster_warning(Sample.independent(29), "row")
-    warning = evaluation.cluster_warning(Sample(groups_of(SIZES["one holds half"][0])), "author")
+    assert comparison.cluster_warning(Sample.independent(FEW), "row") is None
+    assert "29 articles are few" in comparison.cluster_warning(Sample.independent(29), "row")
+    warning = comparison.cluster_warning(Sample(groups_of(SIZES["one holds half"][0])), "author")
     assert (
         "13 clusters (unit: author) are few, which tell as much as 3.7 of equal size" in warning
     )  # 120^2 / 3900
-    assert evaluation.cluster_warning(Sample(groups_of(np.full(40, 10))), "file") is None
+    assert comparison.cluster_warning(Sample(groups_of(np.full(40, 10))), "file") is None
 
 
 @pytest.mark.parametrize("n", [1, 7])
@@ -300,16 +300,16 @@ def test_a_share_has_wilsons_interval_of_its_effective_articles():
     scores = Scores(
         ids, {"success_rate": rate}, {}, {"success_rate": "success_rate|n:60|test:y|unit:x"}, groups
     )
-    sums = evaluation.resampled({"a": scores}, 200)
-    found = evaluation.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
+    sums = comparison.resampled({"a": scores}, 200)
+    found = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
     # Ten clusters tell as much as ten articles: 5 of 10 is [0.24, 0.76], 30 of 60 would be [0.38, 0.62].
     assert found["value"] == 0.5 and found["low"] < 0.27 and found["high"] > 0.73
     scores.columns["success_rate"] = np.ones(60)
-    found = evaluation.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
+    found = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
     t = 2.262  # of Student's t with 9 degrees of freedom, since ten clusters are few
     assert found["low"] == pytest.approx(10 / (10 + t**2), abs=1e-3)  # of 10 of 10, not of 60 of 60
     scores.groups = [str(k // 15) for k in range(60)]
-    found = evaluation.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
+    found = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
     assert found == {"value": 1.0, "low": None, "high": None}  # four clusters have no interval
 
 
@@ -319,7 +319,7 @@ def test_a_handful_of_failures_leans_nowhere_by_chance(failures):
     for _ in range(120):
         succeeded = np.ones(200, dtype=bool)
         succeeded[rng.choice(200, failures, replace=False)] = False
-        p = evaluation.failure_bias(succeeded, rng.normal(size=200), sample)["p"]
+        p = comparison.failure_bias(succeeded, rng.normal(size=200), sample)["p"]
         leaning += p is not None and p <= 0.05
     assert leaning / 120 < 0.05 + 3 * (0.05 * 0.95 / 120) ** 0.5
 
@@ -331,8 +331,8 @@ def test_failures_that_share_a_cluster_prove_less():
     succeeded = np.isin(
         groups, np.argsort([lengths[groups == g].mean() for g in range(40)])[[25, 36, 39]], invert=True
     )
-    alone = evaluation.failure_bias(succeeded, lengths)
-    together = evaluation.failure_bias(succeeded, lengths, Sample(groups))
+    alone = comparison.failure_bias(succeeded, lengths)
+    together = comparison.failure_bias(succeeded, lengths, Sample(groups))
     assert alone["longer"] == together["longer"] and alone["failed"] == together["failed"] == 30
     assert together["p"] > 3 * alone["p"]
 

@@ -82,6 +82,19 @@ def test_a_renamed_file_and_a_moved_function_are_the_same(tmp_path, before):
     assert identity(moved, ["run"]) == before
 
 
+def test_the_module_that_a_definition_is_taken_from_is_no_part_of_it(tmp_path, before):
+    """`tools.scale` is `scale`; a package's name counts: `math.floor` is not `np.floor`."""
+    imported, called = "from lib.tools import scale, widest", "scale("
+    assert imported in STAGE and called in STAGE
+    through = STAGE.replace(imported, "from lib import tools\nfrom lib.tools import widest")
+    assert of(tmp_path / "module", {"run.py": through.replace(called, "tools.scale(")}) == before
+    one, other = (
+        of(tmp_path / name, {"run.py": f"import math\nimport numpy as np\nX = {name}.floor(1)\n"})
+        for name in ("math", "np")
+    )
+    assert one != other
+
+
 @pytest.mark.parametrize(
     "old, new",
     [

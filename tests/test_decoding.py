@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from onesentence.core.errors import UserError
-from onesentence.generation import decoding, gate
+from onesentence.generation import decoding, smoke_test
 from onesentence.generation.decoding import (
     articles_within,
     generate_tokens,
@@ -225,7 +225,7 @@ def test_spanning_goes_from_the_shortest_to_the_longest():
 def gated(base, tokenizer, new=12):
     rows = prompts()
     names = [f"id{len(row)}" for row in rows]
-    return gate.run_gate(base, tokenizer, names, rows, settings(new=new), 0.9, "the untuned base")
+    return smoke_test.run_gate(base, tokenizer, names, rows, settings(new=new), 0.9, "the untuned base")
 
 
 def test_the_gate_passes_as_things_are(base, tokenizer):
@@ -268,7 +268,7 @@ ECHO = output("Article: a", (20, 21), stopped=False, status="echo")
 
 
 def checked(outputs, least):
-    return gate.check_success(["a", "b", "c"], PROMPTS, outputs, 8, least, "the model")
+    return smoke_test.check_success(["a", "b", "c"], PROMPTS, outputs, 8, least, "the model")
 
 
 def test_a_base_may_say_nothing_and_repeat_its_prompt():
@@ -305,14 +305,14 @@ def test_outputs_that_begin_with_the_whole_prompt_stop_any_model():
     """What a wrong slice gives; short prompts fit into the tokens asked for."""
     rows = [list(range(20, 30))]
     with pytest.raises(UserError, match="the output begins with the tokens of the prompt"):
-        gate.check_success(["a"], rows, [output("x", [*rows[0], 5, 0])], 40, None, "the model")
+        smoke_test.check_success(["a"], rows, [output("x", [*rows[0], 5, 0])], 40, None, "the model")
 
 
 def test_another_models_tokenizer_put_back_by_hand_goes_red(pairs):
     """On the embedded base itself: a random model has no idea of its tokenizer to lose."""
     from conftest import ROOT
 
-    from onesentence.model.modeling import load_base, load_tokenizer
+    from onesentence.model.loading import load_base, load_tokenizer
     from stages.pretrain import train_tokenizer
 
     name = str(ROOT / "models/phi-tiny")
@@ -321,7 +321,7 @@ def test_another_models_tokenizer_put_back_by_hand_goes_red(pairs):
     documents = [pair["document"] for pair in pairs]
 
     def check(tokenizer_):
-        return gate.check_tokenizer(
+        return smoke_test.check_tokenizer(
             model, tokenizer, [tokenizer_(text)["input_ids"][:300] for text in documents[:6]]
         )
 
@@ -330,9 +330,9 @@ def test_another_models_tokenizer_put_back_by_hand_goes_red(pairs):
         with pytest.raises(UserError, match="the tokenizer is not this model's"):
             check(train_tokenizer(documents, vocabulary))
     with pytest.raises(UserError, match="gives id 9000, the model knows ids below 8192"):
-        gate.check_tokenizer(model, tokenizer, [[1, 9_000]])
+        smoke_test.check_tokenizer(model, tokenizer, [[1, 9_000]])
 
 
 def test_a_random_base_passes_the_tokenizer_check(base, tokenizer, pairs):
-    loss = gate.check_tokenizer(base, tokenizer, [tokenizer(pairs[0]["document"])["input_ids"]])
+    loss = smoke_test.check_tokenizer(base, tokenizer, [tokenizer(pairs[0]["document"])["input_ids"]])
     assert abs(loss - 6.4) < 0.2  # ln(600)

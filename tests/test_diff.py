@@ -21,7 +21,7 @@ from onesentence.commands.diff import (
 from onesentence.commands.show import short_names
 from onesentence.core.files import write_json
 from onesentence.evaluation.metrics import Scores
-from onesentence.evaluation.statistics import difference_of
+from onesentence.evaluation.resampling import difference_of
 
 
 def evaluation(value: float, half: float, signature: str = "rouge1|n:400") -> dict:

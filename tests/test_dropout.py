@@ -71,7 +71,7 @@ def test_it_is_the_plain_formula_bit_for_bit():
 def test_every_adapter_of_a_model_gets_it(base):
     from types import SimpleNamespace
 
-    from onesentence.model.modeling import add_adapter
+    from onesentence.model.adapters import add_adapter
 
     lora = SimpleNamespace(rank=2, alpha=None, dropout=0.2, target_modules=["q_proj", "fc1"])
     model = add_adapter(base, lora, seed=0)

@@ -13,10 +13,11 @@ from conftest import edit, stage
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from onesentence.core.errors import UserError
-from onesentence.generation.beams import serves
-from onesentence.model import base_check, decoding, modeling
+from onesentence.generation import decoding
+from onesentence.generation.beam_search import serves
+from onesentence.model import adapters, base_check, loading
 from onesentence.model.encoding import encode_completion, encode_prompt, pad_left, training_batch
-from onesentence.training.losses import completion_loss
+from onesentence.training.loss import completion_loss
 
 VOCABULARY, EOS, PAD = 600, 0, 1  # of the tiny tokenizer
 TOKENS = {"vocab_size": VOCABULARY, "eos_token_id": EOS, "pad_token_id": PAD, "bos_token_id": None}
@@ -124,8 +125,8 @@ def encoded(tokenizer, pairs, count: int = 3) -> list[tuple[list[int], list[int]
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_goes_through_the_whole_path(name, tmp_path, tokenizer, pairs, capsys):
     settings, targets, shares = saved(tmp_path / "base", tokenizer, name)
-    tokenizer = modeling.load_tokenizer(settings)
-    base = modeling.load_base(settings)
+    tokenizer = loading.load_tokenizer(settings)
+    base = loading.load_base(settings)
     rows = encoded(tokenizer, pairs)
     prompts = [prompt for prompt, _ in rows]
     base_check.check_base(base, tokenizer, prompts)
@@ -141,7 +142,7 @@ def test_a_family_goes_through_the_whole_path(name, tmp_path, tokenizer, pairs, 
 
     # A LoRA step changes what the model says of the row, in the right direction.
     lora = SimpleNamespace(rank=4, alpha=None, dropout=0.0, target_modules=list(targets))
-    model = modeling.add_adapter(base, lora, seed=0).train()
+    model = adapters.add_adapter(base, lora, seed=0).train()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.01)
     batch = training_batch(rows, tokenizer.pad_token_id)
@@ -159,8 +160,8 @@ def test_a_family_goes_through_the_whole_path(name, tmp_path, tokenizer, pairs, 
     probe = torch.tensor([prompts[0]])
     with torch.inference_mode():
         wanted = model.eval()(input_ids=probe, use_cache=False).logits
-    modeling.save_tuned(model, tmp_path / "tuned", "models/tiny", "lora")
-    loaded = modeling.load_tuned(settings, tmp_path / "tuned")
+    adapters.save_tuned(model, tmp_path / "tuned", "models/tiny", "lora")
+    loaded = adapters.load_tuned(settings, tmp_path / "tuned")
     assert not hasattr(loaded, "peft_config")
     with torch.inference_mode():
         logits = loaded(input_ids=probe, use_cache=False).logits
@@ -175,7 +176,7 @@ def refused(folder, tokenizer, model):
         name=str(folder), path=str(folder), revision=None, dtype="float32", quantization="none"
     )
     with pytest.raises(UserError) as caught:
-        modeling.load_base(settings)
+        loading.load_base(settings)
     assert "network" not in str(caught.value) and "\n" not in str(caught.value)
     return str(caught.value)
 

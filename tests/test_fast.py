@@ -272,7 +272,7 @@ def adapted(model):
     """A LoRA adapter on every linear layer of attention, its update not zero."""
     from types import SimpleNamespace
 
-    from onesentence.model.modeling import trainable
+    from onesentence.model.adapters import trainable
 
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
     lora = SimpleNamespace(rank=4, alpha=None, dropout=0.0, target_modules=targets)

@@ -13,12 +13,12 @@ from statistics import fmean
 import pyarrow as pa
 import pytest
 import sacrebleu
-from conftest import ROOT, stage
+from conftest import ROOT, command, stage
 from rouge_score.rouge_scorer import RougeScorer
 
 from onesentence.core import errors
 from onesentence.core.errors import UserError
-from onesentence.evaluation.aligned import read_texts
+from onesentence.evaluation.external import read_texts
 from onesentence.evaluation.metrics import METRICS, QUALITY, read_scores, write_scores
 
 OUTPUTS = Path(__file__).parents[2] / "shared" / "data" / "xsum-outputs"
@@ -75,7 +75,8 @@ def call(monkeypatch, capsys):
 
     def command(name: str, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", [name, *arguments])
-        errors.run(import_module(f"stages.{name}").main)
+        package = "onesentence.commands" if name == "significance" else "stages"
+        errors.run(import_module(f"{package}.{name}").main)
         return capsys.readouterr().out
 
     return command
@@ -148,7 +149,7 @@ def test_the_commands_run_from_a_shell(files):
     result = stage(ROOT, "evaluate", *options(files), *FAST)
     assert "ROUGE-1" in result.stdout and "5 articles" in result.stdout and result.stderr == ""
     assert json.loads(files["output"].read_text())["n"] == 5
-    result = stage(ROOT, "significance", *systems(files, "good", "poor"), *FAST)
+    result = command(ROOT, "significance", *systems(files, "good", "poor"), *FAST)
     assert "good - poor, the same 5 articles" in result.stdout and result.stderr == ""
     said = " ".join(result.stdout.split())
     assert (
@@ -180,12 +181,13 @@ def test_no_column_of_a_comparison_is_cut_off_however_wide_its_numbers(capsys):
     assert max(map(len, shown.splitlines())) <= 118
 
 
-@pytest.mark.parametrize("command", ["evaluate", "significance"])
-def test_a_failed_command_exits_1_with_one_line(command, files, tmp_path):
+@pytest.mark.parametrize("name", ["evaluate", "significance"])
+def test_a_failed_command_exits_1_with_one_line(name, files, tmp_path):
     given = options(files, references=tmp_path / "nowhere.txt")
-    if command == "significance":
+    if name == "significance":
         given = [*systems({**files, "references": tmp_path / "nowhere.txt"}, "good", "poor")]
-    result = stage(ROOT, command, *given, *FAST, check=False)
+    runner = command if name == "significance" else stage
+    result = runner(ROOT, name, *given, *FAST, check=False)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert "nowhere.txt: not found" in result.stderr
@@ -569,7 +571,7 @@ def stored(tmp_path_factory) -> dict[str, Path]:
     """Scores files as the stage `evaluate` writes them: two systems, and one of other references."""
     from types import SimpleNamespace
 
-    from onesentence.evaluation.evaluation import score_systems
+    from onesentence.evaluation.scoring import score_systems
 
     folder = tmp_path_factory.mktemp("scores")
 
@@ -618,7 +620,7 @@ def test_published_xsum_outputs_are_scored_as_published(files):
     given = [f"--system={name}={OUTPUTS / name}.txt" for name in ("convs2s", "lead")]
     output = ("--output", str(files["output"]))
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    stage(ROOT, "significance", f"--references={OUTPUTS / 'ref.txt'}", *given, "--no-bertscore", *output)
+    command(ROOT, "significance", f"--references={OUTPUTS / 'ref.txt'}", *given, "--no-bertscore", *output)
     seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     # About 20 s on two cores, 30 s of computing: that counts where other jobs hold the machine up. Cores that
     # are a third as fast, each shared with another test, compute for 70 s.

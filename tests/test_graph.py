@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import ROOT, run
 
-from onesentence.report.results import results_table
+from onesentence.report.tables import results_table
 from stages import score
 
 PACKAGES = ("stages", "onesentence")

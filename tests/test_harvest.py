@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from onesentence.core.errors import UserError
-from onesentence.data import harvest
-from onesentence.data.harvest import (
+from onesentence.data import docstrings
+from onesentence.data.docstrings import (
     BODY_WORDS,
     DISTRIBUTIONS,
     Entry,
@@ -311,7 +311,7 @@ def test_check_versions_names_the_packages_that_differ(tmp_path):
 def test_check_versions_names_a_package_that_is_not_installed(tmp_path, monkeypatch):
     path = tmp_path / "requirements.txt"
     path.write_text("no-such-distribution-here==1.0\n")
-    monkeypatch.setattr(harvest, "DISTRIBUTIONS", ("no_such_distribution_here",))
+    monkeypatch.setattr(docstrings, "DISTRIBUTIONS", ("no_such_distribution_here",))
     with pytest.raises(UserError, match=r"no_such_distribution_here: not installed, pinned 1\.0"):
         check_versions(path)
 
@@ -322,7 +322,7 @@ def test_the_committed_requirements_pin_every_harvested_distribution():
 
 
 def test_source_files_are_sorted_and_leave_out_tests_and_copies_of_others(monkeypatch):
-    monkeypatch.setattr(harvest, "DISTRIBUTIONS", ("networkx",))
+    monkeypatch.setattr(docstrings, "DISTRIBUTIONS", ("networkx",))
     files = list(source_files())
     names = [name for name, _ in files]
     assert names == sorted(names) and len(set(names)) == len(names) > 100
@@ -346,10 +346,10 @@ def test_entries_hash_changes_with_every_field_and_with_the_order():
 
 
 HASH_PROGRAM = """
-from onesentence.data import harvest
-harvest.DISTRIBUTIONS = ("dulwich", "narwhals")
-entries = [entry for item in harvest.source_files() for entry in harvest.entries_of(*item)]
-print(len(entries), harvest.entries_hash(entries))
+from onesentence.data import docstrings
+docstrings.DISTRIBUTIONS = ("dulwich", "narwhals")
+entries = [entry for item in docstrings.source_files() for entry in docstrings.entries_of(*item)]
+print(len(entries), docstrings.entries_hash(entries))
 """
 
 
@@ -413,7 +413,7 @@ def test_the_same_packages_give_the_same_entries_on_another_python(version, hash
     ],
 )
 def test_the_harvest_keeps_its_own_sentences_and_words(line, expected):
-    assert harvest.is_one_sentence(line) is expected
-    assert harvest.words("caf\u00e9 \u2013 Snake_case \u732b\u304c") == [
+    assert docstrings.is_one_sentence(line) is expected
+    assert docstrings.words("caf\u00e9 \u2013 Snake_case \u732b\u304c") == [
         "caf", "\u00e9", "\u2013", "snake_case", "\u732b\u304c",
     ]  # fmt: skip

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from onesentence.evaluation.statistics import detectable_effect, mean_of, mean_statistics, resampled_sums
-from onesentence.study import hierarchy
-from onesentence.study.hierarchy import (
+from onesentence.evaluation.resampling import detectable_effect, mean_of, mean_statistics, resampled_sums
+from onesentence.study import variance
+from onesentence.study.variance import (
     difference,
     family,
     fitted,
@@ -104,11 +104,11 @@ def test_a_borrowed_spread_makes_one_seed_honest():
 
 def test_a_borrowed_spread_is_one_estimate_however_many_borrow_it():
     """Degrees of freedom are those of the spread where it is all of the variance, for two and for twenty."""
-    spread, row = hierarchy.Spread(0.06, 0.06, 10), np.full((1, 50), 30.0)
+    spread, row = variance.Spread(0.06, 0.06, 10), np.full((1, 50), 30.0)
     found = [resampled(row + k, 100, k, spread) for k in range(20)]
     assert difference(found[0], found[1], 0.95)["df"] == pytest.approx(10)
     assert slope(np.arange(20.0), found, 0.95)["df"] == pytest.approx(10)
-    own = [hierarchy.Spread(0.06, 0.06, 2) for _ in range(2)]
+    own = [variance.Spread(0.06, 0.06, 2) for _ in range(2)]
     left, right = (resampled(row, 100, k, each) for k, each in enumerate(own))
     assert difference(left, right, 0.95)["df"] == pytest.approx(4)
 
@@ -270,7 +270,7 @@ def test_scaling_holds_the_law_against_the_largest_size():
 def test_the_band_passes_through_the_fitted_law():
     x = np.array([250, 500, 1_000, 2_000])
     found = [resampled(np.full((1, 30), 40 - 300 * float(n) ** -0.4), 50, k) for k, n in enumerate(x)]
-    drawn = hierarchy.band(x, found, np.array([500.0, 9_000.0]), 0.95)
+    drawn = variance.band(x, found, np.array([500.0, 9_000.0]), 0.95)
     assert drawn.shape == (3, 2)
     assert drawn[0] == pytest.approx([40 - 300 * 500**-0.4, 40 - 300 * 9_000**-0.4], abs=1e-3)
 

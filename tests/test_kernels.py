@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT, run, write_tiny_model
 
-import stages
+import onesentence
 from onesentence.core import runtime
 
 FLAGS = runtime.cpu_info().get("flags", "").split()
@@ -97,12 +97,12 @@ def test_free_to_choose_the_libraries_give_other_bytes(computed, name):
 @needs_avx2
 def test_importing_the_package_chooses_the_kernels_before_any_library_is_loaded():
     code = (
-        "import json, os, sys, stages\n"
+        "import json, os, sys, onesentence\n"
         "heavy = sorted({'numpy', 'torch', 'scipy', 'pyarrow'} & set(sys.modules))\n"
         "import numpy, torch\n"
         "from numpy._core._multiarray_umath import __cpu_features__ as features\n"
         "print(json.dumps([heavy, torch.backends.cpu.get_cpu_capability(), features['X86_V4'],"
-        " {name: os.environ[name] for name in stages.choose_kernels.__globals__['KERNELS']}]))\n"
+        " {name: os.environ[name] for name in onesentence.choose_kernels.__globals__['KERNELS']}]))\n"
     )
     heavy, torch_kernels, wide, variables = json.loads(run(ROOT, sys.executable, "-c", code).stdout)
     assert heavy == [] and torch_kernels == "AVX2" and wide is False
@@ -112,7 +112,7 @@ def test_importing_the_package_chooses_the_kernels_before_any_library_is_loaded(
 @needs_avx2
 def test_the_kernels_are_chosen_over_what_a_user_has_set(monkeypatch):
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx512")
-    stages.choose_kernels()
+    onesentence.choose_kernels()
     assert os.environ["ATEN_CPU_CAPABILITY"] == "avx2"
 
 
@@ -133,7 +133,7 @@ def test_torch_that_was_loaded_first_is_refused():
         "set_up(0)\n"
     )
     failed = run(ROOT, "env", "-u", "ATEN_CPU_CAPABILITY", sys.executable, "-c", code, check=False)
-    assert failed.returncode == 1 and "torch was imported before stages" in failed.stderr
+    assert failed.returncode == 1 and "torch was imported before onesentence" in failed.stderr
 
 
 @pytest.mark.parametrize("has", [True, False])

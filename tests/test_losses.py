@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from onesentence.model.adapters import add_adapter
 from onesentence.model.encoding import IGNORED, training_batch
-from onesentence.model.modeling import add_adapter
-from onesentence.training.losses import completion_loss, last_mlp
+from onesentence.training.loss import completion_loss, last_mlp
 
 ROWS = [(list(range(5, 45)), [50, 51, 52, 0]), ([9, 8], [60, 0]), (list(range(100, 110)), [0])]
 

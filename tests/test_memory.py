@@ -8,8 +8,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from onesentence.core.errors import UserError
+from onesentence.model.adapters import add_adapter
 from onesentence.model.encoding import training_batch
-from onesentence.model.modeling import add_adapter, load_base, load_config
+from onesentence.model.loading import load_base, load_config
 from onesentence.training import memory
 from onesentence.training.memory import (
     NoEstimate,
@@ -239,7 +240,7 @@ def test_conv1d_is_quantized_too(tmp_path, quantization):
 
 
 def test_without_an_estimate_training_goes_on_and_says_why(capsys):
-    from stages.train import check_memory
+    from onesentence.training.memory import check_memory
 
     shape, target = FAMILIES["mixtral"]
     config = AutoConfig.for_model("mixtral", **shape)
@@ -264,7 +265,7 @@ def test_without_an_estimate_training_goes_on_and_says_why(capsys):
 
 
 def test_labels_are_counted_in_the_batch_that_has_most():
-    from stages.train import EVAL_BATCH, measured_batches, most_labels
+    from onesentence.training.batches import EVAL_BATCH, measured_batches, most_labels
 
     rows = [([1] * (20 - i), [2] * (1 + i % 3)) for i in range(12)]
     assert most_labels([rows[:2], rows[1:3], rows[3:4]]) == 2 + 3

@@ -13,18 +13,16 @@ from scipy import stats
 
 from onesentence.core.errors import UserError
 from onesentence.core.text import first_sentence
-from onesentence.evaluation import evaluation, metrics
-from onesentence.evaluation.article import Article
-from onesentence.evaluation.evaluation import (
+from onesentence.evaluation import comparison, metrics, scoring
+from onesentence.evaluation.comparison import (
     comparisons,
     definitions,
     failure_bias,
+    is_real,
     resampled,
-    score_references,
-    score_systems,
-    signed,
     summaries,
 )
+from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import (
     CORPUS,
     HEADLINE,
@@ -37,13 +35,13 @@ from onesentence.evaluation.metrics import (
     require_equal_signatures,
     write_scores,
 )
-from onesentence.evaluation.statistics import difference_of, wilson_interval
-from onesentence.report.verdict import (
+from onesentence.evaluation.resampling import difference_of, wilson_interval
+from onesentence.evaluation.scoring import score_references, score_systems, signed
+from onesentence.report.sentences import (
     bias_sentence,
     copying_sentence,
     difference_sentence,
     family_sentence,
-    is_real,
     verdict,
 )
 
@@ -473,7 +471,7 @@ def test_the_verdict_says_what_the_numbers_of_real_outputs_say(articles, scores)
         "n": N,
         "confidence": 0.95,
         "resamples": 2_000,
-        "resampling": evaluation.described_sample(renamed),
+        "resampling": comparison.described_sample(renamed),
         "systems": summaries(renamed, drawn, 0.95),
         "comparisons": comparisons(renamed, [("tuned", "lead")], drawn, 2_000, 0.95),
         "failure_bias": {
@@ -491,4 +489,4 @@ def test_the_verdict_says_what_the_numbers_of_real_outputs_say(articles, scores)
     assert "spans of their article word for word" in said[3]
     assert said[4].startswith("The untuned base: 6 of 40 outputs failed (15.0%) and score 0; they ")
     assert said[5] == "The fine-tuned model: no output failed."
-    assert evaluation.TEXT_SIGNATURE in renamed["reference"].signatures["novel_2"]
+    assert scoring.TEXT_SIGNATURE in renamed["reference"].signatures["novel_2"]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from onesentence.core.errors import UserError
-from onesentence.model import modeling
+from onesentence.model import loading
 from onesentence.model.model_files import tensors_of
 
 
@@ -60,7 +60,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-@pytest.mark.parametrize("load", [modeling.load_tokenizer, modeling.load_config, modeling.load_base])
+@pytest.mark.parametrize("load", [loading.load_tokenizer, loading.load_config, loading.load_base])
 def test_broken_weights_are_named_before_anything_is_loaded(folder, case, load):
     breaks, words = BROKEN[case]
     breaks(folder / "model.safetensors")
@@ -72,12 +72,12 @@ def test_broken_weights_are_named_before_anything_is_loaded(folder, case, load):
 @pytest.mark.parametrize("text", [POINTER, "", "{", "[1]"])
 def test_a_broken_json_file_is_named(folder, name, text):
     (folder / name).write_text(text)
-    assert f"{folder}/{name}: " in said(modeling.load_tokenizer, folder)
+    assert f"{folder}/{name}: " in said(loading.load_tokenizer, folder)
 
 
 def test_a_folder_without_a_tokenizer(folder):
     (folder / "tokenizer.json").unlink()
-    assert "has no tokenizer; expected tokenizer.json" in said(modeling.load_tokenizer, folder)
+    assert "has no tokenizer; expected tokenizer.json" in said(loading.load_tokenizer, folder)
 
 
 def test_a_shard_that_is_missing_or_lacks_a_tensor_is_named(folder):
@@ -86,27 +86,27 @@ def test_a_shard_that_is_missing_or_lacks_a_tensor_is_named(folder):
     whole.save_pretrained(folder, max_shard_size="100KB")
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 2
-    modeling.load_base(settings(folder))  # whole, it loads
+    loading.load_base(settings(folder))  # whole, it loads
     kept = load_file(shards[1])
     name = next(iter(kept))
     save_file({key: value for key, value in kept.items() if key != name}, shards[1])
-    assert f"{shards[1]}: lacks {name}, which" in said(modeling.load_base, folder)
+    assert f"{shards[1]}: lacks {name}, which" in said(loading.load_base, folder)
     shards[1].unlink()
-    assert f"{shards[1]}: not found, though model.safetensors.index.json" in said(modeling.load_base, folder)
+    assert f"{shards[1]}: not found, though model.safetensors.index.json" in said(loading.load_base, folder)
     (folder / "model.safetensors.index.json").unlink()
-    assert "expected model.safetensors, or several files" in said(modeling.load_base, folder)
+    assert "expected model.safetensors, or several files" in said(loading.load_base, folder)
 
 
 def test_pickled_weights_are_refused_with_a_reason(folder):
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    text = said(modeling.load_base, folder)
+    text = said(loading.load_base, folder)
     assert "*.safetensors not found" in text and "pickled (pytorch_model.bin)" in text
 
 
 def test_an_adapter_is_no_base_model(folder):
     (folder / "adapter_config.json").write_text("{}")
-    assert "holds an adapter (adapter_config.json)" in said(modeling.load_base, folder)
+    assert "holds an adapter (adapter_config.json)" in said(loading.load_base, folder)
 
 
 def test_the_header_is_what_safetensors_says(folder):
@@ -135,21 +135,21 @@ LACKING = ["lm_head.weight", "model.layers.1.mlp.fc1.bias", "model.embed_tokens.
 @pytest.mark.parametrize("name", LACKING)
 def test_a_missing_weight_is_no_random_one(folder, name):
     untie(folder)
-    modeling.load_base(settings(folder))
+    loading.load_base(settings(folder))
     drop(folder, name)
-    assert f"its weights lack {name}, which config.json asks for" in said(modeling.load_base, folder)
+    assert f"its weights lack {name}, which config.json asks for" in said(loading.load_base, folder)
 
 
 def test_tied_weights_are_not_missing(folder):
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"]
     assert "lm_head.weight" not in tensors_of(folder / "model.safetensors")
-    modeling.load_base(settings(folder))
+    loading.load_base(settings(folder))
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_a_missing_weight_is_seen_in_a_quantized_base_too(folder, quantization):
     drop(folder, "model.layers.1.mlp.fc1.weight")
-    text = said(modeling.load_base, folder, quantization=quantization)
+    text = said(loading.load_base, folder, quantization=quantization)
     assert "model.layers.1.mlp.fc1.weight" in text
 
 
@@ -158,21 +158,21 @@ def test_a_missing_expert_is_seen(tmp_path, tokenizer):
     size = {"vocab_size": 600, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     config = MixtralConfig(**size, num_attention_heads=4, num_key_value_heads=2, num_local_experts=4)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    modeling.load_base(settings(tmp_path))
+    loading.load_base(settings(tmp_path))
     experts = [name for name in tensors_of(tmp_path / "model.safetensors") if "experts" in name]
     drop(tmp_path, min(experts))
-    assert "lack parts of a layer (such as one of its experts)" in said(modeling.load_base, tmp_path)
+    assert "lack parts of a layer (such as one of its experts)" in said(loading.load_base, tmp_path)
 
 
 def test_a_config_of_another_width(folder):
     edit(folder / "config.json", hidden_size=128)
-    text = said(modeling.load_base, folder)
+    text = said(loading.load_base, folder)
     assert "another shape than config.json says" in text and "[600, 64] instead of [600, 128]" in text
 
 
 def test_a_config_of_fewer_layers_leaves_no_layer_out(folder):
     edit(folder / "config.json", num_hidden_layers=1)
-    text = said(modeling.load_base, folder)
+    text = said(loading.load_base, folder)
     assert "model.layers.1." in text and "for which config.json has no place" in text
 
 
@@ -180,14 +180,14 @@ def test_a_bias_that_the_model_does_not_know_is_not_dropped(folder):
     weights = load_file(folder / "model.safetensors")
     weights["model.embed_tokens.bias"] = torch.ones(64)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert "its weights hold model.embed_tokens.bias" in said(modeling.load_base, folder)
+    assert "its weights hold model.embed_tokens.bias" in said(loading.load_base, folder)
 
 
 def test_another_tasks_head_may_be_left_out(folder):
     weights = load_file(folder / "model.safetensors")
     weights["score.weight"] = torch.ones(2, 64)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    modeling.load_base(settings(folder))
+    loading.load_base(settings(folder))
 
 
 def no_question(*args):
@@ -201,7 +201,7 @@ def test_a_model_that_needs_its_own_code_is_refused_without_a_question(folder, m
     monkeypatch.setattr("builtins.input", no_question)
     edit(folder / "config.json", model_type="own", auto_map=CODE)
     (folder / "code.py").write_text("raise AssertionError('it was run')\n")
-    for load in (modeling.load_config, modeling.load_base):
+    for load in (loading.load_config, loading.load_base):
         assert "needs Python code of its own (auto_map)" in said(load, folder)
 
 
@@ -209,7 +209,7 @@ def test_code_beside_a_model_of_transformers_own_is_not_run(folder, monkeypatch,
     monkeypatch.setattr("builtins.input", no_question)
     edit(folder / "config.json", auto_map=CODE)
     (folder / "code.py").write_text("raise AssertionError('it was run')\n")
-    assert type(modeling.load_base(settings(folder))).__module__.startswith("transformers.models.phi.")
+    assert type(loading.load_base(settings(folder))).__module__.startswith("transformers.models.phi.")
     assert "its own Python code is not run" in capsys.readouterr().out
 
 
@@ -225,10 +225,10 @@ def test_code_beside_a_model_of_transformers_own_is_not_run(folder, monkeypatch,
 )
 def test_a_config_that_makes_no_model(folder, values, words):
     edit(folder / "config.json", **values)
-    assert words in said(modeling.load_base, folder)
+    assert words in said(loading.load_base, folder)
 
 
 @pytest.mark.parametrize("name", ["models/a/b", "./models", "/models/none"])
 def test_a_path_is_never_looked_for_on_the_hub(name):
     with pytest.raises(UserError, match=r"not a model folder, config.json and \*.safetensors not found"):
-        modeling.load_config(settings(name, path="requirements.txt"))
+        loading.load_config(settings(name, path="requirements.txt"))

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from onesentence.core import runtime
 from onesentence.core.errors import UserError
-from onesentence.model import modeling
+from onesentence.model import adapters, loading
 
 QKV = ["q_proj", "k_proj", "v_proj"]
 
@@ -24,39 +24,39 @@ def test_phi2_rank_16_on_q_k_v_trains_7_864_320_parameters():
     # 32 layers * 3 projections * 2 matrices * 2560 wide * rank 16
     from benchmarks.full_size import phi2_config
 
-    trainable, total = modeling.parameter_counts(phi2_config(), lora(), "lora")
+    trainable, total = adapters.parameter_counts(phi2_config(), lora(), "lora")
     assert trainable == 32 * 3 * 2 * 2560 * 16 == 7_864_320
     assert total == 2_787_548_160
 
 
 @pytest.mark.parametrize("rank", [8, 64])
 def test_trainable_parameters_follow_from_rank(base, rank):
-    model = modeling.add_adapter(base, lora(rank), seed=0)
+    model = adapters.add_adapter(base, lora(rank), seed=0)
     trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
     assert trained == 2 * 3 * 2 * 64 * rank  # layers * projections * matrices * width * rank
     assert all("lora_" in name for name, w in model.named_parameters() if w.requires_grad)
 
 
 def test_alpha_null_is_twice_the_rank(base):
-    model = modeling.add_adapter(base, lora(rank=12), seed=0)
+    model = adapters.add_adapter(base, lora(rank=12), seed=0)
     assert model.peft_config["default"].lora_alpha == 24
 
 
 def test_a_target_that_matches_nothing_is_an_error(base):
     with pytest.raises(UserError, match=r"lora.target_modules: query_key_value matches no module.*dense"):
-        modeling.add_adapter(base, lora(target_modules=("q_proj", "query_key_value")), seed=0)
+        adapters.add_adapter(base, lora(target_modules=("q_proj", "query_key_value")), seed=0)
 
 
 def test_a_fresh_adapter_changes_nothing(base):
     ids = torch.arange(20)[None]
     before = base(ids).logits
-    model = modeling.add_adapter(base, lora(), seed=3)
+    model = adapters.add_adapter(base, lora(), seed=3)
     assert torch.equal(model.eval()(ids).logits, before)
 
 
 def test_the_seed_decides_the_adapter(tiny_settings):
     def weights(seed):
-        model = modeling.add_adapter(modeling.load_base(tiny_settings), lora(), seed)
+        model = adapters.add_adapter(loading.load_base(tiny_settings), lora(), seed)
         return torch.cat([w.flatten() for n, w in model.named_parameters() if "lora_A" in n])
 
     assert torch.equal(weights(1), weights(1))
@@ -101,15 +101,15 @@ def test_saved_bytes_do_not_depend_on_hash_seed_or_folder(tiny, tmp_path):
 def test_a_saved_adapter_loads_with_peft_alone(base, tiny_settings, tmp_path):
     from peft import PeftModel
 
-    model = modeling.add_adapter(base, lora(), seed=0)
+    model = adapters.add_adapter(base, lora(), seed=0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 weight.normal_(generator=torch.Generator().manual_seed(0))
     ids = torch.arange(20)[None]
     wanted = model.eval()(ids).logits
-    modeling.save_tuned(model, tmp_path / "tuned", "models/tiny", "lora")
-    loaded = PeftModel.from_pretrained(modeling.load_base(tiny_settings), tmp_path / "tuned").eval()
+    adapters.save_tuned(model, tmp_path / "tuned", "models/tiny", "lora")
+    loaded = PeftModel.from_pretrained(loading.load_base(tiny_settings), tmp_path / "tuned").eval()
     assert torch.equal(loaded(ids).logits, wanted)
 
 
@@ -117,15 +117,15 @@ def test_a_saved_adapter_loads_with_peft_alone(base, tiny_settings, tmp_path):
 def test_quantized_base_trains_and_generates(tiny_settings, tokenizer, quantization):
     from onesentence.generation.decoding import summarize
     from onesentence.model.encoding import training_batch
-    from onesentence.training.losses import completion_loss
+    from onesentence.training.loss import completion_loss
 
     settings = SimpleNamespace(**{**vars(tiny_settings), "quantization": quantization})
-    plain = modeling.load_base(tiny_settings).get_memory_footprint()
-    base = modeling.load_base(settings)
+    plain = loading.load_base(tiny_settings).get_memory_footprint()
+    base = loading.load_base(settings)
     kinds = {type(module).__name__ for module in base.modules()}
     assert {"nf4": "Linear4bit", "int8": "Linear8bitLt"}[quantization] in kinds
     assert base.get_memory_footprint() < plain
-    model = modeling.add_adapter(base, lora(), seed=0).train()
+    model = adapters.add_adapter(base, lora(), seed=0).train()
     optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=0.01)
     batch = training_batch([(list(range(10, 30)), [40, 41, 0]), ([7, 8], [9, 0])], tokenizer.pad_token_id)
     losses = []
@@ -147,13 +147,13 @@ def test_quantized_base_trains_and_generates(tiny_settings, tokenizer, quantizat
 def test_a_quantized_base_that_has_generated_trains_as_an_unused_one(tiny_settings, tokenizer, quantization):
     from onesentence.generation.decoding import summarize
     from onesentence.model.encoding import training_batch
-    from onesentence.training.losses import completion_loss
+    from onesentence.training.loss import completion_loss
 
     settings = SimpleNamespace(**{**vars(tiny_settings), "quantization": quantization})
     batch = training_batch([(list(range(10, 30)), [40, 41, 0])], tokenizer.pad_token_id)
 
     def gradients(used):
-        base = modeling.load_base(settings)
+        base = loading.load_base(settings)
         if used:
             summarize(
                 base,
@@ -163,7 +163,7 @@ def test_a_quantized_base_that_has_generated_trains_as_an_unused_one(tiny_settin
                     max_new_tokens=3, num_beams=2, batch_tokens=1, length_penalty=1.0, no_repeat_ngram=0
                 ),
             )
-        model = modeling.add_adapter(base, lora(), seed=0).train()
+        model = adapters.add_adapter(base, lora(), seed=0).train()
         completion_loss(model, batch).backward()
         return [w.grad for n, w in model.named_parameters() if "lora_B" in n]
 
@@ -187,7 +187,7 @@ def test_float16_with_float32_attention_has_finite_logits(base, tokenizer, tmp_p
     settings = SimpleNamespace(
         name=str(tmp_path), path=str(tmp_path), revision=None, dtype="float16", quantization="none"
     )
-    model = modeling.load_base(settings)
+    model = loading.load_base(settings)
     assert model.dtype == torch.float16
     ids = torch.arange(12)[None]
     logits = model(ids).logits
@@ -201,8 +201,8 @@ def test_float32_attention_is_the_librarys_in_float32(base):
     mask = torch.ones_like(ids)
     mask[0, :6] = 0
     wanted = base(ids, attention_mask=mask).logits
-    modeling.register_float32_attention()
-    base.set_attn_implementation(modeling.FLOAT32_ATTENTION)
+    loading.register_float32_attention()
+    base.set_attn_implementation(loading.FLOAT32_ATTENTION)
     assert torch.equal(base(ids, attention_mask=mask).logits, wanted)
 
 
@@ -210,7 +210,7 @@ def test_bfloat16_is_refused_on_a_gpu_without_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     with pytest.raises(UserError, match=r"model.dtype: bfloat16 .* does not have it"):
-        modeling.check_dtype("bfloat16")
+        loading.check_dtype("bfloat16")
 
 
 def test_a_folder_that_is_no_model(tmp_path):
@@ -218,9 +218,9 @@ def test_a_folder_that_is_no_model(tmp_path):
         name=str(tmp_path), path=str(tmp_path), revision=None, dtype="float32", quantization="none"
     )
     with pytest.raises(UserError, match=r"not a model folder, config.json and \*.safetensors not found"):
-        modeling.load_base(settings)
+        loading.load_base(settings)
     with pytest.raises(UserError, match="not a model folder"):
-        modeling.load_tokenizer(settings)
+        loading.load_tokenizer(settings)
 
 
 def test_pickled_weights_are_refused(tiny, tmp_path):
@@ -234,10 +234,10 @@ def test_pickled_weights_are_refused(tiny, tmp_path):
         name=str(tmp_path), path=str(tmp_path), revision=None, dtype="float32", quantization="none"
     )
     with pytest.raises(UserError, match=r"\*.safetensors not found"):
-        modeling.load_base(settings)
+        loading.load_base(settings)
 
 
-@pytest.mark.parametrize("load", [modeling.load_base, modeling.load_tokenizer, modeling.load_config])
+@pytest.mark.parametrize("load", [loading.load_base, loading.load_tokenizer, loading.load_config])
 def test_a_hub_name_without_a_network_fails_in_one_sentence(load):
     settings = SimpleNamespace(
         name="microsoft/phi-2",
@@ -254,9 +254,9 @@ def test_a_hub_name_without_a_network_fails_in_one_sentence(load):
 def test_bfloat16_autocast_is_refused_on_a_cpu_without_it(monkeypatch):
     monkeypatch.setattr(runtime, "cpu_info", lambda: {"flags": "fpu avx2 avx512f"})
     with pytest.raises(UserError, match=r"train.autocast: bfloat16 .* this CPU does not have it; use none"):
-        modeling.require_bfloat16("train.autocast", "none")
+        loading.require_bfloat16("train.autocast", "none")
     monkeypatch.setattr(runtime, "cpu_info", lambda: {"flags": "fpu avx2 avx512f avx512_bf16"})
-    modeling.require_bfloat16("train.autocast", "none")
+    loading.require_bfloat16("train.autocast", "none")
 
 
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "full"])
@@ -265,15 +265,15 @@ def test_what_was_trained_is_loaded_whatever_it_is(base, tiny_settings, tmp_path
     torch.manual_seed(1)
     ids = torch.randint(5, 500, (2, 30))
     before = base(ids).logits
-    model = modeling.trainable(base, lora(), 0, method)
+    model = adapters.trainable(base, lora(), 0, method)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.add_(0.02 * torch.randn_like(weight))
     changed = model(ids).logits
     assert not torch.allclose(changed, before, atol=1e-2)
-    modeling.save_tuned(model, tmp_path, "models/tiny", method)
-    loaded = modeling.load_tuned(tiny_settings, tmp_path)
+    adapters.save_tuned(model, tmp_path, "models/tiny", method)
+    loaded = adapters.load_tuned(tiny_settings, tmp_path)
     assert not loaded.training
     assert torch.allclose(loaded(ids).logits, changed, atol=1e-4)
 
@@ -283,7 +283,7 @@ def test_the_scale_of_an_update_by_method(tiny_settings):
     scales = {}
     for method in ("lora", "rslora"):
         settings = SimpleNamespace(rank=16, alpha=32, dropout=0.0, target_modules=["q_proj"])
-        model = modeling.add_adapter(modeling.load_base(tiny_settings), settings, 0, method)
+        model = adapters.add_adapter(loading.load_base(tiny_settings), settings, 0, method)
         layer = model.get_base_model().model.layers[0].self_attn.q_proj
         scales[method] = layer.scaling["default"]
     assert scales == {"lora": 2.0, "rslora": 8.0}
@@ -291,7 +291,7 @@ def test_the_scale_of_an_update_by_method(tiny_settings):
 
 def test_a_folder_without_a_tuned_model_is_named(tiny_settings, tmp_path):
     with pytest.raises(UserError, match=r"no tuning.json there; run `dvc repro`"):
-        modeling.load_tuned(tiny_settings, tmp_path)
+        adapters.load_tuned(tiny_settings, tmp_path)
 
 
 def perturbed(model):
@@ -315,10 +315,10 @@ def test_an_adapter_on_tied_embeddings_stays_beside_them(
     assert base.config.tie_word_embeddings
     ids = torch.randint(5, 500, (2, 30), generator=torch.Generator().manual_seed(0))
     chosen = lora(target_modules=("q_proj", target))
-    model = perturbed(modeling.add_adapter(base, chosen, 0, method))
+    model = perturbed(adapters.add_adapter(base, chosen, 0, method))
     wanted = model(ids).logits
-    modeling.save_tuned(model, tmp_path, "models/tiny", method)
-    loaded = modeling.load_tuned(tiny_settings, tmp_path)
+    adapters.save_tuned(model, tmp_path, "models/tiny", method)
+    loaded = adapters.load_tuned(tiny_settings, tmp_path)
     assert torch.allclose(loaded(ids).logits, wanted, atol=1e-4)
     assert "the adapter stays beside the base" in capsys.readouterr().out
     settings = SimpleNamespace(
@@ -335,9 +335,9 @@ def test_a_merge_that_gives_other_logits_is_taken_back(base, tiny_settings, tmp_
     from peft.tuners.lora import LoraModel
 
     ids = torch.arange(5, 35)[None]
-    model = perturbed(modeling.add_adapter(base, lora(), 0))
+    model = perturbed(adapters.add_adapter(base, lora(), 0))
     wanted = model(ids).logits
-    modeling.save_tuned(model, tmp_path, "models/tiny", "lora")
+    adapters.save_tuned(model, tmp_path, "models/tiny", "lora")
     merge = LoraModel.merge_and_unload
 
     def wrong(self):
@@ -346,7 +346,7 @@ def test_a_merge_that_gives_other_logits_is_taken_back(base, tiny_settings, tmp_
         return merged
 
     monkeypatch.setattr(LoraModel, "merge_and_unload", wrong)
-    loaded = modeling.load_tuned(tiny_settings, tmp_path)
+    loaded = adapters.load_tuned(tiny_settings, tmp_path)
     assert torch.equal(loaded(ids).logits, wanted)
     assert "merged into it, the logits are others" in capsys.readouterr().out
 
@@ -354,8 +354,8 @@ def test_a_merge_that_gives_other_logits_is_taken_back(base, tiny_settings, tmp_
 def test_the_embeddings_are_not_copied_into_an_adapter(base, tmp_path):
     from safetensors.torch import load_file
 
-    model = modeling.add_adapter(base, lora(target_modules=("lm_head", "embed_tokens")), 0)
-    modeling.save_tuned(model, tmp_path, "models/tiny", "lora")
+    model = adapters.add_adapter(base, lora(target_modules=("lm_head", "embed_tokens")), 0)
+    adapters.save_tuned(model, tmp_path, "models/tiny", "lora")
     assert all("lora_" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
 
 
@@ -367,7 +367,7 @@ def gpt2():
 
 def test_conv1d_takes_an_adapter_of_its_own_shape(recwarn):
     """GPT-2's c_attn: 32 in, 96 out; its weight is stored the other way round than a Linear's."""
-    model = modeling.add_adapter(gpt2(), lora(rank=4, target_modules=("c_attn",)), seed=0)
+    model = adapters.add_adapter(gpt2(), lora(rank=4, target_modules=("c_attn",)), seed=0)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     assert sum(weight.numel() for weight in trained) == 2 * 4 * (32 + 96)
     assert not [warning for warning in recwarn if "fan_in_fan_out" in str(warning.message)]
@@ -384,13 +384,13 @@ def test_conv1d_takes_an_adapter_of_its_own_shape(recwarn):
 )
 def test_a_target_that_takes_no_adapter_is_named_with_what_the_model_has(target, words):
     with pytest.raises(UserError) as caught:
-        modeling.add_adapter(gpt2(), lora(target_modules=("c_attn", target)), seed=0)
+        adapters.add_adapter(gpt2(), lora(target_modules=("c_attn", target)), seed=0)
     assert words in str(caught.value)
     assert str(caught.value).endswith("it has c_attn, c_fc, c_proj, lm_head, wpe, wte")
 
 
 def test_a_target_may_be_the_end_of_a_name():
-    model = modeling.add_adapter(gpt2(), lora(rank=4, target_modules=("h.1.attn.c_attn",)), seed=0)
+    model = adapters.add_adapter(gpt2(), lora(rank=4, target_modules=("h.1.attn.c_attn",)), seed=0)
     assert sum("lora_A" in name for name, _ in model.named_parameters()) == 1
 
 
@@ -402,4 +402,4 @@ def test_what_peft_refuses_is_one_sentence():
         MambaConfig(vocab_size=99, hidden_size=32, num_hidden_layers=1, state_size=4, pad_token_id=0)
     )
     with pytest.raises(UserError, match="peft cannot adapt out_proj of this model: "):
-        modeling.add_adapter(mamba, lora(target_modules=("out_proj",)), seed=0)
+        adapters.add_adapter(mamba, lora(target_modules=("out_proj",)), seed=0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onesentence.data.neardup import (
+from onesentence.data.near_duplicates import (
     BODY_BOUND,
     SUMMARY_BOUND,
     NearDuplicates,
@@ -160,7 +160,7 @@ def test_shingles_are_one_for_each_distinct_5_gram_in_order():
 def test_hashes_are_the_same_in_every_process():
     text = "The same words \u00e9\u00e9 the same numbers, whatever PYTHONHASHSEED says \U0001f600"
     program = (
-        "import sys\nfrom onesentence.data.neardup import shingles, summary_set\n"
+        "import sys\nfrom onesentence.data.near_duplicates import shingles, summary_set\n"
         "print(shingles(sys.argv[1]).tolist(), summary_set(sys.argv[1]).tolist())"
     )
     here = f"{shingles(text).tolist()} {summary_set(text).tolist()}"

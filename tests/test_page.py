@@ -7,11 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, stage
+from conftest import ROOT, command
 from playwright.sync_api import expect, sync_playwright
 
 from onesentence.core.files import write_text
-from onesentence.report.page import ASSETS, data_block, render
+from onesentence.report.render import ASSETS, data_block, render
 
 TOWNS = ["Falkirk", "Swansea", "Norwich", "Derry", "Truro", "Perth", "Lincoln", "Bangor"]
 PLACES = ["library", "swimming pool", "bus station", "museum"]
@@ -407,7 +407,7 @@ def test_ratings_go_through_the_stage_with_the_right_winner(show, tmp_path):
     name, text = downloaded(tab)
     assert name == "ratings-Zoë.json"
     (tmp_path / name).write_text(text, encoding="utf-8")
-    stage(ROOT, "ratings", str(tmp_path / name), "--output", str(tmp_path / "ratings.json"))
+    command(ROOT, "ratings", str(tmp_path / name), "--output", str(tmp_path / "ratings.json"))
     result = json.loads((tmp_path / "ratings.json").read_text())
     assert result["test"] == page["rating"]["test"]
     found = result["pairs"]["tuned-reference"]["criteria"]

@@ -6,7 +6,7 @@ import re
 import shutil
 
 import pytest
-from conftest import ROOT, SMALL, copy_repository, edit, run, stage
+from conftest import ROOT, SMALL, command, copy_repository, edit, run, stage
 
 from onesentence.commands.sizes import SIZES, folder_of, metrics_of
 from onesentence.evaluation.metrics import scores_file
@@ -249,10 +249,10 @@ def test_a_run_that_will_not_fit_is_refused_and_leaves_everything(finished):
 
 def test_inspect_shows_a_row_with_its_prompt_and_labels(finished):
     folder, _ = finished
-    shown = stage(folder, "inspect", "--split", "test").stdout
+    shown = command(folder, "inspect", "--split", "test").stdout
     assert "Summarize the above article in one sentence." in shown
     assert "completion" in shown and "<|endoftext|>" in shown
-    missing = stage(folder, "inspect", "--id", "nowhere", check=False)
+    missing = command(folder, "inspect", "--id", "nowhere", check=False)
     assert missing.returncode == 1
     assert missing.stderr == "error: --id: 'nowhere' is not in train; try another --split\n"
 
@@ -267,7 +267,7 @@ def test_held_out_rows_come_from_files_that_pretraining_did_not_read(finished):
     """Through the prepared ids, against the list in git: a path apart from prepare's own check."""
     import pyarrow.parquet as pq
 
-    from onesentence.data.harvest import source_files
+    from onesentence.data.docstrings import source_files
 
     folder, _ = finished
     seen = set((folder / "models/phi-tiny/pretraining_files.txt").read_text().splitlines())
@@ -316,13 +316,13 @@ def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch, capsys):
     import numpy as np
     import torch
 
-    from onesentence.data import harvest
+    from onesentence.data import docstrings
     from stages import pretrain
 
     entries = []
-    for file, path in harvest.source_files():
+    for file, path in docstrings.source_files():
         if file.startswith("narwhals/"):
-            entries += harvest.entries_of(file, path)
+            entries += docstrings.entries_of(file, path)
     p = SimpleNamespace(
         seed=0, vocabulary=600, hidden_size=32, layers=1, heads=2, context=64, batch_size=8,
         micro_batch_size=4, muon_learning_rate=0.02, adamw_learning_rate=0.01, warmup_share=0.1,
@@ -372,13 +372,13 @@ def test_siblings_are_made_of_what_phi_tiny_read_or_not_at_all(tmp_path, monkeyp
 
     from onesentence.commands import sizes
     from onesentence.core.errors import UserError
-    from onesentence.data import harvest
+    from onesentence.data import docstrings
     from stages import pretrain
 
     entries = []
-    for file, path in harvest.source_files():
+    for file, path in docstrings.source_files():
         if file.startswith("narwhals/"):
-            entries += harvest.entries_of(file, path)
+            entries += docstrings.entries_of(file, path)
     monkeypatch.setattr(sizes, "harvest", lambda _: entries)  # of one package: the whole takes minutes
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     small = {"vocabulary": 600, "context": 64, "tokens": 1_000, "batch_size": 8, "checkpoint_every": 10}

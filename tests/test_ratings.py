@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ROOT, stage
+from conftest import ROOT, command
 
 from onesentence.commands import ratings
 from onesentence.commands.ratings import agreement, lines, outcomes, read_all, summary
 from onesentence.core.errors import UserError
-from onesentence.report.page import ASSETS
+from onesentence.report.render import ASSETS
 
 TEST = "5f2b9c01"
 LOSS, TIE, WIN, NONE = 0.0, 0.5, 1.0, np.nan
@@ -237,7 +237,7 @@ def test_the_command_writes_the_result_and_says_it(given, tmp_path):
         given("Bob", overall(b="tuned", a="tuned")),
     ]
     output = tmp_path / "metrics/ratings.json"
-    said = stage(ROOT, "ratings", *map(str, files), "--output", str(output)).stdout
+    said = command(ROOT, "ratings", *map(str, files), "--output", str(output)).stdout
     result = summary(read_all(files))
     written = json.loads(output.read_text())
     assert written["pairs"]["tuned-lead"]["criteria"]["overall"]["win_rate"] == 56.25
@@ -248,7 +248,7 @@ def test_the_command_writes_the_result_and_says_it(given, tmp_path):
 
 def test_the_command_fails_with_one_sentence_and_writes_nothing(given, tmp_path):
     path, output = given("Ann", [{"id": "a", "overall": "B"}]), tmp_path / "ratings.json"
-    failed = stage(ROOT, "ratings", str(path), "--output", str(output), check=False)
+    failed = command(ROOT, "ratings", str(path), "--output", str(output), check=False)
     assert failed.returncode == 1 and failed.stdout == "" and not output.exists()
     assert failed.stderr == (
         f"error: {path}: rating 1, item 'a': overall: found 'B', expected 'tuned', 'lead' or 'equal'\n"

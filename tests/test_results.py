@@ -5,7 +5,7 @@ import json
 from conftest import ROOT
 
 from onesentence.evaluation.metrics import METRICS
-from onesentence.report.results import FAULTS, complement, faults_table
+from onesentence.report.tables import FAULTS, complement, faults_table
 
 
 def evaluation() -> dict:

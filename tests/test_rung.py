@@ -184,7 +184,7 @@ def test_the_folder_has_the_remotes_of_the_repository(project, monkeypatch, tmp_
 
 
 def test_a_cpu_without_the_presets_format_is_told_before_anything_runs(project, monkeypatch):
-    monkeypatch.setattr("onesentence.model.modeling.has_bfloat16", lambda: False)
+    monkeypatch.setattr("onesentence.model.loading.has_bfloat16", lambda: False)
     folder = lay_out(project, monkeypatch, "train:\n  autocast: bfloat16\n")
     with pytest.raises(UserError, match=r"presets/own/params.yaml: train.autocast: .* use none"):
         rung.require_model(folder)

@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from onesentence.core.text import without_heading
-from onesentence.data.harvest import Entry
-from onesentence.data.split import TEST_SHARE, VALIDATION_SHARE, harvested_rows, side_of_file
+from onesentence.data.docstrings import Entry
+from onesentence.data.splits import TEST_SHARE, VALIDATION_SHARE, harvested_rows, side_of_file
 
 REPO = Path(__file__).parents[1]
 NAMES = [f"dist/package/module_{i}.py" for i in range(10_000)]
@@ -32,7 +32,8 @@ def test_the_shares_of_files_are_those_configured():
 
 def test_the_side_of_a_file_is_the_same_in_every_process():
     program = (
-        "import random, sys\nrandom.seed(int(sys.argv[1]))\nfrom onesentence.data.split import side_of_file\n"
+        "import random, sys\nrandom.seed(int(sys.argv[1]))\n"
+        "from onesentence.data.splits import side_of_file\n"
         "print(' '.join(side_of_file(f'dist/package/module_{i}.py') for i in range(200)))"
     )
     for seed in ("0", "7"):

@@ -5,7 +5,7 @@ import sys
 import pytest
 from conftest import ROOT, run
 
-STAGES = "pretrain prepare tokenize smoke train generate evaluate report inspect significance ratings".split()
+STAGES = "pretrain prepare tokenize smoke train generate evaluate report".split()
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -10,9 +10,9 @@ from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 from scipy import stats
 
-from onesentence.evaluation import statistics
+from onesentence.evaluation import resampling
 from onesentence.evaluation.overlap import corpus_bleu
-from onesentence.evaluation.statistics import (
+from onesentence.evaluation.resampling import (
     bca_interval,
     difference_of,
     holm,
@@ -107,7 +107,7 @@ def test_statistics_too_large_for_exact_sums_are_refused(largest):
 def test_how_many_resamples_are_drawn_at_once_changes_nothing(at_once, monkeypatch):
     values = np.random.default_rng(2).integers(0, 10**9, size=(33, 2))
     before = resampled_sums(values, 250), *swapped_sums(values, values[::-1], 250)
-    monkeypatch.setattr(statistics, "AT_ONCE", at_once)
+    monkeypatch.setattr(resampling, "AT_ONCE", at_once)
     after = resampled_sums(values, 250), *swapped_sums(values, values[::-1], 250)
     assert [part.tobytes() for part in after] == [part.tobytes() for part in before]
 

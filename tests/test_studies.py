@@ -14,14 +14,16 @@ import pytest
 import yaml
 from conftest import ROOT, make_project, run
 
-from onesentence.commands.compare import borrowed_spread, require_like, what_is_there
 from onesentence.commands.diff import commit_of
-from onesentence.commands.study import READ_IN_ORDER, next_of
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_json
 from onesentence.evaluation.metrics import Scores
-from onesentence.evaluation.statistics import Sample
+from onesentence.evaluation.resampling import Sample
+from onesentence.study import comparison
+from onesentence.study.analyses import ANALYSES
+from onesentence.study.analyses.copying import COPYING
+from onesentence.study.comparison import borrowed_spread, require_like, what_is_there
 from onesentence.study.decisions import (
     CONFIRMATIONS,
     DECISIONS,
@@ -31,6 +33,7 @@ from onesentence.study.decisions import (
     current_decisions,
     decisions_text,
 )
+from onesentence.study.declaration import STUDIES_FILE, Studies, from_axes, from_search, option
 from onesentence.study.experiments import (
     COMPARED,
     experiment_refs,
@@ -40,13 +43,14 @@ from onesentence.study.experiments import (
     require_distinct,
     with_values,
 )
-from onesentence.study.hierarchy import Spread, resampled
-from onesentence.study.studies import ANALYSES as DECLARED_ANALYSES
-from onesentence.study.studies import STUDIES_FILE, Studies, experiment, from_axes, from_search, option
-from onesentence.study.study_analyses import ANALYSES, COPYING, Measured
-from onesentence.study.study_words import settings_sentence, verdict
+from onesentence.study.jobs import READ_IN_ORDER, next_of
+from onesentence.study.measured import Measured
+from onesentence.study.sentences import settings_sentence, verdict
+from onesentence.study.variance import Spread, resampled
+from onesentence.study.variants import experiment
 
-MODELS = [scale["model"] for scale in yaml.safe_load((ROOT / STUDIES_FILE).read_text())["scales"].values()]
+STUDY_FILE = yaml.safe_load((ROOT / STUDIES_FILE).read_text())
+MODELS = [scale["model"] for scale in STUDY_FILE["scales"].values()]
 
 
 def declared(tmp_path, **studies) -> Studies:
@@ -578,11 +582,15 @@ def analysed(
         400,
         Sample.independent(NOISE.shape[-1]),
     )
-    return ANALYSES[study.analysis](study, measured, 0.95)
+    return ANALYSES[study.analysis].numbers(study, measured, 0.95)
 
 
-def test_every_analysis_that_may_be_declared_is_there():
-    assert set(DECLARED_ANALYSES) == {"none", *ANALYSES}
+def test_every_module_of_an_analysis_is_registered_and_declared_by_a_study():
+    files = {path.stem for path in (ROOT / "onesentence/study/analyses").glob("*.py")}
+    assert set(ANALYSES) == files - {"__init__", "analysis"}
+    assert {analysis for each in STUDY_FILE["studies"].values() if (analysis := each.get("analysis"))} == set(
+        ANALYSES
+    )
 
 
 def test_exchanges_set_more_data_against_the_next_larger_model(monkeypatch):
@@ -801,7 +809,6 @@ def test_two_branches_keep_their_experiments_of_one_name(held):
 
 
 def test_a_spread_is_borrowed_from_the_same_scale_and_settings_alone(tmp_path, monkeypatch):
-    from onesentence.commands import compare
 
     monkeypatch.chdir(ROOT)
     studies = Studies("models/phi-tiny")
@@ -815,7 +822,7 @@ def test_a_spread_is_borrowed_from_the_same_scale_and_settings_alone(tmp_path, m
         borrowed_spread(other.study("learning_rate"), other)
     made = json.loads(Path("metrics/studies/rank.json").read_text())
     write_json(tmp_path / "rank.json", made | {"seeds": [0]})
-    monkeypatch.setattr(compare, "STUDIES", tmp_path)
+    monkeypatch.setattr(comparison, "STUDIES", tmp_path)
     with pytest.raises(UserError, match=r"rank\.json was made with other settings or seeds than studies"):
         borrowed_spread(studies.study("learning_rate"), studies)
 
@@ -1192,7 +1199,7 @@ def test_each_ranks_own_rate_is_the_best_that_was_found(monkeypatch):
 
 
 def test_the_readme_shows_every_committed_study(monkeypatch):
-    from onesentence.commands.compare import END, START, section
+    from onesentence.study.pages import END, START, section
 
     monkeypatch.chdir(ROOT)
     text = Path("README.md").read_text()
@@ -1202,11 +1209,11 @@ def test_the_readme_shows_every_committed_study(monkeypatch):
 
 
 def test_the_committed_plots_are_drawn_from_the_committed_numbers(tmp_path, monkeypatch):
-    from onesentence.commands import compare
+    from onesentence.study import figures, pages
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(compare, "PLOTS", tmp_path)
-    compare.write_again(Studies("models/phi-tiny"))
+    monkeypatch.setattr(figures, "PLOTS", tmp_path)
+    pages.write_again(Studies("models/phi-tiny"))
     drawn, committed = (
         {file.name: file.read_bytes() for file in folder.iterdir()}
         for folder in (tmp_path, Path("plots/studies"))

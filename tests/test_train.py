@@ -18,17 +18,10 @@ import torch
 from conftest import copy_project, edit, make_project, run, stage
 
 from onesentence.model.encoding import training_batch
-from onesentence.training.losses import completion_loss
-from stages.train import (
-    FLOAT16_SCALE,
-    batch_order,
-    batches_of,
-    curve_rows,
-    measured_loss,
-    scale_float16_gradients,
-    token_novelty,
-    warn,
-)
+from onesentence.training.batches import batch_order, batches_of, token_novelty
+from onesentence.training.loss import completion_loss
+from onesentence.training.trainer import FLOAT16_SCALE, curve_rows, measured_loss, scale_float16_gradients
+from stages.train import warn
 
 
 def test_every_epoch_visits_every_row_once():
@@ -120,7 +113,8 @@ def test_float16_scaling_leaves_gradients_as_they_are(tiny_settings):
     """In float32 the scale must cancel exactly: it is a power of two."""
     from test_modeling import lora
 
-    from onesentence.model.modeling import add_adapter, load_base
+    from onesentence.model.adapters import add_adapter
+    from onesentence.model.loading import load_base
 
     def gradients(scaled):
         model = add_adapter(load_base(tiny_settings), lora(), seed=0).train()
@@ -140,7 +134,8 @@ def test_float16_scaling_keeps_small_gradients(tiny_settings):
 
     from test_modeling import lora
 
-    from onesentence.model.modeling import add_adapter, load_base
+    from onesentence.model.adapters import add_adapter
+    from onesentence.model.loading import load_base
 
     settings = SimpleNamespace(**{**vars(tiny_settings), "dtype": "float16"})
 
@@ -296,7 +291,7 @@ def test_the_same_bytes_with_other_threads_and_kernels_asked_for(embedded, monke
 def test_autocast_multiplies_in_bfloat16_and_stores_float32(project):
     from safetensors.torch import load_file
 
-    from onesentence.model.modeling import has_bfloat16
+    from onesentence.model.loading import has_bfloat16
 
     if not has_bfloat16():
         pytest.skip("this CPU has no bfloat16")

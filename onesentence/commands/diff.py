@@ -24,13 +24,13 @@ from onesentence.commands.preset import PRESETS
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_json
+from onesentence.evaluation.comparison import is_real
 from onesentence.evaluation.metrics import METRICS, Scores, read_scores, scores_file
-from onesentence.evaluation.statistics import POWER, difference_of, holm
+from onesentence.evaluation.resampling import POWER, difference_of, holm
 from onesentence.report.commandline import print_table
-from onesentence.report.results import number
-from onesentence.report.verdict import is_real
+from onesentence.report.tables import number
 from onesentence.study.experiments import experiment_refs, flat, git, scores_at, shown
-from onesentence.study.study_words import verdict
+from onesentence.study.sentences import verdict
 
 EVALUATION = Path("metrics/evaluation.json")
 STUDIES_FOLDER = "metrics/studies"

@@ -21,7 +21,7 @@ from onesentence.core.files import read_json
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.evaluation.power import needed
 from onesentence.report.commandline import print_table
-from onesentence.report.verdict import clusters_phrase
+from onesentence.report.sentences import clusters_phrase
 
 EVALUATION = Path("metrics/evaluation.json")
 TOKENIZED = Path("data/tokenized")
@@ -33,10 +33,10 @@ GIGA = 1e9
 
 def require_dataset(p) -> None:
     """Raise a UserError unless the dataset is there."""
-    from onesentence.data import harvest, sources
+    from onesentence.data import docstrings, sources
 
     if p.data.source == "docstrings":
-        harvest.check_versions(sources.REQUIREMENTS)
+        docstrings.check_versions(sources.REQUIREMENTS)
     elif p.data.source == "local":
         if not Path(p.data.path).exists():
             raise UserError(f"data.path: {p.data.path} not found; set it with `make data FROM=PATH`")
@@ -115,11 +115,13 @@ def probe(p) -> list[str]:
 
     from onesentence.core.files import read_parquet
     from onesentence.generation.decoding import spanning, summarize
+    from onesentence.model.adapters import trainable
     from onesentence.model.encoding import training_batch
-    from onesentence.model.modeling import load_base, load_tokenizer, trainable
+    from onesentence.model.loading import load_base, load_tokenizer
+    from onesentence.training.batches import batches_of
     from onesentence.training.fast import use_fast_parts
-    from onesentence.training.losses import completion_loss, in_format
-    from stages.train import batches_of, read_rows
+    from onesentence.training.loss import completion_loss, in_format
+    from stages.train import read_rows
 
     if not is_tokenized():
         return [f"time: {TOKENIZED} is not up to date; run `dvc repro tokenize` for an estimate of it"]
@@ -196,9 +198,14 @@ def main() -> None:
         return
     p = params.load(("seed", "data", "prompt", "model", "lora", "train", "generate", "evaluate.split"))
     from onesentence.core.runtime import set_up
-    from onesentence.model.modeling import load_config
-    from onesentence.training.memory import NoEstimate, free_bytes, generation_memory, require_fit
-    from stages.train import needed_bytes
+    from onesentence.model.loading import load_config
+    from onesentence.training.memory import (
+        NoEstimate,
+        free_bytes,
+        generation_memory,
+        needed_bytes,
+        require_fit,
+    )
 
     set_up(p.seed, [p.model.dtype, p.train.autocast])  # before anything is computed: it chooses the kernels
     try:

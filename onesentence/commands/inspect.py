@@ -16,7 +16,7 @@ from onesentence.core.files import read_parquet
 from onesentence.core.params import SPLITS
 from onesentence.core.text import words
 from onesentence.model.encoding import encode_completion, encode_prompt
-from onesentence.model.modeling import load_tokenizer
+from onesentence.model.loading import load_tokenizer
 
 PARAMS = ("prompt", "model")
 PREPARED = Path("data/prepared")

@@ -17,8 +17,8 @@ import numpy as np
 from onesentence.core import errors
 from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, require_other_file, write_json
-from onesentence.evaluation.statistics import summary_of
-from onesentence.report.results import interval
+from onesentence.evaluation.resampling import summary_of
+from onesentence.report.tables import interval
 
 OUTPUT = Path("metrics/ratings.json")
 FORMAT = "one-sentence ratings 1"  # onesentence/report/assets/report.js writes it

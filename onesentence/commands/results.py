@@ -12,28 +12,18 @@ from pathlib import Path
 from onesentence.commands.preset import PRESETS
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
-from onesentence.core.files import read_json, write_text
+from onesentence.core.files import read_json
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.report.commandline import print_table
-from onesentence.report.results import SYSTEMS, cell
-from onesentence.report.verdict import verdict
+from onesentence.report.readme import put_into_readme
+from onesentence.report.sentences import verdict
+from onesentence.report.tables import SYSTEMS, cell
 
 EVALUATION = Path("metrics/evaluation.json")
-README = Path("README.md")
 RESULTS = Path("plots/results.md")
 SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")
 START, END = "<!-- results: written by make results -->\n", "<!-- end of results -->\n"
 RUNGS_START, RUNGS_END = "<!-- rungs: written by make results -->\n", "<!-- end of rungs -->\n"
-
-
-def put_into_readme(start: str, end: str, lines: str) -> None:
-    """Replace what stands between two markers of the README."""
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(start)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise UserError(f"{README}: the markers {start.strip()} and {end.strip()} are not there")
-    write_text(README, before + start + lines + end + after)
 
 
 def rungs_table() -> str:

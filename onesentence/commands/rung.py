@@ -22,7 +22,7 @@ from onesentence.commands.preset import PRESETS, overlay_of
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
 from onesentence.core.files import replacing, write_text
-from onesentence.model.modeling import require_bfloat16
+from onesentence.model.loading import require_bfloat16
 from onesentence.study.experiments import git
 
 # Read by the stages and never written in the folder: links of git, which a clone has too.

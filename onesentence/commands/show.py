@@ -9,8 +9,8 @@ import json
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
 from onesentence.report.commandline import print_table
+from onesentence.study.declaration import Studies
 from onesentence.study.experiments import experiment_refs, flat, git, same_code, shown
-from onesentence.study.studies import Studies
 
 MISSING = "-"  # a number that older code did not write
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
 from onesentence.core.files import require_other_file
-from onesentence.evaluation import evaluation
+from onesentence.evaluation import comparison
 from onesentence.evaluation.metrics import HEADLINE, Scores, read_scores, require_comparable
 from onesentence.report.commandline import (
     add_options,
@@ -25,7 +25,7 @@ from onesentence.report.commandline import (
     score_files,
     with_options,
 )
-from onesentence.report.verdict import clusters_phrase, difference_sentence, family_sentence
+from onesentence.report.sentences import clusters_phrase, difference_sentence, family_sentence
 
 
 def named_files(values: list[str], option: str) -> dict[str, Path]:
@@ -83,19 +83,19 @@ def main() -> None:
     scores = scores_of_outputs(arguments, settings) if arguments.system else stored_scores(arguments)
 
     pairs = list(combinations(scores, 2))
-    sums = evaluation.resampled(scores, settings.resamples)
+    sums = comparison.resampled(scores, settings.resamples)
     found = {
         "n": len(next(iter(scores.values())).ids),
         "confidence": settings.confidence,
         "resamples": settings.resamples,
-        "resampling": evaluation.described_sample(scores),
-        "metrics": evaluation.definitions(scores),
-        "systems": evaluation.summaries(scores, sums, settings.confidence),
-        "comparisons": evaluation.comparisons(scores, pairs, sums, settings.resamples, settings.confidence),
+        "resampling": comparison.described_sample(scores),
+        "metrics": comparison.definitions(scores),
+        "systems": comparison.summaries(scores, sums, settings.confidence),
+        "comparisons": comparison.comparisons(scores, pairs, sums, settings.resamples, settings.confidence),
     }
     print_scores(found)
     print_comparisons(found)
-    warning = evaluation.cluster_warning(evaluation.sample_of(scores), found["resampling"]["unit"])
+    warning = comparison.cluster_warning(comparison.sample_of(scores), found["resampling"]["unit"])
     if warning:
         print(f"significance: warning: {warning}")
     for left, right in pairs:
@@ -103,7 +103,7 @@ def main() -> None:
         print(difference_sentence(left, right, entry, HEADLINE, clusters_phrase(found), settings.confidence))
     print(family_sentence(found["comparisons"], settings.resamples, settings.confidence))
     if arguments.output:
-        evaluation.write_evaluation(arguments.output, found)
+        comparison.write_evaluation(arguments.output, found)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
-from onesentence.data.harvest import harvest
+from onesentence.data.docstrings import harvest
 from stages import pretrain
 
 # Heads have 64 dimensions each, as phi-tiny's; its own size is hidden_size 256, layers 6. Each has about a

@@ -3,7 +3,8 @@
 The identity of a module is a set of hashes, one for each top-level statement of it and of every module of
 the project that it imports, directly or not. What a definition computes decides its hash. Its file does not.
 These are left out: comments, layout, docstrings, annotations of functions, imports of the project's own
-modules, the text of errors (a run that ends has raised none) and the text that is printed. A constant, an
+modules and their names before what is taken from them (`metrics.mean` is `mean`), the text of errors (a run
+that ends has raised none) and the text that is printed. A constant, an
 operator, a default value, a decorator or a package that is imported changes a hash.
 
 So no study is lost to a renamed file, a moved function or a split module. A new definition makes another
@@ -95,11 +96,13 @@ def identity(tree: Tree, modules: Iterable[str]) -> frozenset[str] | None:
     seen, hashes = set(), set()
     while waiting:
         path = waiting.pop()
-        if path in seen:
+        if path in seen or path.endswith(f"/{Path(__file__).name}"):  # it computes nothing that is compared
             continue
         seen.add(path)
-        statements, imports = _read(path, tree.text(path) or "")
-        hashes |= statements
+        text = tree.text(path) or ""
+        imports = _imports(path, text)
+        own = frozenset(here for module, name, here in imports if _is_module(tree, f"{module}.{name}"))
+        hashes |= _statements(path, text, own)
         for module, name, here in imports:
             if _is_own(tree, module):
                 waiting += _files(tree, f"{module}.{name}" if name else module)
@@ -140,21 +143,34 @@ def _is_own(tree: Tree, module: str) -> bool:
     return tree.has(top) or tree.has(f"{top}.py")
 
 
-@functools.lru_cache(maxsize=4096)
-def _read(path: str, text: str) -> tuple[frozenset[str], frozenset[tuple[str, str, str]]]:
-    """(hashes of the top-level statements but imports, every name that is imported anywhere) of a file."""
+def _is_module(tree: Tree, name: str) -> bool:
+    """Whether a dotted name is a module of the project, and not a definition in one."""
+    return any(_is_file_of(path, name) for path in _files(tree, name))
+
+
+def _parsed(path: str, text: str) -> ast.Module:
     try:
-        parsed = ast.parse(text)
+        return ast.parse(text)
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: expected Python, found: {error.msg}") from error
-    imports = frozenset(
+
+
+@functools.lru_cache(maxsize=4096)
+def _imports(path: str, text: str) -> frozenset[tuple[str, str, str]]:
+    """Every name that a file imports, anywhere in it: as `_names`."""
+    return frozenset(
         name
-        for node in ast.walk(parsed)
+        for node in ast.walk(_parsed(path, text))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in _names(node, path)
     )
-    essence = _Essence().visit(parsed)
-    return frozenset(_hash("".join(_written(statement))) for statement in essence.body), imports
+
+
+@functools.lru_cache(maxsize=4096)
+def _statements(path: str, text: str, own: frozenset[str]) -> frozenset[str]:
+    """Hashes of a file's top-level statements but imports. own: names of the project's modules in it."""
+    essence = _Essence(own).visit(_parsed(path, text))
+    return frozenset(_hash("".join(_written(statement))) for statement in essence.body)
 
 
 def _names(statement: ast.Import | ast.ImportFrom, path: str) -> Iterator[tuple[str, str, str]]:
@@ -173,6 +189,14 @@ def _names(statement: ast.Import | ast.ImportFrom, path: str) -> Iterator[tuple[
 
 class _Essence(ast.NodeTransformer):
     """Takes out of a file what changes nothing that a finished run has written, and imports."""
+
+    def __init__(self, own: frozenset[str]) -> None:
+        self.own = own
+
+    def visit_Attribute(self, node):
+        if isinstance(node.value, ast.Name) and node.value.id in self.own:
+            return ast.Name(node.attr)
+        return self.generic_visit(node)
 
     def _block(self, node):
         first = node.body[0] if node.body else None

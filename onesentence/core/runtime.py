@@ -174,7 +174,7 @@ def require_kernels() -> None:
     wanted = os.environ.get("ATEN_CPU_CAPABILITY", "").upper()
     if has_kernels() and torch.backends.cpu.get_cpu_capability() != wanted:
         raise RuntimeError(
-            "torch was imported before stages, or has computed before set_up, so it computes with other "
+            "torch was imported before onesentence, or has computed before set_up, so it computes with other "
             f"kernels than {wanted or 'AVX2'}'s"
         )
 

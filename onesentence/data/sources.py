@@ -16,9 +16,9 @@ from pathlib import Path
 from onesentence.core.errors import UserError
 from onesentence.core.params import SPLITS
 from onesentence.core.runtime import quiet_libraries
-from onesentence.data import harvest
+from onesentence.data import docstrings
 from onesentence.data.records import EXPECTED, ID, check_columns, format_of, records
-from onesentence.data.split import harvested_rows
+from onesentence.data.splits import harvested_rows
 
 REQUIREMENTS = Path("requirements.txt")
 # Shares of a single local file, decided by a hash of each document, or of each group where rows have one.
@@ -89,7 +89,7 @@ def open_source(data) -> Source:
 
 
 def _docstrings() -> Source:
-    entries = harvest.harvest(REQUIREMENTS)
+    entries = docstrings.harvest(REQUIREMENTS)
     rows, dropped = harvested_rows(entries)
     by_split = {
         split: iter([Raw(r.id, r.document, r.summary, r.file) for r in rows if r.split == split])
@@ -98,7 +98,7 @@ def _docstrings() -> Source:
     notes = {
         "entries": len(entries),
         "entries_dropped": dict(sorted(dropped.items())),
-        "entries_sha256": harvest.entries_hash(entries),
+        "entries_sha256": docstrings.entries_hash(entries),
     }
     return Source(by_split, notes)
 

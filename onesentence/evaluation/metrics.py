@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_parquet
 from onesentence.evaluation import overlap
-from onesentence.evaluation.statistics import Aggregate, Sample, mean_of, mean_statistics
+from onesentence.evaluation.resampling import Aggregate, Sample, mean_of, mean_statistics
 
 SCORES = Path("data/scores")
 HEADLINE = "rouge1"  # the metric that a comparison is decided on, chosen before any result

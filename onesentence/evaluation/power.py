@@ -12,7 +12,7 @@ import numpy as np
 
 from onesentence.core.errors import UserError
 from onesentence.evaluation.metrics import HEADLINE
-from onesentence.evaluation.statistics import FEW, SUBSETS, detectable_effect
+from onesentence.evaluation.resampling import FEW, SUBSETS, detectable_effect
 
 
 @dataclass(frozen=True)

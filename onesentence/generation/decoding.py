@@ -100,7 +100,7 @@ def generate_tokens(model, ids, mask, config, no_repeat_ngram: int = 0):
     """
     import torch
 
-    from onesentence.generation.beams import beam_search
+    from onesentence.generation.beam_search import beam_search
 
     if not bool((mask[:, -1] == 1).all()):
         raise ValueError("prompts must be padded on the left: a row ends with padding")
@@ -123,7 +123,7 @@ def shares_prompt(model, ids, mask, config) -> bool:
 
     ids, mask: left-padded prompts [prompts, length]. To be called in inference mode.
     """
-    from onesentence.generation.beams import serves
+    from onesentence.generation.beam_search import serves
 
     if model not in PROVEN:
         reason = "its kind of attention or cache is not known to the shared prompt"
@@ -142,7 +142,7 @@ def prove_sharing(model, ids, mask, config) -> str | None:
     """
     import torch
 
-    from onesentence.generation.beams import beam_search
+    from onesentence.generation.beam_search import beam_search
 
     longest = mask.sum(dim=1).argmax()
     prompt = ids[longest, mask[longest] == 1][-LONGEST_PROOF:]

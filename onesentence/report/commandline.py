@@ -8,12 +8,12 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, require_other_file
 from onesentence.core.language import ENGLISH, require_language
 from onesentence.core.params import LANGUAGE
-from onesentence.evaluation.aligned import Texts, aligned, read_references, read_texts
-from onesentence.evaluation.article import Article
-from onesentence.evaluation.evaluation import score_systems
+from onesentence.evaluation.external import Texts, aligned, read_references, read_texts
+from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import ROW, Scores, test_hash
-from onesentence.report.results import comparison_rows, score_rows
-from onesentence.report.verdict import clusters_phrase
+from onesentence.evaluation.scoring import score_systems
+from onesentence.report.sentences import clusters_phrase
+from onesentence.report.tables import comparison_rows, score_rows
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from onesentence.core import params
 from onesentence.core.files import read_json
+from onesentence.evaluation.comparison import is_real
 from onesentence.evaluation.metrics import HEADLINE, METRICS
-from onesentence.evaluation.statistics import POWER
-from onesentence.report.results import number
-from onesentence.report.verdict import is_real
+from onesentence.evaluation.resampling import POWER
+from onesentence.report.tables import number
+from onesentence.study.declaration import Studies
 from onesentence.study.experiments import shown
-from onesentence.study.studies import Studies
-from onesentence.study.study_words import analysis_sentences, between, chance_sentence, settings_sentence
+from onesentence.study.phrases import between
+from onesentence.study.sentences import analysis_sentences, chance_sentence, settings_sentence
 
 DECISIONS_FILE = Path("docs/decisions.md")
 SAME_CHOICE = {"model.name": {"model.path", "model.revision"}}  # keys that only follow another

@@ -11,7 +11,7 @@ from pathlib import Path
 from onesentence.core import code_identity, params
 from onesentence.core.errors import UserError
 from onesentence.evaluation.metrics import Scores, read_scores, scores_file
-from onesentence.study.studies import Study
+from onesentence.study.variants import Study
 
 REQUIREMENTS = "requirements.txt"
 COMPARED = (

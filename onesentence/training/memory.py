@@ -9,10 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 
 from onesentence.core.errors import UserError
 from onesentence.core.runtime import MAPPED_BYTES
-from onesentence.model.modeling import device_name, fused, trainable
+from onesentence.model.adapters import trainable
+from onesentence.model.loading import (
+    device_name,
+    fused,
+)
+from onesentence.training.batches import EVAL_BATCH, batches_of, measured_batches, most_labels
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # bitsandbytes: a 4-bit code, an 8-bit scale for 64 of them and a float32 scale for 256 scales; an 8-bit code
@@ -321,4 +328,33 @@ def require_fit(needed: Callable[[int, str], int], p, free: int) -> int:
         advice = f"no batch size fits{tried}; lower prompt.max_input_tokens or use {instead}"
     raise UserError(
         f"train: will not fit: needs about {total / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; {advice}"
+    )
+
+
+def needed_bytes(p, config, rows: list, batch_size: int, quantization: str) -> int:
+    """Bytes that training takes beyond this process's own, with the longest rows in one batch.
+
+    Raises NoEstimate for a model whose activations cannot be known beforehand.
+    """
+    length = max(len(prompt) + len(completion) for prompt, completion in rows)
+    settings = SimpleNamespace(**{**vars(p.train), "batch_size": batch_size})
+    batches = [[rows[i] for i in batch] for batch in batches_of(rows, settings, p.seed)]
+    model = SimpleNamespace(**{**vars(p.model), "quantization": quantization})
+    training = training_memory(
+        config, model, p.lora, batch_size, length, most_labels(batches), p.train.method, p.train.autocast
+    )
+    measuring = passing_bytes(config, model.dtype, EVAL_BATCH, length, most_labels(measured_batches(rows)))
+    return training.resident + max(training.activations + training.transient, measuring)
+
+
+def check_memory(p, config, rows: list) -> None:
+    """Refuse a run that will not fit; where nobody can know beforehand, say so and go on."""
+    try:
+        needed = require_fit(partial(needed_bytes, p, config, rows), p, free_bytes())
+    except NoEstimate as error:
+        print(f"train: {error}; training starts without one")
+        return
+    print(
+        f"train: needs about {needed / 1e9:.2f} GB for the model and a step, "
+        f"{free_bytes() / 1e9:.1f} GB are free"
     )

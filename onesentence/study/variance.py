@@ -21,7 +21,7 @@ import numpy as np
 from scipy.stats import studentized_range
 from scipy.stats import t as student
 
-from onesentence.evaluation.statistics import (
+from onesentence.evaluation.resampling import (
     SEED,
     TIE,
     Sample,

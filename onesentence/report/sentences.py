@@ -1,5 +1,6 @@
 """What the numbers say, in words that hold no more than they do."""
 
+from onesentence.evaluation.comparison import ROUNDING, is_real
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 
 NAMES = {  # of the pipeline's systems; a given system is called what the user calls it
@@ -10,7 +11,6 @@ NAMES = {  # of the pipeline's systems; a given system is called what the user c
     "reference": "references",
 }
 LEANING = 0.05  # p of the rank test below which failures are said to lean
-ROUNDING = 1e-9  # a float's 1 - 0.9 is 0.09999999999999998, and a p of 0.1 is at most that
 
 
 def clusters_phrase(evaluation: dict) -> str:
@@ -21,11 +21,6 @@ def clusters_phrase(evaluation: dict) -> str:
         return articles
     unit, count = resampling["unit"], resampling["clusters"]
     return f"{articles} in {count:,} cluster{'s' * (count != 1)} (unit: {unit})"
-
-
-def is_real(entry: dict, confidence: float) -> bool:
-    """Whether a difference holds after Holm's correction: p is at most 1 - confidence."""
-    return entry["p_holm"] is not None and entry["p_holm"] <= 1 - confidence + ROUNDING
 
 
 def difference_sentence(

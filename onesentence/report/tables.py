@@ -1,7 +1,8 @@
 """The results as a table: one writer for plots/results.md and the README, one set of published rows."""
 
+from onesentence.evaluation.comparison import is_real
 from onesentence.evaluation.metrics import HEADLINE, METRICS
-from onesentence.report.verdict import NAMES, clusters_phrase, is_real
+from onesentence.report.sentences import NAMES, clusters_phrase
 
 # XSum test, ROUGE-1/2/L as published: (system, ROUGE-1, ROUGE-2, ROUGE-L, n, scorer, source).
 PERL = "ROUGE-1.5.5"

@@ -7,7 +7,6 @@ experiment in every study that lists them, so that a variant that two studies sh
 import itertools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,12 @@ from voluptuous import Any, Invalid, MultipleInvalid, Required, Schema
 
 from onesentence.core import params
 from onesentence.core.errors import UserError
+from onesentence.study.analyses import ANALYSES, NONE
+from onesentence.study.variants import Study, Variant
 
 STUDIES_FILE = Path("studies.yaml")
 NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # texts that need no quotes in `dvc exp run -S`
-ANALYSES = ("none", "trend", "best", "scaling", "pareto", "prompt", "full", "copying", "exchange")
-ALONG = ("trend", "scaling", "exchange")  # analyses that follow a key
 ROWS = "data.train_size"
 QUICK = "quick-"
 CURVES = 4  # colours of a plot that stay apart
@@ -52,7 +51,7 @@ STUDY_SHAPE = {
     Required("reference"): Any({str: TEXT}, TEXT),
     Required("seeds"): must_be(SEEDS),
     **dict.fromkeys(("axes", "variants", "search", "settings", "series"), must_be(KEYS)),
-    "analysis": must_be(params.choice(*ANALYSES)),
+    "analysis": must_be(params.choice(NONE, *ANALYSES)),
     "along": TEXT_OR_NULL,
     "spread_from": TEXT_OR_NULL,
     "hours": {str: must_be(POSITIVE)},
@@ -93,62 +92,6 @@ def problem_of_shape(where: str, value: object, error: Invalid) -> str:
     for part in error.path:
         value = value[part]
     return f"{name}: {error.msg}, found {value!r}"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """changes: what it sets in params.yaml beyond the study's settings; values: everything it sets."""
-
-    name: str
-    changes: dict[str, object]
-    values: dict[str, object]
-
-
-@dataclass(frozen=True)
-class Study:
-    """One study on one scale.
-
-    settings: what all variants set; along: the key that the analysis follows; series: variants in its order,
-    one list for each curve; spread_from: the study whose seeds tell how far seeds are apart, for one seed;
-    hours: measured, on the machine of the scale; None where it has not run.
-    """
-
-    name: str
-    question: str
-    scale: str
-    reference: str
-    seeds: tuple[int, ...]
-    variants: tuple[Variant, ...]
-    settings: dict[str, object]
-    analysis: str
-    along: str | None
-    series: dict[str, list[Variant]]
-    spread_from: str | None
-    hours: float | None
-
-    def without(self, names: set[str]) -> "Study":
-        """The study as if some variants had not been declared; a series that one of them stands in is empty,
-        since a curve through the others would be another one.
-        """
-        series = {
-            label: [] if names & {member.name for member in members} else members
-            for label, members in self.series.items()
-        }
-        kept = tuple(variant for variant in self.variants if variant.name not in names)
-        return replace(self, variants=kept, series=series)
-
-    def experiments(self) -> dict[str, dict[str, object]]:
-        """Everything that each experiment sets, by the experiment's name."""
-        return {
-            experiment(variant.name, seed): {**variant.values, "seed": seed}
-            for seed in self.seeds
-            for variant in self.variants
-        }
-
-
-def experiment(variant: str, seed: int) -> str:
-    """Name of the DVC experiment of a variant and a seed."""
-    return f"{variant}-seed{seed}"
 
 
 def short(key: str, value: object) -> str:
@@ -241,8 +184,9 @@ class Studies:
         if name not in entries:
             raise UserError(f"{self.path}: no study {name!r}; there are {', '.join(entries)}")
         where, entry = f"{self.path}: studies.{name}", entries[name]
-        analysis, along = entry.get("analysis", "none"), entry.get("along")
-        if along is None and analysis in ALONG:
+        analysis, along = entry.get("analysis", NONE), entry.get("along")
+        kind = ANALYSES.get(analysis)
+        if along is None and kind and kind.follows_a_key:
             raise UserError(f"{where}.along: missing; {analysis} follows a key of params.yaml")
         if along is None and "series" in entry:
             raise UserError(f"{where}.along: missing; series stand in the order of a key of params.yaml")
@@ -279,12 +223,7 @@ class Studies:
             variants.append(Variant(prefix + label, change, values))
         if reference not in changes:
             raise UserError(f"{where}.reference: {reference!r} is none of its variants: {', '.join(changes)}")
-        if analysis == "full" and {**settings, **changes[reference]}.get("train.method") != "full":
-            raise UserError(
-                f"{where}.reference: the analysis `full` is of a reference that sets train.method to full, "
-                f"{reference!r} does not; take the analysis out or name another"
-            )
-        return Study(
+        found = Study(
             name=prefix + name,
             question=entry["question"],
             scale=self.scale,
@@ -298,6 +237,9 @@ class Studies:
             spread_from=None if quick else lender,
             hours=None if quick else entry.get("hours", {}).get(self.scale),
         )
+        if kind and kind.check:
+            kind.check(where, found)
+        return found
 
     def series(self, where: str, entry: dict, variants: dict[str, Variant], prefix: str) -> dict:
         """Lists of variants by label, each in the order of `along`; all variants where none is declared."""
@@ -314,9 +256,6 @@ class Studies:
             found[label] = sorted(members, key=lambda member: member.values[along])
         if len(found) > CURVES:
             raise UserError(f"{where}.series: at most {CURVES}, found {len(found)}; a plot holds no more")
-        sizes = {tuple(member.values[along] for member in members) for members in found.values()}
-        if entry.get("analysis") == "exchange" and len(sizes) > 1:
-            raise UserError(f"{where}.series: exchange compares series of the same {along}, found others")
         return found
 
     def here(self, declared: dict) -> dict:

@@ -1,4 +1,4 @@
-"""From outputs to numbers: scores of every system, their intervals, and what the differences are worth."""
+"""From scores to numbers: intervals of every system, and what their differences are worth."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -7,13 +7,9 @@ import numpy as np
 
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_json
-from onesentence.core.text import WORD_SIGNATURE
 from onesentence.evaluation import metrics
-from onesentence.evaluation.article import Article, extraction_scores, form_scores
-from onesentence.evaluation.bertscore import BertScore
 from onesentence.evaluation.metrics import KINDS, METRICS, QUALITY, ROW, Scores
-from onesentence.evaluation.overlap import overlap_scores, overlap_signatures
-from onesentence.evaluation.statistics import (
+from onesentence.evaluation.resampling import (
     BOOTSTRAP,
     FEW,
     SUBSETS,
@@ -27,86 +23,6 @@ from onesentence.evaluation.statistics import (
 )
 
 ONE_LINE = 3  # depth in the JSON from which a score stands on one line
-TEXT_SIGNATURE = WORD_SIGNATURE
-
-
-def columns_of(rows: list[dict[str, float | None]]) -> dict[str, np.ndarray]:
-    """Columns [rows] of scores by name; None becomes NaN."""
-    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in rows[0]}
-
-
-def describe(texts: list[str], references: list[str], documents: list[Article] | None) -> dict:
-    """Columns of what needs no reference to be right: length, repetition, copying, numbers and names."""
-    found = columns_of([form_scores(t, r) for t, r in zip(texts, references, strict=True)])
-    if documents is not None:
-        rows = [extraction_scores(d, t) for d, t in zip(documents, texts, strict=True)]
-        found |= columns_of(rows)
-    return found
-
-
-def score_systems(
-    ids: list[str],
-    references: list[str],
-    outputs: dict[str, list[str]],
-    succeeded: dict[str, list[bool]],
-    documents: list[Article] | None,
-    settings,
-    bertscore: bool,
-    behaviour: dict[str, dict[str, np.ndarray]],
-    groups: list[str] | None = None,
-    unit: str = ROW,
-) -> dict[str, Scores]:
-    """Scores of every system on the same articles. A failed or empty output scores 0 in every quality metric.
-
-    settings: params.yaml's `evaluate` section; bertscore: whether to compute it (minutes for thousands);
-    behaviour: more columns by system, of what only its generation knows; groups: the cluster that each
-    article was drawn in (None: itself), and unit: what a cluster is.
-    """
-    counted = {
-        name: [text if ok and text.strip() else "" for text, ok in zip(texts, succeeded[name], strict=True)]
-        for name, texts in outputs.items()
-    }
-    options = overlap_signatures(settings.language, settings.meteor_synonyms)
-    embedded = {}
-    if bertscore:
-        scorer = BertScore(settings)
-        embedded = scorer.scores(references, counted)
-        options["bertscore"] = scorer.signature
-    test = metrics.test_hash(ids, references)
-    found = {}
-    for name, texts in outputs.items():
-        columns, bleu, chrf = overlap_scores(
-            references, counted[name], settings.language, settings.meteor_synonyms
-        )
-        if bertscore:
-            columns["bertscore"] = embedded[name]
-        columns |= describe(texts, references, documents)
-        columns["success_rate"] = np.array([float(text != "") for text in counted[name]])
-        columns["empty"] = np.array([100.0 * (not text.strip()) for text in texts])
-        columns |= behaviour.get(name, {})
-        scores = Scores(ids, columns, {"bleu": bleu, "chrf": chrf}, {}, groups or ids)
-        found[name] = signed(scores, options, test, unit)
-    return found
-
-
-def signed(scores: Scores, options: dict[str, str], test: str, unit: str = ROW) -> Scores:
-    """`scores` with the signatures of its metrics; options: by metric, those of libraries."""
-    for name in scores.metrics():
-        used = options.get(name, TEXT_SIGNATURE)
-        scores.signatures[name] = metrics.signature(name, used, len(scores.ids), test, unit)
-    return scores
-
-
-def score_references(
-    ids: list[str],
-    references: list[str],
-    documents: list[Article],
-    groups: list[str] | None = None,
-    unit: str = ROW,
-) -> Scores:
-    """What the references themselves are like: how abstractive, how long, how well supported."""
-    columns = describe(references, references, documents)
-    return signed(Scores(ids, columns, {}, {}, groups or ids), {}, metrics.test_hash(ids, references), unit)
 
 
 def sample_of(scores: dict[str, Scores]) -> Sample:
@@ -302,3 +218,11 @@ def failure_bias(succeeded: np.ndarray, lengths: np.ndarray, sample: Sample | No
             sides = (sample.subset(np.flatnonzero(side)).effective for side in (failed, succeeded))
             found["p"] = float(2 * student.sf(far, max(1.0, min(sides) - 1)))
     return found
+
+
+ROUNDING = 1e-9  # a float's 1 - 0.9 is 0.09999999999999998, and a p of 0.1 is at most that
+
+
+def is_real(entry: dict, confidence: float) -> bool:
+    """Whether a difference holds after Holm's correction: p is at most 1 - confidence."""
+    return entry["p_holm"] is not None and entry["p_holm"] <= 1 - confidence + ROUNDING

@@ -1,8 +1,13 @@
 """Where a system is good and where it fails: groups of articles, and the outputs that people read."""
 
+from pathlib import Path
+
 import numpy as np
 
-from onesentence.evaluation.statistics import Sample, difference_of, summary_of
+from onesentence.core.plots import write_csv
+from onesentence.evaluation.metrics import HEADLINE
+from onesentence.evaluation.resampling import Sample, difference_of, summary_of
+from onesentence.report.tables import SYSTEMS
 
 LENGTH_GROUPS = 5  # of equally many articles
 NOVELTY_GROUPS = 4
@@ -72,6 +77,33 @@ def group_rows(
     return found
 
 
+def grouped(
+    tables: dict, resamples: int, confidence: float
+) -> tuple[dict[str, tuple[str, list[dict]]], dict[str, list[str]]]:
+    """(title and rows of `group_rows` by facet, each article's group by facet).
+
+    tables: scores (pyarrow) of the systems and of "reference".
+    """
+    lengths = tables["reference"]["document_words"].to_numpy().astype(float)
+    found = facets(
+        lengths,
+        tables["tuned"]["document_tokens_cut"].to_numpy(),
+        tables["reference"]["novel_2"].to_numpy(),
+        tables["tuned"]["status"].to_pylist(),
+    )
+    scores = {name: tables[name][HEADLINE].to_numpy() for name in SYSTEMS}
+    succeeded = {name: tables[name]["success_rate"].to_numpy() for name in SYSTEMS}
+    sample = Sample.of(tables["reference"]["group"].to_pylist())
+    groups, labels = {}, {}
+    for facet, (title, members) in found.items():
+        groups[facet] = (title, group_rows(members, scores, succeeded, resamples, confidence, sample))
+        labels[facet] = [""] * len(lengths)
+        for label, group in members:
+            for i in group:
+                labels[facet][i] = label
+    return groups, labels
+
+
 def chosen_articles(scores: np.ndarray) -> dict[str, list[int]]:
     """Indices of the articles to read: the SHOWN worst, average (nearest to the mean), best, and random."""
     count = min(SHOWN, len(scores))
@@ -84,3 +116,20 @@ def chosen_articles(scores: np.ndarray) -> dict[str, list[int]]:
         "best": order[::-1][:count].tolist(),
         "random": sorted(random[:count].tolist()),
     }
+
+
+def write_groups(groups: dict[str, tuple[str, list[dict]]], path: Path) -> None:
+    """The error analysis as numbers. groups: as `grouped` has them."""
+    header = ["facet", "group", "n"]
+    for name in SYSTEMS:
+        header += [f"{name}_rouge1", f"{name}_low", f"{name}_high", f"{name}_success_percent"]
+    header += ["tuned_minus_lead", "tuned_minus_lead_low", "tuned_minus_lead_high"]
+    ends = ("value", "low", "high")
+    rows = []
+    for facet, (_, found) in groups.items():
+        for row in found:
+            cells = [facet, row["group"], row["n"]]
+            for name in SYSTEMS:
+                cells += [*(row[name][key] for key in ends), row[f"{name}_success"]]
+            rows.append([*cells, *(row["gain"][key] for key in ends)])
+    write_csv(path, header, rows)

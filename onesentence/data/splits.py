@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from onesentence.core.params import SPLITS
 from onesentence.core.text import without_heading
-from onesentence.data.harvest import Entry, pair_of, words
-from onesentence.data.neardup import NearDuplicates
+from onesentence.data.docstrings import Entry, pair_of, words
+from onesentence.data.near_duplicates import NearDuplicates
 
 # Shares of source files; the rest is train. Near-duplicates of training rows move to train, so fewer
 # rows than this stay in validation and test.

@@ -1,0 +1,189 @@
+"""What is trained of a base model: adapters (LoRA, rsLoRA, DoRA) or every weight; added, saved, loaded."""
+
+import json
+import shutil
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+from onesentence.core.errors import UserError
+from onesentence.core.files import read_json, write_json
+from onesentence.model.loading import _first_sentence, load_base
+from onesentence.model.model_files import listed
+
+METHODS = ("lora", "rslora", "dora", "full")
+TUNING = "tuning.json"  # in the folder of a tuned model: how it was trained
+# Merging adds the update to the weights in another order of float32 sums: 1e-5 of the logits' standard
+# deviation on models/phi-tiny (measured), where a merge into tied embeddings is off by 0.4.
+MERGE_TOLERANCE = 1e-3
+
+
+def adaptable(module) -> bool:
+    """Whether peft has a LoRA layer for this kind of module."""
+    import torch
+    from transformers.pytorch_utils import Conv1D  # a linear layer whose weight is [in, out]: GPT-2
+
+    kinds = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, Conv1D)
+    return isinstance(module, kinds)  # bitsandbytes' layers are Linear too
+
+
+def check_targets(base, target_modules: list[str]) -> None:
+    """Every name must match layers that peft can adapt, and nothing else (peft passes over a wrong name).
+
+    A name matches as peft has it: a module's whole name, or its end after a dot.
+    """
+    modules = dict(base.named_modules())
+    has = sorted({name.rsplit(".", 1)[-1] for name, module in modules.items() if adaptable(module)})
+    for target in target_modules:
+        matches = [module for name, module in modules.items() if f".{name}".endswith(f".{target}")]
+        other = next((module for module in matches if not adaptable(module)), None)
+        if not matches or other is not None:
+            what = f"a {type(other).__name__}, which takes no adapter" if matches else "no module"
+            raise UserError(
+                f"lora.target_modules: {target} matches {what} of the base model; it has {', '.join(has)}"
+            )
+
+
+@contextmanager
+def quiet_peft():
+    """Inside, peft does not warn of what is settled here: Conv1D's orientation, tied weights (`merged`)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings")
+        yield
+
+
+def add_adapter(base, lora, seed: int, method: str = "lora"):
+    """A fresh adapter on `base`: its update is zero until trained (B = 0).
+
+    method: lora (Hu et al. 2021: the update is alpha / rank x BA), rslora (Kalajdzievski 2023: alpha /
+    sqrt(rank)) or dora (Liu et al. 2024: the length of each column is trained apart from its direction).
+    Adapter weights are float32 whatever the base's dtype.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    check_targets(base, lora.target_modules)
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.rank,
+        lora_dropout=lora.dropout,
+        target_modules=sorted(lora.target_modules),
+        bias="none",
+        task_type="CAUSAL_LM",
+        use_rslora=method == "rslora",
+        use_dora=method == "dora",
+    )
+    try:
+        with quiet_peft():
+            return get_peft_model(base, config)
+    except ValueError as error:  # Mamba's out_proj, for one, is read past its forward
+        raise UserError(
+            f"lora.target_modules: peft cannot adapt {', '.join(lora.target_modules)} of this model: "
+            f"{_first_sentence(error)}"
+        ) from error
+
+
+def trainable(base, lora, seed: int, method: str):
+    """`base` ready to be trained: with a fresh adapter on it, or with every weight free (full)."""
+    if method == "full":
+        return base.requires_grad_(True)
+    return add_adapter(base, lora, seed, method)
+
+
+def load_tuned(settings, folder: Path):
+    """The model that `train` wrote to `folder`, in eval mode, its adapter merged where that loses nothing.
+
+    settings: params.yaml's `model` section, the base that it was trained on.
+    """
+    from peft import PeftModel
+
+    if not (folder / TUNING).is_file():
+        raise UserError(f"{folder}: no {TUNING} there; run `dvc repro` to train a model")
+    if read_json(folder / TUNING)["method"] == "full":
+        return load_base(SimpleNamespace(**{**vars(settings), "name": str(folder), "path": str(folder)}))
+
+    def adapted():
+        with quiet_peft():
+            return PeftModel.from_pretrained(load_base(settings), folder).eval()
+
+    return merged(adapted, settings)
+
+
+def merged(adapted, settings):
+    """The model that `adapted()` loads, its adapter's update added to the weights where that loses nothing.
+
+    settings: params.yaml's `model` section. Only in float32: a 16-bit weight rounds most of a small update
+    away, and merging into 4-bit weights degrades outputs (peft#2321). Nor where an adapted weight is another
+    layer's too (tied embeddings): the update would change both. There the adapter stays beside the weights.
+    """
+    model = adapted()
+    if settings.quantization != "none" or settings.dtype != "float32":
+        return model
+    if shared_targets(model):
+        print(f"the adapter stays beside the base: {listed(shared_targets(model))} shares its weights")
+        return model
+    wanted = probe_logits(model)
+    model = model.merge_and_unload()
+    if (probe_logits(model) - wanted).abs().max() <= MERGE_TOLERANCE * wanted.std():
+        return model
+    print("the adapter stays beside the base: merged into it, the logits are others")
+    return adapted()
+
+
+def shared_targets(model) -> list[str]:
+    """Names of adapted layers whose weight another module holds too."""
+    holders: dict[int, set[int]] = {}
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            holders.setdefault(id(weight), set()).add(id(module))
+    return [
+        name.removeprefix("base_model.model.")
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A") and len(holders.get(id(module.get_base_layer().weight), ())) > 1
+    ]
+
+
+def probe_logits(model):
+    """Logits [1, 64, vocabulary] for ids spread over the vocabulary."""
+    import torch
+
+    table = model.get_input_embeddings().weight
+    ids = torch.linspace(0, len(table) - 1, 64, device=table.device).long()[None]
+    with torch.inference_mode():
+        return model(input_ids=ids, use_cache=False).logits.float()
+
+
+def save_tuned(model, folder: Path, base_name: str, method: str) -> None:
+    """Write what was trained, and how, the same bytes on every run.
+
+    An adapter: adapter_model.safetensors and adapter_config.json; peft writes sets in hash order, the base's
+    path as it was resolved, and a README with both. All weights: model.safetensors and config.json.
+    """
+    # Embeddings under an adapter stay the base's own: peft would copy them, and ask the hub whether to.
+    options = {} if method == "full" else {"save_embedding_layers": False}
+    model.save_pretrained(folder, safe_serialization=True, **options)
+    path = folder / "adapter_config.json"
+    if method != "full":
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = base_name
+        config["target_modules"].sort()
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for extra in folder.iterdir():
+        if extra.suffix not in (".safetensors", ".json"):
+            shutil.rmtree(extra) if extra.is_dir() else extra.unlink()
+    write_json(folder / TUNING, {"method": method, "base": base_name})
+
+
+def parameter_counts(config, lora, method: str) -> tuple[int, int]:
+    """(trained, all with those of an adapter) parameters of a configuration, counted on the meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = trainable(base, lora, 0, method)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return trained, sum(weight.numel() for weight in model.parameters())

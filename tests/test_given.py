@@ -6,17 +6,16 @@ import resource
 import shutil
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 from statistics import fmean
 
 import pyarrow as pa
 import pytest
 import sacrebleu
-from conftest import ROOT, command, stage
+from conftest import ROOT, command, run
 from rouge_score.rouge_scorer import RougeScorer
 
-from onesentence.core import errors
+from onesentence import cli
 from onesentence.core.errors import UserError
 from onesentence.evaluation.external import read_texts
 from onesentence.evaluation.metrics import METRICS, QUALITY, read_scores, write_scores
@@ -70,13 +69,15 @@ def files(tmp_path) -> dict[str, Path]:
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Run a command in this process, as `python -m stages.NAME` does in one of its own (a second's start)."""
+    """Run a command in this process, as `onesentence NAME` does in one of its own (a second's start)."""
     monkeypatch.chdir(ROOT)
 
     def command(name: str, *arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        package = "onesentence.commands" if name == "significance" else "stages"
-        errors.run(import_module(f"{package}.{name}").main)
+        monkeypatch.setattr(sys, "argv", ["onesentence", name, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        if ended.value.code != 0:
+            raise ended.value
         return capsys.readouterr().out
 
     return command
@@ -102,19 +103,23 @@ def error_of(call, files, capsys):
 
 
 def options(files: dict, **changed: Path) -> list[str]:
-    """Of `stages.evaluate`, with a file of output."""
-    names = ("references", "predictions", "documents")
+    """Of `onesentence score` for one system, with a file of output."""
     used = {"references": files["references"], "predictions": files["good"], **changed}
-    given = [part for name in names if name in used for part in (f"--{name}", str(used[name]))]
-    return [*given, "--output", str(files["output"])]
+    given = [
+        part
+        for name in ("references", "documents")
+        if name in used
+        for part in (f"--{name}", str(used[name]))
+    ]
+    return [f"predictions={used['predictions']}", *given, "--output", str(files["output"])]
 
 
 @pytest.fixture
 def evaluate(call, files):
-    """The JSON that `stages.evaluate` writes."""
+    """The JSON that `onesentence score` writes for one system."""
 
     def command(**changed: Path) -> dict:
-        call("evaluate", *options(files, **changed), *FAST)
+        call("score", *options(files, **changed), *FAST)
         return json.loads(files["output"].read_text())
 
     return command
@@ -122,34 +127,33 @@ def evaluate(call, files):
 
 @pytest.fixture
 def refused(error_of, files):
-    """What `stages.evaluate` says that fails."""
-    return lambda **changed: error_of("evaluate", *options(files, **changed), *FAST)
+    """What `onesentence score` says that fails."""
+    return lambda **changed: error_of("score", *options(files, **changed), *FAST)
 
 
 @pytest.fixture
 def compare(call, files):
-    """The JSON that `onesentence.commands.significance` writes."""
+    """The JSON that `onesentence score` writes for several systems."""
 
     def command(*arguments: str) -> dict:
-        call("significance", *arguments, *FAST, "--output", str(files["output"]))
+        call("score", *arguments, *FAST, "--output", str(files["output"]))
         return json.loads(files["output"].read_text())
 
     return command
 
 
 def systems(files: dict, *names: str) -> list[str]:
-    found = ["--references", str(files["references"])]
-    return found + [part for name in names for part in ("--system", f"{name}={files[name]}")]
+    return ["--references", str(files["references"]), *(f"{name}={files[name]}" for name in names)]
 
 
 # As a user runs them.
 
 
 def test_the_commands_run_from_a_shell(files):
-    result = stage(ROOT, "evaluate", *options(files), *FAST)
+    result = command(ROOT, "score", *options(files), *FAST)
     assert "ROUGE-1" in result.stdout and "5 articles" in result.stdout and result.stderr == ""
     assert json.loads(files["output"].read_text())["n"] == 5
-    result = command(ROOT, "significance", *systems(files, "good", "poor"), *FAST)
+    result = command(ROOT, "score", *systems(files, "good", "poor"), *FAST)
     assert "good - poor, the same 5 articles" in result.stdout and result.stderr == ""
     said = " ".join(result.stdout.split())
     assert (
@@ -161,7 +165,7 @@ def test_the_commands_run_from_a_shell(files):
 
 
 def test_no_column_of_a_comparison_is_cut_off_however_wide_its_numbers(capsys):
-    from onesentence.report.commandline import print_comparisons
+    from onesentence.report.terminal import print_comparisons
 
     entry = {
         "value": -13.42, "low": -14.89, "high": 11.88, "bca_low": 0.0, "bca_high": 0.0, "detectable": 12.14,
@@ -181,13 +185,9 @@ def test_no_column_of_a_comparison_is_cut_off_however_wide_its_numbers(capsys):
     assert max(map(len, shown.splitlines())) <= 118
 
 
-@pytest.mark.parametrize("name", ["evaluate", "significance"])
-def test_a_failed_command_exits_1_with_one_line(name, files, tmp_path):
+def test_a_failed_command_exits_1_with_one_line(files, tmp_path):
     given = options(files, references=tmp_path / "nowhere.txt")
-    if name == "significance":
-        given = [*systems({**files, "references": tmp_path / "nowhere.txt"}, "good", "poor")]
-    runner = command if name == "significance" else stage
-    result = runner(ROOT, name, *given, *FAST, check=False)
+    result = command(ROOT, "score", *given, *FAST, check=False)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert "nowhere.txt: not found" in result.stderr
@@ -199,7 +199,7 @@ def test_evaluate_with_bertscore(files, evaluate):
     predictions = rows(files["good"].parent / "some.jsonl", "prediction", texts)
     marked = [text.replace("\ud83d", "?") for text in texts]
     plain = rows(files["good"].parent / "plain.jsonl", "prediction", marked)
-    result = stage(ROOT, "evaluate", *options(files, predictions=predictions), "--resamples", "100")
+    result = command(ROOT, "score", *options(files, predictions=predictions), "--resamples", "100")
     found = json.loads(files["output"].read_text())
     score = found["systems"]["predictions"]["bertscore"]
     assert f"{score['value']:.2f}" in result.stdout
@@ -233,7 +233,16 @@ def test_evaluate_scores_files_with_the_libraries_numbers(files, evaluate):
 
 def test_the_output_has_the_form_that_is_documented(files, evaluate):
     found = evaluate()
-    assert list(found) == ["n", "test", "confidence", "resamples", "resampling", "metrics", "systems"]
+    assert list(found) == [
+        "n",
+        "test",
+        "confidence",
+        "resamples",
+        "resampling",
+        "metrics",
+        "systems",
+        "comparisons",
+    ]
     declared = {name: entry for kind in found["metrics"].values() for name, entry in kind.items()}
     assert set(declared) == set(found["systems"]["predictions"])
     for name, entry in declared.items():
@@ -384,20 +393,22 @@ def test_an_empty_reference(tmp_path, refused):
     assert "gap.txt, line 3: an empty reference" in refused(references=path)
 
 
-def test_options_that_do_not_belong_together(files, error_of):
+def test_options_of_which_one_is_missing_or_wrong(files, error_of):
     references, good = f"--references={files['references']}", f"{files['good']}"
-    for alone in (references, f"--predictions={good}", f"--documents={good}", "--no-bertscore"):
-        assert "belong together" in error_of("evaluate", alone)
-    assert "at least 100" in error_of("evaluate", references, f"--predictions={good}", "--resamples=99")
+    assert "--references: missing" in error_of("score", good)
+    assert "at least 100" in error_of("score", references, good, "--resamples=99")
 
 
-def test_an_option_alone_does_not_run_the_stage(call, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where the stage would find settings and no data
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    with pytest.raises(SystemExit, match="belong together"):
-        call("evaluate", "--no-bertscore")
-    with pytest.raises(SystemExit, match="not there"):
-        call("evaluate")
+def test_a_file_has_the_name_of_its_stem(files, compare):
+    found = compare(f"--references={files['references']}", str(files["good"]), str(files["poor"]))
+    assert list(found["comparisons"]) == ["good-poor"]
+    assert found == compare(*systems(files, "good", "poor"))
+
+
+def test_the_stage_takes_no_option(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "params.yaml", tmp_path)  # where the stage would find settings and no data
+    refused = run(ROOT, "python", "-m", "stages.evaluate", "--no-bertscore", check=False)
+    assert refused.returncode == 2 and "unrecognized arguments" in refused.stderr
 
 
 def test_an_output_that_is_there_is_kept_where_a_run_fails(files, tmp_path, refused, error_of):
@@ -406,39 +417,45 @@ def test_an_output_that_is_there_is_kept_where_a_run_fails(files, tmp_path, refu
     assert "not found" in refused(predictions=tmp_path / "nowhere.txt")
     assert files["output"].read_text() == "kept"
     folder = f"--output={files['output'].parent}"
-    pair = (f"--references={files['references']}", f"--predictions={files['good']}")
-    assert "is a folder" in error_of("evaluate", *pair, *FAST, folder)
+    pair = (f"--references={files['references']}", f"{files['good']}")
+    assert "is a folder" in error_of("score", *pair, *FAST, folder)
     assert files["output"].read_text() == "kept"
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--system", "a={good}"], "--system needs --references"),
-        (["--references", "{references}", "--system", "a={good}"], "at least two systems, found 1"),
-        (
-            ["--references", "{references}", "--system", "a={good}", "--system", "a={poor}"],
-            "'a' stands twice",
-        ),
-        (
-            ["--references", "{references}", "--system", "{good}", "--system", "b={poor}"],
-            "expected NAME=FILE",
-        ),
-        (["--references", "{references}", "--system", "a=", "--system", "b={poor}"], "expected NAME=FILE"),
-        (["--references", "{references}", "--system", "a-b={good}", "--system", "c={poor}"], "without '-'"),
-        (["--references", "{references}"], "either as --system NAME=FILE or as --scores NAME=FILE"),
-        (["--system", "a={good}", "--scores", "b={poor}"], "either as --system"),
-        (
-            ["--references", "{references}", "--scores", "a={good}", "--scores", "b={poor}"],
-            "leave --references",
-        ),
-        (["--scores", "a={good}", "--scores", "b={poor}"], "good.txt: no scores file"),
-        (["--scores", "a={output}", "--scores", "b={poor}"], "out.json: not there"),
+        (["{good}"], "--references: missing"),
+        (["--references", "{references}", "a={good}", "a={poor}"], "two systems are named 'a'"),
+        (["--references", "{references}", "{good}", "good={poor}"], "two systems are named 'good'"),
+        (["--references", "{references}", "a=", "b={poor}"], "expected FILE or NAME=FILE"),
+        (["--references", "{references}", "a-b={good}", "c={poor}"], "without '-'"),
+        (["--references", "{references}", "--scores", "a={good}", "b={poor}"], "leave --references"),
+        (["--scores", "a={good}"], "at least two systems"),
+        (["--scores", "a={good}", "b={poor}"], "good.txt: no scores file"),
+        (["--scores", "a={output}", "b={poor}"], "out.json: not there"),
     ],
 )
-def test_significance_refuses(files, options, said, error_of):
+def test_the_command_refuses(files, options, said, error_of):
     filled = [option.format(**files) for option in options]
-    assert said in error_of("significance", *filled, *FAST)
+    assert said in error_of("score", *filled, *FAST)
+
+
+def test_from_python_as_by_the_command(files, compare):
+    from onesentence.evaluation import api
+
+    scores = api.score(REFERENCES, {"good": GOOD, "poor": POOR}, documents=DOCUMENTS)
+    found = api.compare(scores, resamples=200)
+    wanted = compare(*systems(files, "good", "poor"), "--documents", str(files["documents"]))
+    written = json.loads(json.dumps(found, default=float))
+    for pair, entries in wanted["comparisons"].items():
+        for metric, entry in entries.items():
+            assert written["comparisons"][pair][metric] == pytest.approx(entry, abs=1e-4), metric
+    assert written["metrics"].keys() == wanted["metrics"].keys()
+    with pytest.raises(UserError, match="poor: expected 5 texts, as references has, found 4"):
+        api.score(REFERENCES, {"good": GOOD, "poor": POOR[:4]})
+    one = api.compare(api.score(REFERENCES, {"good": GOOD}, groups=["a", "a", "b", "b", "c"]), resamples=200)
+    assert one["comparisons"] == {} and one["resampling"]["unit"] == "group"
 
 
 # Another format, by its name or its content, is not scored as prose.
@@ -524,7 +541,7 @@ def test_equal_chinese_files_are_refused_as_english_and_score_100_as_chinese(tmp
     assert "evaluate.language: 'en' does not fit the references: its words lose 100.0% of" in message
     assert message.endswith("such as 'zh'")
     call(
-        "evaluate",
+        "score",
         *options(files, references=path, predictions=path, documents=path),
         *FAST,
         "--language",
@@ -537,13 +554,13 @@ def test_equal_chinese_files_are_refused_as_english_and_score_100_as_chinese(tmp
     assert "|lang:zh|stemmer:no|tokens:Unicode words" in found["metrics"]["quality"]["rouge1"]["signature"]
 
 
-def test_significance_of_chinese_systems(tmp_path, files, error_of, compare):
+def test_scores_of_chinese_systems(tmp_path, files, error_of, compare):
     named = {
         "references": lines(tmp_path / "zh.txt", CHINESE * 6),
         "good": lines(tmp_path / "g.txt", CHINESE * 6),
     }
     named["poor"] = lines(tmp_path / "p.txt", [*CHINESE[1:], CHINESE[0]] * 6)
-    assert "evaluate.language" in error_of("significance", *systems(named, "good", "poor"), *FAST)
+    assert "evaluate.language" in error_of("score", *systems(named, "good", "poor"), *FAST)
     found = compare(*systems(named, "good", "poor"), "--language", "zh")
     assert found["comparisons"]["good-poor"]["rouge1"]["p_holm"] < 0.05
 
@@ -558,7 +575,7 @@ def test_english_with_a_few_accented_names_is_scored(tmp_path, evaluate):
 
 
 def test_an_unknown_language_is_refused_with_the_legal_ones(files, error_of):
-    message = error_of("evaluate", *options(files), *FAST, "--language", "english")
+    message = error_of("score", *options(files), *FAST, "--language", "english")
     assert message.startswith("error: --language: expected a language's code of ISO 639")
     assert ", de, " in message and ", und, found 'english'" in message
 
@@ -590,13 +607,13 @@ def stored(tmp_path_factory) -> dict[str, Path]:
 
 def test_stored_scores_give_what_the_outputs_give(files, stored, compare):
     from_outputs = compare(*systems(files, "good", "poor"))
-    from_scores = compare("--scores", f"good={stored['good']}", "--scores", f"poor={stored['poor']}")
-    assert from_scores == from_outputs
+    from_scores = compare("--scores", f"good={stored['good']}", f"poor={stored['poor']}")
+    assert from_scores == {key: value for key, value in from_outputs.items() if key != "test"}
 
 
 def test_stored_scores_of_another_test_set_are_refused(stored, error_of):
-    given = ["--scores", f"good={stored['good']}", "--scores", f"other={stored['other']}"]
-    message = error_of("significance", *given, *FAST)
+    given = ["--scores", f"good={stored['good']}", f"other={stored['other']}"]
+    message = error_of("score", *given, *FAST)
     assert "cannot be compared: test set (ids and references) is" in message
     assert " in good and " in message and " in other" in message
 
@@ -605,8 +622,8 @@ def test_stored_scores_of_other_settings_are_refused(stored, tmp_path, error_of)
     changed = read_scores(stored["poor"])
     changed.signatures["rouge1"] = changed.signatures["rouge1"].replace("stemmer:yes", "stemmer:no")
     write_scores(tmp_path / "changed.parquet", changed, {})
-    given = ["--scores", f"good={stored['good']}", "--scores", f"x={tmp_path / 'changed.parquet'}"]
-    message = error_of("significance", *given, *FAST)
+    given = ["--scores", f"good={stored['good']}", f"x={tmp_path / 'changed.parquet'}"]
+    message = error_of("score", *given, *FAST)
     assert "rouge1: these scores cannot be compared: stemmer is yes in good and no in x" in message
 
 
@@ -617,10 +634,10 @@ def test_published_xsum_outputs_are_scored_as_published(files):
     """All 11,334 lines: ROUGE as measured with rouge_score before this project was there, with intervals."""
     if not (OUTPUTS / "ref.txt").is_file():
         pytest.skip("no XSum outputs beside the repository (shared/data/xsum-outputs)")
-    given = [f"--system={name}={OUTPUTS / name}.txt" for name in ("convs2s", "lead")]
+    given = [f"{name}={OUTPUTS / name}.txt" for name in ("convs2s", "lead")]
     output = ("--output", str(files["output"]))
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    command(ROOT, "significance", f"--references={OUTPUTS / 'ref.txt'}", *given, "--no-bertscore", *output)
+    command(ROOT, "score", f"--references={OUTPUTS / 'ref.txt'}", *given, "--no-bertscore", *output)
     seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     # About 20 s on two cores, 30 s of computing: that counts where other jobs hold the machine up. Cores that
     # are a third as fast, each shared with another test, compute for 70 s.

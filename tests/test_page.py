@@ -407,7 +407,7 @@ def test_ratings_go_through_the_stage_with_the_right_winner(show, tmp_path):
     name, text = downloaded(tab)
     assert name == "ratings-Zoë.json"
     (tmp_path / name).write_text(text, encoding="utf-8")
-    command(ROOT, "ratings", str(tmp_path / name), "--output", str(tmp_path / "ratings.json"))
+    command(ROOT, "rate", str(tmp_path / name), "--output", str(tmp_path / "ratings.json"))
     result = json.loads((tmp_path / "ratings.json").read_text())
     assert result["test"] == page["rating"]["test"]
     found = result["pairs"]["tuned-reference"]["criteria"]

@@ -194,7 +194,7 @@ def test_a_changed_rank_reruns_train_and_never_generate_base(finished):
 
 def test_the_table_and_the_verdict(finished):
     folder, _ = finished
-    shown = run(folder, "python", "-m", "onesentence.commands.results").stdout
+    shown = run(folder, "python", "-m", "onesentence", "results").stdout
     for text in ("lead", "oracle", "tuned", "ROUGE-1", "Holm's correction", "plots/report.html"):
         assert text in shown
     # 100 resamples cannot carry 30 corrected tests, and the verdict says so.
@@ -203,7 +203,7 @@ def test_the_table_and_the_verdict(finished):
 
 def test_the_estimate_names_parts_and_times(finished):
     folder, _ = finished
-    shown = run(folder, "python", "-m", "onesentence.commands.estimate").stdout
+    shown = run(folder, "python", "-m", "onesentence", "estimate").stdout
     for text in ("dataset: reachable", "QLoRA (nf4)", "full fine-tuning", "activations", "Generation memory"):
         assert text in shown
     assert re.search(r"train: fits: needs about [\d.]+ GB", shown)
@@ -219,11 +219,10 @@ def test_the_estimate_measures_no_run_of_other_settings_and_none_that_will_not_f
     folder, _ = finished
     before = (folder / "params.yaml").read_bytes()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("sys.argv", ["estimate"])
     said = {}
     for key, value in (("prompt__max_input_tokens", 200), ("train__batch_size", 16_000_000)):
         edit(folder, **{key: value})
-        estimate.main()
+        estimate.command.callback(no_probe=False, mde=None)
         said[key] = capsys.readouterr().out
         (folder / "params.yaml").write_bytes(before)
     rows = f"rows of {200 + estimate.COMPLETION_TOKENS} tokens"  # the limits, not what is tokenized
@@ -388,17 +387,17 @@ def test_siblings_are_made_of_what_phi_tiny_read_or_not_at_all(tmp_path, monkeyp
     listing.parent.mkdir(parents=True)
     listing.write_text("other/file.py\n")
     with pytest.raises(UserError, match="the installed packages have other files than models/phi-tiny"):
-        sizes.main()
+        sizes.command.callback()
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["phi-tiny"]
 
     files = pretrain.files_of(pretrain.training_entries(entries))
     listing.write_text("".join(f"{file}\n" for file in files))
-    sizes.main()
+    sizes.command.callback()
     for width, shape in sizes.SIZES.items():
         config = json.loads((sizes.folder_of(width) / "config.json").read_text())
         assert config["hidden_size"] == width and config["num_hidden_layers"] == shape["layers"]
         assert (sizes.folder_of(width) / "pretraining_files.txt").read_text() == listing.read_text()
         assert json.loads((tmp_path / f"metrics/pretrain-{width}.json").read_text())["tokens_seen"] >= 1_000
     capsys.readouterr()
-    sizes.main()
+    sizes.command.callback()
     assert capsys.readouterr().out == "sizes: all are there\n"

@@ -78,7 +78,7 @@ def test_a_preset_end_to_end(preset, model, tmp_path, pairs, tiny):
     folder = tmp_path / "project"
     folder.mkdir()
     copy_repository(folder)
-    run(folder, "python", "-m", "onesentence.commands.preset", preset)
+    run(folder, "python", "-m", "onesentence", "preset", preset)
     text = (folder / "params.yaml").read_text()
     assert model in text and "# Every setting of the study" in text
 
@@ -119,7 +119,7 @@ def test_a_preset_end_to_end(preset, model, tmp_path, pairs, tiny):
 @pytest.mark.parametrize("preset", ["phi2-xsum-t4", "qwen2.5-1.5b-xsum"])
 def test_without_a_network_a_preset_fails_in_one_sentence(preset, tmp_path, monkeypatch):
     folder = copy_repository(tmp_path)
-    run(folder, "python", "-m", "onesentence.commands.preset", preset)
+    run(folder, "python", "-m", "onesentence", "preset", preset)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
     for name in ("prepare",):
         failed = stage(folder, name, check=False)

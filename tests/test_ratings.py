@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, command
 
-from onesentence.commands import ratings
-from onesentence.commands.ratings import agreement, lines, outcomes, read_all, summary
+from onesentence.commands import rate
+from onesentence.commands.rate import agreement, lines, outcomes, read_all, summary
 from onesentence.core.errors import UserError
 from onesentence.report.render import ASSETS
 
@@ -120,7 +120,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     covered = 0
     for _ in range(200):
         values = rng.choice([WIN, TIE, LOSS], p=[0.5, 0.3, 0.2], size=(1, 60))
-        row = ratings.criterion_summary(values)
+        row = rate.criterion_summary(values)
         covered += row["low"] <= 65 <= row["high"]
     assert 180 <= covered <= 199  # 190 +- 3.2 standard deviations of 3.1
 
@@ -236,8 +236,8 @@ def test_the_command_writes_the_result_and_says_it(given, tmp_path):
         given("Ann", overall(a="tuned", b="equal", c="lead", d="equal")),
         given("Bob", overall(b="tuned", a="tuned")),
     ]
-    output = tmp_path / "metrics/ratings.json"
-    said = command(ROOT, "ratings", *map(str, files), "--output", str(output)).stdout
+    output = tmp_path / "metrics/rate.json"
+    said = command(ROOT, "rate", *map(str, files), "--output", str(output)).stdout
     result = summary(read_all(files))
     written = json.loads(output.read_text())
     assert written["pairs"]["tuned-lead"]["criteria"]["overall"]["win_rate"] == 56.25
@@ -247,8 +247,8 @@ def test_the_command_writes_the_result_and_says_it(given, tmp_path):
 
 
 def test_the_command_fails_with_one_sentence_and_writes_nothing(given, tmp_path):
-    path, output = given("Ann", [{"id": "a", "overall": "B"}]), tmp_path / "ratings.json"
-    failed = command(ROOT, "ratings", str(path), "--output", str(output), check=False)
+    path, output = given("Ann", [{"id": "a", "overall": "B"}]), tmp_path / "rate.json"
+    failed = command(ROOT, "rate", str(path), "--output", str(output), check=False)
     assert failed.returncode == 1 and failed.stdout == "" and not output.exists()
     assert failed.stderr == (
         f"error: {path}: rating 1, item 'a': overall: found 'B', expected 'tuned', 'lead' or 'equal'\n"
@@ -256,4 +256,4 @@ def test_the_command_fails_with_one_sentence_and_writes_nothing(given, tmp_path)
 
 
 def test_the_page_and_the_stage_name_the_same_format():
-    assert f'"{ratings.FORMAT}"' in (ASSETS / "report.js").read_text()
+    assert f'"{rate.FORMAT}"' in (ASSETS / "report.js").read_text()

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT, run, write_local
 
-from onesentence.commands import base, rung
+from onesentence.commands import base, repro
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import file_sha256
@@ -22,14 +22,14 @@ def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs
     run(project, "git", "add", "--all")
     run(project, "git", "commit", "--quiet", "--message=preset")
     folder = project / "presets/own"
-    run(project, "python", "-m", "onesentence.commands.rung", "own")
-    refused = run(project, "python", "-m", "onesentence.commands.rung", "own", "--run", check=False)
+    run(project, "python", "-m", "onesentence", "repro", "own")
+    refused = run(project, "python", "-m", "onesentence", "repro", "own", "--run", check=False)
     assert refused.returncode == 1
     assert "presets/own: data/local not found; put your articles there: make data FROM=PATH PRESET=own" in (
         refused.stderr
     )
-    run(folder, "python", "-m", "onesentence.commands.data", str(given))
-    shown = run(project, "python", "-m", "onesentence.commands.rung", "own", "--run").stdout
+    run(folder, "python", "-m", "onesentence", "data", str(given))
+    shown = run(project, "python", "-m", "onesentence", "repro", "own", "--run").stdout
     assert "All of it is in presets/own" in shown and "8 test articles" in shown
 
     values = yaml.safe_load((folder / "params.yaml").read_text())
@@ -48,7 +48,7 @@ def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs
     listed = run(project, "git", "ls-files", "-s", "presets/own").stdout
     assert "120000" in listed and "adapter_model" not in listed and "report.html" not in listed
     run(project, "git", "commit", "--quiet", "--message=ran")
-    again = run(project, "python", "-m", "onesentence.commands.rung", "own", "--run").stdout
+    again = run(project, "python", "-m", "onesentence", "repro", "own", "--run").stdout
     assert "up to date" in again
     assert run(project, "git", "status", "--porcelain").stdout == ""
     assert "presets" not in run(project, "dvc", "status").stdout
@@ -61,12 +61,10 @@ def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs
 
     # A variant, compared with what it varies; git holds both.
     run(folder, "dvc", "exp", "run", "--name", "wider", "--set-param", "lora.rank=8")
-    diff = run(folder, "python", "-m", "onesentence.commands.diff", "HEAD", "--markdown").stdout
+    diff = run(folder, "python", "-m", "onesentence", "diff", "HEAD", "--markdown").stdout
     assert "lora.rank" in diff and "learning_rate" not in diff
     assert "one run on each side, paired by article" in diff
-    missing = run(
-        folder, "python", "-m", "onesentence.commands.diff", "HEAD", "--folder", "other", check=False
-    )
+    missing = run(folder, "python", "-m", "onesentence", "diff", "HEAD", "--folder", "other", check=False)
     assert "--folder: HEAD has no other; presets that were run are in presets/NAME" in missing.stderr
     # In a copy of the commit, as a queue runs it.
     run(folder, "git", "checkout", ".")
@@ -84,13 +82,9 @@ def test_the_default_is_compared_with_a_preset(project, monkeypatch):
         (place / "params.yaml").write_text(f"lora:\n  rank: {rank}\n")
     run(project, "git", "add", "--all", "--force")
     run(project, "git", "commit", "--quiet", "--message=both")
-    against = run(
-        project, "python", "-m", "onesentence.commands.diff", "HEAD", "--folder", "presets/own"
-    ).stdout
-    back = run(
-        project / "presets/own", "python", "-m", "onesentence.commands.diff", "HEAD", "--folder", "."
-    ).stdout
-    own = run(project / "presets/own", "python", "-m", "onesentence.commands.diff", "HEAD").stdout
+    against = run(project, "python", "-m", "onesentence", "diff", "HEAD", "--folder", "presets/own").stdout
+    back = run(project / "presets/own", "python", "-m", "onesentence", "diff", "HEAD", "--folder", ".").stdout
+    own = run(project / "presets/own", "python", "-m", "onesentence", "diff", "HEAD").stdout
     assert "Studies" not in against and "Plots" not in against and "Studies" in own
     assert "HEAD:presets/own" in against and "lora.rank" in against and "lora.rank" in back
     assert "Parameters: none changed" in own
@@ -99,7 +93,7 @@ def test_the_default_is_compared_with_a_preset(project, monkeypatch):
 def lay_out(project, monkeypatch, text=OVERLAY):
     monkeypatch.chdir(project)
     (project / "presets/own.yaml").write_text(text)
-    return rung.lay_out("own")
+    return repro.lay_out("own")
 
 
 def test_a_layout_is_made_once_and_its_parameters_are_kept(project, monkeypatch):
@@ -107,14 +101,14 @@ def test_a_layout_is_made_once_and_its_parameters_are_kept(project, monkeypatch)
     text = (project / folder / "params.yaml").read_text()
     assert "rank: 4" in text and "# Every setting of the study" in text
     (project / folder / "params.yaml").write_text(text.replace("rank: 4", "rank: 2"))
-    assert rung.lay_out("own") == folder
+    assert repro.lay_out("own") == folder
     assert "rank: 2" in (project / folder / "params.yaml").read_text()
     assert (project / folder / "stages/train.py").samefile(project / "stages/train.py")
     assert (project / folder / "requirements.txt").readlink().as_posix() == "../../requirements.txt"
     # The graph follows the repository's.
     changed = "# another\n" + (project / "dvc.yaml").read_text()
     (project / "dvc.yaml").write_text(changed)
-    rung.lay_out("own")
+    repro.lay_out("own")
     assert not (project / folder / "dvc.yaml").is_symlink()
     assert (project / folder / "dvc.yaml").read_text() == changed
 
@@ -130,12 +124,12 @@ def test_a_preset_is_laid_over_the_committed_parameters(project, monkeypatch):
 
 def test_the_base_model_is_linked_and_one_that_is_not_there_is_named(project, monkeypatch):
     folder = lay_out(project, monkeypatch)
-    rung.require_model(folder)
+    repro.require_model(folder)
     assert (project / folder / "models/tiny/config.json").is_file()
     values = project / folder / "params.yaml"
     values.write_text(values.read_text().replace("models/tiny", "models/none"))
     with pytest.raises(UserError, match=r"presets/own/params.yaml: model.path: models/none not found"):
-        rung.require_model(folder)
+        repro.require_model(folder)
     assert not (project / folder / "models/none").is_symlink()
 
 
@@ -152,14 +146,14 @@ def test_a_packed_model_is_tracked_in_the_folder_and_comes_back_from_the_cache(p
     made = []
     monkeypatch.setattr(base, "make", lambda name, wheel, models: made.append(models / name))
     shutil.copytree(project / "models/tiny", project / "models/packed")
-    rung.require_model(folder)
+    repro.require_model(folder)
     assert (folder / "models/packed.dvc").is_file() and not (folder / "models/packed").is_symlink()
     assert not (project / "models/packed.dvc").exists()
 
     # Neither here nor at the top: from the cache.
     shutil.rmtree(folder / "models/packed")
     shutil.rmtree(project / "models/packed")
-    rung.require_model(folder)
+    repro.require_model(folder)
     assert file_sha256(folder / "models/packed/model.safetensors") == packed.weights_sha256 and not made
 
     # Another file of that name at the top is not taken for it.
@@ -168,7 +162,7 @@ def test_a_packed_model_is_tracked_in_the_folder_and_comes_back_from_the_cache(p
     shutil.copytree(project / "models/tiny", project / "models/packed")
     (project / "models/packed/tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"base: tokenizer.json has SHA-256 .* `make base NAME=packed`"):
-        rung.require_model(folder)
+        repro.require_model(folder)
     assert not (folder / "models/packed").exists()
 
 
@@ -187,7 +181,7 @@ def test_a_cpu_without_the_presets_format_is_told_before_anything_runs(project, 
     monkeypatch.setattr("onesentence.model.loading.has_bfloat16", lambda: False)
     folder = lay_out(project, monkeypatch, "train:\n  autocast: bfloat16\n")
     with pytest.raises(UserError, match=r"presets/own/params.yaml: train.autocast: .* use none"):
-        rung.require_model(folder)
+        repro.require_model(folder)
 
 
 def test_a_wrong_preset_leaves_nothing(project, monkeypatch):
@@ -195,7 +189,7 @@ def test_a_wrong_preset_leaves_nothing(project, monkeypatch):
         lay_out(project, monkeypatch, "lora:\n  rank: many\n")
     assert not (project / "presets/own").exists()
     with pytest.raises(UserError, match=r"preset 'other': presets/other.yaml not found; there are"):
-        rung.lay_out("other")
+        repro.lay_out("other")
 
 
 def test_what_is_no_link_of_ours_is_not_replaced(project, monkeypatch):

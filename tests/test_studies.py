@@ -869,7 +869,7 @@ def studied(tmp_path_factory, pairs, tiny):
 
 
 def study(folder: Path, *arguments: str, check: bool = True):
-    return run(folder, "python", "-m", "onesentence.commands.study", *arguments, check=check)
+    return run(folder, "python", "-m", "onesentence", "study", *arguments, check=check)
 
 
 @contextmanager
@@ -877,7 +877,7 @@ def started(folder: Path, name: str):
     """`make study` in the background; it is killed at the end, so that it can tidy nothing up."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with subprocess.Popen(
-        ["python", "-m", "onesentence.commands.study", name, "--jobs", "2"],
+        ["python", "-m", "onesentence", "study", name, "--jobs", "2"],
         cwd=folder,
         env={**os.environ, "PATH": path, "PYTHONPATH": ""},
         stdout=subprocess.PIPE,
@@ -975,17 +975,17 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied):
 @pytest.mark.slow
 def test_what_a_reviewer_sees_with_and_without_the_cache(studied, tmp_path):
     """The experiments, and one against the other; pushed, pulled, applied, made a branch."""
-    shown = run(studied, "python", "-m", "onesentence.commands.show", "rank").stdout
+    shown = run(studied, "python", "-m", "onesentence", "show", "rank").stdout
     assert "4 experiments" in shown and "rank=4, seed=1" not in shown.split("rank-4-seed0")[1].split("\n")[0]
     assert all(len(line) <= 120 for line in shown.splitlines())
     run(studied, "dvc", "exp", "apply", "rank-2-seed0")
-    diff = run(studied, "python", "-m", "onesentence.commands.diff", "rank-4-seed0", "--markdown").stdout
+    diff = run(studied, "python", "-m", "onesentence", "diff", "rank-4-seed0", "--markdown").stdout
     assert "| `lora.rank` | `4` | `2` |" in diff and "one run on each side, paired by article" in diff
     plain = json.loads(run(studied, "dvc", "exp", "diff", "--json", "rank-2-seed0", "rank-4-seed0").stdout)
     assert plain["params"]["params.yaml"]["lora.rank"] == {"old": 2, "new": 4, "diff": 2}
     page = run(studied, "dvc", "plots", "diff", "rank-2-seed0", "rank-4-seed0").stdout.strip()
     assert "rank-4-seed0" in Path(page.removeprefix("file://")).read_text()
-    same = run(studied, "python", "-m", "onesentence.commands.diff", "rank-2-seed0").stdout
+    same = run(studied, "python", "-m", "onesentence", "diff", "rank-2-seed0").stdout
     assert same.count("the same") == 6 and "none changed" in same
     # Without the cache, as in a fresh clone: from the two intervals.
     bare, clone, drive = (tmp_path / name for name in ("bare", "clone", "drive"))
@@ -997,7 +997,7 @@ def test_what_a_reviewer_sees_with_and_without_the_cache(studied, tmp_path):
     run(clone, "git", "fetch", "--quiet", "origin", "refs/exps/*:refs/exps/*")
     ref = f"refs/exps/{ref_of(clone, 'rank-4-seed0')}"
     run(clone, "git", "checkout", "--quiet", ref, "--", ".")
-    diff = run(clone, "python", "-m", "onesentence.commands.diff", "rank-2-seed0", "--markdown").stdout
+    diff = run(clone, "python", "-m", "onesentence", "diff", "rank-2-seed0", "--markdown").stdout
     assert "| `lora.rank` | `2` | `4` |" in diff and "unpaired, from the two intervals" in diff
     # With the folder that both reach: the colleague's experiment, applied, and as a branch.
     run(clone, "git", "checkout", "--quiet", "--force", "HEAD", "--", ".")
@@ -1006,12 +1006,12 @@ def test_what_a_reviewer_sees_with_and_without_the_cache(studied, tmp_path):
     run(clone, "dvc", "exp", "apply", "rank-4-seed0")
     assert "rank: 4" in (clone / "params.yaml").read_text()
     assert (clone / "models/tuned/adapter_model.safetensors").is_file()
-    diff = run(clone, "python", "-m", "onesentence.commands.diff", "rank-2-seed0", "--markdown").stdout
+    diff = run(clone, "python", "-m", "onesentence", "diff", "rank-2-seed0", "--markdown").stdout
     assert "one run on each side, paired by article" in diff
     run(clone, "dvc", "exp", "branch", "rank-4-seed0", "try-rank-4")
     assert run(clone, "git", "show", "try-rank-4:metrics/summary.json").stdout
 
-    missing = run(studied, "python", "-m", "onesentence.commands.diff", "nothing", check=False)
+    missing = run(studied, "python", "-m", "onesentence", "diff", "nothing", check=False)
     assert "'nothing' is no commit, branch, tag or experiment" in missing.stderr
     run(studied, "git", "checkout", "--quiet", "--force", "HEAD", "--", ".")
 
@@ -1032,7 +1032,7 @@ def test_an_experiment_of_other_articles_is_not_compared(studied, tmp_path):
     write_json(evaluation, json.loads(evaluation.read_text()) | {"n": 5})
     run(other, "git", "commit", "--all", "--quiet", "--message=other")
     run(other, "git", "update-ref", ref, "HEAD")
-    refused = run(studied, "python", "-m", "onesentence.commands.compare", "rank", check=False)
+    refused = run(studied, "python", "-m", "onesentence", "compare", "rank", check=False)
     run(studied, "git", "update-ref", ref, made)
     run(studied, "git", "worktree", "remove", "--force", str(other))
     assert refused.returncode == 1
@@ -1052,7 +1052,7 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     compared = json.loads((studied / "metrics/studies/broken.json").read_text())
     assert list(compared["variants"]) == ["as-set", "resamples"] and compared["left_out"] == ["no-module"]
     assert "Left out, since not every run is there: no-module." in (studied / "README.md").read_text()
-    refused = run(studied, "python", "-m", "onesentence.commands.compare", "broken", check=False)
+    refused = run(studied, "python", "-m", "onesentence", "compare", "broken", check=False)
     assert "1 of 3 runs of broken are missing, such as no-module-seed0" in refused.stderr
 
     # What the user removes since then runs anew where it is wanted, though the clone that made it holds a

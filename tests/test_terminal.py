@@ -41,7 +41,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from onesentence.core import errors
-from onesentence.report.commandline import print_table
+from onesentence.report.terminal import print_table
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_json
 text = Path("given.txt").read_text(encoding="utf-8")
@@ -71,19 +71,19 @@ def test_a_command_scores_texts_that_the_terminal_cannot_show(tmp_path):
     (tmp_path / "a.txt").write_text(f"Über {TEXT}\nAnother one\n", encoding="utf-8")
     output = tmp_path / "new" / "out.json"
 
-    def significance(name: str) -> subprocess.CompletedProcess:
+    def score(name: str) -> subprocess.CompletedProcess:
         return run(
-            "POSIX ascii", "-m", "onesentence.commands.significance",
+            "POSIX ascii", "-m", "onesentence", "score",
             "--references", str(tmp_path / "references.txt"),
-            "--system", f"{name}={tmp_path / 'a.txt'}", "--system", f"b={tmp_path / 'references.txt'}",
+            f"{name}={tmp_path / 'a.txt'}", f"b={tmp_path / 'references.txt'}",
             "--resamples", "100", "--no-bertscore", "--language", "und", "--output", str(output),
         )  # fmt: skip
 
     # A name in bytes that the terminal's encoding does not have is no text, and could not be stored.
-    refused = significance("Ü")
+    refused = score("Ü")
     assert refused.returncode == 1 and refused.stderr.count(b"\n") == 1 and not output.parent.exists()
-    assert refused.stderr.startswith(b"error: --system: expected a name of printable characters, found ")
-    done = significance("a")
+    assert refused.stderr.startswith(b"error: SYSTEM: expected a name of printable characters, found ")
+    done = score("a")
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
     assert "a" in json.loads(output.read_text(encoding="utf-8"))["systems"]
 
@@ -105,7 +105,14 @@ def test_every_output_option_is_checked_before_the_work():
         for option in re.findall(r'"--output",[^)]*', path.read_text(encoding="utf-8"))
         if "add_argument" in path.read_text(encoding="utf-8")
     ]
-    assert len(options) >= 9
+    assert len(options) >= 8
+    for name in ("score", "rate"):  # of click: as the first thing in the command
+        body = (
+            (ROOT / f"onesentence/commands/{name}.py")
+            .read_text(encoding="utf-8")
+            .partition("def command(")[2]
+        )
+        assert re.search(r"\) -> None:\n    output = .*output_file\(", body), name
     for path, option in options:
         assert "type=output_file" in option or '"--output", str' in option, path
 
@@ -113,22 +120,13 @@ def test_every_output_option_is_checked_before_the_work():
 @pytest.mark.parametrize(
     "command",
     [
-        ("stages.evaluate", "--references", "r.txt", "--predictions", "p.txt"),
-        (
-            "onesentence.commands.significance",
-            "--references",
-            "r.txt",
-            "--system",
-            "a=r.txt",
-            "--system",
-            "b=p.txt",
-        ),
-        ("onesentence.commands.ratings", "r.txt"),
+        ("score", "--references", "r.txt", "a=r.txt", "b=p.txt"),
+        ("rate", "r.txt"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_in_one_sentence(tmp_path, command):
     (tmp_path / "file").write_text("")
-    done = run("UTF-8", "-m", *command, "--output", str(tmp_path / "file" / "out.json"))
+    done = run("UTF-8", "-m", "onesentence", *command, "--output", str(tmp_path / "file" / "out.json"))
     assert done.returncode == 1 and done.stdout == b""
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith(f"error: --output: {tmp_path}/file/out.json cannot be written")

@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 import yaml
 
 from onesentence.commands.verify import differences, distance, locked, report
@@ -133,11 +132,3 @@ def test_a_machine_is_described_without_the_names_of_host_and_user():
     assert set(machine()) >= {"cpu", "cores", "instructions", "threads", "versions"}
     assert platform.node() not in text or len(platform.node()) < 4
     assert f'"{getpass.getuser()}"' not in text
-
-
-@pytest.mark.parametrize("name", ["verify", "estimate"])
-def test_the_commands_have_help(name):
-    from conftest import ROOT, run
-
-    shown = run(ROOT, "python", "-m", f"onesentence.commands.{name}", "--help").stdout
-    assert shown.startswith("usage:") and "options:" in shown

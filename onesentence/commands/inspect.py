@@ -1,16 +1,19 @@
 """Look at rows as the pipeline sees them: the pair, the filled prompt, the tokens, the labels, the cut.
 
 Reads   data/prepared/, the tokenizer of `model.name`.
-Run     python -m onesentence.commands.inspect [--split train] [--id ID] [--rows 1]
+Run     onesentence inspect                             the first row of train
+        onesentence inspect --split test --rows 3
+        onesentence inspect --split test --id ID
 """
 
-import argparse
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.text import Text
 
-from onesentence.core import errors, params
+from onesentence.commands import documented
+from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_parquet
 from onesentence.core.params import SPLITS
@@ -56,27 +59,27 @@ def show(console: Console, tokenizer, prompt, row: dict) -> None:
     console.print(Text("\n".join(shown)))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m onesentence.commands.inspect", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--id", help="the row with this id; else the first rows of the split")
-    parser.add_argument("--rows", type=int, default=1, help="how many rows, without --id")
-    arguments = parser.parse_args()
+@documented(__doc__)
+@click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True)
+@click.option("--id", "row_id", help="The row with this id; else the first rows of the split.")
+@click.option(
+    "--rows",
+    "count",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How many rows, without --id.",
+)
+def command(split: str, row_id: str | None, count: int) -> None:
     p = params.load(PARAMS)
-    table = read_parquet(PREPARED / f"{arguments.split}.parquet")
-    if arguments.id is None:
-        rows = table.slice(0, arguments.rows).to_pylist()
+    table = read_parquet(PREPARED / f"{split}.parquet")
+    if row_id is None:
+        rows = table.slice(0, count).to_pylist()
     else:
-        rows = [row for row in table.to_pylist() if row["id"] == arguments.id]
+        rows = [row for row in table.to_pylist() if row["id"] == row_id]
         if not rows:
-            raise UserError(f"--id: {arguments.id!r} is not in {arguments.split}; try another --split")
+            raise UserError(f"--id: {row_id!r} is not in {split}; try another --split")
     tokenizer = load_tokenizer(p.model)
     console = Console(highlight=False, soft_wrap=True)
     for row in rows:
         show(console, tokenizer, p.prompt, row)
-
-
-if __name__ == "__main__":
-    errors.run(main)

@@ -3,13 +3,14 @@
 Each rung is a DVC experiment in a folder of its own (`dvc exp run --temp`), so that the workspace keeps
 its results and a failure at 10 rows costs minutes.
 
-Run     make ladder    (python -m onesentence.commands.ladder)
+Run     onesentence ladder      (make ladder)
 """
 
 import subprocess
 import sys
 
-from onesentence.core import errors, params
+from onesentence.commands import documented
+from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.params import SPLITS
 from onesentence.data.sources import open_source
@@ -29,7 +30,8 @@ def overrides(rung: int | None, sizes: dict[str, int | None], kept: dict[str, in
     return options
 
 
-def main() -> None:
+@documented(__doc__)
+def command() -> None:
     p = params.load(("data", "evaluate.language"))
     data = p.data
     sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
@@ -47,7 +49,3 @@ def main() -> None:
         if subprocess.run(command, check=False).returncode:
             raise UserError(f"ladder: {name} rows failed (see above); the larger rungs were not started")
     print("ladder: every rung passed; dvc exp show lists them")
-
-
-if __name__ == "__main__":
-    errors.run(main, __doc__)

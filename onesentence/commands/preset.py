@@ -1,13 +1,14 @@
 """Apply a preset: an overlay on params.yaml in presets/NAME.yaml, comments kept, the diff shown.
 
-Run     make preset NAME=phi2-xsum-t4    (python -m onesentence.commands.preset phi2-xsum-t4)
+Run     onesentence preset phi2-xsum-t4     (make preset NAME=phi2-xsum-t4)
 """
 
-import argparse
 from pathlib import Path
 
-from onesentence.commands import edit
-from onesentence.core import errors, params
+import click
+
+from onesentence.commands import documented, edit
+from onesentence.core import params
 from onesentence.core.errors import UserError
 
 PRESETS = Path("presets")
@@ -22,13 +23,8 @@ def overlay_of(name: str) -> dict:
     return params.read_yaml(path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("name")
-    name = parser.parse_args().name
+@documented(__doc__)
+@click.argument("name")
+def command(name: str) -> None:
     diff = edit.apply(overlay_of(name), f"{PRESETS}/{name}.yaml")
     print(diff or f"{params.PARAMS_FILE} already has every value of {PRESETS}/{name}.yaml")
-
-
-if __name__ == "__main__":
-    errors.run(main)

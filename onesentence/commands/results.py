@@ -3,21 +3,24 @@
 The README gets plots/results.md, and a table of the default beside every preset whose own pipeline was run
 (presets/NAME/).
 
-Run     python -m onesentence.commands.results [--readme]    (`make repro` ends with it)
+Run     onesentence results             (`make repro` ends with it)
+        onesentence results --readme    (make results)
 """
 
-import argparse
 from pathlib import Path
 
+import click
+
+from onesentence.commands import documented
 from onesentence.commands.preset import PRESETS
-from onesentence.core import errors, params
+from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_json
 from onesentence.evaluation.metrics import HEADLINE, METRICS
-from onesentence.report.commandline import print_table
 from onesentence.report.readme import put_into_readme
 from onesentence.report.sentences import verdict
 from onesentence.report.tables import SYSTEMS, cell
+from onesentence.report.terminal import print_table
 
 EVALUATION = Path("metrics/evaluation.json")
 RESULTS = Path("plots/results.md")
@@ -45,10 +48,9 @@ def rungs_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--readme", action="store_true", help="also write the table into README.md")
-    readme = parser.parse_args().readme
+@documented(__doc__)
+@click.option("--readme", is_flag=True, help="Also write the tables into README.md.")
+def command(readme: bool) -> None:
     evaluation = read_json(EVALUATION)  # before the README is changed
     if readme:
         if not RESULTS.is_file():
@@ -68,7 +70,3 @@ def main() -> None:
     for sentence in verdict(evaluation):
         print(f"- {sentence}")
     print("To read: plots/report.html. Numbers: metrics/summary.json, metrics/evaluation.json")
-
-
-if __name__ == "__main__":
-    errors.run(main)

@@ -1,14 +1,17 @@
 """The experiments that are there, in 120 columns: headline metrics, and what each sets.
 
-Run     make show    (python -m onesentence.commands.show [STUDY])
+Run     onesentence show            (make show)
+        onesentence show rank       those of one study (make show NAME=rank)
 """
 
-import argparse
 import json
 
-from onesentence.core import errors, params
+import click
+
+from onesentence.commands import documented
+from onesentence.core import params
 from onesentence.core.errors import UserError
-from onesentence.report.commandline import print_table
+from onesentence.report.terminal import print_table
 from onesentence.study.declaration import Studies
 from onesentence.study.experiments import experiment_refs, flat, git, same_code, shown
 
@@ -33,14 +36,13 @@ def short_names(keys: list[str]) -> dict[str, str]:
     return {key: end if last.count(end) == 1 else key for key, end in zip(keys, last, strict=True)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("study", nargs="?", help="only its experiments")
-    arguments = parser.parse_args()
+@documented(__doc__)
+@click.argument("study", required=False)
+def command(study: str | None) -> None:
     here = params.read_yaml(params.PARAMS_FILE)
     refs = [(name, ref) for name, found in experiment_refs().items() for ref in found]
-    if arguments.study:
-        wanted = list(Studies(here["model"]["name"]).study(arguments.study).experiments())
+    if study:
+        wanted = list(Studies(here["model"]["name"]).study(study).experiments())
         refs = sorted((pair for pair in refs if pair[0] in wanted), key=lambda pair: wanted.index(pair[0]))
     if not refs:
         raise UserError("show: no experiments are there; run one with `make study NAME=...` or `dvc exp run`")
@@ -63,7 +65,3 @@ def main() -> None:
         rows,
         narrow="sets",
     )
-
-
-if __name__ == "__main__":
-    errors.run(main)

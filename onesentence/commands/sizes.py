@@ -3,13 +3,14 @@
 Study `model_size` compares them, and runs in clones: commit what this makes before it. The settings are those
 of `pretrain` in params.yaml but for width, layers and heads; what is there is kept.
 
-Run     make sizes    (python -m onesentence.commands.sizes)
+Run     onesentence sizes       (make sizes)
 """
 
 from pathlib import Path
 from types import SimpleNamespace
 
-from onesentence.core import errors, params
+from onesentence.commands import documented
+from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.data.docstrings import harvest
 from stages import pretrain
@@ -32,7 +33,8 @@ def metrics_of(width: int) -> Path:
     return pretrain.METRICS.with_name(f"pretrain-{width}.json")
 
 
-def main() -> None:
+@documented(__doc__)
+def command() -> None:
     p = params.load(pretrain.PARAMS).pretrain
     missing = {
         width: shape
@@ -52,7 +54,3 @@ def main() -> None:
     for width, shape in missing.items():
         values = SimpleNamespace(**{**vars(p), **shape})
         pretrain.make(values, kept, folder_of(width), metrics_of(width))
-
-
-if __name__ == "__main__":
-    errors.run(main, __doc__)

@@ -1,20 +1,23 @@
 """Run what is missing of a study as DVC experiments, several at a time, then compare.
 
-Run     make study NAME=rank [JOBS=2] [QUICK=1]
-        python -m onesentence.commands.study NAME [--jobs N] [--quick]
-
 Each variant and seed is an experiment of that name (`rank-8-seed0`). Each job has a clone of its own, of the
 commit that is checked out when the study starts: what is edited meanwhile reaches neither variants nor the
 comparison, and a kill leaves nothing in the user's files. One that is there with the same code, data and
 parameters is kept; a killed study goes on where it was, at the stage, and in training at the last checkpoint.
 One that fails is named with its log; the others run on, and are compared without it.
+
+Run     onesentence study                       which there are, and how long they take
+        onesentence study rank --jobs 2         (make study NAME=rank JOBS=2)
+        onesentence study rank --quick          on little data; its numbers are not for quoting
 """
 
-import argparse
 import signal
 import sys
 
-from onesentence.core import errors, params
+import click
+
+from onesentence.commands import documented
+from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.study.comparison import borrowed_spread
 from onesentence.study.declaration import STUDIES_FILE, Studies
@@ -33,23 +36,22 @@ from onesentence.study.pages import write_pages
 from onesentence.study.variants import experiment
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("name", nargs="?", help="of a study in studies.yaml; without one they are listed")
-    parser.add_argument("--jobs", type=int, default=1, help="variants at a time")
-    parser.add_argument("--quick", action="store_true", help="small and fast; never to be committed")
-    arguments = parser.parse_args()
+@documented(__doc__)
+@click.argument("name", required=False)
+@click.option("--jobs", type=int, default=1, show_default=True, help="Variants at a time.")
+@click.option("--quick", is_flag=True, help="Small and fast; never to be committed.")
+def command(name: str | None, jobs: int, quick: bool) -> None:
     studies = Studies(params.load(("model",)).model.name)
     studies.check_names()
-    if arguments.name is None:
+    if name is None:
         for name in studies.names():
             study = studies.study(name)
             hours = "" if study.hours is None else f", {study.hours:g} h"
             print(f"{name}: {study.question} ({len(study.experiments())} runs{hours})")
         return
-    if arguments.jobs < 1:
-        raise UserError(f"--jobs: expected at least 1, found {arguments.jobs}")
-    study = studies.study(arguments.name, arguments.quick)
+    if jobs < 1:
+        raise UserError(f"--jobs: expected at least 1, found {jobs}")
+    study = studies.study(name, quick)
     require_distinct(study, params.read_yaml(params.PARAMS_FILE))
     borrowed_spread(study, studies)  # refuses here, not after hours
     with alone():
@@ -67,19 +69,19 @@ def main() -> None:
         hours = "" if study.hours is None else f"; the whole study takes {study.hours:g} h on two cores"
         print(
             f"study {study.name}: {len(there)} of {len(there) + len(missing)} runs are there, "
-            f"{len(missing)} to go, {arguments.jobs} at a time{hours}",
+            f"{len(missing)} to go, {jobs} at a time{hours}",
             flush=True,
         )
         if missing:
-            failed, clone = run_missing(study, missing, arguments.jobs)
+            failed, clone = run_missing(study, missing, jobs)
             whole = [
                 variant.name
                 for variant in study.variants
                 if not {experiment(variant.name, seed) for seed in study.seeds} & set(failed)
             ]
             if study.reference in whole and len(whole) > 1:
-                clone.compare(arguments.name, arguments.quick, bool(failed))
-                if not arguments.quick:
+                clone.compare(name, quick, bool(failed))
+                if not quick:
                     write_pages()
             if failed:
                 raise UserError(
@@ -88,9 +90,5 @@ def main() -> None:
                     f"command tries them again; take one that cannot run out of {STUDIES_FILE}"
                 )
         else:
-            compare(arguments.name, arguments.quick, partial=False)
+            compare(name, quick, partial=False)
         drop_clones()
-
-
-if __name__ == "__main__":
-    errors.run(main)

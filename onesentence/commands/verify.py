@@ -4,19 +4,21 @@ Clones the committed state of this repository into a temporary folder, runs `dvc
 all of dvc.lock: parameters, dependencies and outputs of every stage, those that git holds and those that DVC
 caches, folders file by file. Takes as long as the whole study.
 
-Run     python -m onesentence.commands.verify [--record]    (`make verify`)
-
 --record writes what this machine is to benchmarks/results/machine.json: that of the committed numbers.
+
+Run     onesentence verify              (make verify)
+        onesentence verify --record
 """
 
-import argparse
 import csv
 import json
 import subprocess
 import tempfile
 from pathlib import Path
 
-from onesentence.core import errors
+import click
+
+from onesentence.commands import documented
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_json, write_json
 from onesentence.core.machine import machine
@@ -155,10 +157,10 @@ def report(committed: dict, root: Path, clone: Path) -> list[str]:
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--record", action="store_true", help="this machine is that of the committed numbers")
-    if parser.parse_args().record:
+@documented(__doc__)
+@click.option("--record", is_flag=True, help="This machine is that of the committed numbers.")
+def command(record: bool) -> None:
+    if record:
         write_json(MACHINE, machine())
         print(f"verify: {MACHINE} describes this machine")
         return
@@ -180,7 +182,3 @@ def main() -> None:
         "this machine is like that of the committed numbers"
     ]
     raise UserError("\n  ".join(["verify: this machine gives other bytes", *lines]))
-
-
-if __name__ == "__main__":
-    errors.run(main)

@@ -1,7 +1,7 @@
 """Words, sentences and n-grams: the one place where text is cut into units, in any script.
 
 Properties of characters are those of the pinned `regex` package, so that they do not follow the Python that
-runs. Text in ASCII is cut as `[A-Za-z0-9_]+`. The harvest has a rule of its own, in harvest.py.
+runs. Text in ASCII is cut as `[A-Za-z0-9_]+`. The docstrings have a rule of their own, in docstrings.py.
 """
 
 import re

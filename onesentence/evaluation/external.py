@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onesentence.core.errors import UserError
+from onesentence.core.language import require_language
+from onesentence.evaluation.extraction import Article
+from onesentence.evaluation.metrics import ROW, Scores, test_hash
+from onesentence.evaluation.scoring import score_systems
 
 # Keys that a JSONL row may hold its text under, by what the file is for.
 KEYS = {
@@ -200,3 +204,47 @@ def read_references(path: Path) -> Texts:
         if not text.strip():
             raise UserError(f"{path}, line {number}: an empty reference; correct or remove the article")
     return found
+
+
+def score_files(
+    references: Path,
+    files: dict[str, Path],
+    documents: Path | None,
+    groups: Path | None,
+    settings,
+    bertscore: bool,
+) -> tuple[dict[str, Scores], str]:
+    """(scores of files of outputs by system, hash of the test set).
+
+    references, documents, groups: a text a line, or .jsonl; settings: params.yaml's `evaluate` section.
+    Raises UserError where files do not belong together, or cannot be read, before anything is scored.
+    """
+    given = read_references(references)
+    require_language(given.texts, settings.language)
+    outputs = {name: aligned(given, read_texts(path, "predictions")) for name, path in files.items()}
+    articles = None
+    if documents:
+        articles = [Article(text) for text in aligned(given, read_texts(documents, "documents")).texts]
+    ids = given.ids or [str(line) for line in range(1, len(given.texts) + 1)]
+    scores = score_systems(
+        ids,
+        given.texts,
+        {name: output.texts for name, output in outputs.items()},
+        {name: output.succeeded for name, output in outputs.items()},
+        articles,
+        settings,
+        bertscore=bertscore,
+        behaviour={},
+        groups=read_groups(groups, given) if groups else ids,
+        unit="group" if groups else ROW,
+    )
+    return scores, test_hash(ids, given.texts)
+
+
+def read_groups(path: Path, references: Texts) -> list[str]:
+    """The label of each article's cluster, in the order of the references; none may be empty."""
+    labels = read_texts(path, "groups")
+    for number, label in enumerate(labels.texts, start=1):
+        if not label.strip():
+            raise UserError(f"{path}, line {number}: an empty group; give every article the cluster it is in")
+    return aligned(references, labels).texts

@@ -239,7 +239,7 @@ class Job:
 def compare(study: str, quick: bool, partial: bool, folder: Path = Path()) -> None:
     """`onesentence.commands.compare` in a folder; exits with its status where it fails."""
     command = (
-        [sys.executable, "-m", "onesentence.commands.compare", study]
+        [sys.executable, "-m", "onesentence", "compare", study]
         + ["--quick"] * quick
         + ["--partial"] * partial
     )

@@ -18,8 +18,6 @@ of scores (a percentage, a law) are percentiles of draws that hold both sources 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import studentized_range
-from scipy.stats import t as student
 
 from onesentence.evaluation.resampling import (
     SEED,
@@ -157,6 +155,8 @@ def contrast(weights: np.ndarray, found: list[Resampled], confidence: float) -> 
 
 def tested(value: float, se: float, df: float, confidence: float) -> dict:
     """Student's interval and p of a value with a standard error."""
+    from scipy.stats import t as student  # here, since it takes half a second to load
+
     half = float(student.ppf((1 + confidence) / 2, df) * se)
     p = float(2 * student.sf(abs(value) / se, df))
     return {"value": value, "low": value - half, "high": value + half, "se": se, "df": df, "p": p}
@@ -209,6 +209,8 @@ def not_worse(best: int, found: list[Resampled], confidence: float) -> list[int]
     The best was chosen by the same scores: distances are held against the range of as many that are alike
     (Tukey's studentized range).
     """
+    from scipy.stats import studentized_range
+
     indices = []
     for i, each in enumerate(found):
         if i != best:
@@ -242,6 +244,8 @@ def test_of(draws: np.ndarray, observed: float, confidence: float) -> dict:
     draws: around `observed`, from `Resampled.both`. p: the share as far from it as 0 is; se: from the
     interval, since draws of a t with two degrees of freedom have no variance.
     """
+    from scipy.stats import t as student
+
     if np.isnan(observed):
         return dict(UNDEFINED)
     low, high = percentile_interval(draws, confidence)

@@ -7,19 +7,21 @@ preset's keys; one that is there already is kept.
 It is a DVC repository of its own, with the cache and the remotes of the one around it. In one repository a
 bare `dvc checkout` or `dvc pull` at the top fails for everyone who has not run the preset.
 
-Run     make repro PRESET=smollm2-docstrings    (python -m onesentence.commands.rung NAME --run)
+Run     onesentence repro smollm2-docstrings            lay it out
+        onesentence repro smollm2-docstrings --run      (make repro PRESET=smollm2-docstrings)
 """
 
-import argparse
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from onesentence.commands import base, edit
+import click
+
+from onesentence.commands import base, documented, edit
 from onesentence.commands.preset import PRESETS, overlay_of
-from onesentence.core import errors, params
+from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import replacing, write_text
 from onesentence.model.loading import require_bfloat16
@@ -144,24 +146,19 @@ def require_data(folder: Path, name: str) -> None:
 
 def reproduce(folder: Path) -> None:
     """`dvc repro` in the folder, then its table; exits with DVC's code where that fails."""
-    for command in (["dvc", "repro"], ["onesentence.commands.results"]):
+    for command in (["dvc", "repro"], ["onesentence", "results"]):
         done = subprocess.run([sys.executable, "-m", *command], cwd=folder)
         if done.returncode:
             sys.exit(done.returncode)
     print(f"All of it is in {folder}: git add {folder}, to compare with later runs (make diff REV=HEAD)")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("name")
-    parser.add_argument("--run", action="store_true", help="then reproduce it and print its table")
-    arguments = parser.parse_args()
-    folder = lay_out(arguments.name)
-    if arguments.run:
-        require_data(folder, arguments.name)
+@documented(__doc__)
+@click.argument("name")
+@click.option("--run", is_flag=True, help="Then reproduce it and print its table.")
+def command(name: str, run: bool) -> None:
+    folder = lay_out(name)
+    if run:
+        require_data(folder, name)
         require_model(folder)
         reproduce(folder)
-
-
-if __name__ == "__main__":
-    errors.run(main)

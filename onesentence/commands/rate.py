@@ -2,19 +2,19 @@
 
 Reads   the files that "Download ratings" in the report gave, one for each rater and pair.
 Writes  metrics/ratings.json.
-Run     python -m onesentence.commands.ratings FILE... [--output metrics/ratings.json]
-
 No stage of the graph: people's judgement is not made again by `dvc repro`, and nothing depends on it.
+
+Run     onesentence rate ratings-anna.json ratings-ben.json
 """
 
-import argparse
 import json
 import re
 from pathlib import Path
 
+import click
 import numpy as np
 
-from onesentence.core import errors
+from onesentence.commands import documented
 from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, require_other_file, write_json
 from onesentence.evaluation.resampling import summary_of
@@ -199,19 +199,13 @@ def lines(result: dict) -> list[str]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Put ratings of the report's blind mode together.")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a ratings-RATER.json")
-    parser.add_argument(
-        "--output", type=output_file, default=str(OUTPUT), help=f"where to write (default: {OUTPUT})"
-    )
-    arguments = parser.parse_args()
-    require_other_file(arguments.output, arguments.files)
-    result = summary(read_all(arguments.files))
-    write_json(arguments.output, result)
+@documented(__doc__)
+@click.argument("files", nargs=-1, required=True, type=Path, metavar="FILE...")
+@click.option("--output", type=Path, default=OUTPUT, show_default=True, help="Where to write.")
+def command(files: tuple[Path, ...], output: Path) -> None:
+    output = output_file(str(output))  # before the work
+    require_other_file(output, files)
+    result = summary(read_all(files))
+    write_json(output, result)
     print("\n".join(lines(result)))
-    print(f"ratings: {arguments.output}, {result['raters']} raters, {CONFIDENCE:.0%} intervals over items")
-
-
-if __name__ == "__main__":
-    errors.run(main)
+    print(f"rate: {output}, {result['raters']} raters, {CONFIDENCE:.0%} intervals over items")

@@ -1,0 +1,5 @@
+"""`python -m onesentence`."""
+
+from onesentence.cli import main
+
+main()

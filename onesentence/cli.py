@@ -1,0 +1,65 @@
+"""The command line: `onesentence COMMAND`, or `python -m onesentence COMMAND` to run the code of this folder.
+
+A command is a module of `onesentence.commands` with a function `command`. It is imported when it is asked
+for: a list of commands, or the completion of a name, loads none of them.
+"""
+
+import ast
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from onesentence.core import errors
+
+COMMANDS = (  # in the order in which a user meets them
+    *("results", "inspect", "estimate", "ladder", "verify", "data", "base", "preset", "repro"),
+    *("show", "diff", "study", "compare", "sizes", "score", "rate", "completion"),
+)
+FOLDER = Path(__file__).parent / "commands"
+
+
+def summary_of(name: str) -> str:
+    """The first sentence of a command's docstring, read without importing it."""
+    docstring = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8")))
+    return docstring.partition("\n")[0].rstrip(".")
+
+
+class Commands(click.Group):
+    """The commands, each imported when it is asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of that name, or None where there is none."""
+        if name not in COMMANDS:
+            return None
+        from importlib import import_module
+
+        return import_module(f"onesentence.commands.{name}").command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands with a sentence on each."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary_of(name)) for name in COMMANDS])
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names that begin so, with a sentence on each."""
+        return [
+            CompletionItem(name, help=summary_of(name)) for name in COMMANDS if name.startswith(incomplete)
+        ]
+
+
+@click.command(cls=Commands, context_settings={"max_content_width": 110})
+def cli() -> None:
+    """Fine-tune a language model to summarize in one sentence, and find out what each choice was worth.
+
+    Every command says what it does, with examples: onesentence COMMAND --help
+    """
+
+
+def main() -> None:
+    """Run a command; bad input ends it with one sentence and exit code 1, a wrong option with 2."""
+    errors.run(cli)

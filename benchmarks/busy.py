@@ -43,14 +43,17 @@ BUSY_LIMIT = 2.2  # times as long as alone
 
 def training():
     """A function that trains for three batches and returns the adapter's weights."""
+    from onesentence.training.batches import read_rows
     from onesentence.training.fast import use_fast_parts
     from onesentence.training.trainer import build_trainer
-    from stages.train import read_rows
 
     p = params.load(("seed", "model", "lora", "train"))
     p.train.epochs, p.train.steps, p.train.gradient_accumulation = 1, None, 1
     p.train.log_every = p.train.checkpoint_every = 10_000
-    tokenizer, rows = load_tokenizer(p.model), read_rows("train")[: 3 * p.train.batch_size]
+    tokenizer, rows = (
+        load_tokenizer(p.model),
+        read_rows(Path("data/tokenized/train.parquet"))[: 3 * p.train.batch_size],
+    )
 
     def once() -> list[bytes]:
         set_up(p.seed)

@@ -88,13 +88,14 @@ def run_one(name: str, temporary: Path) -> None:
     import torch
     from transformers import Trainer  # noqa: F401 (what its import takes is not counted)
 
-    from onesentence.training.batches import EVAL_BATCH
+    from onesentence.training.batches import EVAL_BATCH, read_rows
     from onesentence.training.fast import use_fast_parts
     from onesentence.training.memory import needed_bytes
     from onesentence.training.trainer import build_trainer, measured_loss
-    from stages.train import read_rows
 
-    longest = sorted(read_rows("train"), key=lambda row: -len(row[0]) - len(row[1]))
+    longest = sorted(
+        read_rows(Path("data/tokenized/train.parquet")), key=lambda row: -len(row[0]) - len(row[1])
+    )
     rows = longest[: STEPS * p.train.batch_size]
     tokenizer, config = load_tokenizer(p.model), load_config(p.model)
     estimate = needed_bytes(p, config, rows, p.train.batch_size, p.model.quantization)

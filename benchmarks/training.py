@@ -50,7 +50,7 @@ def load(p, way: str):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from stages.train import read_rows
+    from onesentence.training.batches import read_rows
 
     tokenizer = load_tokenizer(p.model)
     if way.startswith("trl"):
@@ -58,7 +58,8 @@ def load(p, way: str):
         base.requires_grad_(False)
     else:
         base = load_base(p.model)
-    return tokenizer, add_adapter(base, p.lora, p.seed), read_rows("train"), read_rows("validation")
+    rows = [read_rows(Path(f"data/tokenized/{split}.parquet")) for split in ("train", "validation")]
+    return tokenizer, add_adapter(base, p.lora, p.seed), *rows
 
 
 def our_trainer(p, model, tokenizer, rows, validation, folder: Path):

@@ -139,6 +139,42 @@ def build_model(tokenizer, p):
     return PhiForCausalLM(config)
 
 
+def backward(model, batch: np.ndarray, rows_at_once: int, narrow: bool) -> float:
+    """Add up the gradients of a batch [rows, context], some rows at a time; returns its mean loss (nats).
+
+    narrow: whether products are computed in bfloat16.
+    """
+    import torch
+
+    device, total = next(model.parameters()).device, 0.0
+    for rows in torch.from_numpy(batch).long().split(rows_at_once):
+        ids = rows.to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=narrow):
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
+        ) / (batch.size - len(batch))
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def save_state(folder: Path, model, optimizers: list, losses: list[float]) -> None:
+    """Write a sealed checkpoint, and keep the last two."""
+    import torch
+
+    state = {
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "losses": losses,
+    }
+    with replacing(folder / f"checkpoint-{len(losses)}") as temporary:
+        temporary.mkdir()
+        torch.save(state, temporary / STATE)
+        seal(temporary)
+    keep_last(folder, 2)
+
+
 def pretrain(model, rows: np.ndarray, p, corpus_sha256: str) -> list[float]:
     """Train `model` in place on rows [steps * batch_size, context]; returns the loss of each step.
 
@@ -178,33 +214,14 @@ def pretrain(model, rows: np.ndarray, p, corpus_sha256: str) -> list[float]:
                 for group in optimizer.param_groups:
                     group["lr"] = peak * share
             batch = rows[step * p.batch_size : (step + 1) * p.batch_size]
-            total = 0.0
-            for micro in torch.from_numpy(batch).long().split(p.micro_batch_size):
-                ids = micro.to(device)
-                with torch.autocast(device, dtype=torch.bfloat16, enabled=narrow):
-                    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-                loss = torch.nn.functional.cross_entropy(
-                    logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
-                ) / (tokens_per_step - p.batch_size)
-                loss.backward()
-                total += loss.item()
+            losses.append(backward(model, batch, p.micro_batch_size, narrow))
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            losses.append(total)
             bar.update()
             bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", tokens=f"{len(losses) * tokens_per_step:,}")
             if len(losses) % p.checkpoint_every == 0 or len(losses) == steps:
-                state = {
-                    "model": model.state_dict(),
-                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                    "losses": losses,
-                }
-                with replacing(folder / f"checkpoint-{len(losses)}") as temporary:
-                    temporary.mkdir()
-                    torch.save(state, temporary / STATE)
-                    seal(temporary)
-                keep_last(folder, 2)
+                save_state(folder, model, optimizers, losses)
     return losses
 
 

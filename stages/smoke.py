@@ -50,11 +50,37 @@ def few_rows(split: str, examples: int) -> tuple[list[str], list[list[int]], lis
     )
 
 
+def training_step(model, rows: list[tuple[list[int], list[int]]], pad_id: int) -> float:
+    """The loss (nats a token) of one optimizer step on (prompt, completion) rows; a UserError where it fails.
+
+    That is where training does not reach a module that was asked for, or a loss or gradient is not finite.
+    """
+    import torch
+
+    model.train()
+    batch = training_batch(rows, pad_id)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    device = next(model.parameters()).device
+    loss = completion_loss(model, {key: value.to(device) for key, value in batch.items()})
+    loss.backward()
+    torch.optim.AdamW(trained, lr=1e-4).step()
+    unused = [name for name, w in model.named_parameters() if w.requires_grad and w.grad is None]
+    if unused:
+        raise UserError(
+            f"smoke gate: lora.target_modules: training does not reach {listed(unused)}; name other modules"
+        )
+    finite = all(bool(torch.isfinite(weight.grad).all()) for weight in trained)
+    if not (bool(torch.isfinite(loss)) and finite):
+        raise UserError(
+            f"smoke gate: a training step gave loss {loss.item()} with "
+            f"{'finite' if finite else 'non-finite'} gradients; use another model.dtype"
+        )
+    return loss.item()
+
+
 def main() -> None:
     p = params.load(PARAMS)
     set_up(seed=0, formats=[p.model.dtype])
-    import torch
-
     rows = {split: few_rows(split, p.smoke.examples) for split in SPLITS}
     ids, prompts, completions = rows["validation"]
     every = [prompt for _, asked, _ in rows.values() for prompt in asked]
@@ -78,38 +104,22 @@ def main() -> None:
     if changed:
         raise UserError(f"smoke gate: a fresh adapter changed the output of {', '.join(changed)}")
 
-    model.train()
     # The shortest and the longest: what does not fit or overflows at full length shows here.
     ends = [(prompts[0], completions[0]), (prompts[-1], completions[-1])]
-    batch = training_batch(ends, tokenizer.pad_token_id)
-    trained = [w for w in model.parameters() if w.requires_grad]
-    loss = completion_loss(model, {key: value.to(base.device) for key, value in batch.items()})
-    loss.backward()
-    torch.optim.AdamW(trained, lr=1e-4).step()
-    unused = [name for name, w in model.named_parameters() if w.requires_grad and w.grad is None]
-    if unused:
-        raise UserError(
-            f"smoke gate: lora.target_modules: training does not reach {listed(unused)}; name other modules"
-        )
-    finite = all(bool(torch.isfinite(w.grad).all()) for w in trained)
-    if not (bool(torch.isfinite(loss)) and finite):
-        raise UserError(
-            f"smoke gate: a training step gave loss {loss.item()} with "
-            f"{'finite' if finite else 'non-finite'} gradients; use another model.dtype"
-        )
+    loss = training_step(model, ends, tokenizer.pad_token_id)
     write_json(
         METRICS,
         {
             "examples": {split: len(names) for split, (names, _, _) in rows.items()},
             "success_rate": rates,
             "document_loss": document_loss,
-            "training_step_loss": loss.item(),
+            "training_step_loss": loss,
         },
     )
     print(
         f"smoke: the untuned base wrote a summary for {rates['validation']:.0%} and {rates['test']:.0%} of "
         f"{len(every)} validation and test articles ({min(map(len, every))} to {max(map(len, every))} prompt "
-        f"tokens), training loss {loss.item():.3f}: passed"
+        f"tokens), training loss {loss:.3f}: passed"
     )
 
 

@@ -17,23 +17,21 @@ import shutil
 import time
 from pathlib import Path
 
-import numpy as np
-
 from onesentence.core import code_identity, errors, params
-from onesentence.core.files import file_sha256, id_arrays, read_json, read_parquet, replacing, write_json
+from onesentence.core.files import file_sha256, read_json, replacing, write_json
 from onesentence.core.plots import write_csv
 from onesentence.core.runtime import set_up
 from onesentence.model.adapters import parameter_counts, save_tuned, trainable
 from onesentence.model.loading import load_base, load_config, load_tokenizer, require_bfloat16
-from onesentence.training.batches import batches_of
+from onesentence.training.batches import batches_of, read_rows
 from onesentence.training.checkpoints import last_checkpoint
 from onesentence.training.memory import (
     check_memory,
 )
-from onesentence.training.trainer import build_trainer, curve_rows, measured_loss, scale_float16_gradients
 
 PARAMS = ("seed", "model", "lora", "train")
 TOKENIZED = Path("data/tokenized")
+SPLITS = ("train", "validation")
 SMOKE = Path("metrics/smoke.json")
 TUNED = Path("models/tuned")
 METRICS = Path("metrics/train.json")
@@ -42,12 +40,6 @@ COST = Path("data/cost/train.json")
 # A study's variants run in temporary folders; their checkpoints outlive them in the folder that it names.
 CHECKPOINTS = Path(os.environ.get("STUDY_CHECKPOINTS", "models/checkpoints"))
 BILLION = 1_000_000_000
-
-
-def read_rows(split: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(prompt ids, completion ids), int32, of a tokenized split, in its order."""
-    table = read_parquet(TOKENIZED / f"{split}.parquet", ["prompt_ids", "completion_ids"])
-    return list(zip(id_arrays(table["prompt_ids"]), id_arrays(table["completion_ids"]), strict=True))
 
 
 def run_key(p) -> str:
@@ -82,6 +74,57 @@ def warn(p, trained: int, total: int) -> None:
         )
 
 
+def curve_rows(history: list[dict]) -> list[list]:
+    """(step, training loss, validation loss) rows of the trainer's log."""
+    steps: dict[int, dict] = {}
+    for entry in history:
+        for key in ("loss", "eval_loss"):
+            if key in entry:
+                steps.setdefault(entry["step"], {})[key] = entry[key]
+    return [[step, found.get("loss"), found.get("eval_loss")] for step, found in sorted(steps.items())]
+
+
+def metrics_of(p, state, rows: list, losses: dict, counts: tuple[int, int], base_bytes: int) -> dict:
+    """What metrics/train.json holds: what was trained, on how much, and the losses.
+
+    state: the Trainer's; rows: (prompt, completion) ids that were trained on; losses: as they are written;
+    counts: (trained, all) parameters; base_bytes: of the base in memory.
+    """
+    trained, total = counts
+    order = batches_of(rows, p.train, p.seed)
+    stored = {"float32": 4, "bfloat16": 2, "float16": 2}[p.model.dtype]
+    return {
+        "method": p.train.method,
+        "trainable_parameters": trained,
+        "total_parameters": total,
+        "trainable_percent": 100 * trained / total,
+        "tuned_bytes": sum(file.stat().st_size for file in TUNED.glob("*.safetensors")),
+        "full_checkpoint_bytes": (total - (trained if p.train.method != "full" else 0)) * stored,
+        "base_footprint_bytes": base_bytes,
+        "steps": state.global_step,
+        "tokens_trained": sum(sum(map(len, rows[i])) for batch in order for i in batch),
+        **losses,
+    }
+
+
+def write_cost(started: float, resumed: bool) -> None:
+    """Seconds, bytes and the device, which no two runs share: nothing compares this file."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    COST.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        COST,
+        {
+            "seconds": time.monotonic() - started,
+            "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else peak,
+            "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+            "resumed": resumed,
+        },
+    )
+
+
 def main() -> None:
     p = params.load(PARAMS)
     started = time.monotonic()
@@ -89,18 +132,18 @@ def main() -> None:
     set_up(p.seed, [p.model.dtype, p.train.autocast])
     if p.train.autocast == "bfloat16":
         require_bfloat16("train.autocast", "none")
-    import torch
-
     from onesentence.training.fast import use_fast_parts
+    from onesentence.training.trainer import build_trainer, measured_loss, scale_float16_gradients
 
     tokenizer = load_tokenizer(p.model)
     config = load_config(p.model)
     trained, total = parameter_counts(config, p.lora, p.train.method)
     warn(p, trained, total)
-    train_rows, validation_rows = read_rows("train"), read_rows("validation")[: p.train.loss_examples]
+    train_rows, validation_rows = (read_rows(TOKENIZED / f"{split}.parquet") for split in SPLITS)
+    validation_rows = validation_rows[: p.train.loss_examples]
     check_memory(p, config, train_rows)
     base = load_base(p.model)
-    footprint = base.get_memory_footprint()
+    base_bytes = base.get_memory_footprint()
     model = trainable(base, p.lora, p.seed, p.train.method)
     use_fast_parts(model, p.model.dtype, p.train.autocast)
     if p.model.dtype == "float16":
@@ -111,57 +154,25 @@ def main() -> None:
     checkpoint = last_checkpoint(folder, "train")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
-    # The Trainer always ends with an evaluation.
-    validation_loss = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry][-1]
-    train_loss = measured_loss(
-        model, train_rows[: p.train.loss_examples], tokenizer.pad_token_id, p.train.autocast
-    )
+    state, measured = trainer.state, train_rows[: p.train.loss_examples]
+    losses = {
+        # The Trainer always ends with an evaluation.
+        "validation_loss": [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry][-1],
+        "train_loss": measured_loss(model, measured, tokenizer.pad_token_id, p.train.autocast),
+        "loss_examples": {"validation": len(validation_rows), "train": len(measured)},
+    }
     with replacing(TUNED) as temporary:
         save_tuned(model, temporary, p.model.name, p.train.method)
-    order = batches_of(train_rows, p.train, p.seed)
-    tokens = sum(sum(map(len, train_rows[i])) for batch in order for i in batch)
-    stored = {"float32": 4, "bfloat16": 2, "float16": 2}[p.model.dtype]
-    write_csv(CURVE, ["step", "loss", "validation_loss"], curve_rows(trainer.state.log_history))
-    write_json(
-        METRICS,
-        {
-            "method": p.train.method,
-            "trainable_parameters": trained,
-            "total_parameters": total,
-            "trainable_percent": 100 * trained / total,
-            "tuned_bytes": sum(file.stat().st_size for file in TUNED.glob("*.safetensors")),
-            "full_checkpoint_bytes": (total - (trained if p.train.method != "full" else 0)) * stored,
-            "base_footprint_bytes": footprint,
-            "steps": trainer.state.global_step,
-            "tokens_trained": tokens,
-            "validation_loss": validation_loss,
-            "train_loss": train_loss,
-            "loss_examples": {
-                "validation": len(validation_rows),
-                "train": min(len(train_rows), p.train.loss_examples),
-            },
-        },
-    )
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if torch.cuda.is_available()
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
-    COST.parent.mkdir(parents=True, exist_ok=True)
-    write_json(
-        COST,
-        {
-            "seconds": time.monotonic() - started,
-            "peak_memory_bytes": peak,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "resumed": checkpoint is not None,
-        },
-    )
+    write_csv(CURVE, ["step", "loss", "validation_loss"], curve_rows(state.log_history))
+    metrics = metrics_of(p, state, train_rows, losses, (trained, total), base_bytes)
+    write_json(METRICS, metrics)
+    write_cost(started, checkpoint is not None)
     shutil.rmtree(folder, ignore_errors=True)
     print(
         f"train: {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %), "
-        f"{trainer.state.global_step:,} steps, {tokens:,} tokens; loss {train_loss:.3f} on training rows, "
-        f"{validation_loss:.3f} on validation (nats/token, no dropout)"
+        f"{state.global_step:,} steps, {metrics['tokens_trained']:,} tokens; loss "
+        f"{losses['train_loss']:.3f} on training rows, {losses['validation_loss']:.3f} on validation "
+        "(nats/token, no dropout)"
     )
 
 

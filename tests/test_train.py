@@ -20,8 +20,8 @@ from conftest import copy_project, edit, make_project, run, stage
 from onesentence.model.encoding import training_batch
 from onesentence.training.batches import batch_order, batches_of, token_novelty
 from onesentence.training.loss import completion_loss
-from onesentence.training.trainer import FLOAT16_SCALE, curve_rows, measured_loss, scale_float16_gradients
-from stages.train import warn
+from onesentence.training.trainer import FLOAT16_SCALE, measured_loss, scale_float16_gradients
+from stages.train import curve_rows, warn
 
 
 def test_every_epoch_visits_every_row_once():

@@ -71,9 +71,9 @@ def is_tokenized() -> bool:
 def longest_rows(p) -> tuple[int, int]:
     """(tokens of the longest training row, of the longest completion): of data/tokenized, else the limits."""
     if is_tokenized():
-        from stages.train import read_rows
+        from onesentence.training.batches import read_rows
 
-        rows = read_rows("train")
+        rows = read_rows(Path("data/tokenized/train.parquet"))
         return max(len(a) + len(b) for a, b in rows), max(len(b) for _, b in rows)
     return p.prompt.max_input_tokens + COMPLETION_TOKENS, COMPLETION_TOKENS
 
@@ -121,15 +121,14 @@ def probe(p) -> list[str]:
     from onesentence.model.adapters import trainable
     from onesentence.model.encoding import training_batch
     from onesentence.model.loading import load_base, load_tokenizer
-    from onesentence.training.batches import batches_of
+    from onesentence.training.batches import batches_of, read_rows
     from onesentence.training.fast import use_fast_parts
     from onesentence.training.loss import completion_loss, in_format
-    from stages.train import read_rows
 
     if not is_tokenized():
         return [f"time: {TOKENIZED} is not up to date; run `dvc repro tokenize` for an estimate of it"]
     split = TOKENIZED / f"{p.evaluate.split}.parquet"
-    tokenizer, rows = load_tokenizer(p.model), read_rows("train")
+    tokenizer, rows = load_tokenizer(p.model), read_rows(Path("data/tokenized/train.parquet"))
     model = trainable(load_base(p.model), p.lora, p.seed, p.train.method).train()
     use_fast_parts(model, p.model.dtype, p.train.autocast)
     lengths = [len(a) + len(b) for a, b in rows]

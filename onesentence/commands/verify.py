@@ -14,6 +14,7 @@ import csv
 import json
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -62,26 +63,35 @@ def files_of(md5: str, cache: Path) -> dict[str, str] | None:
 
 def numbers(path: Path) -> dict[str, float]:
     """Every number of a JSON or CSV file by where it stands."""
-    found: dict[str, float] = {}
     if path.suffix == ".json":
+        return dict(numbers_in(json.loads(path.read_text(encoding="utf-8"))))
+    if path.suffix != ".csv":
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        cells = {
+            f"row {row}, column {column}": cell
+            for row, line in enumerate(csv.reader(file), start=1)
+            for column, cell in enumerate(line, start=1)
+        }
+    return {place: float(cell) for place, cell in cells.items() if is_number(cell)}
 
-        def walk(value, where: str) -> None:
-            if isinstance(value, dict):
-                for key, item in value.items():
-                    walk(item, f"{where}.{key}" if where else key)
-            elif isinstance(value, int | float) and not isinstance(value, bool):
-                found[where] = float(value)
 
-        walk(json.loads(path.read_text(encoding="utf-8")), "")
-    elif path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            for row, cells in enumerate(csv.reader(file)):
-                for column, cell in enumerate(cells):
-                    try:
-                        found[f"row {row + 1}, column {column + 1}"] = float(cell)
-                    except ValueError:
-                        continue
-    return found
+def is_number(cell: str) -> bool:
+    """Whether a cell of a table holds a number."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def numbers_in(value, where: str = "") -> Iterator[tuple[str, float]]:
+    """(dotted keys, number) of what a JSON value holds; lists are not looked into."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from numbers_in(item, f"{where}.{key}" if where else key)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield where, float(value)
 
 
 def distance(here: Path, there: Path) -> str:

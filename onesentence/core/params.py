@@ -247,16 +247,21 @@ def problems(values: dict) -> list[str]:
         elif not isinstance(values[section], dict):
             found.append(f"{section}: expected a section with keys, found {values[section]!r}")
         else:
-            have = values[section]
-            for key in have:
-                if key not in expected:
-                    found.append(f"{section}.{key}: unknown key{_hint(key, list(expected))}")
-            for key, rule in expected.items():
-                if key not in have:
-                    found.append(f"{section}.{key}: missing")
-                elif not rule.accepts(have[key]):
-                    found.append(_value_error(f"{section}.{key}", rule, have[key]))
+            found += _section_problems(section, expected, values[section])
     return found or _contradictions(values)
+
+
+def _section_problems(section: str, expected: dict[str, Key], values: dict) -> list[str]:
+    """Everything that is wrong with the keys and values of one section."""
+    found = [
+        f"{section}.{key}: unknown key{_hint(key, list(expected))}" for key in values if key not in expected
+    ]
+    for key, rule in expected.items():
+        if key not in values:
+            found.append(f"{section}.{key}: missing")
+        elif not rule.accepts(values[key]):
+            found.append(_value_error(f"{section}.{key}", rule, values[key]))
+    return found
 
 
 def _data_contradictions(data: dict) -> list[str]:

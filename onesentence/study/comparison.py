@@ -133,6 +133,36 @@ def measure(study: Study, runs: dict[str, dict], resamples: int, spreads: dict[s
     return Measured(tuned, base, tuned_rows, base_rows, cost, spreads.get(HEADLINE), resamples, sample)
 
 
+def compared_variants(
+    study: Study, measured: Measured, whole: dict, varied: list[str], confidence: float
+) -> dict[str, dict]:
+    """What the JSON holds of each variant: what it sets, its cost, its scores, its differences.
+
+    whole: params.yaml; varied: the keys that any variant sets.
+    """
+    reference = measured.tuned[study.reference]
+    variants = {}
+    for variant in study.variants:
+        found = measured.tuned[variant.name]
+        untuned = variance.summary(measured.base[variant.name], confidence)
+        variants[variant.name] = {
+            "sets": variant.changes,
+            "values": {key: lookup(with_values(whole, variant.values), key) for key in varied},
+            "cost": measured.cost[variant.name],
+            "scores": {name: variance.summary(found[name], confidence) for name in found},
+            "base": {HEADLINE: {name: untuned[name] for name in ("value", "low", "high")}},
+            "difference": {
+                name: variance.difference(found[name], reference[name], confidence)
+                for name in SHOWN
+                if variant.name != study.reference
+            },
+        }
+    for metric in SHOWN:
+        entries = [each["difference"][metric] for each in variants.values() if each["difference"]]
+        variance.family(entries, confidence)
+    return variants
+
+
 def compare(
     study: Study,
     runs: dict[str, dict],
@@ -154,26 +184,7 @@ def compare(
     whole = params.read_yaml(params.PARAMS_FILE)
     varied = sorted({key for variant in study.variants for key in variant.changes})
     measured = measure(study, runs, resamples, spreads)
-    reference = measured.tuned[study.reference]
-    variants = {}
-    for variant in study.variants:
-        found = measured.tuned[variant.name]
-        untuned = variance.summary(measured.base[variant.name], confidence)
-        variants[variant.name] = {
-            "sets": variant.changes,
-            "values": {key: lookup(with_values(whole, variant.values), key) for key in varied},
-            "cost": measured.cost[variant.name],
-            "scores": {name: variance.summary(found[name], confidence) for name in found},
-            "base": {HEADLINE: {name: untuned[name] for name in ("value", "low", "high")}},
-            "difference": {
-                name: variance.difference(found[name], reference[name], confidence)
-                for name in SHOWN
-                if variant.name != study.reference
-            },
-        }
-    for metric in SHOWN:
-        entries = [each["difference"][metric] for each in variants.values() if each["difference"]]
-        variance.family(entries, confidence)
+    variants = compared_variants(study, measured, whole, varied, confidence)
     first = next(iter(runs.values()))
     analysis = ANALYSES.get(study.analysis)
     return {

@@ -140,6 +140,16 @@ def problem_of_value(key: str, value: object) -> str | None:
     return None
 
 
+def checked(where: str, label: str, values: dict[str, object]) -> dict[str, object]:
+    """What a variant sets; a UserError where its name or a value cannot be."""
+    if not NAME.fullmatch(label):
+        raise UserError(f"{where}: variant {label!r}: expected a name of a-z, 0-9, '.', '+' and '-'")
+    wrong = [problem for pair in values.items() if (problem := problem_of_value(*pair))]
+    if wrong:
+        raise UserError(f"{where}: variant {label}: {wrong[0]}")
+    return values
+
+
 class Studies:
     """studies.yaml as it applies to the model in params.yaml."""
 
@@ -196,13 +206,6 @@ class Studies:
         lender = entry.get("spread_from")
         if lender is not None and len(entries.get(lender, {}).get("seeds", ())) < 2:
             raise UserError(f"{where}.spread_from: expected a study of several seeds, found {lender!r}")
-        reference = entry["reference"]
-        if isinstance(reference, dict):
-            if self.scale not in reference:
-                raise UserError(
-                    f"{where}.reference: has none for {self.scale}; name one of {', '.join(changes)}"
-                )
-            reference = reference[self.scale]
         scale = self.declared["scales"][self.scale]
         settings, prefix = {**scale["settings"], **self.here(entry.get("settings", {}))}, ""
         if quick:
@@ -212,17 +215,11 @@ class Studies:
             for change in changes.values():  # a study of data sizes stays one, of small ones
                 if change.get(ROWS):
                     change[ROWS] = max(1, round(change[ROWS] * share))
-        variants = []
-        for label, change in changes.items():
-            if not NAME.fullmatch(label):
-                raise UserError(f"{where}: variant {label!r}: expected a name of a-z, 0-9, '.', '+' and '-'")
-            values = {**settings, **change}
-            wrong = [found for pair in values.items() if (found := problem_of_value(*pair))]
-            if wrong:
-                raise UserError(f"{where}: variant {label}: {wrong[0]}")
-            variants.append(Variant(prefix + label, change, values))
-        if reference not in changes:
-            raise UserError(f"{where}.reference: {reference!r} is none of its variants: {', '.join(changes)}")
+        variants = [
+            Variant(prefix + label, change, checked(where, label, {**settings, **change}))
+            for label, change in changes.items()
+        ]
+        reference = self.reference(where, entry, changes)
         found = Study(
             name=prefix + name,
             question=entry["question"],
@@ -240,6 +237,19 @@ class Studies:
         if kind and kind.check:
             kind.check(where, found)
         return found
+
+    def reference(self, where: str, entry: dict, changes: dict[str, dict]) -> str:
+        """The variant that others are compared with on this scale; it must be one of them."""
+        reference = entry["reference"]
+        if isinstance(reference, dict):
+            if self.scale not in reference:
+                raise UserError(
+                    f"{where}.reference: has none for {self.scale}; name one of {', '.join(changes)}"
+                )
+            reference = reference[self.scale]
+        if reference not in changes:
+            raise UserError(f"{where}.reference: {reference!r} is none of its variants: {', '.join(changes)}")
+        return reference
 
     def series(self, where: str, entry: dict, variants: dict[str, Variant], prefix: str) -> dict:
         """Lists of variants by label, each in the order of `along`; all variants where none is declared."""

@@ -202,6 +202,10 @@ class Job:
                 start_new_session=True,  # Ctrl-C is for this program, which ends its variants itself
             )
 
+    def ended(self) -> bool:
+        """Whether a variant ran here and has ended."""
+        return self.process is not None and self.process.poll() is not None
+
     def lost_a_race(self) -> bool:
         """Whether it failed because another job stored the same output at the same moment: True once."""
         lost = self.process.returncode != 0 and RACE in read_log(self.name)
@@ -273,6 +277,21 @@ def tail_of(name: str) -> str:
     return "\n    ".join([line for line in lines if line][-TAIL:])
 
 
+def failure_of(name: str) -> str:
+    """What is said of a variant that failed: where its log is, and how it ends."""
+    return f"study: {name} failed, its log is {log_of(name)}:\n    {tail_of(name)}"
+
+
+def collected(job: Job, bar: tqdm) -> list[str]:
+    """Fetch what a job has made; its name where it failed, which the bar then says."""
+    succeeded = job.collect()
+    bar.update()
+    if succeeded:
+        return []
+    bar.write(failure_of(job.name))
+    return [job.name]
+
+
 def shared_stages(values: dict[str, object], others: dict[str, object]) -> int:
     """How far down the graph two variants are the same, in sections of params.yaml before one differs."""
     keys = {key for key in {**values, **others} if values.get(key) != others.get(key)}
@@ -309,17 +328,10 @@ def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> tuple[list
         workers = [Job(number, commit, threads) for number in range(min(jobs, len(missing)))]
         while waiting or any(job.process for job in workers):
             for job in workers:
-                if job.process and job.process.poll() is not None:
-                    if job.lost_a_race():
-                        job.start(job.name, missing[job.name])
-                        continue
-                    if not job.collect():
-                        failed.append(job.name)
-                        bar.write(
-                            f"study: {job.name} failed, its log is {log_of(job.name)}:\n    "
-                            f"{tail_of(job.name)}"
-                        )
-                    bar.update()
+                if job.ended() and job.lost_a_race():
+                    job.start(job.name, missing[job.name])
+                elif job.ended():
+                    failed += collected(job, bar)
                 if waiting and job.process is None:
                     held = {other.last() for other in workers if other is not job}
                     name = next_of(waiting, job.last(), held, experiments)

@@ -211,17 +211,16 @@ def not_worse(best: int, found: list[Resampled], confidence: float) -> list[int]
     """
     from scipy.stats import studentized_range
 
-    indices = []
-    for i, each in enumerate(found):
-        if i != best:
-            entry = difference(each, found[best], confidence)
-            if entry["value"] is None or entry["value"] == 0:
-                indices.append(i)
-            elif entry["se"] > 0:
-                far = np.sqrt(2) * abs(entry["value"]) / entry["se"]
-                if studentized_range.sf(far, len(found), entry["df"]) > 1 - confidence:
-                    indices.append(i)
-    return indices
+    def alike(entry: dict) -> bool:
+        if entry["value"] is None or entry["value"] == 0:
+            return True
+        if entry["se"] == 0:
+            return False
+        far = np.sqrt(2) * abs(entry["value"]) / entry["se"]
+        return studentized_range.sf(far, len(found), entry["df"]) > 1 - confidence
+
+    others = (i for i in range(len(found)) if i != best)
+    return [i for i in others if alike(difference(found[i], found[best], confidence))]
 
 
 def summary(found: Resampled, confidence: float) -> dict:

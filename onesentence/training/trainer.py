@@ -1,6 +1,14 @@
-"""The training loop: transformers' Trainer over a fixed order of batches."""
+"""The training loop: transformers' Trainer over a fixed order of batches.
+
+It loads torch and transformers: import it where a model is about to be loaded.
+"""
 
 from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from onesentence.core.errors import UserError
 from onesentence.model.encoding import training_batch
@@ -19,8 +27,6 @@ def measured_loss(model, rows: list, pad_id: int, autocast: str) -> float:
     autocast: train.autocast; in another format than the training's it would take longer than need be, and be
     the loss of another model.
     """
-    import torch
-
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -35,68 +41,77 @@ def measured_loss(model, rows: list, pad_id: int, autocast: str) -> float:
     return total / count
 
 
-def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path):
+class SummaryTrainer(Trainer):
     """A transformers.Trainer over a fixed order of batches, with the loss on the summaries alone."""
-    import torch
-    from tqdm import tqdm
-    from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    pad_id = tokenizer.pad_token_id
-    settings = p.train
-    batches = batches_of(train_rows, settings, p.seed)
-    steps = -(-len(batches) // settings.gradient_accumulation)
+    # compute_loss divides by the label tokens of all accumulated batches.
+    loss_is_scaled_for_ga = True
 
-    class SummaryTrainer(Trainer):
-        # compute_loss divides by the label tokens of all accumulated batches.
-        loss_is_scaled_for_ga = True
+    def __init__(
+        self, rows: list, batches: list[list[int]], measured: list, pad_id: int, autocast: str, **options
+    ) -> None:
+        """rows, measured: (prompt, completion) ids that are trained on and whose loss is measured; batches:
+        indices into `rows` of the whole run; autocast: train.autocast; options: the Trainer's own.
+        """
+        # `evaluate` reads `measured` itself; the Trainer only checks that it has some.
+        super().__init__(eval_dataset=measured, **options)
+        self.rows, self.batches, self.measured = rows, batches, measured
+        self.pad_id, self.autocast = pad_id, autocast
 
-        def get_train_dataloader(self):
-            # One pass over the batches of all epochs, so that a resumed run skips what it has seen.
-            loader = torch.utils.data.DataLoader(
-                train_rows,
-                batch_sampler=batches,
-                collate_fn=lambda chosen: training_batch(chosen, pad_id),
+    def get_train_dataloader(self):
+        """One pass over the batches of all epochs, so that a resumed run skips what it has seen."""
+        loader = torch.utils.data.DataLoader(
+            self.rows,
+            batch_sampler=self.batches,
+            collate_fn=lambda chosen: training_batch(chosen, self.pad_id),
+        )
+        return self.accelerator.prepare(loader)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The batch's share of the mean loss over the label tokens of a step; a UserError where it is NaN."""
+        with in_format(model, self.autocast):
+            loss = completion_loss(model, inputs, reduction="sum") / num_items_in_batch
+        if not bool(torch.isfinite(loss)):
+            raise UserError(
+                f"train: loss {loss.item()} at step {self.state.global_step + 1}; "
+                "lower train.learning_rate or use another model.dtype"
             )
-            return self.accelerator.prepare(loader)
+        return loss
 
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            with in_format(model, settings.autocast):
-                loss = completion_loss(model, inputs, reduction="sum") / num_items_in_batch
-            if not bool(torch.isfinite(loss)):
-                raise UserError(
-                    f"train: loss {loss.item()} at step {self.state.global_step + 1}; "
-                    "lower train.learning_rate or use another model.dtype"
-                )
-            return loss
+    def _save_checkpoint(self, model, trial):
+        # The one before is kept until this one is sealed: save_total_limit=2.
+        super()._save_checkpoint(model, trial)
+        seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
-        def _save_checkpoint(self, model, trial):
-            # The one before is kept until this one is sealed: save_total_limit=2.
-            super()._save_checkpoint(model, trial)
-            seal(folder / f"checkpoint-{self.state.global_step}")
+    def evaluate(self, *args, **kwargs):
+        """The measured rows' loss without dropout; generation is another stage's."""
+        loss = measured_loss(self.model, self.measured, self.pad_id, self.autocast)
+        self.log({"eval_loss": loss})
+        return {"eval_loss": loss}
 
-        def evaluate(self, *args, **kwargs):
-            loss = measured_loss(self.model, validation_rows, pad_id, settings.autocast)
-            self.log({"eval_loss": loss})
-            return {"eval_loss": loss}
 
-    class Progress(TrainerCallback):
-        """One bar with the rate, the estimate and the last losses."""
+class Progress(TrainerCallback):
+    """One bar with the rate, the estimate and the last losses."""
 
-        def on_train_begin(self, args, state, control, **kwargs):
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step")
-            self.shown = {}
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step")
+        self.shown = {}
 
-        def on_step_end(self, args, state, control, **kwargs):
-            self.bar.update(state.global_step - self.bar.n)
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(state.global_step - self.bar.n)
 
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            names = {"loss": "loss", "eval_loss": "validation"}
-            self.shown |= {names[k]: f"{v:.3f}" for k, v in (logs or {}).items() if k in names}
-            self.bar.set_postfix(self.shown)
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        names = {"loss": "loss", "eval_loss": "validation"}
+        self.shown |= {names[k]: f"{v:.3f}" for k, v in (logs or {}).items() if k in names}
+        self.bar.set_postfix(self.shown)
 
-        def on_train_end(self, args, state, control, **kwargs):
-            self.bar.close()
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
 
+
+def training_arguments(p, steps: int, folder: Path) -> TrainingArguments:
+    """The Trainer's settings: AdamW without decay, linear warm-up and decay, gradients clipped at norm 1."""
+    settings = p.train
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -122,44 +137,46 @@ def build_trainer(model, tokenizer, train_rows, validation_rows, p, folder: Path
         remove_unused_columns=False,
         label_names=["labels"],
     )
-    # `evaluate` reads validation_rows itself; the Trainer only checks that it has some.
     arguments._n_gpu = 1  # more would be wrapped in DataParallel, which splits the batches
-    trainer = SummaryTrainer(
-        model=model, args=arguments, eval_dataset=validation_rows, callbacks=[Progress()]
-    )
-    from transformers.trainer_callback import PrinterCallback
+    return arguments
 
+
+def build_trainer(model, tokenizer, train_rows: list, validation_rows: list, p, folder: Path):
+    """A SummaryTrainer as params.yaml says, with its checkpoints in `folder`.
+
+    train_rows, validation_rows: (prompt ids, completion ids); p: the sections `train` and `seed`.
+    """
+    batches = batches_of(train_rows, p.train, p.seed)
+    trainer = SummaryTrainer(
+        rows=train_rows,
+        batches=batches,
+        measured=validation_rows,
+        pad_id=tokenizer.pad_token_id,
+        autocast=p.train.autocast,
+        model=model,
+        args=training_arguments(p, -(-len(batches) // p.train.gradient_accumulation), folder),
+        callbacks=[Progress()],
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
+class ScaledGradient(torch.autograd.Function):
+    """Identity forward; gradient times FLOAT16_SCALE backward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * FLOAT16_SCALE
+
+
 def scale_float16_gradients(model) -> None:
     """Scale the loss's gradient before it is cast to float16, and undo it at the adapter."""
-    import torch
-
-    class Scaled(torch.autograd.Function):
-        """Identity forward; gradient times FLOAT16_SCALE backward."""
-
-        @staticmethod
-        def forward(ctx, x):
-            return x.view_as(x)
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return gradient * FLOAT16_SCALE
-
     head = model.get_output_embeddings()
-    head.register_forward_hook(lambda module, inputs, output: Scaled.apply(output.float()))
+    head.register_forward_hook(lambda module, inputs, output: ScaledGradient.apply(output.float()))
     for weight in model.parameters():
         if weight.requires_grad:
             weight.register_hook(lambda gradient: gradient / FLOAT16_SCALE)
-
-
-def curve_rows(history: list[dict]) -> list[list]:
-    """(step, training loss, validation loss) rows of the trainer's log."""
-    steps: dict[int, dict] = {}
-    for entry in history:
-        for key in ("loss", "eval_loss"):
-            if key in entry:
-                steps.setdefault(entry["step"], {})[key] = entry[key]
-    return [[step, found.get("loss"), found.get("eval_loss")] for step, found in sorted(steps.items())]

@@ -1,0 +1,79 @@
+"""The house: which part may import which, and how long a function may be."""
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "onesentence"
+# A part imports from parts of a lower floor alone, and from itself.
+FLOORS = (
+    ("core",),
+    ("data", "model", "evaluation"),
+    ("training", "generation", "report"),
+    ("study",),
+    ("commands",),
+)
+FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+FILES = [*sorted(PACKAGE.rglob("*.py")), *sorted((ROOT / "stages").glob("*.py"))]
+BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try)
+LONGEST, DEEPEST = 60, 4  # lines of a function, blocks in blocks
+
+
+def test_every_folder_has_a_floor_and_says_what_it_is():
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders == set(FLOOR)
+    for folder in folders:
+        docstring = ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text()))
+        assert docstring and docstring.endswith(".")
+
+
+def parts_imported(path: Path) -> set[str]:
+    """The parts of the library that a file imports from, anywhere in it."""
+    modules = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("onesentence"):
+            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+    parts = {module.split(".")[1] for module in modules if module.startswith("onesentence.")}
+    return parts & set(FLOOR)
+
+
+def test_no_part_imports_from_its_own_floor_or_a_higher_one():
+    found = {
+        (path.relative_to(ROOT).as_posix(), part)
+        for part_of in FLOOR
+        for path in (PACKAGE / part_of).rglob("*.py")
+        for part in parts_imported(path) - {part_of}
+        if FLOOR[part] >= FLOOR[part_of]
+    }
+    assert found == set()
+
+
+def depth(node: ast.AST, outer: int = 0) -> int:
+    """How many blocks the innermost statement of a function lies in; an `elif` is no deeper than its `if`."""
+    elifs = node.orelse if isinstance(node, ast.If) and len(node.orelse) == 1 else []
+    inner = [
+        depth(
+            child, outer + (isinstance(child, BLOCKS) and not (child in elifs and isinstance(child, ast.If)))
+        )
+        for child in ast.iter_child_nodes(node)
+    ]
+    return max([outer, *inner])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_functions_are_short_and_flat(path):
+    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)]
+    long = [n.name for n in functions if n.end_lineno - n.lineno + 1 > LONGEST]
+    assert long == [] and [n.name for n in functions if depth(n) > DEEPEST] == []
+
+
+def test_no_folder_holds_a_quarter_of_the_lines():
+    lines = Counter()
+    for path in FILES:
+        lines[path.relative_to(ROOT).parts[:-1][:2]] += len(path.read_text().splitlines())
+    assert max(lines.values()) < sum(lines.values()) / 4

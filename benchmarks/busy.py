@@ -84,7 +84,7 @@ def scoring():
     """A function that scores the first sentences of some articles by every metric and returns the scores."""
     from onesentence.core.text import first_sentence
     from onesentence.evaluation.bertscore import BertScore
-    from onesentence.evaluation.overlap import overlap_scores
+    from onesentence.evaluation.overlap.workers import overlap_scores
 
     p = params.load(("data.source", "evaluate"))
     table = read_parquet(Path(f"data/prepared/{p.evaluate.split}.parquet"))
@@ -93,14 +93,11 @@ def scoring():
     scorer = BertScore(p.evaluate)
 
     def once() -> list[bytes]:
-        columns, bleu, chrf = overlap_scores(
-            references, outputs, p.evaluate.language, p.evaluate.meteor_synonyms
-        )
+        columns, corpus = overlap_scores(references, outputs, p.evaluate.language, p.evaluate.meteor_synonyms)
         found = scorer.scores(references, {"lead": outputs})["lead"]
         return [
             *(column.tobytes() for column in columns.values()),
-            bleu.tobytes(),
-            chrf.tobytes(),
+            *(statistics.tobytes() for statistics in corpus.values()),
             found.tobytes(),
         ]
 

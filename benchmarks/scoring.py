@@ -18,7 +18,7 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, write_json
 from onesentence.core.machine import machine
 from onesentence.evaluation.external import aligned, read_references, read_texts
-from onesentence.evaluation.overlap import ROUGE, Scorers
+from onesentence.evaluation.overlap.rouge import Rouge
 from onesentence.evaluation.resampling import summary_of
 
 RESAMPLES = 1_000
@@ -27,9 +27,11 @@ CONFIDENCE = 0.95
 
 def ours(references: list[str], outputs: list[str]) -> tuple[np.ndarray, list[float]]:
     """(scores [texts, metrics], means) with intervals, by this project's code."""
-    scorer = Scorers("en", meteor_synonyms=False).rouge
+    scorer = Rouge("en", meteor_synonyms=False)
     scores = np.array([scorer.all(r, o) for r, o in zip(references, outputs, strict=True)])
-    means = [summary_of(100 * scores[:, k], RESAMPLES, CONFIDENCE)["value"] for k in range(len(ROUGE))]
+    means = [
+        summary_of(100 * scores[:, k], RESAMPLES, CONFIDENCE)["value"] for k in range(len(Rouge.declared))
+    ]
     return scores, means
 
 
@@ -38,13 +40,13 @@ def theirs(references: list[str], outputs: list[str]) -> tuple[np.ndarray, list[
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.scoring import BootstrapAggregator
 
-    scorer = RougeScorer(list(ROUGE), use_stemmer=True)
+    scorer = RougeScorer(list(Rouge.declared), use_stemmer=True)
     aggregator = BootstrapAggregator(confidence_interval=CONFIDENCE, n_samples=RESAMPLES)
     found = [scorer.score(r, o) for r, o in zip(references, outputs, strict=True)]
     for row in found:
         aggregator.add_scores(row)
     aggregator.aggregate()
-    scores = np.array([[row[name].fmeasure for name in ROUGE] for row in found])
+    scores = np.array([[row[name].fmeasure for name in Rouge.declared] for row in found])
     return scores, list(100 * scores.mean(axis=0))
 
 

@@ -24,7 +24,7 @@ from onesentence.core.text import body_of, first_sentence
 from onesentence.evaluation import scoring
 from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import SCORES, unit_of, write_scores
-from onesentence.evaluation.overlap import oracle_sentences
+from onesentence.evaluation.overlap.workers import oracle_sentences
 
 PARAMS = (
     "data.source",

@@ -10,7 +10,7 @@ from scipy.stats import bootstrap
 from onesentence.core.errors import UserError
 from onesentence.evaluation import comparison
 from onesentence.evaluation.metrics import Scores, require_comparable, unit_of
-from onesentence.evaluation.overlap import corpus_bleu
+from onesentence.evaluation.overlap.bleu import corpus_bleu
 from onesentence.evaluation.power import needed
 from onesentence.evaluation.resampling import (
     BOOTSTRAP,

@@ -18,7 +18,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from onesentence import cli
 from onesentence.core.errors import UserError
 from onesentence.evaluation.external import read_texts
-from onesentence.evaluation.metrics import METRICS, QUALITY, read_scores, write_scores
+from onesentence.evaluation.metrics import METRICS, OPTIONAL, QUALITY, read_scores, write_scores
 
 OUTPUTS = Path(__file__).parents[2] / "shared" / "data" / "xsum-outputs"
 FAST = ("--no-bertscore", "--resamples", "200")
@@ -38,7 +38,7 @@ GOOD = [
 ]
 POOR = ["A cat.", "Dogs run.", "Rain in 2015.", "Somebody came.", "There was a fire in London."]
 DOCUMENTS = [f"{reference} {good} And more." for reference, good in zip(REFERENCES, GOOD, strict=True)]
-QUICK = set(QUALITY) - {"bertscore"}
+QUICK = set(QUALITY) - OPTIONAL - {"bertscore"}
 
 
 def lines(path: Path, texts: list[str], end: str = "\n") -> Path:
@@ -228,7 +228,7 @@ def test_evaluate_scores_files_with_the_libraries_numbers(files, evaluate):
     assert scores["chrf"]["value"] == pytest.approx(chrf, abs=1e-4)
     assert scores["success_rate"]["value"] == 1 and scores["success_rate"]["low"] < 1
     assert scores["verbatim"]["value"] == 100 and scores["number_precision"]["value"] == 100
-    assert set(scores) == set(METRICS) - {"bertscore", "stopped", "echo"}
+    assert set(scores) == set(METRICS) - OPTIONAL - {"bertscore", "stopped", "echo"}
 
 
 def test_the_output_has_the_form_that_is_documented(files, evaluate):

@@ -67,13 +67,13 @@ SAVE = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from onesentence.model import modeling
+from onesentence.model import adapters, loading
 name = sys.argv[1]
 settings = SimpleNamespace(name=name, path=name, revision=None, dtype="float32", quantization="none")
 lora = SimpleNamespace(rank=4, alpha=None, dropout=0.1,
                        target_modules=["v_proj", "fc1", "q_proj", "dense", "k_proj", "fc2"])
-model = modeling.add_adapter(modeling.load_base(settings), lora, seed=0)
-modeling.save_tuned(model, Path("out"), "models/tiny", "lora")
+model = adapters.add_adapter(loading.load_base(settings), lora, seed=0)
+adapters.save_tuned(model, Path("out"), "models/tiny", "lora")
 """
 
 

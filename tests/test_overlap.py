@@ -12,13 +12,12 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from onesentence.core.errors import UserError
 from onesentence.core.text import first_sentence, sentences
-from onesentence.evaluation import overlap
-from onesentence.evaluation.overlap import (
-    BLEU_STATISTICS,
-    CHRF_STATISTICS,
-    ROUGE,
-    corpus_bleu,
-    corpus_chrf,
+from onesentence.evaluation.overlap import workers as workers_module
+from onesentence.evaluation.overlap.bleu import STATISTICS, corpus_bleu
+from onesentence.evaluation.overlap.chrf import ORDER, corpus_chrf
+from onesentence.evaluation.overlap.rouge import Rouge, lcs_length
+from onesentence.evaluation.overlap.workers import (
+    OVERLAP_METRICS,
     oracle_sentences,
     overlap_scores,
     overlap_signatures,
@@ -61,12 +60,12 @@ def texts(pairs) -> tuple[list[str], list[str]]:
 
 
 @pytest.fixture(scope="module")
-def scored(texts) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+def scored(texts) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     return overlap_scores(*texts, language="en", meteor_synonyms=False, workers=1)
 
 
 def one(reference: str, output: str, *names: str, synonyms: bool = False) -> tuple[float, ...]:
-    found, _, _ = overlap_scores([reference], [output], "en", synonyms)
+    found, _ = overlap_scores([reference], [output], "en", synonyms)
     return tuple(float(found[name][0]) for name in names)
 
 
@@ -113,7 +112,7 @@ def test_rouge_lsum_of_random_lines_is_rouge_scores():
                 for _ in range(rng.randint(0, 3)):  # words that the reference lacks
                     line.insert(rng.randint(0, len(line)), "new")
             texts.append("\n".join(map(" ".join, lines)))
-    found, _, _ = overlap_scores(references, outputs, "en", False)
+    found, _ = overlap_scores(references, outputs, "en", False)
     for k, (reference, output) in enumerate(zip(references, outputs, strict=True)):
         assert found["rougeLsum"][k] == 100 * scorer.score(reference, output)["rougeLsum"].fmeasure
     assert (found["rougeL"] != found["rougeLsum"]).sum() > 100
@@ -127,11 +126,11 @@ def test_the_longest_common_subsequence_is_the_tables():
         left, right = (
             [str(k) for k in rng.integers(0, rng.integers(1, 12), size=rng.integers(0, 90))] for _ in "ab"
         )
-        assert overlap.lcs_length(left, right) == _lcs_table(left, right)[-1][-1]
+        assert lcs_length(left, right) == _lcs_table(left, right)[-1][-1]
 
 
 def test_rouge_is_rouge_scores_own(texts, scored):
-    scorer = RougeScorer(list(ROUGE), use_stemmer=True)
+    scorer = RougeScorer(list(Rouge.declared), use_stemmer=True)
     for k, (reference, output) in enumerate(zip(*texts, strict=True)):
         plain = scorer.score(reference, output)
         cut = scorer.score("\n".join(sentences(reference, "en")), "\n".join(sentences(output, "en")))
@@ -156,11 +155,11 @@ def test_bleu_by_hand():
     # 1- to 4-grams of 6 words: 4/6, 1/5, 0/4, 0/3; no match counts half, then a quarter: 1/8, 1/12.
     found = one("the cat sat on the mat", "the cat lay on a mat", "sentence_bleu")[0]
     assert found == pytest.approx(100 * (4 / 6 * 1 / 5 * 1 / 8 * 1 / 12) ** 0.25)
-    _, bleu, _ = overlap_scores(["the cat sat on the mat"], ["the cat lay on a mat"], "en", False)
+    bleu = overlap_scores(["the cat sat on the mat"], ["the cat lay on a mat"], "en", False)[1]["bleu"]
     assert bleu.tolist() == [[6, 6, 4, 1, 0, 0, 6, 5, 4, 3]]
     assert corpus_bleu(bleu[0]) == pytest.approx(found)
     # Half as long as its reference: e^(1 - 8/4); every n-gram matches.
-    _, bleu, _ = overlap_scores(["a b c d e f g h"], ["a b c d"], "en", False)
+    bleu = overlap_scores(["a b c d e f g h"], ["a b c d"], "en", False)[1]["bleu"]
     assert corpus_bleu(bleu[0]) == pytest.approx(100 * np.exp(-1))
 
 
@@ -180,8 +179,8 @@ def test_corpus_scores_of_any_articles_are_sacrebleus(texts, scored, seed):
     among = len(ODD) if seed % 2 else len(references)
     picks = rng.integers(0, among, size=rng.integers(1, 1 + 2 * among if seed % 3 else 4))
     chosen = [outputs[k] for k in picks], [[references[k] for k in picks]]
-    _, bleu, chrf = scored
-    assert bleu.shape == (len(references), BLEU_STATISTICS) and chrf.shape[1] == CHRF_STATISTICS
+    bleu, chrf = scored[1].values()
+    assert bleu.shape == (len(references), STATISTICS) and chrf.shape[1] == 3 * ORDER
     expected = sacrebleu.corpus_bleu(*chosen).score, sacrebleu.corpus_chrf(*chosen).score
     assert corpus_bleu(bleu[picks].sum(axis=0)) == pytest.approx(expected[0], abs=1e-9)
     assert corpus_chrf(chrf[picks].sum(axis=0)) == pytest.approx(expected[1], abs=1e-9)
@@ -192,15 +191,15 @@ def test_every_odd_pair_alone_is_sacrebleus_corpus_score(scored):
     for k, (reference, output) in enumerate(ODD):
         bleu = sacrebleu.corpus_bleu([output], [[reference]]).score
         chrf = sacrebleu.corpus_chrf([output], [[reference]]).score
-        assert corpus_bleu(scored[1][k]) == pytest.approx(bleu, abs=1e-9)
-        assert corpus_chrf(scored[2][k]) == pytest.approx(chrf, abs=1e-9)
+        assert corpus_bleu(scored[1]["bleu"][k]) == pytest.approx(bleu, abs=1e-9)
+        assert corpus_chrf(scored[1]["chrf"][k]) == pytest.approx(chrf, abs=1e-9)
         zeros += bleu == 0
     assert zeros > 3  # no match, or no 4-gram in the output
 
 
 def test_corpus_scores_of_many_sums_at_once(scored):
-    for k, aggregate in ((1, corpus_bleu), (2, corpus_chrf)):
-        sums = np.cumsum(scored[k], axis=0)
+    for name, aggregate in (("bleu", corpus_bleu), ("chrf", corpus_chrf)):
+        sums = np.cumsum(scored[1][name], axis=0)
         together = aggregate(sums.reshape(2, -1, sums.shape[1]))
         assert together.shape == (2, len(sums) // 2)
         assert together.ravel().tolist() == [float(aggregate(row)) for row in sums]
@@ -295,12 +294,14 @@ def test_synonyms_from_word_net_by_hand(nltk_data):
 
 
 def test_two_processes_give_what_one_gives(texts, scored, monkeypatch):
-    monkeypatch.setattr(overlap, "CHUNK", 17)  # not a divisor of the number of pairs
-    columns, bleu, chrf = overlap_scores(*texts, language="en", meteor_synonyms=False, workers=2)
+    monkeypatch.setattr(workers_module, "CHUNK", 17)  # not a divisor of the number of pairs
+    columns, corpus = overlap_scores(*texts, language="en", meteor_synonyms=False, workers=2)
     assert {name: values.tobytes() for name, values in columns.items()} == {
         name: values.tobytes() for name, values in scored[0].items()
     }
-    assert np.array_equal(bleu, scored[1]) and np.array_equal(chrf, scored[2])
+    assert {name: values.tolist() for name, values in corpus.items()} == {
+        name: values.tolist() for name, values in scored[1].items()
+    }
 
 
 def test_a_score_depends_on_its_pair_alone(texts, scored):
@@ -310,13 +311,13 @@ def test_a_score_depends_on_its_pair_alone(texts, scored):
 
 
 def test_scores_lie_between_0_and_100_and_an_empty_output_scores_0(texts, scored):
-    columns, bleu, chrf = scored
+    columns, (bleu, chrf) = scored[0], scored[1].values()
     for values in columns.values():
         assert values.shape == (len(texts[0]),)
         assert values.min() >= 0 and values.max() <= 100 + 1e-9
         assert values[ODD.index(("The cat sat on the mat.", ""))] == 0
     equal = ODD.index(("The cat sat on the mat.",) * 2)
-    for name in (*ROUGE, "sentence_bleu", "sentence_chrf"):
+    for name in (*Rouge.declared, "sentence_bleu", "sentence_chrf"):
         assert columns[name][equal] == pytest.approx(100)
     assert bleu.min() >= 0 and chrf.min() >= 0
 
@@ -330,7 +331,7 @@ def test_lists_of_unequal_length_are_refused():
 
 def test_every_score_has_a_signature_that_names_its_library():
     found = overlap_signatures("en", False)
-    assert set(found) == {*overlap.PER_PAIR, "bleu", "chrf"}
+    assert set(found) == {name for each in OVERLAP_METRICS if not each.optional for name in each.declared}
     libraries = {"rouge": "rouge_score:0", "meteor": "nltk:3"}
     for name, text in found.items():
         library = next((lib for start, lib in libraries.items() if name.startswith(start)), "sacrebleu:2")
@@ -389,16 +390,17 @@ def test_no_sentence_of_a_document_is_better_than_the_oracle(pairs):
 )
 def test_equal_texts_of_any_language_score_100_and_others_less(language, text):
     other = " ".join("ⴰⴱⴳⴷ" for _ in range(5))  # a script that none of them has
-    columns, bleu, chrf = overlap_scores([text, text], [text, other], language, False)
-    for name in (*ROUGE, "sentence_bleu", "sentence_chrf"):
+    columns, corpus = overlap_scores([text, text], [text, other], language, False)
+    for name in (*Rouge.declared, "sentence_bleu", "sentence_chrf"):
         assert columns[name].tolist() == pytest.approx([100, 0], abs=1e-9)
     assert columns["meteor"][0] > 99 and columns["meteor"][1] == 0  # its penalty is never quite 0
-    assert corpus_bleu(bleu[0]) == pytest.approx(100) and corpus_chrf(chrf[0]) == pytest.approx(100)
+    assert corpus_bleu(corpus["bleu"][0]) == pytest.approx(100)
+    assert corpus_chrf(corpus["chrf"][0]) == pytest.approx(100)
 
 
 def test_german_letters_are_no_blanks():
     # As ASCII: m, ller, traf, b, r on both sides. In German: mull, traf, bar and moll, traf, bur.
-    found, _, _ = overlap_scores(["Müller traf Bär"], ["Möller traf Bür"], "de", False)
+    found, _ = overlap_scores(["Müller traf Bär"], ["Möller traf Bür"], "de", False)
     assert found["rouge1"][0] == pytest.approx(100 / 3)
     # Stems: haus, haus.
     assert overlap_scores(["Häuser"], ["Haus"], "de", False)[0]["rouge1"][0] == 100
@@ -406,16 +408,16 @@ def test_german_letters_are_no_blanks():
 
 def test_chinese_by_hand():
     # 4 of 5 characters on both sides; bigrams 2 of 4.
-    found, bleu, _ = overlap_scores(["猫坐在垫上"], ["猫坐在床上"], "zh", False)
+    found, corpus = overlap_scores(["猫坐在垫上"], ["猫坐在床上"], "zh", False)
     assert (found["rouge1"][0], found["rouge2"][0]) == pytest.approx((80, 50))
-    assert bleu[0].tolist()[:4] == [5, 5, 4, 2]
+    assert corpus["bleu"][0].tolist()[:4] == [5, 5, 4, 2]
 
 
 def test_bleu_of_a_language_is_sacrebleus_with_its_tokenizer():
     cases = {"zh": ("猫坐在垫子上。", "猫在床上。", "zh"), "ja": ("猫が座った。", "犬が座った。", "char")}
     cases["fr"] = ("« Non », dit-elle l’été dernier.", "« Oui », dit-elle l’été.", "intl")
     for language, (reference, output, tokenizer) in cases.items():
-        found, _, _ = overlap_scores([reference], [output], language, False)
+        found, _ = overlap_scores([reference], [output], language, False)
         expected = sacrebleu.sentence_bleu(output, [reference], tokenize=tokenizer).score
         assert found["sentence_bleu"][0] == pytest.approx(expected, abs=1e-9)
         assert f"|lang:{language}|tokens:{tokenizer}|" in overlap_signatures(language, False)["bleu"]
@@ -442,9 +444,41 @@ def test_an_output_of_20000_words_takes_no_product_of_lengths(kind):
     gap = {"sentences": ". W", "lines": "\n"}.get(kind, " ")
     output = gap.join(" ".join(rng.choices(vocabulary, k=20)) for _ in range(1_000))
     reference = " ".join(rng.choices(vocabulary, k=30)) + ". " + " ".join(rng.choices(vocabulary, k=30))
-    scorers = overlap.Scorers("en", False)
-    scorers.pair("a", "b")
+    metrics = [metric("en", False) for metric in OVERLAP_METRICS]
+    for metric in metrics:
+        metric.scores("a", "b")
     started = time.process_time()
-    scorers.pair(reference, output)
-    scorers.oracle(output, reference)
+    for metric in metrics:
+        metric.scores(reference, output)
+    metrics[0].best_sentence(output, reference)
     assert time.process_time() - started < 3  # 0.5 to 0.7 s on the machine that this was written on
+
+
+# What is computed where it is asked for.
+
+
+def test_an_optional_metric_is_its_librarys_and_is_left_out_unless_it_is_named(texts):
+    from sacrebleu.metrics import CHRF
+
+    references, outputs = (side[:40] for side in texts)
+    usual = overlap_scores(references, outputs, "en", False)
+    columns, corpus = overlap_scores(references, outputs, "en", False, more=("chrf_plus",))
+    assert set(columns) - set(usual[0]) == {"sentence_chrf_plus"}
+    assert set(corpus) - set(usual[1]) == {"chrf_plus"}
+    library = CHRF(word_order=2)
+    wanted = [library.sentence_score(o, [r]).score for r, o in zip(references, outputs, strict=True)]
+    assert columns["sentence_chrf_plus"] == pytest.approx(wanted, abs=1e-9)
+    whole = library.corpus_score(outputs, [references]).score
+    assert corpus_chrf(corpus["chrf_plus"].sum(axis=0)) == pytest.approx(whole, abs=1e-9)
+    assert "|words:2|" in overlap_signatures("en", False, ("chrf_plus",))["chrf_plus"]
+    assert "chrf_plus" not in overlap_signatures("en", False)
+    with pytest.raises(UserError, match="metric 'ter': expected one of chrf_plus, sentence_chrf_plus"):
+        overlap_scores(["a"], ["b"], "en", False, more=("ter",))
+
+
+def test_every_module_of_a_metric_is_registered():
+    files = {path.stem for path in Path(workers_module.__file__).parent.glob("*.py")}
+    modules = {metric.__module__.rpartition(".")[2] for metric in OVERLAP_METRICS}
+    assert files - {"__init__", "workers", "overlap_metric"} == modules
+    names = [name for metric in OVERLAP_METRICS for name in metric.declared]
+    assert len(names) == len(set(names))

@@ -11,7 +11,7 @@ from sacrebleu.significance import PairedTest
 from scipy import stats
 
 from onesentence.evaluation import resampling
-from onesentence.evaluation.overlap import corpus_bleu
+from onesentence.evaluation.overlap.bleu import corpus_bleu
 from onesentence.evaluation.resampling import (
     bca_interval,
     difference_of,

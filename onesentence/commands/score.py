@@ -86,6 +86,7 @@ def stored_scores(files: dict[str, Path]) -> dict[str, Scores]:
 @click.option("--scores", "stored", is_flag=True, help="The systems' files are stored scores.")
 @click.option("--language", help="Instead of evaluate.language.")
 @click.option("--resamples", type=int, help="Instead of evaluate.resamples.")
+@click.option("--metric", "more", multiple=True, help="Also an optional one: chrf_plus.")
 @click.option("--bertscore/--no-bertscore", default=True, help="Minutes for thousands of articles.")
 @click.option("--output", help="Write the numbers there as JSON.")
 def command(
@@ -96,6 +97,7 @@ def command(
     stored: bool,
     language: str | None,
     resamples: int | None,
+    more: tuple[str, ...],
     bertscore: bool,
     output: str | None,
 ) -> None:
@@ -103,9 +105,9 @@ def command(
     files = named_files(systems)
     settings, test = settings_with(language, resamples), None
     if stored:
-        if references or documents or groups:
+        if references or documents or groups or more:
             raise UserError(
-                "--scores: the files hold scores; leave --references, --documents and --groups out"
+                "--scores: the files hold scores; leave --references, --documents, --groups and --metric out"
             )
         if len(files) < 2:
             raise UserError("--scores: give at least two systems; a stored score is compared with another")
@@ -115,7 +117,7 @@ def command(
         if references is None:
             raise UserError("--references: missing; give the file that the systems are scored against")
         require_other_file(output, (references, documents, groups, *files.values()))
-        scores, test = score_files(references, files, documents, groups, settings, bertscore)
+        scores, test = score_files(references, files, documents, groups, settings, bertscore, more)
     found = compare(scores, settings.resamples, settings.confidence)
     if test:
         found = {"n": found["n"], "test": test, **found}

@@ -26,14 +26,15 @@ def score(
     documents: list[str] | None = None,
     groups: list[str] | None = None,
     language: str = ENGLISH,
+    more: tuple[str, ...] = (),
 ) -> dict[str, Scores]:
     """Scores of every article by system: overlap with the reference, length, repetition, and copying.
 
     references, documents: [articles]; systems: outputs [articles] by name, "" where there is none (it scores
     0); documents: for what is copied and what has no source, None where they are not known; groups: the
     cluster that each article was drawn in, such as its newspaper (None: each article by itself); language:
-    ISO 639-1, or `und` for another. There is no BERTScore here: it takes a model,
-    which params.yaml names.
+    ISO 639-1, or `und` for another; more: names of optional metrics, such as chrf_plus. There is no BERTScore
+    here: it takes a model, which params.yaml names.
     Raises UserError where the lists are of unlike lengths or the language does not suit the references.
     """
     lengths = {"references": len(references)} | {name: len(texts) for name, texts in systems.items()}
@@ -56,6 +57,7 @@ def score(
         behaviour={},
         groups=groups,
         unit=ROW if groups is None else "group",
+        more=more,
     )
 
 

@@ -213,10 +213,12 @@ def score_files(
     groups: Path | None,
     settings,
     bertscore: bool,
+    more: tuple[str, ...] = (),
 ) -> tuple[dict[str, Scores], str]:
     """(scores of files of outputs by system, hash of the test set).
 
-    references, documents, groups: a text a line, or .jsonl; settings: params.yaml's `evaluate` section.
+    references, documents, groups: a text a line, or .jsonl; settings: params.yaml's `evaluate` section; more:
+    names of optional metrics.
     Raises UserError where files do not belong together, or cannot be read, before anything is scored.
     """
     given = read_references(references)
@@ -237,6 +239,7 @@ def score_files(
         behaviour={},
         groups=read_groups(groups, given) if groups else ids,
         unit="group" if groups else ROW,
+        more=more,
     )
     return scores, test_hash(ids, given.texts)
 

@@ -15,79 +15,43 @@ import pyarrow.parquet as pq
 
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_parquet
-from onesentence.evaluation import overlap
+from onesentence.evaluation.metric import KINDS, Metric, percent, quality
+from onesentence.evaluation.overlap.workers import CORPUS, OVERLAP_METRICS
 from onesentence.evaluation.resampling import Aggregate, Sample, mean_of, mean_statistics
 
 SCORES = Path("data/scores")
 HEADLINE = "rouge1"  # the metric that a comparison is decided on, chosen before any result
-KINDS = ("quality", "abstractiveness", "faithfulness", "behaviour")
 SCORE_DECIMALS = 6  # of a stored score; what `statistics` counts in
 ROW = "row"  # the unit of resampling where every article was drawn by itself
 
 
-@dataclass(frozen=True)
-class Metric:
-    """What is declared of a metric.
-
-    title: for people; direction: higher, lower, or none (a description); low, high: of its range, None =
-    unbounded; kind: one of KINDS; corpus: computed from the test set's summed statistics, not a mean.
-    """
-
-    title: str
-    unit: str
-    direction: str
-    low: float | None
-    high: float | None
-    kind: str
-    corpus: bool = False
-
-
-def _quality(title: str, unit: str, corpus: bool = False, low: float = 0.0) -> Metric:
-    return Metric(title, unit, "higher", low, 100.0, "quality", corpus)
-
-
-def _percent(title: str, direction: str, kind: str) -> Metric:
-    return Metric(title, "%", direction, 0.0, 100.0, kind)
-
-
 METRICS: dict[str, Metric] = {
-    "rouge1": _quality("ROUGE-1", "F1 x 100"),
-    "rouge2": _quality("ROUGE-2", "F1 x 100"),
-    "rougeL": _quality("ROUGE-L", "F1 x 100"),
-    "rougeLsum": _quality("ROUGE-Lsum", "F1 x 100"),
-    "bleu": _quality("BLEU", "0 to 100, corpus", corpus=True),
-    "sentence_bleu": _quality("BLEU, mean of sentences", "0 to 100"),
-    "chrf": _quality("chrF2", "0 to 100, corpus", corpus=True),
-    "sentence_chrf": _quality("chrF2, mean of sentences", "0 to 100"),
-    "meteor": _quality("METEOR", "x 100"),
-    "bertscore": _quality("BERTScore", "F1 x 100", low=-100.0),
-    "novel_1": _percent("novel 1-grams", "none", "abstractiveness"),
-    "novel_2": _percent("novel 2-grams", "none", "abstractiveness"),
-    "novel_3": _percent("novel 3-grams", "none", "abstractiveness"),
-    "novel_4": _percent("novel 4-grams", "none", "abstractiveness"),
-    "coverage": _percent("extractive coverage", "none", "abstractiveness"),
+    **{name: entry for metric in OVERLAP_METRICS for name, entry in metric.declared.items()},
+    "bertscore": quality("BERTScore", "F1 x 100", low=-100.0),
+    "novel_1": percent("novel 1-grams", "none", "abstractiveness"),
+    "novel_2": percent("novel 2-grams", "none", "abstractiveness"),
+    "novel_3": percent("novel 3-grams", "none", "abstractiveness"),
+    "novel_4": percent("novel 4-grams", "none", "abstractiveness"),
+    "coverage": percent("extractive coverage", "none", "abstractiveness"),
     "density": Metric("extractive density", "words", "none", 0.0, None, "abstractiveness"),
     "compression": Metric(
         "compression", "article words per output word", "none", 0.0, None, "abstractiveness"
     ),
-    "verbatim": _percent("verbatim spans of the article", "lower", "abstractiveness"),
+    "verbatim": percent("verbatim spans of the article", "lower", "abstractiveness"),
     "longest_copy": Metric("longest copied span", "words", "none", 0.0, None, "abstractiveness"),
-    "number_precision": _percent("numbers that the article has", "higher", "faithfulness"),
-    "name_precision": _percent("names that the article has", "higher", "faithfulness"),
+    "number_precision": percent("numbers that the article has", "higher", "faithfulness"),
+    "name_precision": percent("names that the article has", "higher", "faithfulness"),
     "success_rate": Metric("success rate", "share", "higher", 0.0, 1.0, "behaviour"),
-    "stopped": _percent("stopped by EOS", "higher", "behaviour"),
-    "empty": _percent("empty outputs", "lower", "behaviour"),
-    "echo": _percent("prompt echoes", "lower", "behaviour"),
-    "distinct_2": _percent("distinct 2-grams of an output", "higher", "behaviour"),
-    "repeated_trigram": _percent("outputs that repeat a 3-gram", "lower", "behaviour"),
+    "stopped": percent("stopped by EOS", "higher", "behaviour"),
+    "empty": percent("empty outputs", "lower", "behaviour"),
+    "echo": percent("prompt echoes", "lower", "behaviour"),
+    "distinct_2": percent("distinct 2-grams of an output", "higher", "behaviour"),
+    "repeated_trigram": percent("outputs that repeat a 3-gram", "lower", "behaviour"),
     "words": Metric("length", "words", "none", 0.0, None, "behaviour"),
     "length_ratio": Metric("length against the reference's", "ratio", "none", 0.0, None, "behaviour"),
 }
 QUALITY = tuple(name for name, metric in METRICS.items() if metric.kind == "quality")
-CORPUS: dict[str, tuple[int, Aggregate]] = {
-    "bleu": (overlap.BLEU_STATISTICS, overlap.corpus_bleu),
-    "chrf": (overlap.CHRF_STATISTICS, overlap.corpus_chrf),
-}
+OPTIONAL = frozenset(name for metric in OVERLAP_METRICS if metric.optional for name in metric.declared)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from onesentence.evaluation import metrics
 from onesentence.evaluation.bertscore import BertScore
 from onesentence.evaluation.extraction import Article, extraction_scores, form_scores
 from onesentence.evaluation.metrics import ROW, Scores
-from onesentence.evaluation.overlap import overlap_scores, overlap_signatures
+from onesentence.evaluation.overlap.workers import overlap_scores, overlap_signatures
 
 TEXT_SIGNATURE = WORD_SIGNATURE
 
@@ -37,18 +37,20 @@ def score_systems(
     behaviour: dict[str, dict[str, np.ndarray]],
     groups: list[str] | None = None,
     unit: str = ROW,
+    more: tuple[str, ...] = (),
 ) -> dict[str, Scores]:
     """Scores of every system on the same articles. A failed or empty output scores 0 in every quality metric.
 
     settings: params.yaml's `evaluate` section; bertscore: whether to compute it (minutes for thousands);
     behaviour: more columns by system, of what only its generation knows; groups: the cluster that each
-    article was drawn in (None: itself), and unit: what a cluster is.
+    article was drawn in (None: itself), and unit: what a cluster is;
+    more: names of optional metrics.
     """
     counted = {
         name: [text if ok and text.strip() else "" for text, ok in zip(texts, succeeded[name], strict=True)]
         for name, texts in outputs.items()
     }
-    options = overlap_signatures(settings.language, settings.meteor_synonyms)
+    options = overlap_signatures(settings.language, settings.meteor_synonyms, more)
     embedded = {}
     if bertscore:
         scorer = BertScore(settings)
@@ -57,8 +59,8 @@ def score_systems(
     test = metrics.test_hash(ids, references)
     found = {}
     for name, texts in outputs.items():
-        columns, bleu, chrf = overlap_scores(
-            references, counted[name], settings.language, settings.meteor_synonyms
+        columns, corpus = overlap_scores(
+            references, counted[name], settings.language, settings.meteor_synonyms, more=more
         )
         if bertscore:
             columns["bertscore"] = embedded[name]
@@ -66,7 +68,7 @@ def score_systems(
         columns["success_rate"] = np.array([float(text != "") for text in counted[name]])
         columns["empty"] = np.array([100.0 * (not text.strip()) for text in texts])
         columns |= behaviour.get(name, {})
-        scores = Scores(ids, columns, {"bleu": bleu, "chrf": chrf}, {}, groups or ids)
+        scores = Scores(ids, columns, corpus, {}, groups or ids)
         found[name] = signed(scores, options, test, unit)
     return found
 

@@ -1,0 +1,122 @@
+"""Overlap of many outputs with their references, over the cores of the machine.
+
+A failed or empty output scores 0 and enters the corpus scores as an empty text.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+
+from onesentence.core.errors import UserError
+from onesentence.evaluation.overlap.bleu import Bleu
+from onesentence.evaluation.overlap.chrf import Chrf
+from onesentence.evaluation.overlap.chrf_plus import ChrfPlus
+from onesentence.evaluation.overlap.meteor import Meteor, word_net
+from onesentence.evaluation.overlap.overlap_metric import OverlapMetric
+from onesentence.evaluation.overlap.rouge import Rouge
+from onesentence.evaluation.resampling import Aggregate
+
+OVERLAP_METRICS: tuple[type[OverlapMetric], ...] = (Rouge, Bleu, Chrf, Meteor, ChrfPlus)
+CORPUS: dict[str, tuple[int, Aggregate]] = {
+    name: entry for metric in OVERLAP_METRICS for name, entry in metric.corpus.items()
+}
+CHUNK = 256  # pairs handed to a worker at once; a score depends on its pair alone
+FEW = 1_500  # pairs below which starting workers costs more than it saves
+Row = dict[str, float | list[int]]
+
+_metrics: list[OverlapMetric] = []  # of a worker process
+
+
+def chosen_metrics(more: tuple[str, ...]) -> list[type[OverlapMetric]]:
+    """The classes that are always computed, and those that give one of the metrics in `more`."""
+    optional = {name for metric in OVERLAP_METRICS if metric.optional for name in metric.declared}
+    for name in more:
+        if name not in optional:
+            raise UserError(f"metric {name!r}: expected one of {', '.join(sorted(optional))}")
+    return [metric for metric in OVERLAP_METRICS if not metric.optional or {*more} & {*metric.declared}]
+
+
+def _start_worker(language: str, meteor_synonyms: bool, more: tuple[str, ...]) -> None:
+    _metrics[:] = [metric(language, meteor_synonyms) for metric in chosen_metrics(more)]
+
+
+def _pairs(pairs: list[tuple[str, str]]) -> list[Row]:
+    return [
+        {name: score for metric in _metrics for name, score in metric.scores(reference, output).items()}
+        for reference, output in pairs
+    ]
+
+
+def _oracles(pairs: list[tuple[str, str]]) -> list[str]:
+    (rouge,) = (metric for metric in _metrics if isinstance(metric, Rouge))
+    return [rouge.best_sentence(document, reference) for document, reference in pairs]
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which a container or taskset may have made fewer."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _in_workers(
+    function,
+    pairs: list[tuple[str, str]],
+    language: str,
+    meteor_synonyms: bool,
+    more: tuple[str, ...],
+    workers: int | None,
+) -> list:
+    """`function` of chunks of pairs, in order, over `workers` processes (None: one for each core)."""
+    if meteor_synonyms:
+        word_net()  # its error is one sentence here; from a worker it would break the pool
+    given = (language, meteor_synonyms, more)
+    if workers is None:
+        workers = 1 if len(pairs) < FEW else usable_cores()
+    if workers == 1:
+        _start_worker(*given)
+        return function(pairs)
+    chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
+    options = {"mp_context": get_context("spawn"), "initializer": _start_worker}
+    with ProcessPoolExecutor(workers, initargs=given, **options) as pool:
+        return [item for rows in pool.map(function, chunks) for item in rows]
+
+
+def overlap_scores(
+    references: list[str],
+    outputs: list[str],
+    language: str,
+    meteor_synonyms: bool,
+    workers: int | None = None,
+    more: tuple[str, ...] = (),
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Scores of outputs against their references; a failed output is to be given as "".
+
+    more: names of optional metrics. Returns ({metric: scores [outputs]}, {corpus metric: statistics, whole
+    numbers [outputs, k]}).
+    """
+    pairs = list(zip(references, outputs, strict=True))
+    rows = _in_workers(_pairs, pairs, language, meteor_synonyms, more, workers)
+    names = [name for metric in chosen_metrics(more) for name in metric.declared]
+    columns = {
+        name: np.array([row[name] for row in rows], dtype=np.float64) for name in names if name not in CORPUS
+    }
+    corpus = {name: np.array([row[name] for row in rows], dtype=np.int64) for name in names if name in CORPUS}
+    return columns, corpus
+
+
+def oracle_sentences(
+    documents: list[str], references: list[str], language: str, workers: int | None = None
+) -> list[str]:
+    """The extractive oracle of each document (Narayan et al. 2018): the best that one sentence can do."""
+    pairs = list(zip(documents, references, strict=True))
+    return _in_workers(_oracles, pairs, language, False, (), workers)
+
+
+def overlap_signatures(language: str, meteor_synonyms: bool, more: tuple[str, ...] = ()) -> dict[str, str]:
+    """What each score was computed with, by name."""
+    return {
+        name: text
+        for metric in chosen_metrics(more)
+        for name, text in metric(language, meteor_synonyms).signatures().items()
+    }

@@ -17,7 +17,7 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import replacing, write_json, write_parquet
 from onesentence.core.language import require_language
 from onesentence.core.params import SPLITS
-from onesentence.core.text import body_of, first_sentence, novel_ngram_share, words
+from onesentence.core.text import first_sentence, novel_ngram_share, words
 from onesentence.data.near_duplicates import NearDuplicates
 from onesentence.data.sources import Raw, open_source, require_pinned, text_digest
 
@@ -30,7 +30,7 @@ NOVELTY_ROWS = 2_000  # of a split, the first in its random order: enough for a 
 
 
 def clean(
-    splits: dict, source: str, language: str, grouped: bool = False
+    splits: dict, language: str, grouped: bool = False
 ) -> tuple[dict[str, list[Raw]], dict[str, Counter]]:
     """Rows worth keeping by split, and by split the counts of rows read and dropped by reason.
 
@@ -46,16 +46,16 @@ def clean(
         count, rows = Counter(), []
         for row in tqdm(splits[split], desc=f"clean {split}", unit="row"):
             count["read"] += 1
-            if not row.document.strip() or not row.summary.strip():
+            if not row.article.strip() or not row.summary.strip():
                 count["empty document or summary"] += 1
                 continue
-            document = text_digest(row.document)
+            document = text_digest(row.article)
             if document in side_of_document:
                 same = side_of_document[document] == split
                 count["duplicate document" if same else "document stands in another split"] += 1
                 continue
             side_of_document[document] = split
-            first = first_sentence(body_of(row.document, source)[:20_000], language)
+            first = first_sentence(row.document[:20_000], language)
             if words(first) == words(row.summary):
                 count["summary is the document's first sentence"] += 1
                 continue
@@ -77,10 +77,10 @@ def subset(rows: list[Raw], size: int | None, seed: int, split: str) -> list[Raw
     return [rows[i] for i in order[:size]]
 
 
-def most_novel_half(rows: list[Raw], source: str) -> list[Raw]:
+def most_novel_half(rows: list[Raw]) -> list[Raw]:
     """The half of rows (the larger one of an odd number) whose summaries have the most new 2-grams, in the
     order of `rows`; a summary of one word counts as new."""
-    shares = [novel_ngram_share(body_of(row.document, source), row.summary, 2) for row in rows]
+    shares = [novel_ngram_share(row.document, row.summary, 2) for row in rows]
     novelty = np.array([1.0 if share is None else share for share in shares])
     chosen = np.sort(np.argsort(-novelty, kind="stable")[: -(-len(rows) // 2)])
     return [rows[i] for i in chosen]
@@ -110,30 +110,26 @@ def quantiles(lengths: list[int]) -> dict[str, int]:
     return {f"p{q}": int(value) for q, value in zip(QUANTILES, values, strict=True)}
 
 
-def describe(rows: list[Raw], source: str) -> dict:
+def describe(rows: list[Raw]) -> dict:
     """Length quantiles in words and the novel-n-gram shares (percent) of the summaries of rows."""
     novelty = {}
     for n in (1, 2, 3, 4):
-        shares = [
-            novel_ngram_share(body_of(row.document, source), row.summary, n) for row in rows[:NOVELTY_ROWS]
-        ]
+        shares = [novel_ngram_share(row.document, row.summary, n) for row in rows[:NOVELTY_ROWS]]
         known = [share for share in shares if share is not None]
         novelty[str(n)] = 100 * float(np.mean(known)) if known else None
     return {
-        "document_words": quantiles([len(words(row.document)) for row in rows]),
+        "document_words": quantiles([len(words(row.article)) for row in rows]),
         "summary_words": quantiles([len(words(row.summary)) for row in rows]),
         "novel_ngrams_percent": novelty,
     }
 
 
-def near_duplicate_percent(train: list[Raw], held_out: list[Raw], source: str) -> float:
+def near_duplicate_percent(train: list[Raw], held_out: list[Raw]) -> float:
     """Percent of held-out rows that have a near-duplicate among the training rows."""
-    index = NearDuplicates(
-        [body_of(row.document, source) for row in held_out], [row.summary for row in held_out]
-    )
+    index = NearDuplicates([row.document for row in held_out], [row.summary for row in held_out])
     found: set[int] = set()
     for row in tqdm(train, desc="near-duplicates left", unit="row"):
-        found.update(index.matches(body_of(row.document, source), row.summary).tolist())
+        found.update(index.matches(row.document, row.summary).tolist())
     return 100 * len(found) / len(held_out)
 
 
@@ -141,7 +137,7 @@ def main() -> None:
     p = params.load(PARAMS)
     data, language = p.data, p.evaluate.language
     source = open_source(data)
-    kept, counts = clean(source.splits, data.source, language, data.group_column is not None)
+    kept, counts = clean(source.splits, language, data.group_column is not None)
     sha256 = source.sha256()
     require_pinned(sha256, data)
     sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
@@ -153,7 +149,7 @@ def main() -> None:
         raise UserError(f"data.source: {data.source}: no row left in {', '.join(empty)} after cleaning{hint}")
     counted = {split: len(rows) for split, rows in kept.items()}
     if data.selection == "novel_half":
-        kept["train"] = most_novel_half(kept["train"], data.source)
+        kept["train"] = most_novel_half(kept["train"])
     used = {split: subset(kept[split], sizes[split], data.seed, split) for split in SPLITS}
     for split in ("validation", "test"):  # before anything is trained that could not be scored
         require_language([row.summary for row in used[split]], language)
@@ -170,11 +166,11 @@ def main() -> None:
             "selected": len(kept[split]),
             "used": len(used[split]),
             **group_sizes(used[split]),
-            **describe(used[split], data.source),
+            **describe(used[split]),
         }
     for split in ("validation", "test"):
         described[split]["near_duplicate_in_train_percent"] = near_duplicate_percent(
-            used["train"], used[split], data.source
+            used["train"], used[split]
         )
     with replacing(PREPARED) as folder:
         for split, rows in used.items():
@@ -182,6 +178,7 @@ def main() -> None:
                 folder / f"{split}.parquet",
                 {
                     "id": pa.array([row.id for row in rows], pa.string()),
+                    "heading": pa.array([row.heading for row in rows], pa.string()),
                     "document": pa.array([row.document for row in rows], pa.string()),
                     "summary": pa.array([row.summary for row in rows], pa.string()),
                     "group": pa.array([row.group for row in rows], pa.string()),

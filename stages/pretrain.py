@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from onesentence.core import errors, params
 from onesentence.core.files import file_sha256, replacing, write_json
-from onesentence.core.text import without_heading
+from onesentence.core.text import with_heading
 from onesentence.data.docstrings import Entry, entries_hash, harvest, pair_of, words
 from onesentence.data.near_duplicates import NearDuplicates
 from onesentence.data.splits import harvested_rows, side_of_file
@@ -41,9 +41,7 @@ def training_entries(entries: list[Entry]) -> list[Entry]:
     """Entries of training files, without near-duplicates of held-out rows and without repeats."""
     rows, _ = harvested_rows(entries)
     held_out = [row for row in rows if row.split != "train"]
-    index = NearDuplicates(
-        [without_heading(row.document) for row in held_out], [row.summary for row in held_out], words
-    )
+    index = NearDuplicates([row.document for row in held_out], [row.summary for row in held_out], words)
     kept, seen = [], set()
     candidates = [entry for entry in entries if side_of_file(entry.file) == "train"]
     for entry in tqdm(candidates, desc="held-out near-duplicates", unit="entry"):
@@ -66,10 +64,10 @@ def texts(entries: list[Entry], p, rng: np.random.Generator) -> list[str]:
         entry = entries[place]
         pair = pair_of(entry)
         if not isinstance(pair, str) and rng.random() < p.summary_last_share:
-            document, summary = pair
-            found.append(f"{document[:room]}\n\n{summary}")
+            heading, document, summary = pair
+            found.append(f"{with_heading(heading, document)[:room]}\n\n{summary}")
         else:
-            found.append(f"{entry.heading}\n\n{entry.docstring}")
+            found.append(with_heading(entry.heading, entry.docstring))
     return found
 
 

@@ -20,7 +20,7 @@ from onesentence.core import errors, params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_jsonl, read_parquet, replacing
 from onesentence.core.language import require_language
-from onesentence.core.text import body_of, first_sentence
+from onesentence.core.text import first_sentence, with_heading
 from onesentence.evaluation import scoring
 from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import SCORES, unit_of, write_scores
@@ -74,9 +74,9 @@ def main() -> None:
     groups, unit = table["group"].to_pylist(), unit_of(p.data)
     language = p.evaluate.language
     require_language(references, language)  # before the work
-    sources = table["document"].to_pylist()
-    bodies = [body_of(source, p.data.source) for source in sources]
-    documents = [Article(body, source) for body, source in zip(bodies, sources, strict=True)]
+    bodies = table["document"].to_pylist()
+    articles = map(with_heading, table["heading"].to_pylist(), bodies)
+    documents = [Article(body, article) for body, article in zip(bodies, articles, strict=True)]
     lengths = pa.array([len(document.words) for document in documents], pa.int32())
 
     outputs = {}

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from onesentence.core import errors, params, plots
 from onesentence.core.files import read_parquet, replacing, write_json, write_parquet
 from onesentence.core.params import SPLITS
+from onesentence.core.text import with_heading
 from onesentence.model.base_check import check_ids, check_positions, check_round_trip
 from onesentence.model.encoding import encode_completion, encode_prompt, overhead, template_overheads
 from onesentence.model.loading import load_config, load_tokenizer
@@ -38,9 +39,10 @@ def encode_split(tokenizer, prompt, table: pa.Table, split: str) -> dict[str, li
         "document_tokens": [],
         "document_tokens_cut": [],
     }
-    pairs = zip(table["document"], table["summary"], strict=True)
-    for document, summary in tqdm(pairs, total=len(table), desc=f"tokenize {split}", unit="row"):
-        filled = encode_prompt(tokenizer, prompt.template, document.as_py(), prompt.max_input_tokens)
+    rows = zip(table["heading"], table["document"], table["summary"], strict=True)
+    for heading, document, summary in tqdm(rows, total=len(table), desc=f"tokenize {split}", unit="row"):
+        article = with_heading(heading.as_py(), document.as_py())
+        filled = encode_prompt(tokenizer, prompt.template, article, prompt.max_input_tokens)
         # int32 arrays: lists of int would take ten times the memory.
         columns["prompt_ids"].append(np.array(filled.ids, dtype=np.int32))
         completion_ids = encode_completion(tokenizer, summary.as_py(), prompt.template)
@@ -150,7 +152,7 @@ def main() -> None:
                 "cut": columns["document_tokens_cut"],
             }
             if split == "validation":
-                example = table["document"][0].as_py()
+                example = with_heading(table["heading"][0].as_py(), table["document"][0].as_py())
 
     write_json(
         METRICS,

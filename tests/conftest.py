@@ -73,6 +73,7 @@ def edit(folder: Path, **values) -> None:
 @pytest.fixture(scope="session")
 def pairs() -> list[dict]:
     """Real pairs: the docstrings of one installed package."""
+    from onesentence.core.text import with_heading
     from onesentence.data import docstrings
 
     found = []
@@ -81,7 +82,9 @@ def pairs() -> list[dict]:
             for entry in docstrings.entries_of(file, path):
                 pair = docstrings.pair_of(entry)
                 if not isinstance(pair, str):
-                    found.append({"id": entry.qualname, "document": pair[0], "summary": pair[1]})
+                    heading, document, summary = pair
+                    article = with_heading(heading, document)
+                    found.append({"id": entry.qualname, "document": article, "summary": summary})
     unique = {pair["document"]: pair for pair in found}
     return list({pair["id"]: pair for pair in unique.values()}.values())
 
@@ -203,3 +206,10 @@ def copy_project(project: Path, parent: Path) -> Path:
 def project(tmp_path, pairs, tiny) -> Path:
     """`make_project` for one test."""
     return make_project(tmp_path, pairs, tiny)
+
+
+def lora_settings(
+    rank: int = 16, alpha=None, dropout: float = 0.0, target_modules=("q_proj", "k_proj", "v_proj")
+) -> SimpleNamespace:
+    """params.yaml's `lora` section."""
+    return SimpleNamespace(rank=rank, alpha=alpha, dropout=dropout, target_modules=list(target_modules))

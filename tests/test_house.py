@@ -77,3 +77,27 @@ def test_no_folder_holds_a_quarter_of_the_lines():
     for path in FILES:
         lines[path.relative_to(ROOT).parts[:-1][:2]] += len(path.read_text().splitlines())
     assert max(lines.values()) < sum(lines.values()) / 4
+
+
+# What no module alone does, by what its tests are about.
+ACROSS = {
+    "model/test_chat",  # chat templates, from params.yaml to the ids
+    "model/test_families",  # one architecture after the other, through every stage
+    "evaluation/test_clusters",  # resampling of clusters, from a file to the report
+    "study/test_studies",  # a study from its declaration to its sentences
+}
+
+
+def test_a_file_of_tests_is_named_as_its_module_and_lies_as_it_does():
+    found = {path.relative_to(ROOT / "tests") for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert len(found) > 40
+    names = {path.with_suffix("").as_posix() for path in found} - ACROSS
+    homes = {"stages": ROOT, "benchmarks": ROOT}
+    lost = [
+        name
+        for name in names
+        if not (module := homes.get(name.partition("/")[0], PACKAGE) / name.replace("test_", "", 1)).is_dir()
+        and not module.with_suffix(".py").is_file()
+    ]
+    assert lost == []
+    assert len({path.name for path in found}) == len(found)  # pytest imports them by this name

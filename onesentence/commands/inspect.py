@@ -17,7 +17,7 @@ from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_parquet
 from onesentence.core.params import SPLITS
-from onesentence.core.text import words
+from onesentence.core.text import with_heading, words
 from onesentence.model.encoding import encode_completion, encode_prompt
 from onesentence.model.loading import load_tokenizer
 
@@ -36,13 +36,14 @@ def label_lines(tokenizer, prompt_ids: list[int], completion_ids: list[int]) -> 
 
 def show(console: Console, tokenizer, prompt, row: dict) -> None:
     """Print one row. Text is shown as it is: no markup in it is interpreted."""
-    filled = encode_prompt(tokenizer, prompt.template, row["document"], prompt.max_input_tokens)
+    article = with_heading(row["heading"], row["document"])
+    filled = encode_prompt(tokenizer, prompt.template, article, prompt.max_input_tokens)
     completion_ids = encode_completion(tokenizer, row["summary"], prompt.template)
     console.rule(Text(row["id"]))
     console.print(Text(f"summary ({len(words(row['summary']))} words): {row['summary']}"))
     console.print(
         Text(
-            f"document: {len(words(row['document']))} words, {filled.document_tokens} tokens, "
+            f"document: {len(words(article))} words, {filled.document_tokens} tokens, "
             f"{filled.document_tokens_cut} of them cut; prompt {len(filled.ids)} tokens, "
             f"completion {len(completion_ids)} (EOS included)"
         )

@@ -35,9 +35,7 @@ def command() -> None:
     p = params.load(("data", "evaluate.language"))
     data = p.data
     sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
-    cleaned, _ = clean(
-        open_source(data).splits, data.source, p.evaluate.language, data.group_column is not None
-    )
+    cleaned, _ = clean(open_source(data).splits, p.evaluate.language, data.group_column is not None)
     kept = {split: len(rows) for split, rows in cleaned.items()}
     largest = max(sizes[split] or kept[split] for split in SPLITS)
     for rung in RUNGS:

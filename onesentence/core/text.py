@@ -155,14 +155,9 @@ def first_sentence(text: str, language: str) -> str:
     return next(iter(sentences(text, language)), "")
 
 
-def without_heading(document: str) -> str:
-    """The body of a harvested document: what follows its heading and a blank line."""
-    return document.partition("\n\n")[2]
-
-
-def body_of(document: str, source: str) -> str:
-    """The text of a document without its heading; only documents of `docstrings` have one."""
-    return without_heading(document) if source == "docstrings" else document
+def with_heading(heading: str, document: str) -> str:
+    """A whole article: its heading, where it has one, a blank line, and its text."""
+    return f"{heading}\n\n{document}" if heading else document
 
 
 def novel_ngram_share(document: str, summary: str, n: int) -> float | None:

@@ -242,11 +242,11 @@ def is_one_sentence(line: str) -> bool:
     return True
 
 
-def pair_of(entry: Entry) -> tuple[str, str] | str:
-    """(document, summary) of an entry, or the reason why it gives none.
+def pair_of(entry: Entry) -> tuple[str, str, str] | str:
+    """(heading, document, summary) of an entry, or the reason why it gives none.
 
     The summary is the docstring's first line, where that is one sentence followed by a blank line; the
-    document is the heading, a blank line, and the rest of the docstring.
+    document is the rest of the docstring.
     """
     first, _, rest = entry.docstring.partition("\n")
     first, body = " ".join(first.split()), rest.strip("\n ")
@@ -260,4 +260,4 @@ def pair_of(entry: Entry) -> tuple[str, str] | str:
         return "first line is no sentence"
     if not BODY_WORDS[0] <= len(words(body)) <= BODY_WORDS[1]:
         return f"body outside {BODY_WORDS[0]} to {BODY_WORDS[1]} words"
-    return f"{entry.heading}\n\n{body}", first
+    return entry.heading, body, first

@@ -16,6 +16,7 @@ from pathlib import Path
 from onesentence.core.errors import UserError
 from onesentence.core.params import SPLITS
 from onesentence.core.runtime import quiet_libraries
+from onesentence.core.text import with_heading
 from onesentence.data import docstrings
 from onesentence.data.records import EXPECTED, ID, check_columns, format_of, records
 from onesentence.data.splits import harvested_rows
@@ -27,15 +28,24 @@ LOCAL_HELD_OUT_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Raw:
-    """A pair as the source has it. group: the unit that it was drawn with; a row without one is its own."""
+    """A pair as the source has it. group: the unit that it was drawn with; a row without one is its own.
+
+    heading: what stands above the document and is no part of its text, such as a function's signature.
+    """
 
     id: str
     document: str
     summary: str
     group: str = ""
+    heading: str = ""
 
     def __post_init__(self):
         object.__setattr__(self, "group", self.group or self.id)
+
+    @property
+    def article(self) -> str:
+        """Heading and document, as the model reads them."""
+        return with_heading(self.heading, self.document)
 
 
 @dataclass
@@ -52,7 +62,7 @@ class Source:
 
     def _hashed(self, split: str, rows: Iterator[Raw]) -> Iterator[Raw]:
         for row in rows:
-            line = json.dumps([row.id, row.document, row.summary, row.group], ensure_ascii=False)
+            line = json.dumps([row.id, row.article, row.summary, row.group], ensure_ascii=False)
             self._digests[split].update(line.encode("utf-8") + b"\n")
             yield row
         self._unread.discard(split)
@@ -92,7 +102,7 @@ def _docstrings() -> Source:
     entries = docstrings.harvest(REQUIREMENTS)
     rows, dropped = harvested_rows(entries)
     by_split = {
-        split: iter([Raw(r.id, r.document, r.summary, r.file) for r in rows if r.split == split])
+        split: iter([Raw(r.id, r.document, r.summary, r.file, r.heading) for r in rows if r.split == split])
         for split in SPLITS
     }
     notes = {

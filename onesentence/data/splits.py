@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from onesentence.core.params import SPLITS
-from onesentence.core.text import without_heading
 from onesentence.data.docstrings import Entry, pair_of, words
 from onesentence.data.near_duplicates import NearDuplicates
 
@@ -35,6 +34,7 @@ class Row:
     """A harvested pair. file: where it was read; split: after near-duplicates were brought together."""
 
     id: str
+    heading: str
     document: str
     summary: str
     file: str
@@ -55,7 +55,7 @@ def harvested_rows(entries: list[Entry]) -> tuple[list[Row], Counter]:
         if isinstance(pair, str):
             dropped[pair] += 1
             continue
-        content = (without_heading(pair[0]), pair[1])
+        content = pair[1:]
         if content in seen:
             dropped["same body and summary as an earlier entry"] += 1
             continue
@@ -67,8 +67,8 @@ def harvested_rows(entries: list[Entry]) -> tuple[list[Row], Counter]:
         ids.add(name)
         pairs.append((name, *pair, entry.file))
 
-    bodies = [without_heading(document) for _, document, _, _ in pairs]
-    summaries = [summary for _, _, summary, _ in pairs]
+    bodies = [document for _, _, document, _, _ in pairs]
+    summaries = [summary for _, _, _, summary, _ in pairs]
     index = NearDuplicates(bodies, summaries, words)
     parent = list(range(len(pairs)))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from onesentence.core.text import body_of
+from onesentence.core.text import with_heading
 from onesentence.evaluation.extraction import Article, output_marks, segments
 from onesentence.evaluation.metrics import HEADLINE, METRICS, test_hash
 from onesentence.report import subgroups
@@ -84,19 +84,18 @@ def page_items(
     table: pa.Table,
     tables: dict[str, pa.Table],
     labels: dict[str, list[str]],
-    source: str,
 ) -> list[dict]:
     """The articles to read, once each, in the order of the test set.
 
     chosen: rows of `table` by group; table: articles and references; tables: scores by system; labels: each
-    row's group by facet; source: data.source.
+    row's group by facet.
     """
     rows = sorted({i for indices in chosen.values() for i in indices})
     items = []
     for i in rows:
         groups = [name for name, indices in chosen.items() if i in indices]
         facets = {key: labels[key][i] for key in labels}
-        items.append(page_item(i, table, tables, source, groups, facets))
+        items.append(page_item(i, table, tables, groups, facets))
     return items
 
 
@@ -104,14 +103,14 @@ def page_item(
     i: int,
     table: pa.Table,
     tables: dict[str, pa.Table],
-    source: str,
     groups: list[str],
     facets: dict[str, str],
 ) -> dict:
     """One article with its reference, its outputs and their scores; what is marked in each text."""
-    document, reference = table["document"][i].as_py(), table["summary"][i].as_py()
-    article = Article(body_of(document, source), document)
-    heading = len(document) - len(article.text)
+    body, reference = table["document"][i].as_py(), table["summary"][i].as_py()
+    document = with_heading(table["heading"][i].as_py(), body)
+    article = Article(body, document)
+    heading = len(document) - len(body)
     outputs, unsupported, copied = {}, 0, []
     for name in SHOWN:
         text = tables[name]["text"][i].as_py()
@@ -223,7 +222,7 @@ def page_data(
         "sorts": SORTS,
         "facets": [[key, title] for key, title in FACET_TITLES.items()],
         "facet_values": {key: [row["group"] for row in groups[key][1]] for key in FACET_TITLES},
-        "items": page_items(chosen, table, tables, labels, p.data.source),
+        "items": page_items(chosen, table, tables, labels),
         "rating": {
             "test": rated_hash(ids, table["summary"].to_pylist(), tables),
             "items": [ids[i] for i in chosen["random"]],

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, lora_settings
 
 from onesentence.core import runtime
 from onesentence.core.errors import UserError
@@ -16,47 +16,43 @@ from onesentence.model import adapters, loading
 QKV = ["q_proj", "k_proj", "v_proj"]
 
 
-def lora(rank=16, alpha=None, dropout=0.0, target_modules=tuple(QKV)):
-    return SimpleNamespace(rank=rank, alpha=alpha, dropout=dropout, target_modules=list(target_modules))
-
-
 def test_phi2_rank_16_on_q_k_v_trains_7_864_320_parameters():
     # 32 layers * 3 projections * 2 matrices * 2560 wide * rank 16
     from benchmarks.full_size import phi2_config
 
-    trainable, total = adapters.parameter_counts(phi2_config(), lora(), "lora")
+    trainable, total = adapters.parameter_counts(phi2_config(), lora_settings(), "lora")
     assert trainable == 32 * 3 * 2 * 2560 * 16 == 7_864_320
     assert total == 2_787_548_160
 
 
 @pytest.mark.parametrize("rank", [8, 64])
 def test_trainable_parameters_follow_from_rank(base, rank):
-    model = adapters.add_adapter(base, lora(rank), seed=0)
+    model = adapters.add_adapter(base, lora_settings(rank), seed=0)
     trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
     assert trained == 2 * 3 * 2 * 64 * rank  # layers * projections * matrices * width * rank
     assert all("lora_" in name for name, w in model.named_parameters() if w.requires_grad)
 
 
 def test_alpha_null_is_twice_the_rank(base):
-    model = adapters.add_adapter(base, lora(rank=12), seed=0)
+    model = adapters.add_adapter(base, lora_settings(rank=12), seed=0)
     assert model.peft_config["default"].lora_alpha == 24
 
 
 def test_a_target_that_matches_nothing_is_an_error(base):
     with pytest.raises(UserError, match=r"lora.target_modules: query_key_value matches no module.*dense"):
-        adapters.add_adapter(base, lora(target_modules=("q_proj", "query_key_value")), seed=0)
+        adapters.add_adapter(base, lora_settings(target_modules=("q_proj", "query_key_value")), seed=0)
 
 
 def test_a_fresh_adapter_changes_nothing(base):
     ids = torch.arange(20)[None]
     before = base(ids).logits
-    model = adapters.add_adapter(base, lora(), seed=3)
+    model = adapters.add_adapter(base, lora_settings(), seed=3)
     assert torch.equal(model.eval()(ids).logits, before)
 
 
 def test_the_seed_decides_the_adapter(tiny_settings):
     def weights(seed):
-        model = adapters.add_adapter(loading.load_base(tiny_settings), lora(), seed)
+        model = adapters.add_adapter(loading.load_base(tiny_settings), lora_settings(), seed)
         return torch.cat([w.flatten() for n, w in model.named_parameters() if "lora_A" in n])
 
     assert torch.equal(weights(1), weights(1))
@@ -101,7 +97,7 @@ def test_saved_bytes_do_not_depend_on_hash_seed_or_folder(tiny, tmp_path):
 def test_a_saved_adapter_loads_with_peft_alone(base, tiny_settings, tmp_path):
     from peft import PeftModel
 
-    model = adapters.add_adapter(base, lora(), seed=0)
+    model = adapters.add_adapter(base, lora_settings(), seed=0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
@@ -125,7 +121,7 @@ def test_quantized_base_trains_and_generates(tiny_settings, tokenizer, quantizat
     kinds = {type(module).__name__ for module in base.modules()}
     assert {"nf4": "Linear4bit", "int8": "Linear8bitLt"}[quantization] in kinds
     assert base.get_memory_footprint() < plain
-    model = adapters.add_adapter(base, lora(), seed=0).train()
+    model = adapters.add_adapter(base, lora_settings(), seed=0).train()
     optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=0.01)
     batch = training_batch([(list(range(10, 30)), [40, 41, 0]), ([7, 8], [9, 0])], tokenizer.pad_token_id)
     losses = []
@@ -163,7 +159,7 @@ def test_a_quantized_base_that_has_generated_trains_as_an_unused_one(tiny_settin
                     max_new_tokens=3, num_beams=2, batch_tokens=1, length_penalty=1.0, no_repeat_ngram=0
                 ),
             )
-        model = adapters.add_adapter(base, lora(), seed=0).train()
+        model = adapters.add_adapter(base, lora_settings(), seed=0).train()
         completion_loss(model, batch).backward()
         return [w.grad for n, w in model.named_parameters() if "lora_B" in n]
 
@@ -265,7 +261,7 @@ def test_what_was_trained_is_loaded_whatever_it_is(base, tiny_settings, tmp_path
     torch.manual_seed(1)
     ids = torch.randint(5, 500, (2, 30))
     before = base(ids).logits
-    model = adapters.trainable(base, lora(), 0, method)
+    model = adapters.trainable(base, lora_settings(), 0, method)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.requires_grad:
@@ -314,7 +310,7 @@ def test_an_adapter_on_tied_embeddings_stays_beside_them(
 
     assert base.config.tie_word_embeddings
     ids = torch.randint(5, 500, (2, 30), generator=torch.Generator().manual_seed(0))
-    chosen = lora(target_modules=("q_proj", target))
+    chosen = lora_settings(target_modules=("q_proj", target))
     model = perturbed(adapters.add_adapter(base, chosen, 0, method))
     wanted = model(ids).logits
     adapters.save_tuned(model, tmp_path, "models/tiny", method)
@@ -335,7 +331,7 @@ def test_a_merge_that_gives_other_logits_is_taken_back(base, tiny_settings, tmp_
     from peft.tuners.lora import LoraModel
 
     ids = torch.arange(5, 35)[None]
-    model = perturbed(adapters.add_adapter(base, lora(), 0))
+    model = perturbed(adapters.add_adapter(base, lora_settings(), 0))
     wanted = model(ids).logits
     adapters.save_tuned(model, tmp_path, "models/tiny", "lora")
     merge = LoraModel.merge_and_unload
@@ -354,7 +350,7 @@ def test_a_merge_that_gives_other_logits_is_taken_back(base, tiny_settings, tmp_
 def test_the_embeddings_are_not_copied_into_an_adapter(base, tmp_path):
     from safetensors.torch import load_file
 
-    model = adapters.add_adapter(base, lora(target_modules=("lm_head", "embed_tokens")), 0)
+    model = adapters.add_adapter(base, lora_settings(target_modules=("lm_head", "embed_tokens")), 0)
     adapters.save_tuned(model, tmp_path, "models/tiny", "lora")
     assert all("lora_" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
 
@@ -367,7 +363,7 @@ def gpt2():
 
 def test_conv1d_takes_an_adapter_of_its_own_shape(recwarn):
     """GPT-2's c_attn: 32 in, 96 out; its weight is stored the other way round than a Linear's."""
-    model = adapters.add_adapter(gpt2(), lora(rank=4, target_modules=("c_attn",)), seed=0)
+    model = adapters.add_adapter(gpt2(), lora_settings(rank=4, target_modules=("c_attn",)), seed=0)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     assert sum(weight.numel() for weight in trained) == 2 * 4 * (32 + 96)
     assert not [warning for warning in recwarn if "fan_in_fan_out" in str(warning.message)]
@@ -384,13 +380,13 @@ def test_conv1d_takes_an_adapter_of_its_own_shape(recwarn):
 )
 def test_a_target_that_takes_no_adapter_is_named_with_what_the_model_has(target, words):
     with pytest.raises(UserError) as caught:
-        adapters.add_adapter(gpt2(), lora(target_modules=("c_attn", target)), seed=0)
+        adapters.add_adapter(gpt2(), lora_settings(target_modules=("c_attn", target)), seed=0)
     assert words in str(caught.value)
     assert str(caught.value).endswith("it has c_attn, c_fc, c_proj, lm_head, wpe, wte")
 
 
 def test_a_target_may_be_the_end_of_a_name():
-    model = adapters.add_adapter(gpt2(), lora(rank=4, target_modules=("h.1.attn.c_attn",)), seed=0)
+    model = adapters.add_adapter(gpt2(), lora_settings(rank=4, target_modules=("h.1.attn.c_attn",)), seed=0)
     assert sum("lora_A" in name for name, _ in model.named_parameters()) == 1
 
 
@@ -402,4 +398,4 @@ def test_what_peft_refuses_is_one_sentence():
         MambaConfig(vocab_size=99, hidden_size=32, num_hidden_layers=1, state_size=4, pad_token_id=0)
     )
     with pytest.raises(UserError, match="peft cannot adapt out_proj of this model: "):
-        adapters.add_adapter(mamba, lora(target_modules=("out_proj",)), seed=0)
+        adapters.add_adapter(mamba, lora_settings(target_modules=("out_proj",)), seed=0)

@@ -23,7 +23,7 @@ from onesentence.evaluation.overlap.workers import (
     overlap_signatures,
 )
 
-XSUM = Path(__file__).parents[2] / "shared" / "data" / "xsum" / "test.jsonl"
+XSUM = Path(__file__).parents[3] / "shared" / "data" / "xsum" / "test.jsonl"
 ODD = [  # (reference, output): empty, short, repeated, not ASCII, several sentences, equal
     ("The cat sat on the mat.", ""),
     ("The cat sat on the mat.", "cat"),

@@ -19,7 +19,7 @@ from onesentence.data.near_duplicates import (
     summary_set,
 )
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 
 
 def grams(text: str) -> set[tuple[str, ...]]:

@@ -20,7 +20,7 @@ from onesentence.core.errors import UserError
 from onesentence.evaluation.external import read_texts
 from onesentence.evaluation.metrics import METRICS, OPTIONAL, QUALITY, read_scores, write_scores
 
-OUTPUTS = Path(__file__).parents[2] / "shared" / "data" / "xsum-outputs"
+OUTPUTS = Path(__file__).parents[3] / "shared" / "data" / "xsum-outputs"
 FAST = ("--no-bertscore", "--resamples", "200")
 REFERENCES = [
     "The cat sat on the mat.",

@@ -296,7 +296,7 @@ with restoring(paths, folder / ".undo"):
 def test_a_killed_program_is_taken_back_at_once_or_by_the_next(tmp_path, number):
     workspace(tmp_path)
     before = tree(tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
         assert process.stdout.readline() == "changed\n"

@@ -27,7 +27,7 @@ from onesentence.evaluation.resampling import (
     wilson_interval,
 )
 
-OUTPUTS = Path(__file__).parents[2] / "shared" / "data" / "xsum-outputs"
+OUTPUTS = Path(__file__).parents[3] / "shared" / "data" / "xsum-outputs"
 RESAMPLES = 20_000
 FOUR = np.array([0.0, 1.0, 3.0, 10.0])
 FIVE = np.array([-3.0, -1.0, 0.5, 2.0, 4.0])

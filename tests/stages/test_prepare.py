@@ -26,12 +26,12 @@ from stages.prepare import (
     subset,
 )
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 
 
-def cleaned(source: str = "local", **splits: list[Raw]):
+def cleaned(**splits: list[Raw]):
     """`clean` on lists by split; the counts as plain dicts."""
-    kept, counts = clean({split: iter(splits.get(split, [])) for split in SPLITS}, source, "en")
+    kept, counts = clean({split: iter(splits.get(split, [])) for split in SPLITS}, "en")
     return kept, {split: dict(count) for split, count in counts.items()}
 
 
@@ -52,9 +52,9 @@ def test_the_most_novel_half_by_hand():
         "most": "The bridge is shut",  # 1 of 3 is
     }
     rows = [Raw(name, document, summary) for name, summary in summaries.items()]
-    assert [row.id for row in most_novel_half(rows, "local")] == ["half", "new", "word"]  # order kept
-    assert [row.id for row in most_novel_half(rows[:2], "local")] == ["half"]
-    assert most_novel_half([], "local") == []
+    assert [row.id for row in most_novel_half(rows)] == ["half", "new", "word"]  # order kept
+    assert [row.id for row in most_novel_half(rows[:2])] == ["half"]
+    assert most_novel_half([]) == []
 
 
 def test_each_reason_drops_and_counts():
@@ -107,7 +107,7 @@ def test_rows_of_a_group_that_is_in_a_more_held_out_split_are_dropped_and_counte
         # D's only row in test is dropped for another reason, so that D is not in test.
         "test": [row("8", "C"), row("9", "D", "document 9"), row("10", "E")],
     }
-    kept, counts = clean({split: iter(rows) for split, rows in splits.items()}, "local", "en", grouped=True)
+    kept, counts = clean({split: iter(rows) for split, rows in splits.items()}, "en", grouped=True)
     assert {split: [r.id for r in rows] for split, rows in kept.items()} == {
         "train": ["1", "4", "5"],  # B is in validation, C in test
         "validation": ["6"],
@@ -117,7 +117,7 @@ def test_rows_of_a_group_that_is_in_a_more_held_out_split_are_dropped_and_counte
     assert counts["validation"]["group is in another split"] == 1
     assert "group is in another split" not in counts["test"]
     # Without a group column every row is kept: a docstring's file may be on two sides.
-    kept, _ = cleaned("docstrings", **splits)
+    kept, _ = cleaned(**splits)
     assert len(kept["train"]) == 5 and len(kept["validation"]) == 2
 
 
@@ -138,9 +138,10 @@ def test_a_repeated_row_is_dropped_and_counted():
 
 
 def test_the_heading_of_a_docstring_is_not_its_first_sentence():
+    row = Raw("1", "Return it. More.", "Return it.", heading="def f(x)")
+    assert cleaned(train=[row])[0]["train"] == []
     row = Raw("1", "def f(x)\n\nReturn it. More.", "Return it.")
-    assert cleaned("docstrings", train=[row])[0]["train"] == []
-    assert cleaned("local", train=[row])[0]["train"] == [row]
+    assert cleaned(train=[row])[0]["train"] == [row]
 
 
 def test_very_long_and_very_short_documents_pass():
@@ -148,7 +149,7 @@ def test_very_long_and_very_short_documents_pass():
     short = Raw("short", "word", "Another one")
     kept, _ = cleaned(train=[long, short])
     assert kept["train"] == [long, short]
-    found = describe([long, short], "local")
+    found = describe([long, short])
     assert (found["document_words"]["p0"], found["document_words"]["p100"]) == (1, 100_000)
     assert found["novel_ngrams_percent"]["1"] == 100
 
@@ -227,7 +228,7 @@ def test_describe_by_hand():
         # 1-grams: none of {c, d, e, f}; 2-grams: d-e of three is not there; 3-grams: both; the 4-gram.
         Raw("2", "c d. f! e f", "c d e f"),
     ]
-    found = describe(rows, "local")
+    found = describe(rows)
     assert found["novel_ngrams_percent"] == pytest.approx(
         {
             "1": 100 * (1 / 3 + 0) / 2,
@@ -241,14 +242,15 @@ def test_describe_by_hand():
 
 
 def test_describe_leaves_out_the_heading_and_gives_null_where_no_summary_is_long_enough():
-    row = Raw("1", "def name(x)\n\nother text", "name")
-    assert describe([row], "docstrings")["novel_ngrams_percent"] == {
+    row = Raw("1", "other text", "name", heading="def name(x)")
+    assert describe([row])["document_words"]["p50"] == 5  # of the whole article
+    assert describe([row])["novel_ngrams_percent"] == {
         "1": 100,
         "2": None,
         "3": None,
         "4": None,
     }
-    assert describe([row], "local")["novel_ngrams_percent"]["1"] == 0
+    assert describe([Raw("1", "name", "name")])["novel_ngrams_percent"]["1"] == 0
 
 
 def test_near_duplicate_percent_counts_held_out_rows_once():
@@ -266,9 +268,9 @@ def test_near_duplicate_percent_counts_held_out_rows_once():
         Raw("c", numbered(800, 860), "nothing like it anywhere"),
         Raw("d", numbered(40, 100), "too little in common"),
     ]
-    assert near_duplicate_percent(train, held_out, "local") == 50
-    assert near_duplicate_percent([], held_out, "local") == 0
-    assert near_duplicate_percent(held_out, held_out[:1], "local") == 100
+    assert near_duplicate_percent(train, held_out) == 50
+    assert near_duplicate_percent([], held_out) == 0
+    assert near_duplicate_percent(held_out, held_out[:1]) == 100
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from onesentence.core import errors
 from onesentence.core.files import file_sha256
 from onesentence.core.params import SPLITS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LOCAL = Path("data/local")
 
 

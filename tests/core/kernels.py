@@ -1,6 +1,6 @@
-"""What the stages compute, at tiny shapes: prints the SHA-256 of each result as JSON (for test_kernels.py).
+"""What the stages compute, at tiny shapes: prints the SHA-256 of each result as JSON (for test_runtime.py).
 
-Run     python tests/kernels.py FOLDER [--instead VARIABLES]
+Run     python tests/core/kernels.py FOLDER [--instead VARIABLES]
 
 FOLDER holds `phi` and `neox`, two model folders. VARIABLES (JSON) take the place of those that
 onesentence/core/runtime.py sets: {} leaves the choice of kernels to each library.

@@ -27,7 +27,7 @@ from onesentence.data.docstrings import (
     source_files,
 )
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ BODY = " ".join(f"word{i}" for i in range(BODY_WORDS[0]))
 
 def test_pair_of_is_heading_and_body_against_the_first_line():
     entry = entry_of(f"Return the   sum of x.\n\n{BODY}\n\n    Indented.\n")
-    assert pair_of(entry) == (f"def m.function(x)\n\n{BODY}\n\n    Indented.", "Return the sum of x.")
+    assert pair_of(entry) == ("def m.function(x)", f"{BODY}\n\n    Indented.", "Return the sum of x.")
 
 
 @pytest.mark.parametrize(

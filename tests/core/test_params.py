@@ -9,7 +9,7 @@ import yaml
 from onesentence.core import params
 from onesentence.core.errors import UserError
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 COMMITTED = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))
 
 

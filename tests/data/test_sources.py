@@ -22,7 +22,7 @@ from onesentence.core.params import SPLITS
 from onesentence.data.records import EXPECTED, FORMATS, format_of
 from onesentence.data.sources import Raw, name_of, open_source, require_pinned
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 
 
 def settings(path: Path, **changes) -> SimpleNamespace:

@@ -8,12 +8,11 @@ import pytest
 
 from onesentence.core.text import (
     ABBREVIATIONS,
-    body_of,
     first_sentence,
     fold,
     novel_ngram_share,
     sentences,
-    without_heading,
+    with_heading,
     word_spans,
     words,
 )
@@ -283,10 +282,8 @@ def test_novel_ngram_share_is_none_where_the_summary_is_too_short():
     assert novel_ngram_share("", "a b", 2) == 1.0
 
 
-def test_only_documents_of_docstrings_have_a_heading_to_drop():
-    document = "def f(x)\n\nFirst paragraph.\n\nSecond."
-    assert without_heading(document) == "First paragraph.\n\nSecond."
-    assert body_of(document, "docstrings") == "First paragraph.\n\nSecond."
-    assert body_of(document, "local") == document
-    assert body_of(document, "EdinburghNLP/xsum") == document
-    assert body_of("no blank line", "docstrings") == ""
+def test_a_whole_article_is_its_heading_a_blank_line_and_its_text():
+    assert (
+        with_heading("def f(x)", "First paragraph.\n\nSecond.") == "def f(x)\n\nFirst paragraph.\n\nSecond."
+    )
+    assert with_heading("", "First paragraph.\n\nSecond.") == "First paragraph.\n\nSecond."

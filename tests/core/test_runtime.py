@@ -64,7 +64,7 @@ def computed(tmp_path_factory, pairs) -> dict[str, dict[str, str]]:
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
 
     def start(*options: str, **more: str) -> subprocess.Popen:
-        command = [sys.executable, str(ROOT / "tests/kernels.py"), str(folder), *options]
+        command = [sys.executable, str(ROOT / "tests/core/kernels.py"), str(folder), *options]
         return subprocess.Popen(
             command, cwd=ROOT, env={**environment, **more}, stdout=subprocess.PIPE, text=True
         )

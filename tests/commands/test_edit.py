@@ -14,7 +14,7 @@ from onesentence.commands import edit
 from onesentence.core import params
 from onesentence.core.errors import UserError
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 COMMITTED = (REPO / "params.yaml").read_text(encoding="utf-8")
 PRESETS = sorted((REPO / "presets").glob("*.yaml"))
 FILE = Path("params.yaml")

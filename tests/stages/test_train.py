@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import copy_project, edit, make_project, run, stage
+from conftest import copy_project, edit, lora_settings, make_project, run, stage
 
 from onesentence.model.encoding import training_batch
 from onesentence.training.batches import batch_order, batches_of, token_novelty
@@ -111,13 +111,11 @@ def test_measured_loss_is_the_token_mean_without_dropout(base):
 
 def test_float16_scaling_leaves_gradients_as_they_are(tiny_settings):
     """In float32 the scale must cancel exactly: it is a power of two."""
-    from test_modeling import lora
-
     from onesentence.model.adapters import add_adapter
     from onesentence.model.loading import load_base
 
     def gradients(scaled):
-        model = add_adapter(load_base(tiny_settings), lora(), seed=0).train()
+        model = add_adapter(load_base(tiny_settings), lora_settings(), seed=0).train()
         if scaled:
             scale_float16_gradients(model)
         completion_loss(model, training_batch([([5, 6, 7], [8, 0])], 1)).backward()
@@ -132,15 +130,13 @@ def test_float16_scaling_keeps_small_gradients(tiny_settings):
     """In float16 a loss divided by 2**20 has gradients that vanish without the scale."""
     from types import SimpleNamespace
 
-    from test_modeling import lora
-
     from onesentence.model.adapters import add_adapter
     from onesentence.model.loading import load_base
 
     settings = SimpleNamespace(**{**vars(tiny_settings), "dtype": "float16"})
 
     def largest(scaled):
-        model = add_adapter(load_base(settings), lora(), seed=0).train()
+        model = add_adapter(load_base(settings), lora_settings(), seed=0).train()
         if scaled:
             scale_float16_gradients(model)
         loss = completion_loss(model, training_batch([(list(range(5, 60)), [8, 9, 0])], 1)) / 2**20

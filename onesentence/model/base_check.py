@@ -1,7 +1,7 @@
 """What must hold of a base model before anything is trained on it, each in seconds.
 
 `tokenize` checks what follows from the configuration and the tokenizer, `smoke` checks the weights. What the
-files of a model must hold is checked where they are loaded (`modeling`), and whether beams may share a prompt
+files of a model must hold is checked where they are loaded (`loading`), and whether beams may share a prompt
 where they do (`decoding.shares_prompt`).
 """
 

@@ -140,7 +140,7 @@ def _plain(value):
 
 
 def draw_length(rows: list[dict], evaluation: dict, folder: Path) -> None:
-    """Success rate and ROUGE-1 of each system by document length. rows: of `analysis.group_rows`."""
+    """Success rate and ROUGE-1 of each system by document length. rows: of `subgroups.group_rows`."""
     drawn, (left, right) = plots.figure(width=9.0, height=3.8, columns=2)
     places = np.arange(len(rows))
     for k, name in enumerate(SYSTEMS):

@@ -6,7 +6,7 @@ seed, and each pair has noise of its own. The variance of a variant's mean over 
     between / S + (articles + noise / S) / n
 
 The second term is the bootstrap's over articles, one draw for every variant, so that differences are paired.
-Articles that were drawn together are resampled together (`statistics.Sample`), and the noise of a seed is
+Articles that were drawn together are resampled together (`resampling.Sample`), and the noise of a seed is
 that of clusters of articles.
 The first is the variance of the seeds' means less the noise in them, as in a two-way analysis of variance.
 Seeds are not resampled: that counts the noise up to three times (Owen 2007, the pigeonhole bootstrap), and

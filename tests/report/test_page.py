@@ -604,6 +604,21 @@ def test_an_item_to_rate_that_is_not_there_is_refused():
 # Access
 
 
+def test_no_column_is_cut_off_at_1280_pixels_and_no_interval_is_broken(show):
+    """A table as wide as the pipeline's widest: five systems, each number with its interval."""
+    page = a_page()
+    systems = ["first sentence (lead)", "extractive oracle", "untuned base", "fine-tuned model", "references"]
+    row = ["BLEU, mean of sentences", "0 to 100, corpus ↑", *(["+30.81 [+28.54, +32.89]"] * len(systems))]
+    page["tables"] = [
+        {"caption": "Scores", "columns": ["metric", "unit", *systems], "rows": [row], "note": ""}
+    ]
+    tab = show(page, viewport={"width": 1280, "height": 900})
+    table = tab.locator("#scores ~ .scroll").first
+    assert table.evaluate("e => e.scrollWidth <= e.clientWidth")
+    heights = table.evaluate("e => [...e.querySelectorAll('.pair span')].map(s => s.getClientRects().length)")
+    assert heights == [1] * len(systems)
+
+
 def test_fits_360_pixels_and_wide_parts_scroll_by_themselves(show):
     tab = show(a_page(), viewport={"width": 360, "height": 740})
     fits = "document.scrollingElement.scrollWidth <= innerWidth"

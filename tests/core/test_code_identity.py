@@ -96,7 +96,7 @@ def test_the_module_that_a_definition_is_taken_from_is_no_part_of_it(tmp_path, b
 
 
 @pytest.mark.parametrize(
-    "old, new",
+    ("old", "new"),
     [
         ("  # exact", "  # to the last bit"),
         ("x times by.", "Another text."),
@@ -117,7 +117,7 @@ def test_the_text_that_is_printed_is_no_part_of_it_and_what_is_computed_for_it_i
 
 
 @pytest.mark.parametrize(
-    "old, new",
+    ("old", "new"),
     [
         ("FACTOR = 2", "FACTOR = 3"),
         ("x * by", "x + by"),

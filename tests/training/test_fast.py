@@ -42,7 +42,7 @@ def blocks(scale):
 
 
 @pytest.mark.parametrize("tokens", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 37])
-@pytest.mark.parametrize("heads, key_heads", [(6, 2), (4, 4), (5, 1)])
+@pytest.mark.parametrize(("heads", "key_heads"), [(6, 2), (4, 4), (5, 1)])
 def test_blocks_give_attention_and_its_gradients(tokens, heads, key_heads):
     given = tensors(tokens=tokens, heads=heads, key_heads=key_heads)
     for found, wanted in zip(results(blocks(0.25), *given), results(exact(0.25), *given), strict=True):

@@ -149,7 +149,7 @@ def test_the_page_is_cached_and_not_in_git(finished):
     import pyarrow.parquet as pq
 
     for document in pq.read_table(folder / "data/prepared/test.parquet")["document"].to_pylist():
-        body = document.partition("\n\n")[2][:60]
+        body = document.rpartition("\n\n")[2][:60]
         for name in TRACKED:
             assert body not in (folder / name).read_text(), name
 

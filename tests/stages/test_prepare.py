@@ -391,7 +391,7 @@ def test_the_stage_writes_its_outputs_whole_and_the_same_every_time(workspace):
 
     for split, size in (("train", 25), ("validation", 8), ("test", 9)):
         table = read_parquet(workspace / f"data/prepared/{split}.parquet")
-        assert table.column_names == ["id", "document", "summary", "group"]
+        assert table.column_names == ["id", "heading", "document", "summary", "group"]
         assert table.num_rows == size
         given = {
             record["id"]: record
@@ -400,7 +400,10 @@ def test_the_stage_writes_its_outputs_whole_and_the_same_every_time(workspace):
         }
         rows = table.to_pylist()
         assert len({row["id"] for row in rows}) == size
-        assert all({**given[row["id"]], "group": row["id"]} == {**row, "x": 1} for row in rows)
+        added = [{"heading": "", "group": row["id"]} for row in rows]
+        assert [{**given[row["id"]], **more} for row, more in zip(rows, added, strict=True)] == [
+            {**row, "x": 1} for row in rows
+        ]
 
     metrics = json.loads(before["metrics/data.json"])
     assert metrics["source"] == "local"

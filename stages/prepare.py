@@ -1,7 +1,8 @@
 """Stage `prepare`: read the source, clean it, cut it to size.
 
 Reads   what `data.source` names, and the list of files that pretraining read.
-Writes  data/prepared/{train,validation,test}.parquet (id, document, summary, group) and metrics/data.json.
+Writes  data/prepared/{train,validation,test}.parquet (id, heading, document, summary, group),
+        metrics/data.json.
 Run     python -m stages.prepare
 """
 

@@ -11,10 +11,6 @@ as if other articles had been drawn, which is more careful: systems agree on whi
 Run     onesentence diff main                       (make diff REV=main)
         onesentence diff HEAD --folder presets/smollm2-docstrings
         onesentence diff main --markdown            for a comment on a pull request
-
-Run     onesentence diff main                       (make diff REV=main)
-        onesentence diff HEAD --folder presets/smollm2-docstrings
-        onesentence diff main --markdown            for a comment on a pull request
 """
 
 import contextlib

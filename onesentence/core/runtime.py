@@ -12,7 +12,7 @@ THREADS = 2  # as many as the committed numbers were computed with; one gives th
 # Every library that chooses its kernels by what the CPU has, held to those of AVX2 and FMA. Each adds up in
 # groups of a vector's width or in blocks of its own, so another choice gives other last digits. "Seen": the
 # operation's bytes differed on an EPYC with AVX512 with and without this line, all others in force
-# (tests/test_kernels.py compares what the stages compute).
+# (tests/core/test_runtime.py compares what the stages compute).
 KERNELS = {
     # torch's own kernels. Seen: softmax, log_softmax, pow, the fused attention, gelu in float16; sums of
     # bitsandbytes' int8 layers go another way too, which asks torch which kernels it has.

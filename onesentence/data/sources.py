@@ -70,8 +70,8 @@ class Source:
     def sha256(self) -> str:
         """SHA-256 of the text "SPLIT HASH\\n" of each split, in the order of SPLITS, once all rows were read.
 
-        A split's hash is that of its rows in order: each a JSON array of id, document, summary and group in
-        UTF-8, with \\n behind it.
+        A split's hash is that of its rows in order: each a JSON array of id, article (heading and document),
+        summary and group in UTF-8, with \\n behind it.
         """
         if self._unread:
             raise ValueError(f"rows not read to the end: {', '.join(sorted(self._unread))}")

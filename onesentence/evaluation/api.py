@@ -4,7 +4,7 @@ from onesentence.evaluation.api import compare, score
 
 scores = score(references, {"lead": first_sentences, "ours": outputs}, documents=articles)
 found = compare(scores)
-found["comparisons"]["lead-ours"]["rouge1"]  # value, low, high, p_randomization, p_holm, mde, ...
+found["comparisons"]["lead-ours"]["rouge1"]  # value, low, high, p_randomization, p_holm, detectable, ...
 """
 
 from itertools import combinations

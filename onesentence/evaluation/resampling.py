@@ -30,7 +30,7 @@ POWER = 0.8  # of the minimum detectable difference
 TIE = 1e-12  # scores nearer than that are equal: above rounding, below one millionth over any test set
 FEW = 30  # effective clusters below which a test set is warned of
 # Effective clusters from which a percentile interval covers in over 93 % of cases instead of 95; with eight
-# it does in less than 90 (simulated: tests/test_clusters.py).
+# it does in less than 90 (simulated: tests/evaluation/test_clusters.py).
 ENOUGH = 100
 # What an interval's ends are percentiles of.
 BOOTSTRAP, SUBSETS = "bootstrap of clusters", "random subsets of clusters"

@@ -153,6 +153,8 @@ def _parsed(path: str, text: str) -> ast.Module:
         return ast.parse(text)
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: expected Python, found: {error.msg}") from error
+    except ValueError as error:  # a null byte, before Python 3.11.4
+        raise UserError(f"{path}: expected Python, found: {error}") from error
 
 
 @functools.lru_cache(maxsize=4096)

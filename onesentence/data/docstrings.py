@@ -163,7 +163,7 @@ def entries_of(file: str, path: Path) -> list[Entry]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # other people's invalid escapes
             tree = ast.parse(source)
-    except (SyntaxError, UnicodeDecodeError) as error:
+    except (SyntaxError, ValueError) as error:  # ValueError: a null byte before Python 3.11.4; not UTF-8
         raise UserError(f"{file}: not parsed by this Python: {error}") from error
     # ast counts columns in UTF-8 bytes, and a form feed does not end its lines.
     lines = source.encode("utf-8").split(b"\n")

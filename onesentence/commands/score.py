@@ -27,6 +27,7 @@ from onesentence.evaluation import comparison
 from onesentence.evaluation.api import compare
 from onesentence.evaluation.external import score_files
 from onesentence.evaluation.metrics import HEADLINE, Scores, read_scores, require_comparable
+from onesentence.evaluation.overlap.workers import OPTIONAL
 from onesentence.report.sentences import clusters_phrase, difference_sentence, family_sentence
 from onesentence.report.terminal import print_comparisons, print_scores
 
@@ -86,7 +87,7 @@ def stored_scores(files: dict[str, Path]) -> dict[str, Scores]:
 @click.option("--scores", "stored", is_flag=True, help="The systems' files are stored scores.")
 @click.option("--language", help="Instead of evaluate.language.")
 @click.option("--resamples", type=int, help="Instead of evaluate.resamples.")
-@click.option("--metric", "more", multiple=True, help="Also an optional one: chrf_plus.")
+@click.option("--metric", "more", multiple=True, type=click.Choice(sorted(OPTIONAL)), help="Also this one.")
 @click.option("--bertscore/--no-bertscore", default=True, help="Minutes for thousands of articles.")
 @click.option("--output", help="Write the numbers there as JSON.")
 def command(

@@ -30,7 +30,7 @@ LOCAL_HELD_OUT_SHARE = 0.1
 class Raw:
     """A pair as the source has it. group: the unit that it was drawn with; a row without one is its own.
 
-    heading: what stands above the document and is no part of its text, such as a function's signature.
+    heading: the line above the document's text, such as a function's signature; empty where there is none.
     """
 
     id: str

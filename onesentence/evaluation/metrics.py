@@ -51,7 +51,6 @@ METRICS: dict[str, Metric] = {
     "length_ratio": Metric("length against the reference's", "ratio", "none", 0.0, None, "behaviour"),
 }
 QUALITY = tuple(name for name, metric in METRICS.items() if metric.kind == "quality")
-OPTIONAL = frozenset(name for metric in OVERLAP_METRICS if metric.optional for name in metric.declared)
 
 
 @dataclass

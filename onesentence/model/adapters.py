@@ -12,7 +12,6 @@ from onesentence.core.files import read_json, write_json
 from onesentence.model.loading import _first_sentence, load_base
 from onesentence.model.model_files import listed
 
-METHODS = ("lora", "rslora", "dora", "full")
 TUNING = "tuning.json"  # in the folder of a tuned model: how it was trained
 # Merging adds the update to the weights in another order of float32 sums: 1e-5 of the logits' standard
 # deviation on models/phi-tiny (measured), where a merge into tied embeddings is off by 0.4.

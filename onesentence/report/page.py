@@ -147,7 +147,7 @@ def status_of(scores: pa.Table, i: int) -> str:
 
 
 def item_scores(scores: pa.Table, i: int) -> list[list]:
-    """[title, value, unit] of the metrics that stand beside an output."""
+    """[title, value, unit] of the metrics that the page shows beside an output."""
     shown = ("rouge1", "rouge2", "rougeL", "bertscore")
     return [[METRICS[metric].title, scores[metric][i].as_py(), METRICS[metric].unit] for metric in shown]
 

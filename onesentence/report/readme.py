@@ -9,7 +9,7 @@ README = Path("README.md")
 
 
 def put_into_readme(start: str, end: str, lines: str) -> None:
-    """Replace what stands between two markers of the README."""
+    """Replace the lines between two markers of the README."""
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(start)
     _, found, after = rest.partition(end)

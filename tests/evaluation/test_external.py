@@ -18,7 +18,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from onesentence import cli
 from onesentence.core.errors import UserError
 from onesentence.evaluation.external import read_texts
-from onesentence.evaluation.metrics import METRICS, OPTIONAL, QUALITY, read_scores, write_scores
+from onesentence.evaluation.metrics import METRICS, QUALITY, read_scores, write_scores
+from onesentence.evaluation.overlap.workers import OPTIONAL
 
 OUTPUTS = Path(__file__).parents[3] / "shared" / "data" / "xsum-outputs"
 FAST = ("--no-bertscore", "--resamples", "200")

@@ -28,7 +28,6 @@ from onesentence.evaluation.metrics import (
     HEADLINE,
     KINDS,
     METRICS,
-    OPTIONAL,
     QUALITY,
     Scores,
     read_scores,
@@ -36,6 +35,7 @@ from onesentence.evaluation.metrics import (
     require_equal_signatures,
     write_scores,
 )
+from onesentence.evaluation.overlap.workers import OPTIONAL
 from onesentence.evaluation.resampling import difference_of, wilson_interval
 from onesentence.evaluation.scoring import score_references, score_systems, signed
 from onesentence.report.sentences import (

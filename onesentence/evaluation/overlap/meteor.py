@@ -11,7 +11,7 @@ from onesentence.evaluation.overlap.overlap_metric import OverlapMetric
 
 
 class _NoSynonyms:
-    """Stands in for WordNet where METEOR's synonym stage is off: no word has another."""
+    """Takes WordNet's place where METEOR's synonym stage is off: no word has a synonym."""
 
     def synsets(self, word: str) -> list:
         return []

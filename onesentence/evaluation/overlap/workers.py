@@ -22,6 +22,7 @@ OVERLAP_METRICS: tuple[type[OverlapMetric], ...] = (Rouge, Bleu, Chrf, Meteor, C
 CORPUS: dict[str, tuple[int, Aggregate]] = {
     name: entry for metric in OVERLAP_METRICS for name, entry in metric.corpus.items()
 }
+OPTIONAL = frozenset(name for metric in OVERLAP_METRICS if metric.optional for name in metric.declared)
 CHUNK = 256  # pairs handed to a worker at once; a score depends on its pair alone
 FEW = 1_500  # pairs below which starting workers costs more than it saves
 Row = dict[str, float | list[int]]
@@ -31,10 +32,9 @@ _metrics: list[OverlapMetric] = []  # of a worker process
 
 def chosen_metrics(more: tuple[str, ...]) -> list[type[OverlapMetric]]:
     """The classes that are always computed, and those that give one of the metrics in `more`."""
-    optional = {name for metric in OVERLAP_METRICS if metric.optional for name in metric.declared}
     for name in more:
-        if name not in optional:
-            raise UserError(f"metric {name!r}: expected one of {', '.join(sorted(optional))}")
+        if name not in OPTIONAL:
+            raise UserError(f"metric {name!r}: expected one of {', '.join(sorted(OPTIONAL))}")
     return [metric for metric in OVERLAP_METRICS if not metric.optional or {*more} & {*metric.declared}]
 
 

@@ -14,8 +14,8 @@ from onesentence.study.variants import Study
 def numbers(study: Study, measured: Measured, confidence: float) -> dict:
     """Each series with more data against the next one with less: from one size to the next, and to the last.
 
-    Series stand in the order of their models' size, and have the same sizes of data. Beside one that is empty
-    there is no next larger one.
+    Series are declared from the smallest model to the largest, with the same sizes of data. An empty series
+    has no partner.
     """
     found = []
     for smaller, larger in itertools.pairwise(study.series.values()):

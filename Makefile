@@ -32,7 +32,7 @@ $(STAMP): requirements.txt pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-lint: setup ## Check style and format
+lint: setup ## Check style, format and types
 	ruff check .
 	ruff format --check .
 

@@ -31,7 +31,7 @@ from onesentence.core import errors, params
 from onesentence.core.files import output_file, read_parquet, write_json
 from onesentence.core.machine import machine
 from onesentence.core.runtime import CHOSEN_WAITING, SLEEP_AT_ONCE, set_up
-from onesentence.generation.decoding import spanning, summarize_in_batches
+from onesentence.generation.decoding import evenly_spaced_by_length, summarize_in_batches
 from onesentence.model.adapters import add_adapter
 from onesentence.model.loading import load_base, load_tokenizer
 
@@ -47,9 +47,9 @@ def training():
     from onesentence.training.fast import use_fast_parts
     from onesentence.training.trainer import build_trainer
 
-    p = params.load(("seed", "model", "lora", "train"))
-    p.train.epochs, p.train.steps, p.train.gradient_accumulation = 1, None, 1
-    p.train.log_every = p.train.checkpoint_every = 10_000
+    whole = {"train.epochs": 1, "train.steps": None, "train.gradient_accumulation": 1}
+    whole |= {"train.log_every": 10_000, "train.checkpoint_every": 10_000}
+    p = params.changed(params.load(("seed", "model", "lora", "train")), whole)
     tokenizer, rows = (
         load_tokenizer(p.model),
         read_rows(Path("data/tokenized/train.parquet"))[: 3 * p.train.batch_size],
@@ -71,7 +71,7 @@ def generation():
     p = params.load(("model", "generate", "evaluate.split"))
     tokenizer, model = load_tokenizer(p.model), load_base(p.model)
     prompts = read_parquet(Path(f"data/tokenized/{p.evaluate.split}.parquet"))["prompt_ids"].to_pylist()
-    prompts = [prompts[i] for i in sorted(spanning([len(ids) for ids in prompts], 8))]
+    prompts = [prompts[i] for i in sorted(evenly_spaced_by_length([len(ids) for ids in prompts], 8))]
 
     def once() -> list[bytes]:
         batches = summarize_in_batches(model, tokenizer, prompts, p.generate, [str(i) for i in range(8)])

@@ -69,7 +69,7 @@ def write_project(folder: Path, articles: list[dict], count: int) -> None:
                 written += 1
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     sizes = dict.fromkeys(("train_size", "validation_size", "test_size"))
-    values["data"] |= {"source": "local", "path": "given", "revision": None, **sizes}
+    values["data"] |= {"source": "local", "watch": "given", "revision": None, **sizes}
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     (folder / "requirements.txt").symlink_to(ROOT / "requirements.txt")
     (folder / "models").symlink_to(ROOT / "models")

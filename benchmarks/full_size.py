@@ -26,7 +26,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from benchmarks.common import AnonymousPeak, mapped_bytes
-from onesentence.core import errors
+from onesentence.core import errors, params
 from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, write_json
 from onesentence.core.machine import machine
@@ -195,8 +195,8 @@ def run_way(folder: Path, way: str, arguments, begin) -> dict[int, dict]:
     from transformers import Trainer  # noqa: F401 (what its import takes is not counted)
 
     dtype, quantization = WAYS[way]
-    settings = SimpleNamespace(
-        name=str(folder), path=str(folder), revision=None, dtype=dtype, quantization=quantization
+    settings = params.Model(
+        name=str(folder), watch=str(folder), revision=None, dtype=dtype, quantization=quantization
     )
     config = load_config(settings)
     counted = {
@@ -238,9 +238,9 @@ def run_way(folder: Path, way: str, arguments, begin) -> dict[int, dict]:
     return found
 
 
-def adapter_settings(rank: int) -> SimpleNamespace:
+def adapter_settings(rank: int) -> params.Lora:
     """params.yaml's `lora` section with a rank."""
-    return SimpleNamespace(rank=rank, alpha=None, dropout=0.0, target_modules=TARGETS)
+    return params.Lora(rank=rank, alpha=None, dropout=0.0, target_modules=TARGETS)
 
 
 def step_seconds(model, tokenizer, settings, lora, arguments) -> float:
@@ -249,7 +249,7 @@ def step_seconds(model, tokenizer, settings, lora, arguments) -> float:
 
     from onesentence.training.trainer import build_trainer
 
-    train = SimpleNamespace(
+    train = params.Train(
         method="lora",
         epochs=1,
         steps=None,
@@ -257,12 +257,13 @@ def step_seconds(model, tokenizer, settings, lora, arguments) -> float:
         batch_size=arguments.batch,
         gradient_accumulation=1,
         learning_rate=2e-4,
-        warmup_share=0.0,
+        warmup_ratio=0.0,
         autocast="none",
         log_every=10_000,
         checkpoint_every=10_000,
+        eval_examples=1,
     )
-    p = SimpleNamespace(seed=0, model=settings, lora=lora, train=train)
+    p = params.part_of(params.Params, {"seed": 0, "model": settings, "lora": lora, "train": train})
     rng = torch.Generator().manual_seed(0)
     count = arguments.batch * (arguments.steps + 1)
     drawn = torch.randint(0, 50_000, (count, arguments.tokens), generator=rng).tolist()

@@ -23,6 +23,7 @@ Run     python -m benchmarks.generation [--against ctranslate2] [--articles 500]
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,9 +38,9 @@ from onesentence.core.files import output_file, read_parquet, write_json
 from onesentence.core.machine import machine
 from onesentence.core.runtime import set_up
 from onesentence.generation.decoding import (
+    evenly_spaced_by_length,
     generate_tokens,
     generation_config,
-    spanning,
     summarize,
     summarize_in_batches,
 )
@@ -114,17 +115,17 @@ def against_ctranslate2(p, articles: int, rounds: int, alone: bool) -> dict:
         return [output.tokens for output in summarize(model, tokenizer, some, p.generate)]
 
     config = generation_config(tokenizer, p.generate, model.config.vocab_size)
-    name = f"{Path(p.model.path).name} in {p.model.dtype}"
+    name = f"{Path(p.model.watch).name} in {p.model.dtype}"
     # The peer's weights are the merged ones; below float32 our adapter stays beside its base.
     exact = p.model.dtype == "float32"
-    merged = model if exact else load_tuned(SimpleNamespace(**{**vars(p.model), "dtype": "float32"}), TUNED)
+    merged = model if exact else load_tuned(replace(p.model, dtype="float32"), TUNED)
     found = {name: compare(tiny, merged, prompts, config, rounds)}
     if alone:
         return found
     with tempfile.TemporaryDirectory() as folder:
         write_random_model(Path(folder), WIDE_LAYERS)
         settings = SimpleNamespace(
-            name=folder, path=folder, revision=None, dtype="float32", quantization="none"
+            name=folder, watch=folder, revision=None, dtype="float32", quantization="none"
         )
         model = load_base(settings)
     generator = torch.Generator().manual_seed(1)
@@ -144,7 +145,7 @@ def against_ctranslate2(p, articles: int, rounds: int, alone: bool) -> dict:
 def read_prompts(split: str, articles: int) -> list[list[int]]:
     """Prompts of a split, spread over all lengths, in the split's order."""
     prompts = read_parquet(Path(f"data/tokenized/{split}.parquet"))["prompt_ids"].to_pylist()
-    return [prompts[i] for i in sorted(spanning([len(ids) for ids in prompts], articles))]
+    return [prompts[i] for i in sorted(evenly_spaced_by_length([len(ids) for ids in prompts], articles))]
 
 
 def against_transformers(p, articles: int, rounds: int) -> dict:
@@ -215,8 +216,8 @@ def main() -> None:
     output = arguments.output and arguments.output.absolute()
     enter_preset(arguments.preset)
     p = params.load(("model", "generate", "evaluate.split"))
-    p.generate.no_repeat_ngram = 0
-    p.model.dtype = arguments.dtype or p.model.dtype
+    own = {"generate.no_repeat_ngram_size": 0, "model.dtype": arguments.dtype or p.model.dtype}
+    p = params.changed(p, own)
     set_up(0, [p.model.dtype])
     if arguments.against == "ctranslate2":
         result = {

@@ -43,7 +43,7 @@ WHEELS = (
 COMMON = {
     "model": {"dtype": "bfloat16"},
     "train": {"autocast": "none", "batch_size": 16, "gradient_accumulation": 1, "checkpoint_every": 100_000},
-    "generate": {"batch_tokens": 131_072},
+    "generate": {"max_batch_tokens": 131_072},
 }
 FULL = {"model": {"dtype": "float32"}, "train": {"method": "full", "autocast": "bfloat16"}}
 GRID: dict[str, dict] = {
@@ -159,7 +159,7 @@ def pack(bundle: Path, xsum: Path, python: str) -> None:
     base.download(base.BASES[MODEL], bundle)
     for template in TEMPLATES:
         folder = bundle / "articles" / template
-        local = {"data": {"source": "local", "path": str(xsum.resolve())}, "prompt": {"template": template}}
+        local = {"data": {"source": "local", "watch": str(xsum.resolve())}, "prompt": {"template": template}}
         environment = workspace(folder, deep(COMMON, local))
         stage(folder, environment, "stages.prepare")
         stage(folder, environment, "stages.tokenize")

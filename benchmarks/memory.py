@@ -60,8 +60,8 @@ for family in FAMILIES:
 STEPS = 4
 
 
-def use_family(p, name: str, folder: Path) -> None:
-    """Have `p` train a random model of a family, with the embedded base's tokenizer."""
+def of_family(p: params.Params, name: str, folder: Path) -> params.Params:
+    """`p` with a random model of a family as its base, with the embedded base's tokenizer."""
     import torch
     import transformers
 
@@ -71,20 +71,19 @@ def use_family(p, name: str, folder: Path) -> None:
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    p.model.name = p.model.path = str(folder)
-    p.lora.target_modules = targets
+    place = {"model.name": str(folder), "model.watch": str(folder)}
+    return params.changed(p, {**place, "lora.target_modules": targets})
 
 
 def run_one(name: str, temporary: Path) -> None:
     """Train under one setting here; print the estimated and the measured bytes as JSON."""
-    p = params.load(("seed", "model", "lora", "train"))
-    for section, values in SETTINGS[name].items():
-        vars(getattr(p, section)).update(values)
-    p.train.epochs, p.train.gradient_accumulation = 1, 1
-    p.train.log_every = p.train.checkpoint_every = 10_000
+    asked = {f"{section}.{key}": v for section, keys in SETTINGS[name].items() for key, v in keys.items()}
+    asked |= {"train.epochs": 1, "train.gradient_accumulation": 1}
+    asked |= {"train.log_every": 10_000, "train.checkpoint_every": 10_000}
+    p = params.changed(params.load(("seed", "model", "lora", "train")), asked)
     set_up(p.seed, [p.model.dtype, p.train.autocast])
     if (family := name.partition("'s shape")[0]) in FAMILIES:
-        use_family(p, family, temporary / "base")
+        p = of_family(p, family, temporary / "base")
     import torch
     from transformers import Trainer  # noqa: F401 (what its import takes is not counted)
 

@@ -13,8 +13,8 @@ Run     python -m benchmarks.precision [--articles 100] [--documents FILE] [--fo
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -22,7 +22,12 @@ from onesentence.core import errors, params
 from onesentence.core.files import output_file, read_parquet, write_json
 from onesentence.core.machine import machine
 from onesentence.core.runtime import set_up
-from onesentence.generation.decoding import generation_config, inner_model, spanning, summarize_in_batches
+from onesentence.generation.decoding import (
+    evenly_spaced_by_length,
+    generation_config,
+    inner_model,
+    summarize_in_batches,
+)
 from onesentence.model.adapters import load_tuned
 from onesentence.model.encoding import encode_prompt, pad_left
 from onesentence.model.loading import load_tokenizer
@@ -55,7 +60,8 @@ def main() -> None:
     parser.add_argument("--output", type=output_file)
     arguments = parser.parse_args()
     p = params.load(("model", "prompt", "generate", "evaluate.split"))
-    p.generate.no_repeat_ngram = 0  # that of `generate` bans the prompt's n-grams too: other tokens
+    # That of `generate` bans the prompt's n-grams too: other tokens.
+    p = params.changed(p, {"generate.no_repeat_ngram_size": 0})
     set_up(seed=0, formats=[FORMATS[name][0] for name in arguments.formats])
     import torch
 
@@ -70,13 +76,15 @@ def main() -> None:
     else:
         split = Path(f"data/tokenized/{p.evaluate.split}.parquet")
         prompts = read_parquet(split)["prompt_ids"].to_pylist()
-    prompts = [prompts[i] for i in sorted(spanning([len(ids) for ids in prompts], arguments.articles))]
+    prompts = [
+        prompts[i] for i in sorted(evenly_spaced_by_length([len(ids) for ids in prompts], arguments.articles))
+    ]
     names = [str(i) for i in range(len(prompts))]
     judge = load_tuned(p.model, TUNED)
     found = {}
     for name in arguments.formats:
         dtype, quantization = FORMATS[name]
-        settings = SimpleNamespace(**{**vars(p.model), "dtype": dtype, "quantization": quantization})
+        settings = replace(p.model, dtype=dtype, quantization=quantization)
         model = load_tuned(settings, TUNED)
         plain = inner_model(model)
         config = generation_config(tokenizer, p.generate, model.config.vocab_size)

@@ -17,7 +17,7 @@ from onesentence.core import errors
 from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, write_json
 from onesentence.core.machine import machine
-from onesentence.evaluation.external import aligned, read_references, read_texts
+from onesentence.evaluation.external import align, read_outputs, read_references
 from onesentence.evaluation.overlap.rouge import Rouge
 from onesentence.evaluation.resampling import summary_of
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--output", type=output_file)
     arguments = parser.parse_args()
     references = read_references(arguments.references)
-    predictions = aligned(references, read_texts(arguments.predictions, "predictions"))
+    predictions = align(references, read_outputs(arguments.predictions, "predictions"))
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     for way in (ours, theirs):  # imports are not what is measured
         way(references.texts[:10], predictions.texts[:10])

@@ -27,7 +27,6 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -94,7 +93,7 @@ def trl_trainer(p, model, tokenizer, rows, folder: Path, fastest: bool):
         gradient_accumulation_steps=p.train.gradient_accumulation,
         learning_rate=p.train.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=round(p.train.warmup_share * steps),
+        warmup_steps=round(p.train.warmup_ratio * steps),
         completion_only_loss=True,
         max_length=None,
         gradient_checkpointing=not fastest,
@@ -230,15 +229,13 @@ def run_one(way: str, arguments) -> None:
     print(json.dumps(found | {"validation_loss": loss}))
 
 
-def settings(arguments) -> SimpleNamespace:
+def settings(arguments) -> params.Params:
     """params.yaml with one epoch and no interruptions."""
-    p = params.load(("seed", "model", "lora", "train"))
+    own = {"seed": arguments.seed, "train.epochs": arguments.epochs}
+    own |= {"train.log_every": 10_000, "train.checkpoint_every": 10_000}
     if arguments.base:
-        p.model.name = p.model.path = arguments.base
-    p.seed = arguments.seed
-    p.train.epochs = arguments.epochs
-    p.train.log_every = p.train.checkpoint_every = 10_000
-    return p
+        own |= {"model.name": arguments.base, "model.watch": arguments.base}
+    return params.changed(params.load(("seed", "model", "lora", "train")), own)
 
 
 def main() -> None:
@@ -279,7 +276,7 @@ def main() -> None:
     peak = {way: np.array([run["peak_bytes"] for run in runs], dtype=float) for way, runs in found.items()}
     loss = {way: np.array([run["validation_loss"] for run in found[way]]) for way in WAYS[:3]}
     result = {
-        "base": "Phi-2's width, 2 layers" if arguments.wide else settings(arguments).model.path,
+        "base": "Phi-2's width, 2 layers" if arguments.wide else settings(arguments).model.watch,
         "pairs": arguments.pairs,
         "tokens": found["ours"][0]["tokens"],
         "tokens_per_second": {way: float(np.median(values)) for way, values in rate.items()},

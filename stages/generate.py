@@ -14,8 +14,8 @@ from tqdm import tqdm
 from onesentence.core import errors, params
 from onesentence.core.files import read_parquet, write_jsonl
 from onesentence.core.runtime import set_up
-from onesentence.generation.decoding import spanning, summarize_in_batches
-from onesentence.generation.smoke_test import run_gate
+from onesentence.generation.decoding import evenly_spaced_by_length, summarize_in_batches
+from onesentence.generation.smoke_test import run_smoke_test
 from onesentence.model.adapters import load_tuned
 from onesentence.model.loading import load_base, load_tokenizer
 
@@ -53,8 +53,8 @@ def main() -> None:
     ids, prompts = table["id"].to_pylist(), table["prompt_ids"].to_pylist()
     tokenizer = load_tokenizer(p.model)
     model = load_base(p.model) if system == "base" else load_tuned(p.model, TUNED)
-    chosen = spanning([len(prompt) for prompt in prompts], p.smoke.examples)
-    run_gate(
+    chosen = evenly_spaced_by_length([len(prompt) for prompt in prompts], p.smoke.examples)
+    run_smoke_test(
         model,
         tokenizer,
         [ids[i] for i in chosen],

@@ -15,16 +15,16 @@ from tqdm import tqdm
 
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
-from onesentence.core.files import replacing, write_json, write_parquet
+from onesentence.core.files import atomic_write, write_json, write_parquet
 from onesentence.core.language import require_language
 from onesentence.core.params import SPLITS
 from onesentence.core.text import first_sentence, novel_ngram_share, words
 from onesentence.data.near_duplicates import NearDuplicates
-from onesentence.data.sources import Raw, open_source, require_pinned, text_digest
+from onesentence.data.sources import Example, open_source, require_pinned, text_digest
 
 PARAMS = ("data", "evaluate.language")
 PREPARED = Path("data/prepared")
-METRICS = Path("metrics/data.json")
+METRICS_FILE = Path("metrics/data.json")
 SEEN_FILES = Path("models/phi-tiny/pretraining_files.txt")
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 NOVELTY_ROWS = 2_000  # of a split, the first in its random order: enough for a share to 1 point
@@ -32,14 +32,14 @@ NOVELTY_ROWS = 2_000  # of a split, the first in its random order: enough for a 
 
 def clean(
     splits: dict, language: str, grouped: bool = False
-) -> tuple[dict[str, list[Raw]], dict[str, Counter]]:
+) -> tuple[dict[str, list[Example]], dict[str, Counter]]:
     """Rows worth keeping by split, and by split the counts of rows read and dropped by reason.
 
     Test is cleaned first and train last, so that of two equal documents the held-out one stays. grouped: so
     does every row of a group (a newspaper, an author) that is in two splits. Without it a group may cross:
     near-duplicates move docstrings to train from the file that they were read in.
     """
-    kept: dict[str, list[Raw]] = {}
+    kept: dict[str, list[Example]] = {}
     counts: dict[str, Counter] = {}
     side_of_document: dict[bytes, str] = {}
     side_of_group: dict[str, str] = {}
@@ -68,7 +68,7 @@ def clean(
     return kept, counts
 
 
-def subset(rows: list[Raw], size: int | None, seed: int, split: str) -> list[Raw]:
+def subset(rows: list[Example], size: int | None, seed: int, split: str) -> list[Example]:
     """The first `size` rows in an order fixed by `seed`; null takes all. Subsets nest."""
     if size is not None and size > len(rows):
         raise UserError(
@@ -78,7 +78,7 @@ def subset(rows: list[Raw], size: int | None, seed: int, split: str) -> list[Raw
     return [rows[i] for i in order[:size]]
 
 
-def most_novel_half(rows: list[Raw]) -> list[Raw]:
+def most_novel_half(rows: list[Example]) -> list[Example]:
     """The half of rows (the larger one of an odd number) whose summaries have the most new 2-grams, in the
     order of `rows`; a summary of one word counts as new."""
     shares = [novel_ngram_share(row.document, row.summary, 2) for row in rows]
@@ -87,7 +87,7 @@ def most_novel_half(rows: list[Raw]) -> list[Raw]:
     return [rows[i] for i in chosen]
 
 
-def check_unseen(rows: dict[str, list[Raw]], seen_files: Path) -> None:
+def check_unseen(rows: dict[str, list[Example]], seen_files: Path) -> None:
     """Refuse a held-out row from a file that pretraining read."""
     seen = set(seen_files.read_text(encoding="utf-8").splitlines())
     for split in ("validation", "test"):
@@ -99,7 +99,7 @@ def check_unseen(rows: dict[str, list[Raw]], seen_files: Path) -> None:
                 )
 
 
-def group_sizes(rows: list[Raw]) -> dict[str, int]:
+def group_sizes(rows: list[Example]) -> dict[str, int]:
     """How many groups the rows are from, and how many rows the largest of them has."""
     sizes = Counter(row.group for row in rows)
     return {"groups": len(sizes), "largest_group": max(sizes.values())}
@@ -111,7 +111,7 @@ def quantiles(lengths: list[int]) -> dict[str, int]:
     return {f"p{q}": int(value) for q, value in zip(QUANTILES, values, strict=True)}
 
 
-def describe(rows: list[Raw]) -> dict:
+def describe(rows: list[Example]) -> dict:
     """Length quantiles in words and the novel-n-gram shares (percent) of the summaries of rows."""
     novelty = {}
     for n in (1, 2, 3, 4):
@@ -125,7 +125,7 @@ def describe(rows: list[Raw]) -> dict:
     }
 
 
-def near_duplicate_percent(train: list[Raw], held_out: list[Raw]) -> float:
+def near_duplicate_percent(train: list[Example], held_out: list[Example]) -> float:
     """Percent of held-out rows that have a near-duplicate among the training rows."""
     index = NearDuplicates([row.document for row in held_out], [row.summary for row in held_out])
     found: set[int] = set()
@@ -173,7 +173,7 @@ def main() -> None:
         described[split]["near_duplicate_in_train_percent"] = near_duplicate_percent(
             used["train"], used[split]
         )
-    with replacing(PREPARED) as folder:
+    with atomic_write(PREPARED) as folder:
         for split, rows in used.items():
             write_parquet(
                 folder / f"{split}.parquet",
@@ -185,7 +185,7 @@ def main() -> None:
                     "group": pa.array([row.group for row in rows], pa.string()),
                 },
             )
-    write_json(METRICS, {"source": data.source, **source.notes, "sha256": sha256, "splits": described})
+    write_json(METRICS_FILE, {"source": data.source, **source.notes, "sha256": sha256, "splits": described})
     for split in SPLITS:
         entry = described[split]
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in entry["dropped"].items()) or "none"

@@ -1,6 +1,6 @@
 """Stage `pretrain`: the embedded base model, a small Phi trained from scratch on documentation text.
 
-Reads   the docstrings of the training files of the harvested packages.
+Reads   the docstrings of the training files of the packages named in onesentence/data/docstrings.py.
 Writes  models/phi-tiny/ (weights in bfloat16, config, tokenizer, list of the files read) and
         metrics/pretrain.json.
 Run     dvc unfreeze pretrain && dvc repro pretrain   (python -m stages.pretrain)
@@ -19,27 +19,27 @@ import numpy as np
 from tqdm import tqdm
 
 from onesentence.core import errors, params
-from onesentence.core.files import file_sha256, replacing, write_json
+from onesentence.core.files import atomic_write, file_sha256, write_json
 from onesentence.core.text import with_heading
-from onesentence.data.docstrings import Entry, entries_hash, harvest, pair_of, words
+from onesentence.data.docstrings import DocumentedObject, entries_hash, pair_of, read_docstrings, words
 from onesentence.data.near_duplicates import NearDuplicates
-from onesentence.data.splits import harvested_rows, side_of_file
+from onesentence.data.splits import side_of_file, split_docstrings
 from onesentence.model.loading import has_bfloat16
 from onesentence.training.checkpoints import keep_last, last_checkpoint, seal
 
 PARAMS = ("pretrain",)
 REQUIREMENTS = Path("requirements.txt")
 MODEL = Path("models/phi-tiny")
-METRICS = Path("metrics/pretrain.json")
+METRICS_FILE = Path("metrics/pretrain.json")
 CHECKPOINTS = Path("models/checkpoints/pretrain")
 STATE = "state.pt"  # in a checkpoint
 SEEN_FILES = "pretraining_files.txt"
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
 
-def training_entries(entries: list[Entry]) -> list[Entry]:
+def training_entries(entries: list[DocumentedObject]) -> list[DocumentedObject]:
     """Entries of training files, without near-duplicates of held-out rows and without repeats."""
-    rows, _ = harvested_rows(entries)
+    rows, _ = split_docstrings(entries)
     held_out = [row for row in rows if row.split != "train"]
     index = NearDuplicates([row.document for row in held_out], [row.summary for row in held_out], words)
     kept, seen = [], set()
@@ -52,7 +52,7 @@ def training_entries(entries: list[Entry]) -> list[Entry]:
     return kept
 
 
-def texts(entries: list[Entry], p, rng: np.random.Generator) -> list[str]:
+def texts(entries: list[DocumentedObject], p, rng: np.random.Generator) -> list[str]:
     """One pass over the entries as texts, in random order.
 
     Where the summary comes last, a long document is cut to about two thirds of the context (3
@@ -94,7 +94,7 @@ def train_tokenizer(corpus: list[str], vocabulary: int):
     )
 
 
-def token_rows(entries: list[Entry], tokenizer, p, steps: int) -> np.ndarray:
+def token_rows(entries: list[DocumentedObject], tokenizer, p, steps: int) -> np.ndarray:
     """All rows of the run, in order: [steps * batch_size, context] token ids, texts end to end."""
     rng = np.random.default_rng(p.seed)
     needed = steps * p.batch_size * p.context
@@ -166,7 +166,7 @@ def save_state(folder: Path, model, optimizers: list, losses: list[float]) -> No
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "losses": losses,
     }
-    with replacing(folder / f"checkpoint-{len(losses)}") as temporary:
+    with atomic_write(folder / f"checkpoint-{len(losses)}") as temporary:
         temporary.mkdir()
         torch.save(state, temporary / STATE)
         seal(temporary)
@@ -207,7 +207,7 @@ def pretrain(model, rows: np.ndarray, p, corpus_sha256: str) -> list[float]:
     with tqdm(total=steps, initial=len(losses), desc="pretrain", unit="step") as bar:
         while len(losses) < steps:
             step = len(losses)
-            share = learning_rate_share(step, steps, p.warmup_share, p.decay_share)
+            share = learning_rate_share(step, steps, p.warmup_ratio, p.decay_share)
             for optimizer, peak in zip(optimizers, peaks, strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = peak * share
@@ -223,12 +223,12 @@ def pretrain(model, rows: np.ndarray, p, corpus_sha256: str) -> list[float]:
     return losses
 
 
-def files_of(entries: list[Entry]) -> list[str]:
+def files_of(entries: list[DocumentedObject]) -> list[str]:
     """Names of the files that entries are from."""
     return sorted({entry.file for entry in entries})
 
 
-def make(p, kept: list[Entry], folder: Path, metrics: Path) -> None:
+def make(p, kept: list[DocumentedObject], folder: Path, metrics: Path) -> None:
     """Pretrain one model.
 
     p: the section `pretrain`; kept: what it reads; folder: of the model; metrics: a JSON file.
@@ -249,7 +249,7 @@ def make(p, kept: list[Entry], folder: Path, metrics: Path) -> None:
     files = files_of(kept)
 
     model.to("cpu", torch.bfloat16)
-    with replacing(folder) as temporary:
+    with atomic_write(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / SEEN_FILES).write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
@@ -270,7 +270,7 @@ def make(p, kept: list[Entry], folder: Path, metrics: Path) -> None:
 
 
 def main() -> None:
-    make(params.load(PARAMS).pretrain, training_entries(harvest(REQUIREMENTS)), MODEL, METRICS)
+    make(params.load(PARAMS).pretrain, training_entries(read_docstrings(REQUIREMENTS)), MODEL, METRICS_FILE)
 
 
 if __name__ == "__main__":

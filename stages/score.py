@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
-from onesentence.core.files import read_jsonl, read_parquet, replacing
+from onesentence.core.files import atomic_write, read_jsonl, read_parquet
 from onesentence.core.language import require_language
 from onesentence.core.text import first_sentence, with_heading
 from onesentence.evaluation import scoring
@@ -102,7 +102,7 @@ def main() -> None:
     )
     if group == "baselines":
         scores["reference"] = scoring.score_references(ids, references, documents, groups, unit)
-    with replacing(SCORES / group) as folder:
+    with atomic_write(SCORES / group) as folder:
         for name, system in scores.items():
             more = {"document_words": lengths, "text": pa.array(outputs.get(name, references), pa.string())}
             if name == generated:

@@ -12,14 +12,13 @@ run: it is counted.
 """
 
 from pathlib import Path
-from types import SimpleNamespace
 
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_parquet, write_json
 from onesentence.core.runtime import set_up
-from onesentence.generation.decoding import spanning, summarize
-from onesentence.generation.smoke_test import check_tokenizer, run_gate
+from onesentence.generation.decoding import evenly_spaced_by_length, summarize
+from onesentence.generation.smoke_test import check_tokenizer, run_smoke_test
 from onesentence.model.adapters import add_adapter
 from onesentence.model.base_check import check_base
 from onesentence.model.encoding import training_batch
@@ -29,11 +28,11 @@ from onesentence.training.loss import completion_loss
 
 PARAMS = ("model", "lora.target_modules", "smoke.examples", "generate")
 TOKENIZED = Path("data/tokenized")
-SPLITS = ("validation", "test")  # both, so that the gate's outcome stays when evaluate.split changes
-METRICS = Path("metrics/smoke.json")
-# A fresh adapter's update is zero at any rank, so the gate need not wait on the rank that is studied:
+SPLITS = ("validation", "test")  # both, so that the outcome stays the same when evaluate.split changes
+METRICS_FILE = Path("metrics/smoke.json")
+# A fresh adapter's update is zero at any rank, so the smoke test need not wait on the rank that is studied:
 # its outcome, and with it generate@base, stays when lora.rank changes.
-GATE_ADAPTER = {"rank": 8, "alpha": None, "dropout": 0.0}
+SMOKE_ADAPTER = {"rank": 8, "alpha": None, "dropout": 0.0}
 
 
 def few_rows(split: str, examples: int) -> tuple[list[str], list[list[int]], list[list[int]]]:
@@ -42,7 +41,7 @@ def few_rows(split: str, examples: int) -> tuple[list[str], list[list[int]], lis
     prompts = table["prompt_ids"].to_pylist()
     # Ties in length at the input limit: the full document's length decides which article is longest.
     lengths = (table["document_tokens"].to_numpy() + [len(ids) for ids in prompts]).tolist()
-    chosen = spanning(lengths, examples)
+    chosen = evenly_spaced_by_length(lengths, examples)
     return (
         [table["id"][i].as_py() for i in chosen],
         [prompts[i] for i in chosen],
@@ -67,12 +66,12 @@ def training_step(model, rows: list[tuple[list[int], list[int]]], pad_id: int) -
     unused = [name for name, w in model.named_parameters() if w.requires_grad and w.grad is None]
     if unused:
         raise UserError(
-            f"smoke gate: lora.target_modules: training does not reach {listed(unused)}; name other modules"
+            f"smoke test: lora.target_modules: training does not reach {listed(unused)}; name other modules"
         )
     finite = all(bool(torch.isfinite(weight.grad).all()) for weight in trained)
     if not (bool(torch.isfinite(loss)) and finite):
         raise UserError(
-            f"smoke gate: a training step gave loss {loss.item()} with "
+            f"smoke test: a training step gave loss {loss.item()} with "
             f"{'finite' if finite else 'non-finite'} gradients; use another model.dtype"
         )
     return loss.item()
@@ -91,24 +90,24 @@ def main() -> None:
     document_loss = check_tokenizer(base, tokenizer, prompts)
     outputs, rates = {}, {}
     for split, (names, asked, _) in rows.items():
-        outputs[split], rates[split] = run_gate(
+        outputs[split], rates[split] = run_smoke_test(
             base, tokenizer, names, asked, p.generate, None, f"the untuned base on {split} articles"
         )
 
-    lora = SimpleNamespace(**GATE_ADAPTER, target_modules=p.lora.target_modules)
+    lora = params.Lora(**SMOKE_ADAPTER, target_modules=p.lora.target_modules)
     model = add_adapter(base, lora, seed=0)
     model.eval()
     again = summarize(model, tokenizer, prompts, p.generate)
     both = zip(ids, outputs["validation"], again, strict=True)
     changed = [name for name, old, new in both if old.tokens != new.tokens]
     if changed:
-        raise UserError(f"smoke gate: a fresh adapter changed the output of {', '.join(changed)}")
+        raise UserError(f"smoke test: a fresh adapter changed the output of {', '.join(changed)}")
 
     # The shortest and the longest: what does not fit or overflows at full length shows here.
     ends = [(prompts[0], completions[0]), (prompts[-1], completions[-1])]
     loss = training_step(model, ends, tokenizer.pad_token_id)
     write_json(
-        METRICS,
+        METRICS_FILE,
         {
             "examples": {split: len(names) for split, (names, _, _) in rows.items()},
             "success_rate": rates,

@@ -13,7 +13,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from onesentence.core import errors, params, plots
-from onesentence.core.files import read_parquet, replacing, write_json, write_parquet
+from onesentence.core.files import atomic_write, read_parquet, write_json, write_parquet
 from onesentence.core.params import SPLITS
 from onesentence.core.text import with_heading
 from onesentence.model.base_check import check_ids, check_positions, check_round_trip
@@ -23,7 +23,7 @@ from onesentence.model.loading import load_config, load_tokenizer
 PARAMS = ("prompt", "model", "generate.max_new_tokens")
 PREPARED = Path("data/prepared")
 TOKENIZED = Path("data/tokenized")
-METRICS = Path("metrics/prompt.json")
+METRICS_FILE = Path("metrics/prompt.json")
 PLOT = Path("plots/tokens.svg")
 PLOT_DATA = Path("plots/tokens.csv")
 ROUND_TRIPS = 1_000  # training summaries whose letters are looked for in their tokens
@@ -127,7 +127,7 @@ def main() -> None:
     tokenizer, config = load_tokenizer(p.model), load_config(p.model)
     check_ids(tokenizer, config.vocab_size)
     lengths, warnings = {}, []
-    with replacing(TOKENIZED) as folder:
+    with atomic_write(TOKENIZED) as folder:
         for split in SPLITS:
             table = read_parquet(PREPARED / f"{split}.parquet")
             if split == "train":
@@ -155,7 +155,7 @@ def main() -> None:
                 example = with_heading(table["heading"][0].as_py(), table["document"][0].as_py())
 
     write_json(
-        METRICS,
+        METRICS_FILE,
         {
             "template": p.prompt.template,
             "template_tokens": overhead(tokenizer, p.prompt.template, example),

@@ -1,6 +1,6 @@
 """Stage `train`: fine-tune the base, an adapter on it (LoRA, rsLoRA, DoRA) or every weight.
 
-Reads   data/tokenized/{train,validation}.parquet, the base model, metrics/smoke.json (the gate).
+Reads   data/tokenized/{train,validation}.parquet, the base model, metrics/smoke.json (the smoke test).
 Writes  models/tuned/ (its tuning.json says how it was trained), metrics/train.json, plots/loss.csv; seconds
         and memory to data/cost/train.json, which nothing compares.
 Run     python -m stages.train
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from onesentence.core import code_identity, errors, params
-from onesentence.core.files import file_sha256, read_json, replacing, write_json
+from onesentence.core.files import atomic_write, file_sha256, read_json, write_json
 from onesentence.core.plots import write_csv
 from onesentence.core.runtime import set_up
 from onesentence.model.adapters import parameter_counts, save_tuned, trainable
@@ -34,7 +34,7 @@ TOKENIZED = Path("data/tokenized")
 SPLITS = ("train", "validation")
 SMOKE = Path("metrics/smoke.json")
 TUNED = Path("models/tuned")
-METRICS = Path("metrics/train.json")
+METRICS_FILE = Path("metrics/train.json")
 CURVE = Path("plots/loss.csv")
 COST = Path("data/cost/train.json")
 # A study's variants run in temporary folders; their checkpoints outlive them in the folder that it names.
@@ -140,7 +140,7 @@ def main() -> None:
     trained, total = parameter_counts(config, p.lora, p.train.method)
     warn(p, trained, total)
     train_rows, validation_rows = (read_rows(TOKENIZED / f"{split}.parquet") for split in SPLITS)
-    validation_rows = validation_rows[: p.train.loss_examples]
+    validation_rows = validation_rows[: p.train.eval_examples]
     check_memory(p, config, train_rows)
     base = load_base(p.model)
     base_bytes = base.get_memory_footprint()
@@ -154,18 +154,18 @@ def main() -> None:
     checkpoint = last_checkpoint(folder, "train")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
-    state, measured = trainer.state, train_rows[: p.train.loss_examples]
+    state, measured = trainer.state, train_rows[: p.train.eval_examples]
     losses = {
         # The Trainer always ends with an evaluation.
         "validation_loss": [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry][-1],
         "train_loss": measured_loss(model, measured, tokenizer.pad_token_id, p.train.autocast),
         "loss_examples": {"validation": len(validation_rows), "train": len(measured)},
     }
-    with replacing(TUNED) as temporary:
+    with atomic_write(TUNED) as temporary:
         save_tuned(model, temporary, p.model.name, p.train.method)
     write_csv(CURVE, ["step", "loss", "validation_loss"], curve_rows(state.log_history))
     metrics = metrics_of(p, state, train_rows, losses, (trained, total), base_bytes)
-    write_json(METRICS, metrics)
+    write_json(METRICS_FILE, metrics)
     write_cost(started, checkpoint is not None)
     shutil.rmtree(folder, ignore_errors=True)
     print(

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import stages  # noqa: F401  first, so that it chooses the kernels before a test imports numpy or torch
+from onesentence.core.params import Model
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -110,11 +111,9 @@ def tiny(tmp_path_factory, pairs) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_settings(tiny) -> SimpleNamespace:
+def tiny_settings(tiny) -> Model:
     """params.yaml's `model` section for the tiny model."""
-    return SimpleNamespace(
-        name=str(tiny), path=str(tiny), revision=None, dtype="float32", quantization="none"
-    )
+    return Model(name=str(tiny), watch=str(tiny), revision=None, dtype="float32", quantization="none")
 
 
 @pytest.fixture
@@ -163,11 +162,11 @@ SMALL = {
     "train__gradient_accumulation": 1,
     "train__log_every": 2,
     "train__checkpoint_every": 4,
-    "train__loss_examples": 8,
+    "train__eval_examples": 8,
     "smoke__examples": 4,
     "generate__max_new_tokens": 6,
     "generate__num_beams": 2,
-    "generate__batch_tokens": 1_500,
+    "generate__max_batch_tokens": 1_500,
     "evaluate__resamples": 100,
 }
 
@@ -190,7 +189,7 @@ def make_project(parent: Path, pairs: list[dict], tiny: Path) -> Path:
     copy_repository(folder)
     shutil.copytree(tiny, folder / "models/tiny")
     data = write_local(parent / "given", pairs)
-    edit(folder, model__name="models/tiny", model__path="models/tiny", **SMALL)
+    edit(folder, model__name="models/tiny", model__watch="models/tiny", **SMALL)
     run(folder, "python", "-m", "onesentence", "data", str(data))
     run(folder, "git", "add", "--all")
     run(folder, "git", "commit", "--quiet", "--message=tiny")

@@ -324,7 +324,7 @@ def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch, capsys):
             entries += docstrings.entries_of(file, path)
     p = SimpleNamespace(
         seed=0, vocabulary=600, hidden_size=32, layers=1, heads=2, context=64, batch_size=8,
-        micro_batch_size=4, muon_learning_rate=0.02, adamw_learning_rate=0.01, warmup_share=0.1,
+        micro_batch_size=4, muon_learning_rate=0.02, adamw_learning_rate=0.01, warmup_ratio=0.1,
         decay_share=0.5, summary_last_share=0.5, checkpoint_every=10,
     )  # fmt: skip
     monkeypatch.setattr(pretrain, "CHECKPOINTS", tmp_path / "checkpoints")
@@ -378,7 +378,8 @@ def test_siblings_are_made_of_what_phi_tiny_read_or_not_at_all(tmp_path, monkeyp
     for file, path in docstrings.source_files():
         if file.startswith("narwhals/"):
             entries += docstrings.entries_of(file, path)
-    monkeypatch.setattr(sizes, "harvest", lambda _: entries)  # of one package: the whole takes minutes
+    # Of one package: the whole takes minutes.
+    monkeypatch.setattr(sizes, "read_docstrings", lambda _: entries)
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     small = {"vocabulary": 600, "context": 64, "tokens": 1_000, "batch_size": 8, "checkpoint_every": 10}
     edit(tmp_path, **{f"pretrain__{key}": value for key, value in small.items()})

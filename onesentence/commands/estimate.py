@@ -11,9 +11,9 @@ from the evaluation in metrics/evaluation.json; it computes nothing else.
 """
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import click
 
@@ -41,8 +41,8 @@ def require_dataset(p) -> None:
     if p.data.source == "docstrings":
         docstrings.check_versions(sources.REQUIREMENTS)
     elif p.data.source == "local":
-        if not Path(p.data.path).exists():
-            raise UserError(f"data.path: {p.data.path} not found; set it with `make data FROM=PATH`")
+        if not Path(p.data.watch).exists():
+            raise UserError(f"data.watch: {p.data.watch} not found; set it with `make data FROM=PATH`")
     elif not Path(p.data.source).exists():
         import httpx2
         from huggingface_hub import HfApi
@@ -93,7 +93,7 @@ def memory_table(p, config, length: int, completion: int) -> list[list[str]]:
     }
     found = {}
     for name, (dtype, quantization, method) in ways.items():
-        model = SimpleNamespace(**{**vars(p.model), "dtype": dtype, "quantization": quantization})
+        model = replace(p.model, dtype=dtype, quantization=quantization)
         found[name] = training_memory(
             config,
             model,
@@ -117,7 +117,7 @@ def probe(p) -> list[str]:
     import torch
 
     from onesentence.core.files import read_parquet
-    from onesentence.generation.decoding import spanning, summarize
+    from onesentence.generation.decoding import evenly_spaced_by_length, summarize
     from onesentence.model.adapters import trainable
     from onesentence.model.encoding import training_batch
     from onesentence.model.loading import load_base, load_tokenizer
@@ -146,7 +146,7 @@ def probe(p) -> list[str]:
     rate = seen / max(time.perf_counter() - started, 1e-9)
     model.eval()
     prompts = read_parquet(split)["prompt_ids"].to_pylist()
-    few = [prompts[i] for i in spanning([len(ids) for ids in prompts], PROBE_ARTICLES)]
+    few = [prompts[i] for i in evenly_spaced_by_length([len(ids) for ids in prompts], PROBE_ARTICLES)]
     with torch.inference_mode():
         started = time.perf_counter()
         summarize(model, tokenizer, few, p.generate)

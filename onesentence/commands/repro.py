@@ -23,7 +23,7 @@ from onesentence.commands import base, documented, edit
 from onesentence.commands.preset import PRESETS, overlay_of
 from onesentence.core import params
 from onesentence.core.errors import UserError
-from onesentence.core.files import replacing, write_text
+from onesentence.core.files import atomic_write, write_text
 from onesentence.model.loading import require_bfloat16
 from onesentence.study.experiments import git
 
@@ -105,7 +105,7 @@ def provide(name: str, target: Path) -> None:
     if not target.is_dir():
         made = base.MODELS / name
         if made.is_dir():
-            with replacing(target) as copy:
+            with atomic_write(target) as copy:
                 shutil.copytree(made, copy)
                 base.check(name, copy)
         else:
@@ -119,7 +119,7 @@ def require_model(folder: Path) -> None:
     Raises a UserError where it is neither there nor to be made, and where this CPU lacks the preset's format.
     """
     values = params.read_yaml(folder / params.PARAMS_FILE)
-    path, autocast = values["model"]["path"], values["train"]["autocast"]
+    path, autocast = values["model"]["watch"], values["train"]["autocast"]
     if autocast == "bfloat16":
         require_bfloat16(f"{folder / params.PARAMS_FILE}: train.autocast", "none")
     if path == params.NO_FILE:
@@ -131,14 +131,14 @@ def require_model(folder: Path) -> None:
     if (folder / path).is_dir():
         return
     if not Path(path).is_dir():
-        raise UserError(f"{folder / params.PARAMS_FILE}: model.path: {path} not found")
+        raise UserError(f"{folder / params.PARAMS_FILE}: model.watch: {path} not found")
     link(folder, path)
 
 
 def require_data(folder: Path, name: str) -> None:
     """Raise a UserError where the folder's data is the user's own, and not there."""
     data = params.read_yaml(folder / params.PARAMS_FILE)["data"]
-    if data["source"] == "local" and not (folder / data["path"]).exists():
+    if data["source"] == "local" and not (folder / data["watch"]).exists():
         raise UserError(
             f"{folder}: {data['path']} not found; put your articles there: make data FROM=PATH PRESET={name}"
         )

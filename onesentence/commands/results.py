@@ -18,13 +18,13 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import read_json
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.report.readme import put_into_readme
-from onesentence.report.sentences import verdict
+from onesentence.report.sentences import summarize_evaluation
 from onesentence.report.tables import SYSTEMS, cell
 from onesentence.report.terminal import print_table
 
 EVALUATION = Path("metrics/evaluation.json")
 RESULTS = Path("plots/results.md")
-SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")
+TERMINAL_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore")
 START, END = "<!-- results: written by make results -->\n", "<!-- end of results -->\n"
 RUNGS_START, RUNGS_END = "<!-- rungs: written by make results -->\n", "<!-- end of rungs -->\n"
 
@@ -61,12 +61,16 @@ def command(readme: bool) -> None:
     print_table(
         f"{evaluation['n']:,} {evaluation['split']} articles, value [{evaluation['confidence']:.0%} "
         "interval], a failed output scores 0",
-        ["system", *(METRICS[name].title for name in SHOWN), "success"],
+        ["system", *(METRICS[name].title for name in TERMINAL_METRICS), "success"],
         [
-            [name, *(cell(systems[name][m]) for m in SHOWN), f"{systems[name]['success_rate']['value']:.1%}"]
+            [
+                name,
+                *(cell(systems[name][m]) for m in TERMINAL_METRICS),
+                f"{systems[name]['success_rate']['value']:.1%}",
+            ]
             for name in SYSTEMS
         ],
     )
-    for sentence in verdict(evaluation):
+    for sentence in summarize_evaluation(evaluation):
         print(f"- {sentence}")
     print("To read: plots/report.html. Numbers: metrics/summary.json, metrics/evaluation.json")

@@ -12,8 +12,8 @@ Run     onesentence score --references refs.txt outputs.txt
         onesentence score --references refs.txt --no-bertscore --output found.json outputs.txt
 """
 
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import click
 
@@ -22,7 +22,7 @@ from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, require_other_file
 from onesentence.core.language import ENGLISH
-from onesentence.core.params import LANGUAGE
+from onesentence.core.rules import LANGUAGE
 from onesentence.evaluation import comparison
 from onesentence.evaluation.api import compare
 from onesentence.evaluation.external import score_files
@@ -49,7 +49,7 @@ def named_files(values: tuple[str, ...]) -> dict[str, Path]:
     return files
 
 
-def settings_with(language: str | None, resamples: int | None) -> SimpleNamespace:
+def settings_with(language: str | None, resamples: int | None) -> params.Evaluate:
     """The `evaluate` section of params.yaml with what the options say instead."""
     given = {"language": language, "resamples": resamples}
     given = {name: value for name, value in given.items() if value is not None}
@@ -57,7 +57,7 @@ def settings_with(language: str | None, resamples: int | None) -> SimpleNamespac
         raise UserError(f"--resamples: expected at least 100, found {resamples}")
     if "language" in given and not LANGUAGE.accepts(language):
         raise UserError(f"--language: expected {LANGUAGE.expected}, found {language!r}")
-    settings = SimpleNamespace(**{**vars(params.load(("evaluate",)).evaluate), **given})
+    settings = replace(params.load(("evaluate",)).evaluate, **given)
     if settings.meteor_synonyms and settings.language != ENGLISH:
         raise UserError(
             "--language: evaluate.meteor_synonyms must be false unless it is en: WordNet is English"

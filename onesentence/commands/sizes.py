@@ -6,13 +6,13 @@ of `pretrain` in params.yaml but for width, layers and heads; what is there is k
 Run     onesentence sizes       (make sizes)
 """
 
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 from onesentence.commands import documented
 from onesentence.core import params
 from onesentence.core.errors import UserError
-from onesentence.data.docstrings import harvest
+from onesentence.data.docstrings import read_docstrings
 from stages import pretrain
 
 # Heads have 64 dimensions each, as phi-tiny's; its own size is hidden_size 256, layers 6. Each has about a
@@ -30,7 +30,7 @@ def folder_of(width: int) -> Path:
 
 def metrics_of(width: int) -> Path:
     """Where its loss and what it read are recorded."""
-    return pretrain.METRICS.with_name(f"pretrain-{width}.json")
+    return pretrain.METRICS_FILE.with_name(f"pretrain-{width}.json")
 
 
 @documented(__doc__)
@@ -44,7 +44,7 @@ def command() -> None:
     if not missing:
         print("sizes: all are there")
         return
-    kept = pretrain.training_entries(harvest(pretrain.REQUIREMENTS))
+    kept = pretrain.training_entries(read_docstrings(pretrain.REQUIREMENTS))
     listing = pretrain.MODEL / pretrain.SEEN_FILES
     if pretrain.files_of(kept) != listing.read_text(encoding="utf-8").splitlines():
         raise UserError(
@@ -52,5 +52,5 @@ def command() -> None:
             "rows that the study tests on; install requirements.txt as it is, or remake phi-tiny as well"
         )
     for width, shape in missing.items():
-        values = SimpleNamespace(**{**vars(p), **shape})
+        values = replace(p, **shape)
         pretrain.make(values, kept, folder_of(width), metrics_of(width))

@@ -21,7 +21,7 @@ from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.study.comparison import borrowed_spread
 from onesentence.study.declaration import STUDIES_FILE, Studies
-from onesentence.study.experiments import finished, name_twins, require_distinct
+from onesentence.study.experiments import finished, require_distinct, reuse_equal_experiments
 from onesentence.study.jobs import (
     WORK,
     alone,
@@ -64,7 +64,9 @@ def command(name: str | None, jobs: int, quick: bool) -> None:
         fetch_finished()
         experiments = study.experiments()
         there = set(finished(study))
-        there.update(name_twins({name: experiments[name] for name in experiments if name not in there}))
+        there.update(
+            reuse_equal_experiments({name: experiments[name] for name in experiments if name not in there})
+        )
         missing = {name: values for name, values in experiments.items() if name not in there}
         hours = "" if study.hours is None else f"; the whole study takes {study.hours:g} h on two cores"
         print(
@@ -79,14 +81,14 @@ def command(name: str | None, jobs: int, quick: bool) -> None:
                 for variant in study.variants
                 if not {experiment(variant.name, seed) for seed in study.seeds} & set(failed)
             ]
-            if study.reference in whole and len(whole) > 1:
+            if study.baseline in whole and len(whole) > 1:
                 clone.compare(name, quick, bool(failed))
                 if not quick:
                     write_pages()
             if failed:
                 raise UserError(
                     f"study {study.name}: {len(failed)} runs failed: {', '.join(failed)}; logs are in "
-                    f"{WORK}. Their variants are not compared, and none without the reference: the same "
+                    f"{WORK}. Their variants are not compared, and none without the baseline: the same "
                     f"command tries them again; take one that cannot run out of {STUDIES_FILE}"
                 )
         else:

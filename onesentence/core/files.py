@@ -22,7 +22,7 @@ DECIMALS = 4
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, file or folder, and rename it to `path` on success.
 
     A link to a file gives way to the new file, since DVC's cache may be behind it; a link to a folder (on
@@ -84,7 +84,7 @@ def _keep(paths: list[Path], journal: Path) -> None:
         "existed": existed,
         "new_folders": list(map(str, _missing_folders(paths))),
     }
-    with replacing(journal) as temporary:
+    with atomic_write(journal) as temporary:
         temporary.mkdir()
         for number, path in enumerate(paths):
             if existed[number]:
@@ -167,7 +167,7 @@ def require_other_file(output: Path | None, inputs: Iterable[Path | None]) -> No
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text with \\n line ends, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -229,7 +229,7 @@ def read_jsonl(path: Path) -> list[dict]:
 def write_parquet(path: Path, columns: dict[str, pa.Array], notes: dict[str, str] | None = None) -> None:
     """Write columns of equal length as parquet; its metadata are the schema and `notes`."""
     table = pa.table(columns).replace_schema_metadata(notes)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=8_192)
 
 

@@ -6,189 +6,212 @@ that, so that reading anything else is an AttributeError and dvc.yaml cannot lie
 
 import difflib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import yaml
 
 from onesentence.core.errors import UserError
-from onesentence.core.prompts import CHAT, SLOT, TEMPLATES, is_template
+from onesentence.core.rules import (
+    LANGUAGE,
+    NAMES,
+    SHA256,
+    SHA256_OR_NULL,
+    TEMPLATE,
+    TEXT,
+    TEXT_OR_NULL,
+    TRUTH,
+    Key,
+    choice,
+    number,
+    whole,
+)
 
 PARAMS_FILE = Path("params.yaml")
 SPLITS = ("train", "validation", "test")
-# ISO 639-1, and ISO 639-2's `und` for any other language.
-LANGUAGES = tuple(
-    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de "
-    "dv dz ee el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id "
-    "ie ig ii ik io is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu "
-    "lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu "
-    "rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr "
-    "ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu und".split()
-)
-NO_FILE = "requirements.txt"  # what data.path and model.path hold where nothing local is watched
+NO_FILE = "requirements.txt"  # what data.watch and model.watch hold where nothing local is watched
 
 
 @dataclass(frozen=True)
-class Key:
-    """What a value must be. expected: in words, for the error; accepts: the test; choices: legal texts."""
+class Pretrain:
+    """How the embedded base model is trained from scratch."""
 
-    expected: str
-    accepts: Callable[[object], bool]
-    choices: tuple[str, ...] = ()
-
-
-def whole(low: int, nullable: bool = False, or_null: str = "") -> Key:
-    """A whole number >= low (True and 3.0 are none)."""
-    return Key(
-        f"a whole number of at least {low}" + (f", or null ({or_null})" if nullable else ""),
-        lambda v: (nullable and v is None) or (type(v) is int and v >= low),
-    )
-
-
-def number(low: float, high: float, low_open: bool = False, high_open: bool = False) -> Key:
-    """A number between low and high."""
-    text = f"a number {'above' if low_open else 'from'} {low:g} {'to below' if high_open else 'to'} {high:g}"
-    return Key(
-        text,
-        lambda v: (
-            type(v) in (int, float)
-            and (low < v if low_open else low <= v)
-            and (v < high if high_open else v <= high)
-        ),
-    )
+    seed: Annotated[int, whole(0)]
+    vocabulary: Annotated[int, whole(512)]
+    hidden_size: Annotated[int, whole(16)]
+    layers: Annotated[int, whole(1)]
+    heads: Annotated[int, whole(1)]
+    context: Annotated[int, whole(16)]
+    tokens: Annotated[int, whole(1)]
+    batch_size: Annotated[int, whole(1)]
+    micro_batch_size: Annotated[int, whole(1)]
+    muon_learning_rate: Annotated[float, number(0, 1, low_open=True)]
+    adamw_learning_rate: Annotated[float, number(0, 1, low_open=True)]
+    warmup_ratio: Annotated[float, number(0, 1)]
+    decay_share: Annotated[float, number(0, 1)]
+    summary_last_share: Annotated[float, number(0, 1)]
+    checkpoint_every: Annotated[int, whole(1)]
 
 
-def choice(*values: str) -> Key:
-    """One of the given texts."""
-    return Key(f"one of {', '.join(values)}", lambda v: isinstance(v, str) and v in values, values)
+@dataclass(frozen=True)
+class Data:
+    """Where the pairs come from, and how many of them are used."""
+
+    source: Annotated[str, TEXT]
+    watch: Annotated[str, TEXT]
+    revision: Annotated[str | None, TEXT_OR_NULL]
+    document_column: Annotated[str, TEXT]
+    summary_column: Annotated[str, TEXT]
+    group_column: Annotated[str | None, TEXT_OR_NULL]
+    sha256: Annotated[str | None, SHA256_OR_NULL]
+    seed: Annotated[int, whole(0)]
+    selection: Annotated[str, choice("all", "novel_half")]
+    train_size: Annotated[int | None, whole(1, nullable=True, or_null="all")]
+    validation_size: Annotated[int | None, whole(1, nullable=True, or_null="all")]
+    test_size: Annotated[int | None, whole(1, nullable=True, or_null="all")]
 
 
-TRUTH = Key("true or false", lambda v: isinstance(v, bool))
-SHA256 = Key(
-    "a SHA-256 in quotes (64 hexadecimal digits)",
-    lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None,
-)
-SHA256_OR_NULL = Key(f"{SHA256.expected}, or null (not known yet)", lambda v: v is None or SHA256.accepts(v))
-LANGUAGE = Key(
-    f"a language's code of ISO 639 ('no' in quotes; und = any other), one of {', '.join(LANGUAGES)}",
-    lambda v: isinstance(v, str) and v in LANGUAGES,
-)
-TEXT = Key("a text that is not empty", lambda v: isinstance(v, str) and v.strip() != "")
-TEXT_OR_NULL = Key("a text or null", lambda v: v is None or TEXT.accepts(v))
-TEMPLATE = Key(
-    f"one of {', '.join(TEMPLATES)}, {CHAT} (the base's own), or a text that holds {SLOT} once",
-    is_template,
-    (*TEMPLATES, CHAT),
-)
-NAMES = Key(
-    "a list of at least one module name, none twice",
-    lambda v: (
-        isinstance(v, list) and len(v) > 0 and all(TEXT.accepts(name) for name in v) and len(set(v)) == len(v)
-    ),
-)
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads."""
 
-SCHEMA: dict[str, Key | dict[str, Key]] = {
-    "seed": whole(0),
-    "pretrain": {
-        "seed": whole(0),
-        "vocabulary": whole(512),
-        "hidden_size": whole(16),
-        "layers": whole(1),
-        "heads": whole(1),
-        "context": whole(16),
-        "tokens": whole(1),
-        "batch_size": whole(1),
-        "micro_batch_size": whole(1),
-        "muon_learning_rate": number(0, 1, low_open=True),
-        "adamw_learning_rate": number(0, 1, low_open=True),
-        "warmup_share": number(0, 1),
-        "decay_share": number(0, 1),
-        "summary_last_share": number(0, 1),
-        "checkpoint_every": whole(1),
-    },
-    "data": {
-        "source": TEXT,
-        "path": TEXT,
-        "revision": TEXT_OR_NULL,
-        "document_column": TEXT,
-        "summary_column": TEXT,
-        "group_column": TEXT_OR_NULL,
-        "sha256": SHA256_OR_NULL,
-        "seed": whole(0),
-        "selection": choice("all", "novel_half"),
-        "train_size": whole(1, nullable=True, or_null="all"),
-        "validation_size": whole(1, nullable=True, or_null="all"),
-        "test_size": whole(1, nullable=True, or_null="all"),
-    },
-    "prompt": {
-        "template": TEMPLATE,
-        "max_input_tokens": whole(16),
-    },
-    "model": {
-        "name": TEXT,
-        "path": TEXT,
-        "revision": TEXT_OR_NULL,
-        "dtype": choice("float32", "bfloat16", "float16"),
-        "quantization": choice("none", "int8", "nf4"),
-    },
-    "lora": {
-        "rank": whole(1),
-        "alpha": whole(1, nullable=True, or_null="2 x rank"),
-        "dropout": number(0, 1, high_open=True),
-        "target_modules": NAMES,
-    },
-    "train": {
-        "method": choice("lora", "rslora", "dora", "full"),
-        "epochs": whole(1, nullable=True, or_null="train.steps decides"),
-        "steps": whole(1, nullable=True, or_null="train.epochs decides"),
-        "order": choice("random", "extractive_first"),
-        "batch_size": whole(1),
-        "gradient_accumulation": whole(1),
-        "learning_rate": number(0, 1, low_open=True),
-        "warmup_share": number(0, 1),
-        "autocast": choice("none", "bfloat16"),
-        "log_every": whole(1),
-        "checkpoint_every": whole(1),
-        "loss_examples": whole(1),
-    },
-    "smoke": {
-        "examples": whole(2),
-        "min_success_rate": number(0, 1),
-    },
-    "generate": {
-        "max_new_tokens": whole(1),
-        "num_beams": whole(1),
-        "length_penalty": number(-10, 10),
-        "no_repeat_ngram": whole(0),
-        "batch_tokens": whole(1),
-    },
-    "evaluate": {
-        "split": choice("validation", "test"),
-        "language": LANGUAGE,
-        "resamples": whole(100),
-        "confidence": number(0.5, 1, high_open=True),
-        "meteor_synonyms": TRUTH,
-        "bertscore_model": TEXT,
-        "bertscore_layer": whole(1),
-        "bertscore_sha256": SHA256,
-    },
-    "report": {
-        "reference": choice("none", "xsum"),
-    },
+    template: Annotated[str, TEMPLATE]
+    max_input_tokens: Annotated[int, whole(16)]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The base model, and how its weights are held."""
+
+    name: Annotated[str, TEXT]
+    watch: Annotated[str, TEXT]
+    revision: Annotated[str | None, TEXT_OR_NULL]
+    dtype: Annotated[str, choice("float32", "bfloat16", "float16")]
+    quantization: Annotated[str, choice("none", "int8", "nf4")]
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The adapter."""
+
+    rank: Annotated[int, whole(1)]
+    alpha: Annotated[int | None, whole(1, nullable=True, or_null="2 x rank")]
+    dropout: Annotated[float, number(0, 1, high_open=True)]
+    target_modules: Annotated[list[str], NAMES]
+
+
+@dataclass(frozen=True)
+class Train:
+    """How it is trained."""
+
+    method: Annotated[str, choice("lora", "rslora", "dora", "full")]
+    epochs: Annotated[int | None, whole(1, nullable=True, or_null="train.steps decides")]
+    steps: Annotated[int | None, whole(1, nullable=True, or_null="train.epochs decides")]
+    order: Annotated[str, choice("random", "extractive_first")]
+    batch_size: Annotated[int, whole(1)]
+    gradient_accumulation: Annotated[int, whole(1)]
+    learning_rate: Annotated[float, number(0, 1, low_open=True)]
+    warmup_ratio: Annotated[float, number(0, 1)]
+    autocast: Annotated[str, choice("none", "bfloat16")]
+    log_every: Annotated[int, whole(1)]
+    checkpoint_every: Annotated[int, whole(1)]
+    eval_examples: Annotated[int, whole(1)]
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """The smoke test."""
+
+    examples: Annotated[int, whole(2)]
+    min_success_rate: Annotated[float, number(0, 1)]
+
+
+@dataclass(frozen=True)
+class Generate:
+    """How summaries are written."""
+
+    max_new_tokens: Annotated[int, whole(1)]
+    num_beams: Annotated[int, whole(1)]
+    length_penalty: Annotated[float, number(-10, 10)]
+    no_repeat_ngram_size: Annotated[int, whole(0)]
+    max_batch_tokens: Annotated[int, whole(1)]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """What is scored, and how it is compared."""
+
+    split: Annotated[str, choice("validation", "test")]
+    language: Annotated[str, LANGUAGE]
+    resamples: Annotated[int, whole(100)]
+    confidence: Annotated[float, number(0.5, 1, high_open=True)]
+    meteor_synonyms: Annotated[bool, TRUTH]
+    bertscore_model: Annotated[str, TEXT]
+    bertscore_layer: Annotated[int, whole(1)]
+    bertscore_sha256: Annotated[str, SHA256]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What stands beside the results."""
+
+    published: Annotated[str, choice("none", "xsum")]
+
+
+@dataclass(frozen=True)
+class Params:
+    """params.yaml. `load` gives one that holds the sections and keys that were named, and nothing else."""
+
+    seed: Annotated[int, whole(0)]
+    pretrain: Pretrain
+    data: Data
+    prompt: Prompt
+    model: Model
+    lora: Lora
+    train: Train
+    smoke: Smoke
+    generate: Generate
+    evaluate: Evaluate
+    report: Report
+
+
+def _rules(of: type) -> dict[str, Any]:
+    """The rule of each key of a section by name; for Params, those of each section."""
+    hints = get_type_hints(of, include_extras=True)
+    return {
+        field.name: _rules(hints[field.name])
+        if is_dataclass(hints[field.name])
+        else hints[field.name].__metadata__[0]
+        for field in fields(of)
+    }
+
+
+SCHEMA: dict[str, Key | dict[str, Key]] = _rules(Params)
+
+# Keys of version 0.1 and what they are called now. The values mean the same.
+RENAMED = {
+    "pretrain.warmup_share": "pretrain.warmup_ratio",
+    "data.path": "data.watch",
+    "model.path": "model.watch",
+    "train.warmup_share": "train.warmup_ratio",
+    "train.loss_examples": "train.eval_examples",
+    "generate.no_repeat_ngram": "generate.no_repeat_ngram_size",
+    "generate.batch_tokens": "generate.max_batch_tokens",
+    "report.reference": "report.published",
 }
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key that stands twice (PyYAML keeps the last without a word)."""
+    """SafeLoader that refuses a key that occurs twice (PyYAML keeps the last without a word)."""
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict:
     keys = [loader.construct_object(key) for key, _ in node.value]
     twice = sorted({str(key) for key in keys if keys.count(key) > 1})
     if twice:
-        raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key {twice[0]!r} stands twice")
+        raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key {twice[0]!r} occurs twice")
     return dict(zip(keys, (loader.construct_object(v, deep=True) for _, v in node.value), strict=True))
 
 
@@ -251,12 +274,27 @@ def problems(values: dict) -> list[str]:
     return found or _contradictions(values)
 
 
+def unknown_key(section: str, key: str) -> str:
+    """What to say of a key that the section does not have: its new name, or the nearest known one."""
+    name = f"{section}.{key}"
+    if name in RENAMED:
+        return f"{name}: this key is now called {RENAMED[name]}; rename it and keep its value"
+    return f"{name}: unknown key{_hint(key, list(SCHEMA[section]))}"
+
+
 def _section_problems(section: str, expected: dict[str, Key], values: dict) -> list[str]:
     """Everything that is wrong with the keys and values of one section."""
-    found = [
-        f"{section}.{key}: unknown key{_hint(key, list(expected))}" for key in values if key not in expected
-    ]
+    found, renamed = [], set()
+    for key in values:
+        if key in expected:
+            continue
+        new = RENAMED.get(f"{section}.{key}")
+        if new is not None:
+            renamed.add(new)
+        found.append(unknown_key(section, key))
     for key, rule in expected.items():
+        if f"{section}.{key}" in renamed:  # one mistake is one problem
+            continue
         if key not in values:
             found.append(f"{section}.{key}: missing")
         elif not rule.accepts(values[key]):
@@ -267,10 +305,10 @@ def _section_problems(section: str, expected: dict[str, Key], values: dict) -> l
 def _data_contradictions(data: dict) -> list[str]:
     found = []
     local = data["source"] == "local"
-    if local and data["path"] == NO_FILE:
-        found.append("data.path: names no data; set it with `make data FROM=PATH`")
-    if not local and data["path"] != NO_FILE:
-        found.append(f"data.path: must be {NO_FILE} unless data.source is local, found {data['path']!r}")
+    if local and data["watch"] == NO_FILE:
+        found.append("data.watch: names no data; set it with `make data FROM=PATH`")
+    if not local and data["watch"] != NO_FILE:
+        found.append(f"data.watch: must be {NO_FILE} unless data.source is local, found {data['watch']!r}")
     if data["source"] in ("local", "docstrings"):
         if data["revision"] is not None:
             found.append(f"data.revision: must be null where data.source is {data['source']}")
@@ -294,11 +332,11 @@ def _contradictions(values: dict) -> list[str]:
     found = _data_contradictions(values["data"])
     model, pretrain = values["model"], values["pretrain"]
     # A hub id is "owner/name"; whatever lies on disk is a folder.
-    folder = Path(model["name"]).exists() or model["path"] != NO_FILE
-    if folder and model["path"] != model["name"]:
+    folder = Path(model["name"]).exists() or model["watch"] != NO_FILE
+    if folder and model["watch"] != model["name"]:
         found.append(
-            f"model.path: must be the folder in model.name ({model['name']!r}), or {NO_FILE} for a hub id, "
-            f"found {model['path']!r}"
+            f"model.watch: must be the folder in model.name ({model['name']!r}), or {NO_FILE} for a hub id, "
+            f"found {model['watch']!r}"
         )
     if folder and model["revision"] is not None:
         found.append("model.revision: must be null for a folder")
@@ -336,7 +374,18 @@ def _contradictions(values: dict) -> list[str]:
     return found
 
 
-def load(names: tuple[str, ...], path: Path = PARAMS_FILE) -> SimpleNamespace:
+Section = TypeVar("Section")
+
+
+def part_of(of: type[Section], values: Mapping[str, object]) -> Section:
+    """A section with some of its keys, unchecked; reading another one is an AttributeError."""
+    section = object.__new__(of)
+    for name, value in values.items():
+        object.__setattr__(section, name, value)  # frozen for everyone else
+    return section
+
+
+def load(names: tuple[str, ...], path: Path = PARAMS_FILE) -> Params:
     """Check the whole of params.yaml and return the named sections ("lora") and keys ("evaluate.split").
 
     Raises UserError that lists every problem. What is not named is not there to read.
@@ -345,14 +394,29 @@ def load(names: tuple[str, ...], path: Path = PARAMS_FILE) -> SimpleNamespace:
     found = problems(values)
     if found:
         raise UserError("\n  ".join([f"{path}: {len(found)} problem(s)", *found]))
-    params = SimpleNamespace()
+    chosen: dict[str, Any] = {}
     for name in names:
         section, _, key = name.partition(".")
-        if not key:
-            value = values[section]
-            setattr(params, section, SimpleNamespace(**value) if isinstance(value, dict) else value)
+        if not isinstance(SCHEMA[section], dict):
+            chosen[section] = values[section]
+        elif key:
+            chosen.setdefault(section, {})[key] = values[section][key]
         else:
-            if not hasattr(params, section):
-                setattr(params, section, SimpleNamespace())
-            setattr(getattr(params, section), key, values[section][key])
-    return params
+            chosen[section] = dict(values[section])
+    types = get_type_hints(Params)
+    return part_of(
+        Params,
+        {
+            name: part_of(types[name], part) if isinstance(SCHEMA[name], dict) else part
+            for name, part in chosen.items()
+        },
+    )
+
+
+def changed(params: Params, values: Mapping[str, object]) -> Params:
+    """The same with other values by key ("train.epochs"); not checked against the rules."""
+    sections = dict(vars(params))
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        sections[section] = replace(sections[section], **{key: value}) if key else value
+    return part_of(Params, sections)

@@ -8,7 +8,7 @@ import io
 import math
 from pathlib import Path
 
-from onesentence.core.files import replacing, rounded, write_text
+from onesentence.core.files import atomic_write, rounded, write_text
 
 # Colours that stay apart for colour-blind readers and in grey (Okabe and Ito 2008).
 COLOURS = {"lead": "#999999", "base": "#E69F00", "tuned": "#0072B2"}
@@ -46,7 +46,7 @@ def save(drawn, path: Path) -> None:
 
 def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
     """Write rounded numbers as CSV; None is an empty cell."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(["" if cell is None else cell for cell in rounded(row)] for row in rows)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from onesentence.core.errors import UserError
 
-# Distributions that are harvested, each pinned in requirements.txt. Most are there anyway.
+# Distributions whose docstrings are read, each pinned in requirements.txt. Most are there anyway.
 DISTRIBUTIONS = (
     "accelerate",
     "aiohttp",
@@ -60,7 +60,7 @@ SKIPPED_FILES = frozenset("__config__.py version.py _version.py conftest.py setu
 TEXT_OR_COMMENT = re.compile(rb"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|#.*""")
 SIGNATURE = re.compile(r"(class|def|async def) [^\s(:\[]+(.*)")
 
-# What is a word and where a sentence ends, by rules in ASCII of the harvest's own that never change: its rows
+# What is a word and where a sentence ends, by rules in ASCII of its own that never change: its rows
 # and their split are the same on every Python version, and the embedded base was trained on them.
 WORD = re.compile(r"[A-Za-z0-9_]+|[^\x00-\x7f]+")
 SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9`*:]|\s*$)")
@@ -76,7 +76,7 @@ BODY_WORDS = (12, 5_000)
 
 
 @dataclass(frozen=True)
-class Entry:
+class DocumentedObject:
     """One documented class or function.
 
     file: "distribution/path/in/wheel.py"; qualname: dotted name from the package down; heading: the
@@ -100,7 +100,7 @@ def pinned_versions(requirements: Path) -> dict[str, str]:
 
 
 def check_versions(requirements: Path) -> None:
-    """Refuse to harvest from packages whose installed version is not the pinned one."""
+    """Refuse packages whose installed version is not the pinned one."""
     pins = pinned_versions(requirements)
     wrong = []
     for name in DISTRIBUTIONS:
@@ -120,7 +120,7 @@ def check_versions(requirements: Path) -> None:
 
 
 def source_files() -> Iterator[tuple[str, Path]]:
-    """Yield ("distribution/path", absolute path) of every harvested file, sorted."""
+    """Yield ("distribution/path", absolute path) of every file that is read, sorted."""
     for name in DISTRIBUTIONS:
         paths = {}
         for file in metadata.distribution(name).files or []:
@@ -151,7 +151,7 @@ def heading_of(node: ast.AST, qualname: str, lines: list[bytes]) -> str:
     return f"{kind} {qualname}{rest}".replace("( ", "(").replace(", )", ")").replace(" )", ")")
 
 
-def entries_of(file: str, path: Path) -> list[Entry]:
+def entries_of(file: str, path: Path) -> list[DocumentedObject]:
     """Entries of one source file, in order of their lines; those in `except` blocks are passed over.
 
     Raises UserError where the file does not parse, so that no Python version drops one silently.
@@ -177,7 +177,9 @@ def entries_of(file: str, path: Path) -> list[Entry]:
                 qualname = f"{prefix}.{node.name}"
                 docstring = raw_docstring(node)
                 if docstring:
-                    found.append(Entry(file, qualname, heading_of(node, qualname, lines), docstring))
+                    found.append(
+                        DocumentedObject(file, qualname, heading_of(node, qualname, lines), docstring)
+                    )
                 visit(node, qualname)
             elif isinstance(node, ast.If | ast.Try | ast.With):
                 visit(node, prefix)
@@ -197,12 +199,12 @@ def raw_docstring(node: ast.AST) -> str:
     return ""
 
 
-def _entries_of(item: tuple[str, Path]) -> list[Entry]:
+def _entries_of(item: tuple[str, Path]) -> list[DocumentedObject]:
     return entries_of(*item)
 
 
-def harvest(requirements: Path) -> list[Entry]:
-    """All entries of all harvested packages, sorted by file and line. About a minute on one core."""
+def read_docstrings(requirements: Path) -> list[DocumentedObject]:
+    """The documented objects of all packages, sorted by file and line. About a minute on one core."""
     check_versions(requirements)
     files = list(source_files())
     # spawn, not fork: a forked child of a process with OpenMP threads can hang.
@@ -211,14 +213,14 @@ def harvest(requirements: Path) -> list[Entry]:
             tqdm(
                 pool.map(_entries_of, files, chunksize=64),
                 total=len(files),
-                desc="harvest",
+                desc="docstrings",
                 unit="file",
             )
         )
     return [entry for entries in parsed for entry in entries]
 
 
-def entries_hash(entries: list[Entry]) -> str:
+def entries_hash(entries: list[DocumentedObject]) -> str:
     """SHA-256 over every field of every entry, in order."""
     digest = hashlib.sha256()
     for entry in entries:
@@ -242,7 +244,7 @@ def is_one_sentence(line: str) -> bool:
     return True
 
 
-def pair_of(entry: Entry) -> tuple[str, str, str] | str:
+def pair_of(entry: DocumentedObject) -> tuple[str, str, str] | str:
     """(heading, document, summary) of an entry, or the reason why it gives none.
 
     The summary is the docstring's first line, where that is one sentence followed by a blank line; the

@@ -111,7 +111,7 @@ class OverlapIndex:
 
 
 class NearDuplicates:
-    """Near-duplicates of indexed (body, summary) rows. cut: a text into words (the harvest has its own)."""
+    """Near-duplicates of indexed (body, summary) rows. cut: splits a text into words."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
-"""Where the pairs come from: harvested docstrings, a hub dataset, or local files.
+"""Where the pairs come from: docstrings, a hub dataset, or local files.
 
-Every source gives the same thing: for each split an iterator of `Raw` rows with text in them, or a
+Every source gives the same thing: for each split an iterator of `Example` rows with text in them, or a
 UserError that names the file, the line and the key.
 """
 
@@ -19,7 +19,7 @@ from onesentence.core.runtime import quiet_libraries
 from onesentence.core.text import with_heading
 from onesentence.data import docstrings
 from onesentence.data.records import EXPECTED, ID, check_columns, format_of, records
-from onesentence.data.splits import harvested_rows
+from onesentence.data.splits import split_docstrings
 
 REQUIREMENTS = Path("requirements.txt")
 # Shares of a single local file, decided by a hash of each document, or of each group where rows have one.
@@ -27,7 +27,7 @@ LOCAL_HELD_OUT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Raw:
+class Example:
     """A pair as the source has it. group: the unit that it was drawn with; a row without one is its own.
 
     heading: the line above the document's text, such as a function's signature; empty where there is none.
@@ -52,7 +52,7 @@ class Raw:
 class Source:
     """splits: rows by split, each readable once; notes: what metrics/data.json says of the source."""
 
-    splits: dict[str, Iterator[Raw]]
+    splits: dict[str, Iterator[Example]]
     notes: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -60,7 +60,7 @@ class Source:
         self._unread = set(SPLITS)
         self.splits = {split: self._hashed(split, rows) for split, rows in self.splits.items()}
 
-    def _hashed(self, split: str, rows: Iterator[Raw]) -> Iterator[Raw]:
+    def _hashed(self, split: str, rows: Iterator[Example]) -> Iterator[Example]:
         for row in rows:
             line = json.dumps([row.id, row.article, row.summary, row.group], ensure_ascii=False)
             self._digests[split].update(line.encode("utf-8") + b"\n")
@@ -94,15 +94,17 @@ def open_source(data) -> Source:
     if data.source == "docstrings":
         return _docstrings()
     if data.source == "local":
-        return _local(Path(data.path), data)
+        return _local(Path(data.watch), data)
     return _hub(data)
 
 
 def _docstrings() -> Source:
-    entries = docstrings.harvest(REQUIREMENTS)
-    rows, dropped = harvested_rows(entries)
+    entries = docstrings.read_docstrings(REQUIREMENTS)
+    rows, dropped = split_docstrings(entries)
     by_split = {
-        split: iter([Raw(r.id, r.document, r.summary, r.file, r.heading) for r in rows if r.split == split])
+        split: iter(
+            [Example(r.id, r.document, r.summary, r.file, r.heading) for r in rows if r.split == split]
+        )
         for split in SPLITS
     }
     notes = {
@@ -151,10 +153,10 @@ def _hub(data) -> Source:
 
 def _local(path: Path, data) -> Source:
     if not path.exists():
-        raise UserError(f"data.path: {path} not found; set it with `make data FROM=PATH`")
+        raise UserError(f"data.watch: {path} not found; set it with `make data FROM=PATH`")
     checker, needed = _Checker(data), _needed(data)
 
-    def read(file: Path, split: str) -> Iterator[Raw]:
+    def read(file: Path, split: str) -> Iterator[Example]:
         unit = "row" if format_of(file) == ".json" else "line"
         return checker.rows(str(file), records(file, needed), split, unit)
 
@@ -234,7 +236,7 @@ class _Checker:
 
     def rows(
         self, where: str, records: Iterator[tuple[int, dict]], split: str, unit: str, empty: bool = False
-    ) -> Iterator[Raw]:
+    ) -> Iterator[Example]:
         """Rows of the records of one file. empty: a text may be empty, and `prepare` drops the row."""
         named, first = None, ""
         for number, record in records:
@@ -259,7 +261,7 @@ class _Checker:
                         f"{place}: {self.data.group_column!r} (data.group_column) is missing or empty; give "
                         "every row a group, or set data.group_column to null"
                     )
-            row = Raw(name or f"{split}{'-' if split else ''}{number}", document, summary, group)
+            row = Example(name or f"{split}{'-' if split else ''}{number}", document, summary, group)
             self._check_id(place, row)
             yield row
 
@@ -282,7 +284,7 @@ class _Checker:
             ) from error
         return None if name is None else _storable(name)
 
-    def _check_id(self, place: str, row: Raw) -> None:
+    def _check_id(self, place: str, row: Example) -> None:
         digest = text_digest(row.document + "\x00" + row.summary)
         before, there = self.seen.setdefault(row.id, (digest, place))
         if before != digest:

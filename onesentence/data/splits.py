@@ -1,6 +1,6 @@
-"""Which side a harvested row is on: decided by its source file, whatever the seed.
+"""Which split a docstring's row is in: decided by its source file, whatever the seed.
 
-`pretrain` and `prepare` both call `harvested_rows`, so that what pretraining read and what the test
+`pretrain` and `prepare` both call `split_docstrings`, so that what pretraining read and what the test
 asks can never disagree.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from onesentence.core.params import SPLITS
-from onesentence.data.docstrings import Entry, pair_of, words
+from onesentence.data.docstrings import DocumentedObject, pair_of, words
 from onesentence.data.near_duplicates import NearDuplicates
 
 # Shares of source files; the rest is train. Near-duplicates of training rows move to train, so fewer
@@ -30,8 +30,8 @@ def side_of_file(file: str) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A harvested pair. file: where it was read; split: after near-duplicates were brought together."""
+class SplitExample:
+    """A pair made of one docstring. file: where it was read; split: after near-duplicates were grouped."""
 
     id: str
     heading: str
@@ -41,7 +41,7 @@ class Row:
     split: str
 
 
-def harvested_rows(entries: list[Entry]) -> tuple[list[Row], Counter]:
+def split_docstrings(entries: list[DocumentedObject]) -> tuple[list[SplitExample], Counter]:
     """Rows of all splits in the order of the entries, and the count of entries dropped by reason.
 
     Rows whose body and summary stand in an earlier row are dropped. Near-duplicates (linked by any
@@ -89,4 +89,4 @@ def harvested_rows(entries: list[Entry]) -> tuple[list[Row], Counter]:
     for i, side in enumerate(sides):
         group = root(i)
         side_of_root[group] = min(side, side_of_root.get(group, side), key=rank.__getitem__)
-    return [Row(*pair, split=side_of_root[root(i)]) for i, pair in enumerate(pairs)], dropped
+    return [SplitExample(*pair, split=side_of_root[root(i)]) for i, pair in enumerate(pairs)], dropped

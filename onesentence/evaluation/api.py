@@ -8,10 +8,10 @@ found["comparisons"]["lead-ours"]["rouge1"]  # value, low, high, p_randomization
 """
 
 from itertools import combinations
-from types import SimpleNamespace
 
 from onesentence.core.errors import UserError
 from onesentence.core.language import ENGLISH, require_language
+from onesentence.core.params import Evaluate, part_of
 from onesentence.evaluation import comparison
 from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import ROW, Scores
@@ -52,7 +52,7 @@ def score(
         systems,
         {name: [bool(text.strip()) for text in texts] for name, texts in systems.items()},
         None if documents is None else [Article(text) for text in documents],
-        SimpleNamespace(language=language, meteor_synonyms=False),
+        part_of(Evaluate, {"language": language, "meteor_synonyms": False}),
         bertscore=False,
         behaviour={},
         groups=groups,

@@ -48,7 +48,7 @@ COLUMNS = frozenset(key for keys in KEYS.values() for key in keys)  # a first li
 
 
 @dataclass(frozen=True)
-class Texts:
+class Outputs:
     """path: of the file; ids: None where it names none; texts; succeeded: by the rows' own `status`, else
     whether there is any text."""
 
@@ -125,7 +125,7 @@ def _other_format(lines: list[str]) -> str | None:
     return None
 
 
-def read_texts(path: Path, role: str) -> Texts:
+def read_outputs(path: Path, role: str) -> Outputs:
     """One text a line, or one JSON object a line (.jsonl) with `id` (or none has) and a key of KEYS[role].
 
     A file of another format is refused by its name or by its content: it would be scored as prose.
@@ -140,7 +140,7 @@ def read_texts(path: Path, role: str) -> Texts:
         other = f"named {suffix}" if suffix in OTHER_SUFFIXES else _other_format(lines)
         if other:
             raise UserError(f"{path}: is {other}; expected a file of {role}, {EXPECTED}")
-        return Texts(path, None, lines, [bool(line.strip()) for line in lines])
+        return Outputs(path, None, lines, [bool(line.strip()) for line in lines])
     rows = [_row(path, number, line, role) for number, line in enumerate(lines, start=1)]
     ids = [row[0] for row in rows]
     if any(name is None for name in ids):
@@ -150,8 +150,8 @@ def read_texts(path: Path, role: str) -> Texts:
         ids = None
     elif len(set(ids)) != len(ids):
         twice = next(name for name, count in Counter(ids).items() if count > 1)
-        raise UserError(f"{path}: id {twice!r} stands twice; ids must be unique")
-    return Texts(path, ids, [row[1] for row in rows], [row[2] for row in rows])
+        raise UserError(f"{path}: id {twice!r} occurs twice; make the ids unique")
+    return Outputs(path, ids, [row[1] for row in rows], [row[2] for row in rows])
 
 
 def _row(path: Path, number: int, line: str, role: str) -> tuple[str | None, str, bool]:
@@ -174,7 +174,7 @@ def _row(path: Path, number: int, line: str, role: str) -> tuple[str | None, str
     return None if name is None else str(name), text, succeeded
 
 
-def aligned(references: Texts, other: Texts) -> Texts:
+def align(references: Outputs, other: Outputs) -> Outputs:
     """`other` in the order of the references: by id where both have ids, else by line."""
     if len(other.texts) != len(references.texts):
         raise UserError(
@@ -192,14 +192,14 @@ def aligned(references: Texts, other: Texts) -> Texts:
             f"{len(unknown)} are unknown there (such as {unknown[0]!r})"
         )
     order = [place[name] for name in references.ids]
-    return Texts(
+    return Outputs(
         other.path, references.ids, [other.texts[k] for k in order], [other.succeeded[k] for k in order]
     )
 
 
-def read_references(path: Path) -> Texts:
+def read_references(path: Path) -> Outputs:
     """References; an empty one is an error, since nothing could be scored against it."""
-    found = read_texts(path, "references")
+    found = read_outputs(path, "references")
     for number, text in enumerate(found.texts, start=1):
         if not text.strip():
             raise UserError(f"{path}, line {number}: an empty reference; correct or remove the article")
@@ -223,10 +223,10 @@ def score_files(
     """
     given = read_references(references)
     require_language(given.texts, settings.language)
-    outputs = {name: aligned(given, read_texts(path, "predictions")) for name, path in files.items()}
+    outputs = {name: align(given, read_outputs(path, "predictions")) for name, path in files.items()}
     articles = None
     if documents:
-        articles = [Article(text) for text in aligned(given, read_texts(documents, "documents")).texts]
+        articles = [Article(text) for text in align(given, read_outputs(documents, "documents")).texts]
     ids = given.ids or [str(line) for line in range(1, len(given.texts) + 1)]
     scores = score_systems(
         ids,
@@ -244,10 +244,10 @@ def score_files(
     return scores, test_hash(ids, given.texts)
 
 
-def read_groups(path: Path, references: Texts) -> list[str]:
+def read_groups(path: Path, references: Outputs) -> list[str]:
     """The label of each article's cluster, in the order of the references; none may be empty."""
-    labels = read_texts(path, "groups")
+    labels = read_outputs(path, "groups")
     for number, label in enumerate(labels.texts, start=1):
         if not label.strip():
             raise UserError(f"{path}, line {number}: an empty group; give every article the cluster it is in")
-    return aligned(references, labels).texts
+    return align(references, labels).texts

@@ -44,16 +44,16 @@ def needed(evaluation: dict, wanted: float) -> list[Needed]:
     found = []
     for pair, entries in evaluation["comparisons"].items():
         entry = entries[HEADLINE]
-        if entry["detectable"] is None:
+        if entry["mde"] is None:
             continue
-        factor = (entry["detectable"] * narrow / wide / wanted) ** 2
+        factor = (entry["mde"] * narrow / wide / wanted) ** 2
         if few:
             factor = max(factor, FEW / clusters)
         effect = entry["design_effect"]
         found.append(
             Needed(
                 pair,
-                entry["detectable"],
+                entry["mde"],
                 math.ceil(n * factor),
                 math.ceil(clusters * factor),
                 None if effect is None else math.ceil(n * factor / effect),

@@ -343,7 +343,7 @@ def detectable_effect(alpha: float, df: float) -> float:
     return float(brentq(lambda far: nct.sf(least, df, far) - POWER, 0.0, 3.0 * least + 10.0))
 
 
-def minimum_detectable(
+def minimum_detectable_effect(
     values: np.ndarray, variance: float, sample: Sample, confidence: float
 ) -> float | None:
     """The true difference that one test would show in POWER of all cases; None where nothing varies.
@@ -391,7 +391,7 @@ def paired_difference(
     if np.isnan(observed):
         names = (
             *("value", "low", "high", "bca_low", "bca_high", "design_effect"),
-            *("p_bootstrap", "p_randomization", "detectable"),
+            *("p_bootstrap", "p_randomization", "mde"),
         )
         return dict.fromkeys(names)
     values = aggregate(sums[0]) - aggregate(sums[1])
@@ -403,7 +403,7 @@ def paired_difference(
         "design_effect": design_effect(both, difference, sample),
         "p_bootstrap": None if bootstrap is None else p_value(np.abs(bootstrap - observed), observed),
         "p_randomization": p_value(np.abs(aggregate(swapped[0]) - aggregate(swapped[1])), observed),
-        "detectable": minimum_detectable(values, variance, sample, confidence),
+        "mde": minimum_detectable_effect(values, variance, sample, confidence),
     }
 
 

@@ -255,7 +255,7 @@ def sharing(model, cache: SharedPromptCache, config):
         del model.forward, model._update_finished_beams
 
 
-def serves(model, num_beams: int) -> bool:
+def supports_shared_prompt(model, num_beams: int) -> bool:
     """Whether the shared prompt can stand for the model's own cache: full attention in every layer, through
     transformers' attention interface, of plain scores, and more than one beam. A rule, which
     `decoding.shares_prompt` proves on a prompt."""
@@ -269,7 +269,7 @@ def beam_search(model, ids, mask, config, processors=None):
     """What `model.generate(ids, attention_mask=mask, generation_config=config)` returns, [prompts, tokens].
 
     ids, mask: left-padded prompts [prompts, length], of more than one token; processors: of logits,
-    generate's own argument. To be called in inference mode, where `serves`.
+    generate's own argument. To be called in inference mode, where `supports_shared_prompt`.
     """
     # The prompt's last token is the first that the beams read themselves.
     longest = ids.shape[1] - 1

@@ -1,4 +1,4 @@
-"""Summaries from prompts: one generation routine for the smoke gate and for `generate`.
+"""Summaries from prompts: one generation routine for the smoke test and for `generate`.
 
 The two mistakes that cost the original study its results cannot be made by its callers: the number of
 new tokens is bounded by `max_new_tokens` (never by a length that counts the prompt), and a batch that
@@ -75,7 +75,7 @@ def inner_model(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def processors(no_repeat_ngram: int, prompt_length: int):
+def processors(no_repeat_ngram_size: int, prompt_length: int):
     """What changes logits before they are ranked: no n-gram twice in an output (Paulus et al. 2018).
 
     transformers' own argument would count the prompt too, and forbid every n-gram of the article.
@@ -85,15 +85,15 @@ def processors(no_repeat_ngram: int, prompt_length: int):
 
     class OfTheOutput(LogitsProcessor):
         def __init__(self) -> None:
-            self.inner = NoRepeatNGramLogitsProcessor(no_repeat_ngram)
+            self.inner = NoRepeatNGramLogitsProcessor(no_repeat_ngram_size)
 
         def __call__(self, input_ids, scores):
             return self.inner(input_ids[:, prompt_length:], scores)
 
-    return LogitsProcessorList([OfTheOutput()] if no_repeat_ngram else [])
+    return LogitsProcessorList([OfTheOutput()] if no_repeat_ngram_size else [])
 
 
-def generate_tokens(model, ids, mask, config, no_repeat_ngram: int = 0):
+def generate_tokens(model, ids, mask, config, no_repeat_ngram_size: int = 0):
     """New tokens [prompts, at most max_new_tokens] for left-padded prompts ids, mask [prompts, length].
 
     Beams share their prompt's cache where that gives the library's tokens (`shares_prompt`).
@@ -107,7 +107,7 @@ def generate_tokens(model, ids, mask, config, no_repeat_ngram: int = 0):
     model = inner_model(model)
     # What the model's own file says of generation must not fill in for what we leave unset.
     model.generation_config = config
-    changed = processors(no_repeat_ngram, ids.shape[1])
+    changed = processors(no_repeat_ngram_size, ids.shape[1])
     with torch.inference_mode():
         if ids.shape[1] > 1 and config.num_beams > 1 and shares_prompt(model, ids, mask, config):
             sequences = beam_search(model, ids, mask, config, changed)
@@ -123,11 +123,11 @@ def shares_prompt(model, ids, mask, config) -> bool:
 
     ids, mask: left-padded prompts [prompts, length]. To be called in inference mode.
     """
-    from onesentence.generation.beam_search import serves
+    from onesentence.generation.beam_search import supports_shared_prompt
 
     if model not in PROVEN:
         reason = "its kind of attention or cache is not known to the shared prompt"
-        if serves(model, config.num_beams):
+        if supports_shared_prompt(model, config.num_beams):
             reason = prove_sharing(model, ids, mask, config)
         if reason:
             print(f"generate: beams do not share their prompt: {reason}; the library's own search is used")
@@ -186,7 +186,9 @@ def summarize_batch(model, tokenizer, prompts: list[list[int]], settings) -> lis
     ids, mask = pad_left(prompts, tokenizer.pad_token_id)
     device = next(model.parameters()).device
     config = generation_config(tokenizer, settings, model.config.vocab_size)
-    new = generate_tokens(model, ids.to(device), mask.to(device), config, settings.no_repeat_ngram).tolist()
+    new = generate_tokens(
+        model, ids.to(device), mask.to(device), config, settings.no_repeat_ngram_size
+    ).tolist()
     return [
         read_output(tokenizer, row, prompt, settings.max_new_tokens)
         for row, prompt in zip(new, prompts, strict=True)
@@ -210,7 +212,7 @@ def summarize_in_batches(
     settings: params.yaml's `generate` section; names: of the prompts, for errors. A batch that does not fit
     in memory is halved, and so are those after it; a prompt that does not fit alone is a UserError.
     """
-    budget = settings.batch_tokens
+    budget = settings.max_batch_tokens
     own = settings.num_beams * settings.max_new_tokens
     waiting = list(range(len(prompts)))
     waiting.sort(key=lambda i: (-len(prompts[i]), i))
@@ -224,7 +226,7 @@ def summarize_in_batches(
                 raise
             if len(batch) == 1:
                 raise UserError(
-                    f"generate.batch_tokens: {names[batch[0]]} ({len(prompts[batch[0]])} prompt tokens, "
+                    f"generate.max_batch_tokens: {names[batch[0]]} ({len(prompts[batch[0]])} prompt tokens, "
                     f"{settings.num_beams} beams) does not fit in memory even alone; lower "
                     "generate.num_beams or prompt.max_input_tokens"
                 ) from error
@@ -257,7 +259,7 @@ def articles_within(budget: int, longest: int, own: int) -> int:
     return max(1, budget // (longest + own))
 
 
-def spanning(lengths: list[int], count: int) -> list[int]:
+def evenly_spaced_by_length(lengths: list[int], count: int) -> list[int]:
     """Indices of `count` rows from the shortest to the longest, evenly spaced in rank."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     count = min(count, len(order))

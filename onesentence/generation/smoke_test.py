@@ -1,4 +1,4 @@
-"""The smoke gate: what must hold on a handful of articles before anything longer is started.
+"""The smoke test: what must hold on a handful of articles before anything longer is started.
 
 A broken pipeline and a model that says nothing look alike in a score and are kept apart here. A wrong length,
 padding or slice shows in the tokens, and stops any run. A base that has not been trained for the task may
@@ -58,10 +58,10 @@ def check_success(
         for name, prompt, reason in zip(ids, prompts, bad, strict=True)
         if reason
     ]
-    raise UserError(f"smoke gate: {why}. Not started. Failed:{''.join(lines)}")
+    raise UserError(f"smoke test: {why}. Not started. Failed:{''.join(lines)}")
 
 
-def run_gate(
+def run_smoke_test(
     model, tokenizer, ids, prompts, settings, min_success_rate: float | None, who: str
 ) -> tuple[list[Output], float]:
     """Generate for the articles and check them as `check_success` does. Returns (outputs, rate)."""
@@ -84,7 +84,7 @@ def check_tokenizer(model, tokenizer, prompts: list[list[int]]) -> float:
     highest = max(max(prompt) for prompt in prompts)
     if highest >= vocabulary:
         raise UserError(
-            f"smoke gate: the tokenizer gives id {highest}, the model knows ids below {vocabulary}; "
+            f"smoke test: the tokenizer gives id {highest}, the model knows ids below {vocabulary}; "
             "the tokenizer is not this model's"
         )
     device = next(model.parameters()).device
@@ -95,14 +95,14 @@ def check_tokenizer(model, tokenizer, prompts: list[list[int]]) -> float:
             logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[0, :-1]
             predicted = torch.log_softmax(logits.float(), dim=-1)  # [tokens - 1, vocabulary]
         if not bool(torch.isfinite(logits).all()):
-            raise UserError("smoke gate: the base model's logits are not finite; use another model.dtype")
+            raise UserError("smoke test: the base model's logits are not finite; use another model.dtype")
         loss -= predicted.gather(1, ids[0, 1:, None].to(device)).sum().item()
         entropy -= (predicted.exp() * predicted).sum().item()
         count += len(prompt) - 1
     loss, entropy = loss / count, entropy / count
     if loss - entropy > MOST_OVERCONFIDENCE:
         raise UserError(
-            f"smoke gate: the base model's loss on the articles is {loss:.2f} nats a token where it expects "
+            f"smoke test: the base model's loss on the articles is {loss:.2f} nats a token where it expects "
             f"{entropy:.2f}; the tokenizer is not this model's, or the articles are in no language it knows"
         )
     return loss

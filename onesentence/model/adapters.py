@@ -4,8 +4,8 @@ import json
 import shutil
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_json, write_json
@@ -102,7 +102,7 @@ def load_tuned(settings, folder: Path):
     if not (folder / TUNING).is_file():
         raise UserError(f"{folder}: no {TUNING} there; run `dvc repro` to train a model")
     if read_json(folder / TUNING)["method"] == "full":
-        return load_base(SimpleNamespace(**{**vars(settings), "name": str(folder), "path": str(folder)}))
+        return load_base(replace(settings, name=str(folder), watch=str(folder)))
 
     def adapted():
         with quiet_peft():

@@ -119,7 +119,7 @@ def check_causal(model, prompts: list[list[int]]) -> None:
     off = ((one - other).abs().max() / one.std()).item()
     if off > CAUSAL_TOLERANCE["float32" if exact else "other"]:
         raise UserError(
-            f"smoke gate: {type(model).__name__} (model_type {model.config.model_type}) is not causal: other "
+            f"smoke test: {type(model).__name__} (model_type {model.config.model_type}) is not causal: other "
             f"tokens behind a text change its logits by {off:.1g} standard deviations, so training would see "
             "the answer; use a decoder-only causal language model"
         )

@@ -110,7 +110,7 @@ def is_folder(model) -> bool:
     """Whether params.yaml's `model` section names a folder, not a model of the hub."""
     name = model.name
     no_hub_id = name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith("/")
-    return model.path == name or no_hub_id or Path(name).exists()
+    return model.watch == name or no_hub_id or Path(name).exists()
 
 
 def check_folder(model) -> None:
@@ -253,7 +253,7 @@ def _numberless(name: str) -> str:
     return ".".join("N" if part.isdigit() else part for part in name.split("."))
 
 
-def fused(config):
+def with_fused_activation(config):
     """`config` with an activation function that is one kernel, where it names the same one in parts."""
     if getattr(config, "hidden_act", None) in FUSED_ACTIVATIONS:
         config.hidden_act = FUSED_ACTIVATIONS[config.hidden_act]
@@ -275,7 +275,7 @@ def load_base(model):
     if model.quantization != "none":
         options["quantization_config"] = quantization_config(model.quantization, dtype)
         options["device_map"] = {"": device_name()}
-    config = fused(load_config(model))
+    config = with_fused_activation(load_config(model))
     if getattr(config, "auto_map", None):
         print(f"{_where(model)}: its own Python code is not run; transformers' {config.model_type} is used")
     with readable_errors(model, "weights"):

@@ -15,14 +15,14 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 GIT_LFS = b"version https://git-lfs"
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
-SHOWN = 3  # names in an error
+NAMES_IN_ERROR = 3  # names in an error
 
 
 def listed(names) -> str:
     """The first names in alphabetical order, and how many more there are."""
     names = sorted(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - NAMES_IN_ERROR} more" if len(names) > NAMES_IN_ERROR else ""
+    return ", ".join(names[:NAMES_IN_ERROR]) + more
 
 
 def require_whole(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the report page holds: verdict, tables, plots, and articles to read and rate."""
+"""What the report page holds: summarize_evaluation, tables, plots, and articles to read and rate."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from onesentence.core.text import with_heading
 from onesentence.evaluation.extraction import Article, output_marks, segments
 from onesentence.evaluation.metrics import HEADLINE, METRICS, test_hash
 from onesentence.report import subgroups
-from onesentence.report.sentences import NAMES, clusters_phrase, verdict
+from onesentence.report.sentences import NAMES, clusters_phrase, summarize_evaluation
 from onesentence.report.tables import cell, comparison_rows, score_rows
 
 METHOD_TITLES = {
@@ -17,7 +17,7 @@ METHOD_TITLES = {
     "dora": "DoRA, rank {rank}",
     "full": "every weight",
 }
-SHOWN = ("lead", "base", "tuned")  # beside the reference on the page
+PAGE_SYSTEMS = ("lead", "base", "tuned")  # beside the reference on the page
 SORTS = [
     ["tuned_rouge1", "ROUGE-1, fine-tuned"],
     ["gain", "tuned - base, ROUGE-1"],
@@ -49,7 +49,7 @@ def group_table(title: str, rows: list[dict], confidence: float) -> dict:
         "columns": [
             title,
             "n",
-            *(f"{NAMES[name]}, ROUGE-1" for name in SHOWN),
+            *(f"{NAMES[name]}, ROUGE-1" for name in PAGE_SYSTEMS),
             "tuned - lead, ROUGE-1",
             "success, fine-tuned",
         ],
@@ -57,7 +57,7 @@ def group_table(title: str, rows: list[dict], confidence: float) -> dict:
             [
                 row["group"],
                 f"{row['n']:,}",
-                *(cell(row[name], ".2f") for name in SHOWN),
+                *(cell(row[name], ".2f") for name in PAGE_SYSTEMS),
                 cell(row["gain"], "+.2f"),
                 f"{row['tuned_success']:.1f}%",
             ]
@@ -112,14 +112,14 @@ def page_item(
     article = Article(body, document)
     heading = len(document) - len(body)
     outputs, unsupported, copied = {}, 0, []
-    for name in SHOWN:
+    for name in PAGE_SYSTEMS:
         text = tables[name]["text"][i].as_py()
         marks, sources = output_marks(article, text)
         outputs[name] = segments(text, marks)
         if name == "tuned":
             unsupported = len(marks["number"]) + len(marks["name"])
             copied = [(start + heading, end + heading) for start, end in sources]
-    value = {name: tables[name][HEADLINE][i].as_py() for name in SHOWN}
+    value = {name: tables[name][HEADLINE][i].as_py() for name in PAGE_SYSTEMS}
     cut = tables["tuned"]["document_tokens_cut"][i].as_py()
     return {
         "id": table["id"][i].as_py(),
@@ -127,8 +127,8 @@ def page_item(
         "document": segments(document, {"copied": copied}),
         "reference": segments(reference, output_marks(article, reference)[0]),
         "outputs": outputs,
-        "status": {name: status_of(tables[name], i) for name in SHOWN},
-        "scores": {name: item_scores(tables[name], i) for name in SHOWN},
+        "status": {name: status_of(tables[name], i) for name in PAGE_SYSTEMS},
+        "scores": {name: item_scores(tables[name], i) for name in PAGE_SYSTEMS},
         "values": {
             "tuned_rouge1": value["tuned"],
             "gain": value["tuned"] - value["base"],
@@ -154,7 +154,7 @@ def item_scores(scores: pa.Table, i: int) -> list[list]:
 
 def rated_hash(ids: list[str], references: list[str], tables: dict[str, pa.Table]) -> str:
     """Hash of what is rated: articles, references and outputs. Ratings of other outputs are not added up."""
-    outputs = (tables[name]["text"].to_pylist() for name in SHOWN)
+    outputs = (tables[name]["text"].to_pylist() for name in PAGE_SYSTEMS)
     return test_hash(ids, ["\n".join(texts) for texts in zip(references, *outputs, strict=True)])
 
 
@@ -208,7 +208,7 @@ def page_data(
     return {
         "title": f"One-sentence summaries of {evaluation['n']:,} {evaluation['split']} articles",
         "facts": run_facts(p, evaluation),
-        "verdict": verdict(evaluation),
+        "verdict": summarize_evaluation(evaluation),
         "tables": page_tables(evaluation),
         "analysis": [group_table(title, rows, evaluation["confidence"]) for title, rows in groups.values()],
         "plots": page_plots(plots),
@@ -218,7 +218,7 @@ def page_data(
             ["best", f"Best {count}"],
             ["random", f"Random {count}"],
         ],
-        "systems": [[name, NAMES[name]] for name in SHOWN],
+        "systems": [[name, NAMES[name]] for name in PAGE_SYSTEMS],
         "sorts": SORTS,
         "facets": [[key, title] for key, title in FACET_TITLES.items()],
         "facet_values": {key: [row["group"] for row in groups[key][1]] for key in FACET_TITLES},

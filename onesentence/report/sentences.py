@@ -44,13 +44,13 @@ def difference_sentence(
         f"({confidence:.0%} interval {entry['low']:+.2f} to {entry['high']:+.2f}, "
         f"p = {entry['p_holm']:.4f} after Holm's correction)"
     )
-    if entry["detectable"] is None:
+    if entry["mde"] is None:
         # No spread, no minimum detectable effect: "0.00 points" would promise what nothing supports.
         power = f"The difference is the same on every unit of {articles}, so no MDE can be given"
     else:
         power = (
             f"Minimum detectable effect (MDE) of one test on {articles}, at 80% power: "
-            f"{entry['detectable']:.2f} points"
+            f"{entry['mde']:.2f} points"
         )
     if is_real(entry, confidence):
         verb = "gains" if entry["value"] > 0 else "loses"
@@ -59,7 +59,7 @@ def difference_sentence(
         return f"T{said[1:]}" if said.startswith("the ") else said
     return (
         f"No significant difference in {title} between {left} and {right}: {entry['value']:+.2f} points "
-        f"{numbers}. {power}{'' if entry['detectable'] is None else '; a smaller one is not excluded'}."
+        f"{numbers}. {power}{'' if entry['mde'] is None else '; a smaller one is not excluded'}."
     )
 
 
@@ -132,7 +132,7 @@ def _shown(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1f}"
 
 
-def verdict(evaluation: dict) -> list[str]:
+def summarize_evaluation(evaluation: dict) -> list[str]:
     """The evaluation in sentences, the most important first."""
     n, confidence = evaluation["n"], evaluation["confidence"]
     articles, said = clusters_phrase(evaluation), []

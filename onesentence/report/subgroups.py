@@ -11,7 +11,7 @@ from onesentence.report.tables import SYSTEMS
 
 LENGTH_GROUPS = 5  # of equally many articles
 NOVELTY_GROUPS = 4
-SHOWN = 50  # outputs of each kind on the page
+OUTPUTS_OF_A_KIND = 50  # outputs of each kind on the page
 READ_SEED = 0  # of the outputs that are shown at random and rated
 
 
@@ -105,8 +105,8 @@ def grouped(
 
 
 def chosen_articles(scores: np.ndarray) -> dict[str, list[int]]:
-    """Indices of the articles to read: the SHOWN worst, average (nearest to the mean), best, and random."""
-    count = min(SHOWN, len(scores))
+    """Indices of the articles to read, OUTPUTS_OF_A_KIND each: worst, nearest to the mean, best, random."""
+    count = min(OUTPUTS_OF_A_KIND, len(scores))
     order = np.argsort(scores, kind="stable")
     nearest = np.argsort(np.abs(scores - scores.mean()), kind="stable")
     random = np.random.default_rng(READ_SEED).permutation(len(scores))

@@ -20,7 +20,7 @@ PUBLISHED_XSUM = (
 )
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 SYSTEMS = ("lead", "oracle", "base", "tuned")
-SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim")  # of the table in the README
+TABLE_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim")  # of the table in the README
 
 # What may be wrong with an output: (metric, what a reader calls it, whether the metric counts what is right).
 FAULTS = (
@@ -69,7 +69,7 @@ def results_table(evaluation: dict, reference: str) -> str:
     ]
     for name in SYSTEMS:
         found = evaluation["systems"][name]
-        cells = [cell(found[metric]) for metric in SHOWN]
+        cells = [cell(found[metric]) for metric in TABLE_METRICS]
         cells.insert(1, number(found[HEADLINE]["design_effect"]))
         lines.append(f"| {NAMES[name]} | {' | '.join(cells)} | {found['success_rate']['value']:.1%} |")
     lines += [
@@ -86,7 +86,7 @@ def results_table(evaluation: dict, reference: str) -> str:
         significant = "yes" if is_real(found, evaluation["confidence"]) else "no"
         lines.append(
             f"| {pair.replace('-', ' - ')} | {cell(found, '+.2f')} | {number(found['design_effect'])} | "
-            f"{number(found['detectable'])} | {number(found['p_holm'], '.4f')} | {significant} |"
+            f"{number(found['mde'])} | {number(found['p_holm'], '.4f')} | {significant} |"
         )
     lines += ["", *faults_table(evaluation)]
     if reference == "xsum":
@@ -149,7 +149,7 @@ def comparison_rows(evaluation: dict, pair: str) -> dict:
                 number(found["value"], "+.2f"),
                 interval(found, "+.2f"),
                 interval({"low": found["bca_low"], "high": found["bca_high"]}, "+.2f"),
-                number(found["detectable"]),
+                number(found["mde"]),
                 *(number(found[key], ".4f") for key in ("p_bootstrap", "p_randomization", "p_holm")),
                 "yes" if is_real(found, evaluation["confidence"]) else "no",
             ]

@@ -20,11 +20,11 @@ from onesentence.study.experiments import (
     with_values,
 )
 from onesentence.study.measured import Measured
-from onesentence.study.variance import Spread
+from onesentence.study.variance import SeedVariance
 from onesentence.study.variants import Study, experiment
 
 STUDIES = Path("metrics/studies")
-SHOWN = ("rouge1", "rouge2", "rougeL", "bertscore")  # tested
+TESTED_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore")  # tested
 # Sections of params.yaml that are not among what a study was made with: it has its own seeds.
 NOT_COMPARED = ("seed", "pretrain", "report")
 DESCRIBED = ("verbatim", "coverage", "novel_2", "words")  # told beside them
@@ -44,7 +44,7 @@ def read_experiment(name: str, ref: str) -> dict:
     return found
 
 
-def require_like(runs: dict[str, dict]) -> None:
+def require_same_test_set(runs: dict[str, dict]) -> None:
     """Raise a UserError unless every experiment scored the same articles with the same settings."""
     first = next(iter(runs))
     for name, run in runs.items():
@@ -80,7 +80,7 @@ def cost_of(run: dict) -> dict[str, int]:
     }
 
 
-def borrowed_spread(study: Study, studies: Studies) -> dict[str, Spread]:
+def borrowed_spread(study: Study, studies: Studies) -> dict[str, SeedVariance]:
     """How far seeds are apart, by metric, from the study that a study of one seed names; empty where none
     is. A UserError where that one is not there as it is declared now.
     """
@@ -106,15 +106,17 @@ def borrowed_spread(study: Study, studies: Studies) -> dict[str, Spread]:
         )
     df = len(found["seeds"]) - 1
     spreads = {}
-    for metric in (*SHOWN, *DESCRIBED):
+    for metric in (*TESTED_METRICS, *DESCRIBED):
         scores = [variant["scores"][metric] for variant in found["variants"].values()]
         spreads[metric] = variance.pooled(
-            [Spread(each["seed_sd"] ** 2, each["seed_variance"], df) for each in scores]
+            [SeedVariance(each["seed_sd"] ** 2, each["seed_variance"], df) for each in scores]
         )
     return spreads
 
 
-def measure(study: Study, runs: dict[str, dict], resamples: int, spreads: dict[str, Spread]) -> Measured:
+def measure(
+    study: Study, runs: dict[str, dict], resamples: int, spreads: dict[str, SeedVariance]
+) -> Measured:
     """Draws of every variant. runs: `read_experiment` by experiment."""
     tuned, base, tuned_rows, base_rows, cost = {}, {}, {}, {}, {}
     sample = next(iter(runs.values()))["tuned"].sample
@@ -123,7 +125,7 @@ def measure(study: Study, runs: dict[str, dict], resamples: int, spreads: dict[s
         scores = [run["tuned"] for run in of_seeds]
         tuned[variant.name] = {
             metric: variance.resampled(matrix(scores, metric), resamples, stream, spreads.get(metric), sample)
-            for metric in (*SHOWN, *DESCRIBED)
+            for metric in (*TESTED_METRICS, *DESCRIBED)
         }
         tuned_rows[variant.name] = matrix(scores, HEADLINE)
         untuned = matrix([of_seeds[0]["base"]], HEADLINE)  # greedy or beams: no seed in it
@@ -140,7 +142,7 @@ def compared_variants(
 
     whole: params.yaml; varied: the keys that any variant sets.
     """
-    reference = measured.tuned[study.reference]
+    baseline = measured.tuned[study.baseline]
     variants = {}
     for variant in study.variants:
         found = measured.tuned[variant.name]
@@ -152,14 +154,14 @@ def compared_variants(
             "scores": {name: variance.summary(found[name], confidence) for name in found},
             "base": {HEADLINE: {name: untuned[name] for name in ("value", "low", "high")}},
             "difference": {
-                name: variance.difference(found[name], reference[name], confidence)
-                for name in SHOWN
-                if variant.name != study.reference
+                name: variance.difference(found[name], baseline[name], confidence)
+                for name in TESTED_METRICS
+                if variant.name != study.baseline
             },
         }
-    for metric in SHOWN:
+    for metric in TESTED_METRICS:
         entries = [each["difference"][metric] for each in variants.values() if each["difference"]]
-        variance.family(entries, confidence)
+        variance.adjust_holm(entries, confidence)
     return variants
 
 
@@ -168,13 +170,13 @@ def compare(
     runs: dict[str, dict],
     resamples: int,
     confidence: float,
-    spreads: dict[str, Spread],
+    spreads: dict[str, SeedVariance],
     left_out: list[str],
 ) -> dict:
     """metrics/studies/NAME.json. runs: `read_experiment` by experiment; spreads: `borrowed_spread`; left_out:
     variants that are declared and not there.
     """
-    require_like(runs)
+    require_same_test_set(runs)
     sample = next(iter(runs.values()))["tuned"].sample
     if sample.too_few_for(confidence):
         raise UserError(
@@ -207,8 +209,8 @@ def compare(
         "spread_sd": np.sqrt(spreads[HEADLINE].total) if spreads else None,
         "confidence": confidence,
         "resamples": resamples,
-        "reference": study.reference,
-        "signatures": {name: first["tuned"].signatures[name] for name in (*SHOWN, *DESCRIBED)},
+        "baseline": study.baseline,
+        "signatures": {name: first["tuned"].signatures[name] for name in (*TESTED_METRICS, *DESCRIBED)},
         "variants": variants,
         "analysis": analysis.numbers(study, measured, confidence) if analysis else {},
     }
@@ -229,11 +231,11 @@ def write_found(path: Path, found: dict) -> None:
     write_text(path, _json_text(written, "\n", ONE_LINE) + "\n")
 
 
-def what_is_there(study: Study, there: set[str], partial: bool) -> tuple[Study, list[str]]:
+def select_complete(study: Study, there: set[str], partial: bool) -> tuple[Study, list[str]]:
     """The study of the variants whose every seed is there, and the names of the others and of curves through
     them.
 
-    there: names of experiments. A UserError where some are missing, with `partial` where the reference is.
+    there: names of experiments. A UserError where some are missing, with `partial` where the baseline is.
     """
     missing = [name for name in study.experiments() if name not in there]
     left_out = [
@@ -241,12 +243,12 @@ def what_is_there(study: Study, there: set[str], partial: bool) -> tuple[Study, 
         for variant in study.variants
         if not {experiment(variant.name, seed) for seed in study.seeds} <= there
     ]
-    if missing and (not partial or study.reference in left_out or len(left_out) == len(study.variants) - 1):
+    if missing and (not partial or study.baseline in left_out or len(left_out) == len(study.variants) - 1):
         raise UserError(
             f"compare: {len(missing)} of {len(study.experiments())} runs of {study.name} are missing, such "
             f"as {missing[0]}; run `make study NAME={study.name.removeprefix(QUICK)}"
             f"{' QUICK=1' if study.name.startswith(QUICK) else ''}`. With --partial what is there is "
-            "compared, the reference with one other at the least"
+            "compared, the baseline with one other at the least"
         )
     kept = study.without(set(left_out))
     curves = [f"the curve {label}".strip() for label, members in kept.series.items() if not members]

@@ -18,7 +18,7 @@ from onesentence.study.phrases import between
 from onesentence.study.sentences import analysis_sentences, chance_sentence, settings_sentence
 
 DECISIONS_FILE = Path("docs/decisions.md")
-SAME_CHOICE = {"model.name": {"model.path", "model.revision"}}  # keys that only follow another
+SAME_CHOICE = {"model.name": {"model.watch", "model.revision"}}  # keys that only follow another
 DECIDED_ON = "phi-tiny"  # the scale of studies.yaml whose numbers DECISIONS were made on
 CONFIRMATIONS = ("confirmation", "confirmation_decoding")  # the studies that look at the test split
 
@@ -130,7 +130,7 @@ DECISIONS = (
         "Kept: neither half nor twice the batch was shown to be better at the same rate.",
     ),
     Decision(
-        "train.warmup_share",
+        "train.warmup_ratio",
         0.05,
         "ablation",
         "Goyal et al. 2017: rising to the full rate step by step avoids trouble early on.",
@@ -190,7 +190,7 @@ DECISIONS = (
         "Kept: neither half the power nor twice was shown to be better.",
     ),
     Decision(
-        "generate.no_repeat_ngram",
+        "generate.no_repeat_ngram_size",
         3,
         "decoding",
         "Paulus et al. 2018: no trigram twice in an output, since human summaries hardly ever have one.",
@@ -218,20 +218,20 @@ DECISIONS = (
 
 
 def compared_values(found: dict, key: str) -> list[str]:
-    """A line for each variant in which `key` alone differs from the study's reference.
+    """A line for each variant in which `key` alone differs from the study's baseline.
 
     Where in each of them other keys differ too, all of these, with what else differs.
     """
-    alone, mixed, reference = [], [], found["variants"][found["reference"]]["values"]
+    alone, mixed, baseline = [], [], found["variants"][found["baseline"]]["values"]
     for name, variant in found["variants"].items():
         own = variant["values"]
-        if own[key] == reference[key]:
+        if own[key] == baseline[key]:
             continue
         same = SAME_CHOICE.get(key, set()) | {key}
-        others = [other for other in own if other not in same and own[other] != reference[other]]
+        others = [other for other in own if other not in same and own[other] != baseline[other]]
         entry = variant["difference"][HEADLINE]
         real = is_real(entry, found["confidence"])
-        said = "real" if real else f"not distinguishable (detectable: {number(entry['detectable'])})"
+        said = "real" if real else f"not distinguishable (detectable: {number(entry['mde'])})"
         also = f", with other {' and '.join(others)}" if others else ""
         (mixed if others else alone).append(f"- `{name}`{also}: {between(entry)}, {said}")
     return alone or mixed
@@ -249,7 +249,7 @@ def confirmed(studies: Path, key: str, scale: str, values: dict) -> list[str]:
     parts = []
     for name in CONFIRMATIONS:
         found = committed(studies, name, scale)
-        if found and key in found["variants"][found["reference"]]["values"]:
+        if found and key in found["variants"][found["baseline"]]["values"]:
             lines = "\n".join(compared_values(found, key))
             if lines:
                 parts.append(
@@ -266,7 +266,7 @@ def decisions_text(studies: Path, scale: str, values: dict) -> str:
         "# Decisions\n",
         "Defaults in `params.yaml` that a study varies: what the study found, and what others did. "
         "Studies train on less than the default does, so that many runs fit into a night: their settings "
-        f"are named. Numbers are differences in {title} from the study's reference, with their intervals; "
+        f"are named. Numbers are differences in {title} from the study's baseline, with their intervals; "
         f"*real* is after Holm's correction over the study's variants, an interval is of its one difference: "
         "it may leave 0 out where no difference is called real; *detectable* is the true difference "
         f"that would have been called real in {POWER:.0%} of cases. Written by `make study`.\n",
@@ -276,12 +276,12 @@ def decisions_text(studies: Path, scale: str, values: dict) -> str:
         value = values[section][key]
         parts.append(f"## `{decision.key}: {shown(value)}`\n")
         found = committed(studies, decision.study, scale)
-        varied = found and decision.key in found["variants"][found["reference"]]["values"]
+        varied = found and decision.key in found["variants"][found["baseline"]]["values"]
         if varied:
             parts.append(
                 f"Study `{decision.study}` ({settings_sentence(found, values)}), "
-                f"reference `{found['reference']}` at "
-                f"{found['variants'][found['reference']]['scores'][HEADLINE]['value']:.2f}. "
+                f"baseline `{found['baseline']}` at "
+                f"{found['variants'][found['baseline']]['scores'][HEADLINE]['value']:.2f}. "
                 f"{chance_sentence(found)}\n"
             )
             lines = compared_values(found, decision.key)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from voluptuous import Any, Invalid, MultipleInvalid, Required, Schema
 
-from onesentence.core import params
+from onesentence.core import params, rules
 from onesentence.core.errors import UserError
 from onesentence.study.analyses import ANALYSES, NONE
 from onesentence.study.variants import Study, Variant
@@ -23,17 +23,19 @@ PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # texts that need no quotes in `dvc exp
 ROWS = "data.train_size"
 QUICK = "quick-"
 CURVES = 4  # colours of a plot that stay apart
-ABSENT = {"extra keys not allowed": "unknown key", "required key not provided": "missing"}
-POSITIVE = params.Key("a number above 0", lambda v: type(v) in (int, float) and v > 0)
-VALUES = params.Key("a list of values", lambda v: isinstance(v, list) and len(v) > 0)
-KEYS = params.Key("keys with values", lambda v: isinstance(v, dict))
-SEEDS = params.Key(
+UNKNOWN = "extra keys not allowed"
+ABSENT = {UNKNOWN: "unknown key", "required key not provided": "missing"}
+RENAMED = {"reference": "baseline"}  # keys of a study of version 0.1
+POSITIVE = rules.Key("a number above 0", lambda v: type(v) in (int, float) and v > 0)
+VALUES = rules.Key("a list of values", lambda v: isinstance(v, list) and len(v) > 0)
+KEYS = rules.Key("keys with values", lambda v: isinstance(v, dict))
+SEEDS = rules.Key(
     "a list of whole numbers, none twice",
-    lambda v: VALUES.accepts(v) and all(map(params.whole(0).accepts, v)) and len(set(v)) == len(v),
+    lambda v: VALUES.accepts(v) and all(map(rules.whole(0).accepts, v)) and len(set(v)) == len(v),
 )
 
 
-def must_be(key: params.Key) -> Callable[[object], None]:
+def must_be(key: rules.Key) -> Callable[[object], None]:
     """What a value must be, as params.yaml's are told, for voluptuous."""
 
     def check(value: object) -> None:
@@ -43,15 +45,15 @@ def must_be(key: params.Key) -> Callable[[object], None]:
     return check
 
 
-TEXT, TEXT_OR_NULL = must_be(params.TEXT), must_be(params.TEXT_OR_NULL)
+TEXT, TEXT_OR_NULL = must_be(rules.TEXT), must_be(rules.TEXT_OR_NULL)
 SCALE_SHAPE = {Required("model"): TEXT, Required("settings"): must_be(KEYS), Required("quick"): must_be(KEYS)}
 # Of a study as it stands in the file; what may stand there for each scale apart is looked at below.
 STUDY_SHAPE = {
     Required("question"): TEXT,
-    Required("reference"): Any({str: TEXT}, TEXT),
+    Required("baseline"): Any({str: TEXT}, TEXT),
     Required("seeds"): must_be(SEEDS),
     **dict.fromkeys(("axes", "variants", "search", "settings", "series"), must_be(KEYS)),
-    "analysis": must_be(params.choice(NONE, *ANALYSES)),
+    "analysis": must_be(rules.choice(NONE, *ANALYSES)),
     "along": TEXT_OR_NULL,
     "spread_from": TEXT_OR_NULL,
     "hours": {str: must_be(POSITIVE)},
@@ -60,8 +62,8 @@ SHAPES = {  # of what stands there for one scale
     "axes": {str: must_be(VALUES)},
     "variants": {str: must_be(KEYS)},
     "search": {
-        Required("budget"): must_be(params.whole(1)),
-        Required("seed"): must_be(params.whole(0)),
+        Required("budget"): must_be(rules.whole(1)),
+        Required("seed"): must_be(rules.whole(0)),
         Required("keys"): {
             str: Any(
                 {Required("low"): must_be(POSITIVE), Required("high"): must_be(POSITIVE)}, must_be(VALUES)
@@ -87,6 +89,8 @@ def require_shape(where: str, value: dict, shape: object) -> None:
 def problem_of_shape(where: str, value: object, error: Invalid) -> str:
     """One error of voluptuous with the key that it is about, and what was found there."""
     name = where + ".".join(map(str, error.path))
+    if error.msg == UNKNOWN and error.path[-1] in RENAMED:
+        return f"{name}: this key is now called {RENAMED[error.path[-1]]}; rename it and keep its value"
     if error.msg in ABSENT:
         return f"{name}: {ABSENT[error.msg]}"
     for part in error.path:
@@ -132,6 +136,8 @@ def problem_of_value(key: str, value: object) -> str | None:
     """What is wrong with setting a key of params.yaml to a value, or None."""
     section, _, name = key.partition(".")
     rule = params.SCHEMA.get(section)
+    if isinstance(rule, dict) and name not in rule:
+        return params.unknown_key(section, name)
     rule = rule.get(name) if isinstance(rule, dict) else None
     if rule is None:
         return f"{key}: unknown key of params.yaml"
@@ -219,12 +225,12 @@ class Studies:
             Variant(prefix + label, change, checked(where, label, {**settings, **change}))
             for label, change in changes.items()
         ]
-        reference = self.reference(where, entry, changes)
+        baseline = self.baseline(where, entry, changes)
         found = Study(
             name=prefix + name,
             question=entry["question"],
             scale=self.scale,
-            reference=prefix + reference,
+            baseline=prefix + baseline,
             seeds=tuple(seeds),
             variants=tuple(variants),
             settings=settings,
@@ -238,18 +244,18 @@ class Studies:
             kind.check(where, found)
         return found
 
-    def reference(self, where: str, entry: dict, changes: dict[str, dict]) -> str:
+    def baseline(self, where: str, entry: dict, changes: dict[str, dict]) -> str:
         """The variant that others are compared with on this scale; it must be one of them."""
-        reference = entry["reference"]
-        if isinstance(reference, dict):
-            if self.scale not in reference:
+        baseline = entry["baseline"]
+        if isinstance(baseline, dict):
+            if self.scale not in baseline:
                 raise UserError(
-                    f"{where}.reference: has none for {self.scale}; name one of {', '.join(changes)}"
+                    f"{where}.baseline: has none for {self.scale}; name one of {', '.join(changes)}"
                 )
-            reference = reference[self.scale]
-        if reference not in changes:
-            raise UserError(f"{where}.reference: {reference!r} is none of its variants: {', '.join(changes)}")
-        return reference
+            baseline = baseline[self.scale]
+        if baseline not in changes:
+            raise UserError(f"{where}.baseline: {baseline!r} is none of its variants: {', '.join(changes)}")
+        return baseline
 
     def series(self, where: str, entry: dict, variants: dict[str, Variant], prefix: str) -> dict:
         """Lists of variants by label, each in the order of `along`; all variants where none is declared."""

@@ -203,15 +203,15 @@ def finished(study: Study) -> dict[str, str]:
 
 def make_the_only(ref: str) -> None:
     """Give other experiments of this name another one, NAME.COMMIT: a name that stands for two is none to
-    DVC. They may be another branch's, which finds them by what they are (`name_twins`).
+    DVC. They may be another branch's, which finds them by what they are (`reuse_equal_experiments`).
     """
     name = ref.rpartition("/")[2]
     for other in experiment_refs()[name]:
         if other != ref:
-            make_way(other, git("rev-parse", ref).strip())
+            rename_ref(other, git("rev-parse", ref).strip())
 
 
-def make_way(ref: str, commit: str) -> None:
+def rename_ref(ref: str, commit: str) -> None:
     """Take an experiment's name from it, for one of another commit: it is called NAME.COMMIT from then on."""
     own = git("rev-parse", ref).strip()
     if own != commit:
@@ -219,7 +219,7 @@ def make_way(ref: str, commit: str) -> None:
     git("update-ref", "-d", ref)
 
 
-def name_twins(wanted: dict[str, dict[str, object]]) -> list[str]:
+def reuse_equal_experiments(wanted: dict[str, dict[str, object]]) -> list[str]:
     """Give experiments that are there under another name, as another study calls them, the wanted name too.
 
     wanted: values by name; returns the names that were given. DVC's run cache would train such a one again:
@@ -236,7 +236,7 @@ def name_twins(wanted: dict[str, dict[str, object]]) -> list[str]:
             baseline, _, other = ref.rpartition("/")
             wanted_ref = f"{baseline}/{name}"
             if wanted_ref in experiment_refs().get(name, ()):
-                make_way(wanted_ref, commit)
+                rename_ref(wanted_ref, commit)
             git("update-ref", wanted_ref, commit)
             make_the_only(wanted_ref)
             if other.startswith(f"{name}."):  # it had to give way to another branch's before

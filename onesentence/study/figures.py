@@ -7,11 +7,11 @@ import numpy as np
 from onesentence.core import plots
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.study.analyses import ANALYSES
-from onesentence.study.comparison import DESCRIBED, SHOWN
+from onesentence.study.comparison import DESCRIBED, TESTED_METRICS
 from onesentence.study.variants import Study
 
 PLOTS = Path("plots/studies")
-# Okabe and Ito's, as the others; none is the reference's.
+# Okabe and Ito's, as the others; none is the baseline's.
 CURVE_COLOURS = (plots.COLOURS["tuned"], "#CC79A7", plots.COLOURS["lead"], "#009E73")
 APART = 1.06  # factor between curves along a logarithmic axis
 
@@ -19,13 +19,13 @@ APART = 1.06  # factor between curves along a logarithmic axis
 def write_plots(study: Study, found: dict) -> None:
     """plots/studies/NAME.csv, a row for each variant, and NAME.svg."""
     header = ["variant"]
-    for metric in SHOWN:
+    for metric in TESTED_METRICS:
         header += [metric, f"{metric}_low", f"{metric}_high"]
     header += ["base_rouge1", *DESCRIBED, *next(iter(found["variants"].values()))["cost"]]
     rows = []
     for name, variant in found["variants"].items():
         cells = [name]
-        for metric in SHOWN:
+        for metric in TESTED_METRICS:
             score = variant["scores"][metric]
             cells += [score["value"], score["low"], score["high"]]
         cells.append(variant["base"][HEADLINE]["value"])
@@ -47,18 +47,18 @@ def write_plots(study: Study, found: dict) -> None:
 
 def draw_variants(axis, study: Study, found: dict) -> None:
     """ROUGE-1 of every variant with its interval, and thick the interval of its paired difference to the
-    reference: two scores are compared by that, not by whether their own intervals overlap.
+    baseline: two scores are compared by that, not by whether their own intervals overlap.
     """
     # Curve by curve, as beside it: what was added to a curve later stands with it.
     ordered = [member.name for members in study.series.values() for member in members]
     names = list(dict.fromkeys([*ordered, *found["variants"]]))
-    start = found["variants"][found["reference"]]["scores"][HEADLINE]["value"]
+    start = found["variants"][found["baseline"]]["scores"][HEADLINE]["value"]
     kind = ANALYSES.get(study.analysis)
     untuned = bool(kind and kind.shows_untuned)
     for place, name in enumerate(reversed(names)):
         variant = found["variants"][name]
         score = variant["scores"][HEADLINE]
-        colour = plots.COLOURS["base"] if name == found["reference"] else plots.COLOURS["tuned"]
+        colour = plots.COLOURS["base"] if name == found["baseline"] else plots.COLOURS["tuned"]
         axis.errorbar(
             [score["value"]],
             [place],
@@ -68,7 +68,7 @@ def draw_variants(axis, study: Study, found: dict) -> None:
             capsize=2,
             lw=0.8,
         )
-        if name != found["reference"]:
+        if name != found["baseline"]:
             entry = variant["difference"][HEADLINE]
             axis.plot(
                 [start + entry["low"], start + entry["high"]], [place, place], color=colour, lw=4, alpha=0.5
@@ -86,7 +86,7 @@ def draw_variants(axis, study: Study, found: dict) -> None:
     axis.set(
         title=f"{study.name}: {found['n']:,} {found['split']} articles, {seeds}{grey}",
         xlabel=f"ROUGE-1 (F1 x 100), {found['confidence']:.0%} interval over {over};\n"
-        "thick: of the paired difference to the reference (orange, line)",
+        "thick: of the paired difference to the baseline (orange, line)",
     )
 
 

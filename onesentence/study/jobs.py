@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from onesentence.core import params
 from onesentence.core.errors import UserError
-from onesentence.core.files import replacing
+from onesentence.core.files import atomic_write
 from onesentence.study.comparison import STUDIES
 from onesentence.study.declaration import QUICK, option
 from onesentence.study.experiments import git, make_the_only
@@ -236,7 +236,7 @@ class Job:
         name = f"{QUICK if quick else ''}{study}"
         for file in (STUDIES / f"{name}.json", PLOTS / f"{name}.csv", PLOTS / f"{name}.svg"):
             file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as temporary:
+            with atomic_write(file) as temporary:
                 shutil.copy(self.folder / file, temporary)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.evaluation.resampling import Sample
 from onesentence.study import variance
-from onesentence.study.variance import Resampled, Spread
+from onesentence.study.variance import Resampled, SeedVariance
 from onesentence.study.variants import Study, Variant
 
 
@@ -25,7 +25,7 @@ class Measured:
     tuned_rows: dict[str, np.ndarray]
     base_rows: dict[str, np.ndarray]
     cost: dict[str, dict[str, int]]
-    spread: Spread | None
+    spread: SeedVariance | None
     resamples: int
     sample: Sample
 
@@ -34,7 +34,7 @@ class Measured:
         return self.tuned[name][HEADLINE]
 
     def chosen_elsewhere(
-        self, rows: dict[str, np.ndarray], names: list[str], spread: Spread | None
+        self, rows: dict[str, np.ndarray], names: list[str], spread: SeedVariance | None
     ) -> Resampled:
         """The best of several as one more variant: each half of the articles is scored with the one that is
         best on the other half. The best on the same articles would owe part of its score to their choice; so

@@ -9,7 +9,7 @@ from onesentence.study.comparison import STUDIES, compared
 from onesentence.study.decisions import DECISIONS_FILE, current_decisions
 from onesentence.study.declaration import Studies
 from onesentence.study.figures import write_plots
-from onesentence.study.sentences import settings_sentence, verdict
+from onesentence.study.sentences import settings_sentence, summarize_study
 
 START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"
 
@@ -18,7 +18,7 @@ def section(folder: Path, studies: Studies, values: dict) -> str:
     """Markdown of every study of this scale that was compared. values: params.yaml."""
     parts = []
     for name, found in compared(folder, studies).items():
-        said = "\n".join(f"- {sentence}" for sentence in verdict(found))
+        said = "\n".join(f"- {sentence}" for sentence in summarize_study(found))
         parts.append(
             f"**{name}**: {found['question']} ({settings_sentence(found, values)})\n\n{said}\n\n"
             f"![Study {name}: ROUGE-1 of its variants](plots/studies/{name}.svg)\n"

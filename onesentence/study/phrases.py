@@ -15,9 +15,9 @@ def between(found: dict, spec: str = "+.2f") -> str:
 
 def would_show(entry: dict) -> str:
     """What a test that showed nothing would have shown."""
-    if entry["detectable"] is None:
+    if entry["mde"] is None:
         return "and nothing varies, so that no minimum detectable effect can be given"
-    return f"where one of {entry['detectable']:.2f} would have been in {POWER:.0%} of cases"
+    return f"where one of {entry['mde']:.2f} would have been in {POWER:.0%} of cases"
 
 
 def trend_sentence(label: str, entry: dict, unit: str, confidence: float) -> str:

@@ -11,13 +11,13 @@ from onesentence.study.phrases import NAMED, TITLE, between
 
 BOOKKEEPING = (  # settings that change no score
     *("data.validation_size", "data.test_size", "evaluate.split"),
-    *("train.log_every", "train.checkpoint_every", "generate.batch_tokens"),
+    *("train.log_every", "train.checkpoint_every", "generate.max_batch_tokens"),
 )
 
 
 def differences_sentence(found: dict) -> str:
-    """Which variants differ from the reference in the headline metric, and how small a difference shows."""
-    confidence, reference = found["confidence"], found["reference"]
+    """Which variants differ from the baseline in the headline metric, and how small a difference shows."""
+    confidence, baseline = found["confidence"], found["baseline"]
     entries = {name: v["difference"][HEADLINE] for name, v in found["variants"].items() if v["difference"]}
     same = [name for name, entry in entries.items() if entry["se"] == 0 == entry["value"]]
     real = {name: entry for name, entry in entries.items() if is_real(entry, confidence)}
@@ -26,20 +26,20 @@ def differences_sentence(found: dict) -> str:
     if real:
         ordered = sorted(real.items(), key=lambda item: -item[1]["value"])
         shown = ", ".join(f"{name} {between(entry)}" for name, entry in ordered)
-        said.append(f"Real differences in {TITLE} from {reference}: {shown}.")
+        said.append(f"Real differences in {TITLE} from {baseline}: {shown}.")
     if others:
-        largest = max(entry["detectable"] or 0.0 for entry in others.values())
+        largest = max(entry["mde"] or 0.0 for entry in others.values())
         if real or same:
             shown = ", ".join(others) if len(others) <= NAMED else f"the other {len(others)}"
-            names = f"Not distinguishable from {reference}: {shown}"
+            names = f"Not distinguishable from {baseline}: {shown}"
         else:
-            names = f"No variant was shown to differ from {reference} in {TITLE}"
+            names = f"No variant was shown to differ from {baseline} in {TITLE}"
         said.append(
             f"{names}; a true difference of {largest:.2f} points would have been called real in "
             f"{POWER:.0%} of cases, a smaller one could have been missed."
         )
     if same:
-        said.append(f"Scores of every article are those of {reference}: {', '.join(same)}.")
+        said.append(f"Scores of every article are those of {baseline}: {', '.join(same)}.")
     return " ".join(said)
 
 
@@ -101,7 +101,7 @@ def settings_sentence(found: dict, values: dict) -> str:
     return f"{said}; made with {'; '.join(changed)}" if changed else said
 
 
-def verdict(found: dict) -> list[str]:
+def summarize_study(found: dict) -> list[str]:
     """A study in sentences. found: as metrics/studies/NAME.json."""
     left_out = [f"Left out, since not every run is there: {', '.join(found['left_out'])}."] * bool(
         found["left_out"]

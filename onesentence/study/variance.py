@@ -12,7 +12,7 @@ The first is the variance of the seeds' means less the noise in them, as in a tw
 Seeds are not resampled: that counts the noise up to three times (Owen 2007, the pigeonhole bootstrap), and
 the means of three seeds drawn anew never leave the range of the three. Intervals and p-values are Student's t
 with the degrees of freedom of Satterthwaite 1946: few seeds make them wide. Those of what is no weighted sum
-of scores (a percentage, a law) are percentiles of draws that hold both sources of chance (`test_of`).
+of scores (a percentage, a law) are percentiles of draws that hold both sources of chance (`percentile_test`).
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ UNDEFINED = dict.fromkeys(("value", "low", "high", "se", "df", "p"))
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedVariance:
     """Chance between seeds. total: variance of their means; between: without the articles' noise in it, which
     may come out negative; df: degrees of freedom of both."""
 
@@ -57,7 +57,7 @@ class Resampled:
     seeds: np.ndarray
     articles: np.ndarray
     both: np.ndarray
-    spread: Spread | None
+    spread: SeedVariance | None
     df: float
 
     @property
@@ -66,7 +66,7 @@ class Resampled:
         return float(self.seeds.mean())
 
 
-def spread_of(scores: np.ndarray, sample: Sample | None = None) -> Spread | None:
+def seed_variance_of(scores: np.ndarray, sample: Sample | None = None) -> SeedVariance | None:
     """From scores [seeds, articles]; None with one seed. Articles that a seed left undefined (NaN) are left
     out. sample: None where every article was drawn by itself.
     """
@@ -85,20 +85,20 @@ def spread_of(scores: np.ndarray, sample: Sample | None = None) -> Spread | None
     # own part of the mean was taken from its residuals: 1 - its share of the articles gives it back.
     noise = (clustered**2 / (1 - sample.sizes / n)[:, None]).sum() / (count - 1) / n**2
     total = float(means.var(ddof=1))
-    return Spread(total, total - float(noise), count - 1)
+    return SeedVariance(total, total - float(noise), count - 1)
 
 
-def pooled(spreads: list[Spread]) -> Spread:
+def pooled(spreads: list[SeedVariance]) -> SeedVariance:
     """One spread of several variants that are taken to have the same."""
     totals, betweens = ([getattr(each, name) for each in spreads] for name in ("total", "between"))
-    return Spread(float(np.mean(totals)), float(np.mean(betweens)), sum(each.df for each in spreads))
+    return SeedVariance(float(np.mean(totals)), float(np.mean(betweens)), sum(each.df for each in spreads))
 
 
 def resampled(
     scores: np.ndarray,
     resamples: int,
     stream: int,
-    borrowed: Spread | None = None,
+    borrowed: SeedVariance | None = None,
     sample: Sample | None = None,
 ) -> Resampled:
     """scores: [seeds, articles], NaN where undefined; stream: number of the variant, whose seeds' chance is
@@ -113,7 +113,7 @@ def resampled(
     articles = mean_of(sums.reshape(resamples, len(scores), -1)).mean(axis=1)
     if not sample.single and sample.count > 1:  # the bootstrap's variance is (clusters - 1) / clusters of it
         articles = seeds.mean() + (articles - seeds.mean()) * np.sqrt(sample.count / (sample.count - 1))
-    spread = spread_of(scores, sample) or borrowed
+    spread = seed_variance_of(scores, sample) or borrowed
     both = articles
     if spread is not None:
         chance = np.random.default_rng([SEED, stream]).standard_t(spread.df, size=resamples)
@@ -132,7 +132,7 @@ def contrast(weights: np.ndarray, found: list[Resampled], confidence: float) -> 
     draws = sum(w * each.articles for w, each in zip(weights, found, strict=True))
     within = float(np.nanvar(draws, ddof=1))
     # A spread that several variants borrow is one estimate, however often it stands here.
-    shares: dict[int, tuple[Spread, float]] = {}
+    shares: dict[int, tuple[SeedVariance, float]] = {}
     for w, each in zip(weights, found, strict=True):
         if each.spread is not None:
             _, share = shares.get(id(each.spread), (each.spread, 0.0))
@@ -186,7 +186,7 @@ def slope(x: np.ndarray, found: list[Resampled], confidence: float, sampled: boo
     return entry
 
 
-def family(entries: list[dict], confidence: float, choices: int = 1) -> None:
+def adjust_holm(entries: list[dict], confidence: float, choices: int = 1) -> None:
     """Add to tests that are made together p_holm and detectable, in place.
 
     choices: of how many each was the best, which multiplies its p (Bonferroni). detectable: the true
@@ -197,10 +197,10 @@ def family(entries: list[dict], confidence: float, choices: int = 1) -> None:
     several = [None if entry["p"] is None else min(1.0, choices * entry["p"]) for entry in entries]
     for entry, p in zip(entries, holm(several), strict=True):
         entry["p_holm"] = p
-        entry["detectable"] = None
+        entry["mde"] = None
         if p is not None and entry["se"] > TIE:  # where nothing varies, no smallest effect can be named
             df = np.inf if entry["df"] is None else entry["df"]
-            entry["detectable"] = detectable_effect((1 - confidence) / count, df) * entry["se"]
+            entry["mde"] = detectable_effect((1 - confidence) / count, df) * entry["se"]
 
 
 def not_worse(best: int, found: list[Resampled], confidence: float) -> list[int]:
@@ -237,7 +237,7 @@ def summary(found: Resampled, confidence: float) -> dict:
     }
 
 
-def test_of(draws: np.ndarray, observed: float, confidence: float) -> dict:
+def percentile_test(draws: np.ndarray, observed: float, confidence: float) -> dict:
     """As `contrast`, of a number that is no weighted sum.
 
     draws: around `observed`, from `Resampled.both`. p: the share as far from it as 0 is; se: from the
@@ -285,8 +285,8 @@ def scaling(x: np.ndarray, found: list[Resampled], confidence: float) -> dict:
 
     x: [variants] rising. growth: the score at the largest x less that at the smallest. saturates: whether
     scores grow and the fit, and its draws, found an exponent above the grid's lowest: else the asymptote says
-    nothing. miss: measured - predicted at the largest x, as `test_of`. within_one_point: the smallest x from
-    which on every score is less than 1 below that of the largest.
+    nothing. miss: measured - predicted at the largest x, as `percentile_test`. within_one_point: the
+    smallest x from which on every score is less than 1 below that of the largest.
     """
     values = np.array([[each.value for each in found]])
     draws = np.stack([each.both for each in found], axis=1)
@@ -309,7 +309,7 @@ def scaling(x: np.ndarray, found: list[Resampled], confidence: float) -> dict:
         **fit,
         "growth": growth,
         "saturates": bool((growth["low"] or 0.0) > 0 and fit["exponent"]["low"] > EXPONENTS[0] + TIE),
-        "miss": test_of(draws[:, -1] - laws[1][3], float(values[0, -1] - laws[0][3][0]), confidence),
+        "miss": percentile_test(draws[:, -1] - laws[1][3], float(values[0, -1] - laws[0][3][0]), confidence),
         "within_one_point": {
             "value": int(x[near[0][0]]),
             "low": int(x[int(low)]),

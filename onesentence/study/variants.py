@@ -24,7 +24,7 @@ class Study:
     name: str
     question: str
     scale: str
-    reference: str
+    baseline: str
     seeds: tuple[int, ...]
     variants: tuple[Variant, ...]
     settings: dict[str, object]

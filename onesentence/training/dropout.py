@@ -22,7 +22,7 @@ class _Drop(torch.autograd.Function):
         return torch.where(kept, gradient, 0.0).mul_(ctx.scale), None, None
 
 
-class FewDraws(torch.nn.Module):
+class PackedDropout(torch.nn.Module):
     """Zero each element with probability p (to 1 / 65,536) and scale the others by 1 / (1 - p), in training.
 
     Draws from torch's default generator, so that a seed and a saved state govern it.
@@ -44,9 +44,9 @@ class FewDraws(torch.nn.Module):
         return _Drop.apply(x, kept, 1 / (1 - self.dropped / 2**16))
 
 
-def use_few_draws(model) -> None:
-    """Put FewDraws in the place of every adapter's dropout. On a GPU torch's own is fast and stays."""
+def use_packed_dropout(model) -> None:
+    """Put PackedDropout in the place of every adapter's dropout. On a GPU torch's own is fast and stays."""
     for module in model.modules():
         for name, dropout in getattr(module, "lora_dropout", {}).items():
             if isinstance(dropout, torch.nn.Dropout):
-                module.lora_dropout[name] = FewDraws(dropout.p).train(dropout.training)
+                module.lora_dropout[name] = PackedDropout(dropout.p).train(dropout.training)

@@ -5,7 +5,7 @@ import torch
 from onesentence.core.runtime import has_bfloat16_instructions
 from onesentence.training.activation import use_fast_gelu
 from onesentence.training.attention import use_block_attention
-from onesentence.training.dropout import use_few_draws
+from onesentence.training.dropout import use_packed_dropout
 from onesentence.training.mlp import use_fast_mlp
 from onesentence.training.norms import use_fast_norms
 from onesentence.training.rotary import use_fast_rotary
@@ -19,7 +19,7 @@ def use_fast_parts(model, dtype: str, autocast: str) -> None:
     """
     if torch.cuda.is_available():
         return
-    use_few_draws(model)
+    use_packed_dropout(model)
     use_fast_gelu(model)
     if "bfloat16" in (dtype, autocast) and has_bfloat16_instructions():
         use_block_attention(model)

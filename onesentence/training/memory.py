@@ -8,16 +8,15 @@ takes and lists every tensor that would be kept.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from types import SimpleNamespace
 
 from onesentence.core.errors import UserError
 from onesentence.core.runtime import MAPPED_BYTES
 from onesentence.model.adapters import trainable
 from onesentence.model.loading import (
     device_name,
-    fused,
+    with_fused_activation,
 )
 from onesentence.training.batches import EVAL_BATCH, batches_of, measured_batches, most_labels
 
@@ -26,7 +25,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # and a float32 scale for each output row.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.0
-HOLES = 2.3  # times what small blocks hold is what they take
+FRAGMENTATION = 2.3  # times what small blocks hold is what they take
 LIBRARIES = 80_000_000  # bytes of code and buffers that come with the first step on a CPU
 LOGIT_COPIES = 2  # of a step's logits, in float32: themselves and their softmax, later their gradient
 WIDEST_COPIES = 2  # of the widest activation, while its gradient is computed
@@ -67,7 +66,9 @@ def meta_model(config, dtype: str):
 
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(fused(deepcopy(config)), dtype=getattr(torch, dtype))
+            model = AutoModelForCausalLM.from_config(
+                with_fused_activation(deepcopy(config)), dtype=getattr(torch, dtype)
+            )
     except ValueError as error:
         raise NoEstimate(
             f"memory: no estimate for a model of type {config.model_type!r}, which transformers does not "
@@ -174,7 +175,9 @@ def one_sequence_a_row() -> Iterator[None]:
         masking_utils.find_packed_sequence_indices = searched
 
 
-def kept_bytes(base, rows: int, length: int, autocast: str = "none", quantization: str = "none") -> list[int]:
+def saved_bytes(
+    base, rows: int, length: int, autocast: str = "none", quantization: str = "none"
+) -> list[int]:
     """Bytes of each tensor that autograd keeps of a forward pass over [rows, length] tokens, but weights.
 
     base: a model on the meta device, into which an adapter may have been put; its weights are replaced.
@@ -220,11 +223,11 @@ def held_bytes(sizes: list[int]) -> int:
     """Bytes that blocks of these sizes take with this machine's allocator.
 
     A GPU's reuses what is freed. glibc's leaves holes between blocks below MAPPED_BYTES (see
-    `runtime.map_large_blocks`); HOLES is measured (benchmarks.memory).
+    `runtime.map_large_blocks`); FRAGMENTATION is measured (benchmarks.memory).
     """
     if device_name() == "cuda":
         return sum(sizes)
-    return round(sum(size if size >= MAPPED_BYTES else HOLES * size for size in sizes))
+    return round(sum(size if size >= MAPPED_BYTES else FRAGMENTATION * size for size in sizes))
 
 
 def training_memory(
@@ -249,7 +252,7 @@ def training_memory(
         trained=0 if method == "full" else 4 * trained,
         gradients=4 * trained,
         optimizer=8 * trained,
-        activations=held_bytes(kept_bytes(base, rows, length, autocast, settings.quantization)),
+        activations=held_bytes(saved_bytes(base, rows, length, autocast, settings.quantization)),
         transient=passing_bytes(config, settings.dtype, rows, length, kept),
     )
 
@@ -266,7 +269,7 @@ def generation_memory(config, settings, generate, longest: int) -> dict[str, int
     """Bytes of generation by part: weights, cache (the whole budget of tokens), logits of all beams."""
     base = meta_model(config, settings.dtype)
     own = generate.num_beams * generate.max_new_tokens
-    articles = max(1, generate.batch_tokens // (longest + own))
+    articles = max(1, generate.max_batch_tokens // (longest + own))
     return {
         "weights": weight_bytes(base, settings.dtype, settings.quantization),
         "cache": cache_bytes_per_token(config, settings.dtype) * articles * (longest + own),
@@ -337,9 +340,9 @@ def needed_bytes(p, config, rows: list, batch_size: int, quantization: str) -> i
     Raises NoEstimate for a model whose activations cannot be known beforehand.
     """
     length = max(len(prompt) + len(completion) for prompt, completion in rows)
-    settings = SimpleNamespace(**{**vars(p.train), "batch_size": batch_size})
+    settings = replace(p.train, batch_size=batch_size)
     batches = [[rows[i] for i in batch] for batch in batches_of(rows, settings, p.seed)]
-    model = SimpleNamespace(**{**vars(p.model), "quantization": quantization})
+    model = replace(p.model, quantization=quantization)
     training = training_memory(
         config, model, p.lora, batch_size, length, most_labels(batches), p.train.method, p.train.autocast
     )

@@ -119,7 +119,7 @@ def training_arguments(p, steps: int, folder: Path) -> TrainingArguments:
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=round(settings.warmup_share * steps),
+        warmup_steps=round(settings.warmup_ratio * steps),
         weight_decay=0.0,
         max_grad_norm=1.0,
         optim="adamw_torch",

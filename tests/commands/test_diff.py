@@ -52,7 +52,7 @@ def test_unpaired_by_hand():
     found = unpaired({"value": 30, "low": 27, "high": 33}, {"value": 35, "low": 31, "high": 39}, 0.95)
     assert (found["value"], found["low"], found["high"]) == pytest.approx((5, 0, 10))
     assert found["p"] == pytest.approx(0.05)
-    assert found["detectable"] == pytest.approx(5 / 1.959964 * (1.959964 + 0.841621), rel=1e-4)
+    assert found["mde"] == pytest.approx(5 / 1.959964 * (1.959964 + 0.841621), rel=1e-4)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_scores_of_the_same_articles_are_paired_and_tell_more(sides):
     assert verdict_of(found, 0.95) == "real"
     alone = compared(before, after, (None, sides[1]))["rouge1"]
     assert not alone["paired"]
-    assert verdict_of(alone, 0.95) == "not shown" and alone["detectable"] == pytest.approx(4.45, abs=0.005)
+    assert verdict_of(alone, 0.95) == "not shown" and alone["mde"] == pytest.approx(4.45, abs=0.005)
     same = compared(before, before, (sides[0], sides[0]))["rouge1"]
     assert verdict_of(same, 0.95) == "the same"
 
@@ -105,7 +105,7 @@ def test_what_was_not_scored_alike_gets_no_verdict(sides):
 
 def test_a_share_is_shown_in_percent():
     entry = {"before": 0.996, "after": 1.0, "value": 0.004, "low": 0.0, "high": 0.01, "p_holm": 0.3}
-    rows = metric_rows({"success_rate": {**entry, "detectable": 0.006}}, 0.95)
+    rows = metric_rows({"success_rate": {**entry, "mde": 0.006}}, 0.95)
     assert rows == [["success rate (%)", "99.60", "100.00", "+0.40 [+0.00, +1.00]", "0.60", "not shown"]]
 
 

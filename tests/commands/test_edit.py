@@ -135,7 +135,7 @@ def test_a_key_without_a_section_and_a_list_can_be_set():
 )
 def test_an_overlay_that_would_not_load_changes_nothing(overlay, named, workspace):
     if "model" in overlay:
-        edit.apply({"model": {"name": "a/folder", "path": "a/folder", "revision": None}}, "setup")
+        edit.apply({"model": {"name": "a/folder", "watch": "a/folder", "revision": None}}, "setup")
     before = FILE.read_bytes()
     with pytest.raises(UserError) as raised:
         edit.apply(overlay, "presets/test.yaml")

@@ -93,7 +93,7 @@ def test_a_preset_end_to_end(preset, model, tmp_path, pairs, tiny):
         folder,
         **{**SMALL, "train__epochs": 8, "train__learning_rate": 0.03},
         model__name=name,
-        model__path=name,
+        model__watch=name,
         model__revision=None,
         data__source="hub/EdinburghNLP/xsum",
         prompt__max_input_tokens=200,

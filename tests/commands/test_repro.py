@@ -128,13 +128,13 @@ def test_the_base_model_is_linked_and_one_that_is_not_there_is_named(project, mo
     assert (project / folder / "models/tiny/config.json").is_file()
     values = project / folder / "params.yaml"
     values.write_text(values.read_text().replace("models/tiny", "models/none"))
-    with pytest.raises(UserError, match=r"presets/own/params.yaml: model.path: models/none not found"):
+    with pytest.raises(UserError, match=r"presets/own/params.yaml: model.watch: models/none not found"):
         repro.require_model(folder)
     assert not (project / folder / "models/none").is_symlink()
 
 
 def test_a_packed_model_is_tracked_in_the_folder_and_comes_back_from_the_cache(project, monkeypatch):
-    folder = lay_out(project, monkeypatch, "model:\n  name: models/packed\n  path: models/packed\n")
+    folder = lay_out(project, monkeypatch, "model:\n  name: models/packed\n  watch: models/packed\n")
     weights = project / "models/tiny/model.safetensors"
     tokenizer = project / "models/tiny/tokenizer.json"
     packed = replace(
@@ -207,5 +207,5 @@ def test_a_preset_of_the_packaged_model_fits_the_parameters(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     editing.apply(params.read_yaml(ROOT / f"presets/{name}.yaml"), name)
     values = params.parse_yaml((tmp_path / "params.yaml").read_text(), tmp_path / "params.yaml")
-    assert values["model"]["name"] == values["model"]["path"] == "models/smollm2-135m"
+    assert values["model"]["name"] == values["model"]["watch"] == "models/smollm2-135m"
     assert params.problems(values) == []

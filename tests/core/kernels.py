@@ -12,7 +12,6 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 from onesentence.core import runtime
 
@@ -43,15 +42,16 @@ def language_model(p, folder: Path, targets: list[str], quantization: str) -> li
     """Losses and weights of an adapter trained for three steps, and what the model then generates."""
     import torch
 
+    from onesentence.core import params
     from onesentence.generation.decoding import summarize_in_batches
     from onesentence.model.adapters import add_adapter
     from onesentence.model.loading import load_base, load_tokenizer
     from onesentence.training.trainer import build_trainer
 
-    p.model = SimpleNamespace(
-        name=str(folder), path=str(folder), revision=None, dtype="float32", quantization=quantization
+    model = params.Model(
+        name=str(folder), watch=str(folder), revision=None, dtype="float32", quantization=quantization
     )
-    p.lora.target_modules = targets
+    p = params.changed(p, {"model": model, "lora.target_modules": targets})
     tokenizer = load_tokenizer(p.model)
     prompts = [tokenizer.encode(text) for text in TEXTS]
     completions = [[*tokenizer.encode(text), tokenizer.eos_token_id] for text in SUMMARIES]
@@ -107,11 +107,10 @@ def main() -> None:
     from onesentence.core import params
 
     p = params.load(("seed", "lora", "train", "generate", "evaluate"))
-    p.seed = 0
-    p.train = SimpleNamespace(**{**vars(p.train), "epochs": 3, "steps": None, "batch_size": 3})
-    p.train.gradient_accumulation = p.train.log_every = 1
-    p.train.checkpoint_every = 3
-    p.generate.max_new_tokens, p.generate.num_beams = 6, 2
+    own = {"seed": 0, "train.epochs": 3, "train.steps": None, "train.batch_size": 3}
+    own |= {"train.gradient_accumulation": 1, "train.log_every": 1, "train.checkpoint_every": 3}
+    own |= {"generate.max_new_tokens": 6, "generate.num_beams": 2}
+    p = params.changed(p, own)
     phi = arguments.folder / "phi", ["q_proj", "k_proj", "v_proj"]
     neox = arguments.folder / "neox", ["query_key_value"]
     results = {

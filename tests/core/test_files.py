@@ -16,12 +16,12 @@ import pytest
 
 from onesentence.core.errors import UserError
 from onesentence.core.files import (
+    atomic_write,
     file_sha256,
     output_file,
     read_json,
     read_jsonl,
     read_parquet,
-    replacing,
     require_other_file,
     restore,
     restoring,
@@ -36,7 +36,7 @@ from onesentence.core.files import (
 def test_replacing_puts_the_new_file_in_place_and_leaves_no_temporary(tmp_path):
     path = tmp_path / "new folder" / "file.txt"
     for text in ("first", "second"):
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             assert temporary.parent == path.parent and temporary != path
             temporary.write_text(text)
         assert path.read_text() == text
@@ -46,7 +46,7 @@ def test_replacing_puts_the_new_file_in_place_and_leaves_no_temporary(tmp_path):
 def test_the_old_file_is_there_until_the_body_is_done(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
 
@@ -55,7 +55,7 @@ def test_the_old_file_is_there_until_the_body_is_done(tmp_path):
 def test_a_body_that_raises_leaves_the_old_file_and_no_temporary(tmp_path, error):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(error), replacing(path) as temporary:
+    with pytest.raises(error), atomic_write(path) as temporary:
         temporary.write_text("half of the ne")
         raise error
     assert path.read_text() == "old"
@@ -64,9 +64,9 @@ def test_a_body_that_raises_leaves_the_old_file_and_no_temporary(tmp_path, error
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     path = tmp_path / "folder"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         write_text(temporary / "old.txt", "old")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         write_text(temporary / "sub" / "new.txt", "new")
     assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")) == [
         "folder",
@@ -77,9 +77,9 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
 
 def test_a_body_that_raises_leaves_the_old_folder_and_no_temporary(tmp_path):
     path = tmp_path / "folder"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         write_text(temporary / "old.txt", "old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
         write_text(temporary / "old.txt", "new")
         raise RuntimeError
     assert [file.name for file in tmp_path.iterdir()] == ["folder"]
@@ -217,7 +217,7 @@ def test_a_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
     drive.mkdir(parents=True)
     (drive / "old").write_text("old")
     link.symlink_to(drive)
-    with replacing(link) as temporary:
+    with atomic_write(link) as temporary:
         temporary.mkdir()
         (temporary / "new").write_text("new")
     assert link.is_symlink() and [file.name for file in drive.iterdir()] == ["new"]

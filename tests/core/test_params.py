@@ -17,8 +17,8 @@ COMMITTED = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))
 def values() -> dict:
     """The committed values, with the data and the model of the default so that tests know the start."""
     values = deepcopy(COMMITTED)
-    values["data"].update(source="docstrings", path="requirements.txt", revision=None)
-    values["model"].update(name="models/phi-tiny", path="models/phi-tiny", revision=None)
+    values["data"].update(source="docstrings", watch="requirements.txt", revision=None)
+    values["model"].update(name="models/phi-tiny", watch="models/phi-tiny", revision=None)
     return values
 
 
@@ -56,7 +56,7 @@ def test_a_stage_holds_what_it_named_and_nothing_else(tmp_path, values):
     assert vars(loaded.data) == {"source": "docstrings", "seed": values["data"]["seed"]}
     for read in (
         lambda: loaded.train,
-        lambda: loaded.data.path,
+        lambda: loaded.data.watch,
         lambda: loaded.lora.rnak,
         lambda: params.load(("data",), path).seed,
     ):
@@ -78,7 +78,15 @@ def test_an_unknown_key_or_section_is_named_with_the_nearest_known_one(values, n
     assert params.problems(changed(values, name, 1)) == [hint]
 
 
-@pytest.mark.parametrize("name", ["seed", "lora", "lora.rank", "data.revision", "report.reference"])
+@pytest.mark.parametrize(("old", "new"), params.RENAMED.items())
+def test_a_key_by_its_old_name_is_told_the_new_one_and_nothing_else(values, old, new):
+    section, _, key = old.partition(".")
+    assert new.startswith(f"{section}.")
+    values[section][key] = values[section].pop(new.partition(".")[2])
+    assert params.problems(values) == [f"{old}: this key is now called {new}; rename it and keep its value"]
+
+
+@pytest.mark.parametrize("name", ["seed", "lora", "lora.rank", "data.revision", "report.published"])
 def test_a_missing_key_or_section_is_named(values, name):
     section, _, key = name.partition(".")
     if key:
@@ -144,7 +152,7 @@ def test_a_missing_key_or_section_is_named(values, name):
         ("evaluate.meteor_synonyms", "no"),
         ("evaluate.bertscore_layer", 0),
         ("evaluate.bertscore_sha256", "53aa"),
-        ("report.reference", "cnn"),
+        ("report.published", "cnn"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(values, name, value):
@@ -166,7 +174,7 @@ def test_a_wrong_value_is_refused_by_name(values, name, value):
         ("data.train_size", None),
         ("data.test_size", 1),
         ("train.learning_rate", 1),
-        ("train.warmup_share", 0),
+        ("train.warmup_ratio", 0),
         ("smoke.min_success_rate", 1.0),
         ("smoke.min_success_rate", 0),
         ("evaluate.confidence", 0.5),
@@ -234,8 +242,8 @@ def test_every_problem_is_reported_at_once(tmp_path, values):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lora:\n  rank: 1\n  alpha: 2\n  rank: 3\n", "line 2: key 'rank' stands twice"),
-        ("seed: 0\nseed: 1\n", "line 1: key 'seed' stands twice"),
+        ("lora:\n  rank: 1\n  alpha: 2\n  rank: 3\n", "line 2: key 'rank' occurs twice"),
+        ("seed: 0\nseed: 1\n", "line 1: key 'seed' occurs twice"),
         ("seed: [1\n", "not valid YAML"),
         ("seed: 0\n\tlora: 1\n", "not valid YAML"),
         ("- seed\n- lora\n", "expected a mapping of sections, found list"),
@@ -265,14 +273,14 @@ def test_a_file_that_is_missing_or_not_utf8_is_named(tmp_path):
         params.load(("seed",), path)
 
 
-HUB_DATA = {"source": "owner/set", "path": "requirements.txt", "revision": "abc123"}
-LOCAL_DATA = {"source": "local", "path": "data/local/a.jsonl", "revision": None}
+HUB_DATA = {"source": "owner/set", "watch": "requirements.txt", "revision": "abc123"}
+LOCAL_DATA = {"source": "local", "watch": "data/local/a.jsonl", "revision": None}
 GROUPED = {**LOCAL_DATA, "group_column": "paper", "sha256": "0" * 64}
-HUB_MODEL = {"name": "owner/model", "path": "requirements.txt", "revision": "abc123"}
+HUB_MODEL = {"name": "owner/model", "watch": "requirements.txt", "revision": "abc123"}
 
 
 @pytest.mark.parametrize("data", [{}, HUB_DATA, LOCAL_DATA, GROUPED, {**GROUPED, **HUB_DATA}])
-@pytest.mark.parametrize("model", [{}, HUB_MODEL, {"name": "some/folder", "path": "some/folder"}])
+@pytest.mark.parametrize("model", [{}, HUB_MODEL, {"name": "some/folder", "watch": "some/folder"}])
 def test_values_that_go_together_pass(values, data, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values["data"].update(data)
@@ -283,18 +291,18 @@ def test_values_that_go_together_pass(values, data, model, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("section", "update", "named"),
     [
-        ("data", {**LOCAL_DATA, "path": "requirements.txt"}, "data.path"),
+        ("data", {**LOCAL_DATA, "watch": "requirements.txt"}, "data.watch"),
         ("data", {**LOCAL_DATA, "revision": "abc"}, "data.revision"),
-        ("data", {"path": "data/local/a.jsonl"}, "data.path"),
+        ("data", {"watch": "data/local/a.jsonl"}, "data.watch"),
         ("data", {"revision": "abc"}, "data.revision"),
         ("data", {**HUB_DATA, "revision": None}, "data.revision"),
-        ("data", {**HUB_DATA, "path": "data/local"}, "data.path"),
+        ("data", {**HUB_DATA, "watch": "data/local"}, "data.watch"),
         ("data", {"group_column": "file"}, "data.group_column"),
         ("data", {**GROUPED, "group_column": "document"}, "data.group_column"),
         ("data", {**GROUPED, "group_column": "summary"}, "data.group_column"),
         ("data", {**LOCAL_DATA, "summary_column": "document"}, "data.summary_column"),
         ("model", {"revision": "abc"}, "model.revision"),
-        ("model", {"path": "other/folder"}, "model.path"),
+        ("model", {"watch": "other/folder"}, "model.watch"),
         ("model", {**HUB_MODEL, "revision": None}, "model.revision"),
         ("pretrain", {"hidden_size": 250, "heads": 4}, "pretrain.hidden_size"),
         ("train", {"log_every": 30}, "train.checkpoint_every"),
@@ -310,12 +318,12 @@ def test_values_that_contradict_each_other_are_named(values, section, update, na
 
 def test_a_folder_on_disk_must_be_watched(values, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    values["model"].update(name="here", path="requirements.txt", revision=None)
+    values["model"].update(name="here", watch="requirements.txt", revision=None)
     (problem,) = params.problems(values)
     assert problem.startswith("model.revision: pin")  # nothing there: a hub id
     (tmp_path / "here").mkdir()
     (problem,) = params.problems(values)
-    assert problem.startswith("model.path: must be the folder in model.name ('here')")
+    assert problem.startswith("model.watch: must be the folder in model.name ('here')")
 
 
 @pytest.mark.parametrize("model", [{"dtype": "bfloat16"}, {"quantization": "nf4"}])

@@ -1,4 +1,4 @@
-"""The harvest: entries of source files written here, and the same entries on every Python."""
+"""Docstrings: the documented objects of source files written here, and the same entries on every Python."""
 
 import inspect
 import os
@@ -17,7 +17,7 @@ from onesentence.data import docstrings
 from onesentence.data.docstrings import (
     BODY_WORDS,
     DISTRIBUTIONS,
-    Entry,
+    DocumentedObject,
     check_versions,
     clean_docstring,
     entries_hash,
@@ -34,7 +34,7 @@ REPO = Path(__file__).parents[2]
 def parse(tmp_path):
     """Entries of a source text or bytes, as of the file dist/package/module.py."""
 
-    def parsed(source: str | bytes) -> list[Entry]:
+    def parsed(source: str | bytes) -> list[DocumentedObject]:
         path = tmp_path / "module.py"
         path.write_bytes(source if isinstance(source, bytes) else source.encode("utf-8"))
         return entries_of("dist/package/module.py", path)
@@ -243,8 +243,8 @@ def test_clean_docstring_dedents_as_inspect_cleandoc_does():
         assert clean_docstring(text) == expected
 
 
-def entry_of(docstring: str) -> Entry:
-    return Entry("dist/m.py", "m.function", "def m.function(x)", docstring)
+def entry_of(docstring: str) -> DocumentedObject:
+    return DocumentedObject("dist/m.py", "m.function", "def m.function(x)", docstring)
 
 
 BODY = " ".join(f"word{i}" for i in range(BODY_WORDS[0]))
@@ -316,7 +316,7 @@ def test_check_versions_names_a_package_that_is_not_installed(tmp_path, monkeypa
         check_versions(path)
 
 
-def test_the_committed_requirements_pin_every_harvested_distribution():
+def test_the_committed_requirements_pin_every_distribution_that_is_read():
     pins = pinned_versions(REPO / "requirements.txt")
     assert {name.replace("_", "-").lower() for name in DISTRIBUTIONS} <= set(pins)
 
@@ -332,15 +332,15 @@ def test_source_files_are_sorted_and_leave_out_tests_and_copies_of_others(monkey
 
 
 def test_entries_hash_changes_with_every_field_and_with_the_order():
-    one, two = Entry("a", "b", "c", "d"), Entry("e", "f", "g", "h")
+    one, two = DocumentedObject("a", "b", "c", "d"), DocumentedObject("e", "f", "g", "h")
     variants = [
         [one, two],
         [two, one],
         [one],
         [],
-        [Entry("ab", "", "c", "d")],
-        [Entry("a", "bc", "", "d")],
-        [Entry("a", "b", "c", "")],
+        [DocumentedObject("ab", "", "c", "d")],
+        [DocumentedObject("a", "bc", "", "d")],
+        [DocumentedObject("a", "b", "c", "")],
     ]
     assert len({entries_hash(entries) for entries in variants}) == len(variants)
 
@@ -408,11 +408,11 @@ def test_the_same_packages_give_the_same_entries_on_another_python(version, hash
         ("Return the sum of x.", True),
         ("Return the sum, e.g. Of x, by J. Smith.", True),
         ("Return x. Then stop.", False),
-        ("Return x. \u00c9lan.", True),  # by the rule in ASCII that the harvested rows come from
+        ("Return x. \u00c9lan.", True),  # by the rule in ASCII that the docstrings' rows come from
         ("Say \u201cno.\u201d Then stop.", True),
     ],
 )
-def test_the_harvest_keeps_its_own_sentences_and_words(line, expected):
+def test_docstrings_keep_their_own_sentences_and_words(line, expected):
     assert docstrings.is_one_sentence(line) is expected
     assert docstrings.words("caf\u00e9 \u2013 Snake_case \u732b\u304c") == [
         "caf", "\u00e9", "\u2013", "snake_case", "\u732b\u304c",

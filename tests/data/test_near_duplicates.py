@@ -100,7 +100,7 @@ def numbered(prefix: str, count: int) -> str:
 
 @pytest.mark.parametrize(("left", "right"), [(1, 1), (2, 1), (3, 3), (5, 7), (16, 16), (40, 41), (100, 3)])
 def test_a_body_jaccard_of_exactly_one_half_is_no_match(left, right):
-    # k + 4 distinct words make k 5-grams. Texts with a common beginning of o + 4 words, then `left` and
+    # k + 4 distinct words make k 5-grams. Outputs with a common beginning of o + 4 words, then `left` and
     # `right` words of their own, have a Jaccard of o / (o + left + right).
     for overlap, expected in ((left + right - 1, []), (left + right, []), (left + right + 1, [0])):
         common = numbered("c", overlap + 4)

@@ -20,7 +20,7 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import read_parquet, write_parquet
 from onesentence.core.params import SPLITS
 from onesentence.data.records import EXPECTED, FORMATS, format_of
-from onesentence.data.sources import Raw, name_of, open_source, require_pinned
+from onesentence.data.sources import Example, name_of, open_source, require_pinned
 
 REPO = Path(__file__).parents[2]
 
@@ -29,7 +29,7 @@ def settings(path: Path, **changes) -> SimpleNamespace:
     """The `data` section for local data."""
     section = {
         "source": "local",
-        "path": str(path),
+        "watch": str(path),
         "revision": None,
         "document_column": "document",
         "summary_column": "summary",
@@ -38,7 +38,7 @@ def settings(path: Path, **changes) -> SimpleNamespace:
     return SimpleNamespace(**{**section, **changes})
 
 
-def read(path: Path, **changes) -> dict[str, list[Raw]]:
+def read(path: Path, **changes) -> dict[str, list[Example]]:
     return {split: list(rows) for split, rows in open_source(settings(path, **changes)).splits.items()}
 
 
@@ -74,7 +74,7 @@ TEXTS = [
 RECORDS = [
     {"id": f"row {i}", "document": f"{TEXTS[i % 6]} {i}", "summary": TEXTS[(i + 1) % 6]} for i in range(60)
 ]
-ROWS = {Raw(**record) for record in RECORDS}
+ROWS = {Example(**record) for record in RECORDS}
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -108,13 +108,13 @@ def test_a_folder_gives_the_rows_of_each_split_in_order(tmp_path, suffix):
     for split, records in parts.items():
         write(tmp_path / f"{split}{suffix}", records)
     (tmp_path / "README.txt").write_text("not data")
-    assert read(tmp_path) == {split: [Raw(**record) for record in part] for split, part in parts.items()}
+    assert read(tmp_path) == {split: [Example(**record) for record in part] for split, part in parts.items()}
 
 
 def test_a_folder_can_hold_splits_of_several_formats(tmp_path):
     for split, suffix in zip(SPLITS, (".json.gz", ".tsv", ".parquet"), strict=True):
         write(tmp_path / f"{split}{suffix}", RECORDS[:3])
-    assert read(tmp_path) == {split: [Raw(**record) for record in RECORDS[:3]] for split in SPLITS}
+    assert read(tmp_path) == {split: [Example(**record) for record in RECORDS[:3]] for split in SPLITS}
 
 
 def ids(path: Path, **changes) -> list[str]:
@@ -158,13 +158,13 @@ def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path):
         ]
 
 
-def store(rows: list[Raw], path: Path) -> list[Raw]:
+def store(rows: list[Example], path: Path) -> list[Example]:
     """Through parquet and back, as `prepare` and later stages do."""
     fields = ("id", "document", "summary")
     write_parquet(
         path, {name: pa.array([getattr(row, name) for row in rows], pa.string()) for name in fields}
     )
-    return [Raw(**record) for record in read_parquet(path).to_pylist()]
+    return [Example(**record) for record in read_parquet(path).to_pylist()]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -312,7 +312,7 @@ def test_another_suffix_is_refused(tmp_path, name):
 
 def test_a_missing_path_is_named(tmp_path):
     message = error_of(tmp_path / "nowhere")
-    assert message.startswith(f"data.path: {tmp_path / 'nowhere'} not found")
+    assert message.startswith(f"data.watch: {tmp_path / 'nowhere'} not found")
 
 
 def test_a_folder_must_hold_exactly_one_file_of_each_split(tmp_path):
@@ -395,7 +395,7 @@ def test_what_spreadsheets_export_is_read_as_it_was(tmp_path, suffix, delimiter,
         for prefix in ("", f"sep={delimiter}\r\n"):
             file.write_bytes((prefix + text).encode(encoding))
             rows = sorted((r for rows in read(file).values() for r in rows), key=lambda row: row.id)
-            assert rows == [Raw(**record) for record in GIVEN]
+            assert rows == [Example(**record) for record in GIVEN]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])

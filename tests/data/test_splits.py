@@ -1,4 +1,4 @@
-"""The side of a harvested row: fixed by its file, with near-duplicates brought together."""
+"""The split of a docstring's row: fixed by its file, with near-duplicates brought together."""
 
 import os
 import random
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from onesentence.data.docstrings import Entry
-from onesentence.data.splits import TEST_SHARE, VALIDATION_SHARE, harvested_rows, side_of_file
+from onesentence.data.docstrings import DocumentedObject
+from onesentence.data.splits import TEST_SHARE, VALIDATION_SHARE, side_of_file, split_docstrings
 
 REPO = Path(__file__).parents[2]
 NAMES = [f"dist/package/module_{i}.py" for i in range(10_000)]
@@ -58,13 +58,13 @@ def text(start: int, stop: int) -> str:
     return " ".join(f"w{i}" for i in range(start, stop))
 
 
-def entry(file: str, name: str, body: str, summary: str | None = None) -> Entry:
+def entry(file: str, name: str, body: str, summary: str | None = None) -> DocumentedObject:
     summary = summary or f"About {name} and {name}x and {name}y."
-    return Entry(file, f"package.{name}", f"def package.{name}()", f"{summary}\n\n{body}")
+    return DocumentedObject(file, f"package.{name}", f"def package.{name}()", f"{summary}\n\n{body}")
 
 
-def splits_of(entries: list[Entry]) -> dict[str, str]:
-    rows, _ = harvested_rows(entries)
+def splits_of(entries: list[DocumentedObject]) -> dict[str, str]:
+    rows, _ = split_docstrings(entries)
     return {row.id.split(".")[-1]: row.split for row in rows}
 
 
@@ -116,9 +116,9 @@ def test_exact_repeats_and_names_defined_again_are_dropped_and_counted():
         entry(TRAIN, "c", text(0, 60), "Return the first thing."),
         entry(TEST, "a", text(100, 160), "Something else than before."),
         entry(TEST, "d", "short body"),
-        Entry(TEST, "package.e", "def package.e()", "One line only."),
+        DocumentedObject(TEST, "package.e", "def package.e()", "One line only."),
     ]
-    rows, dropped = harvested_rows(entries)
+    rows, dropped = split_docstrings(entries)
     assert [row.id for row in rows] == ["dist:package.a"]
     assert dropped == {
         "same body and summary as an earlier entry": 2,
@@ -130,14 +130,14 @@ def test_exact_repeats_and_names_defined_again_are_dropped_and_counted():
 
 def test_the_same_name_in_two_distributions_makes_two_ids():
     other = TEST.replace("dist/", "other/")
-    rows, dropped = harvested_rows(
+    rows, dropped = split_docstrings(
         [entry(TEST, "a", text(0, 60)), entry(other, "a", text(100, 160), "Quite another summary.")]
     )
     assert [row.id for row in rows] == ["dist:package.a", "other:package.a"] and not dropped
 
 
 def test_rows_carry_their_text_and_file():
-    (row,), _ = harvested_rows([entry(TEST, "a", text(0, 20), "Return the first thing.")])
+    (row,), _ = split_docstrings([entry(TEST, "a", text(0, 20), "Return the first thing.")])
     assert (row.heading, row.document) == ("def package.a()", text(0, 20))
     assert (row.summary, row.file, row.split) == ("Return the first thing.", TEST, "test")
 
@@ -159,7 +159,7 @@ def test_no_near_duplicate_is_left_across_sides(seed):
                 rng.choice(NAMES[:60]), f"n{i}", text(start, start + rng.randint(20, 60)), f"A{i} b{i} c{i}."
             )
         )
-    rows, dropped = harvested_rows(entries)
+    rows, dropped = split_docstrings(entries)
     assert not dropped and len({row.id for row in rows}) == len(rows) == 150
 
     sets = [grams(row.document) for row in rows]

@@ -27,7 +27,7 @@ from onesentence.evaluation.resampling import (
     summary_of,
 )
 from onesentence.report.sentences import clusters_phrase, difference_sentence
-from onesentence.study.variance import difference, family, resampled, spread_of, summary
+from onesentence.study.variance import adjust_holm, difference, resampled, seed_variance_of, summary
 
 
 def groups_of(sizes: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ RECORDED_DIFFERENCE = {
     "bca_high": -0.8861526593858825,
     "p_bootstrap": 0.000999000999000999,
     "p_randomization": 0.000999000999000999,
-    "detectable": 1.0207632668955282,
+    "mde": 1.0207632668955282,
 }
 
 
@@ -210,7 +210,7 @@ def test_too_few_clusters_have_no_interval():
         assert (found["low"] is not None) == there  # 2 of 2^5 exchanges are 6.25%, of 2^6 3.1%
         assert found["value"] == 9.5 and found["bca_low"] is None
         entry = difference_of(values, values[::-1] + 1.0, 500, 0.95, sample)
-        assert (entry["low"] is not None) == (entry["detectable"] is not None) == there
+        assert (entry["low"] is not None) == (entry["mde"] is not None) == there
         assert 0 < entry["p_randomization"] <= 1
         json.dumps([found, entry], allow_nan=False)
 
@@ -257,7 +257,7 @@ def test_where_nothing_varies_no_detectable_difference_is_named(n):
     for shift in (0.0, 2.0):
         entry = difference_of(np.full(n, 40.0) + shift, np.full(n, 40.0), 300, 0.95, sample)
         entry["p_holm"] = entry["p_randomization"]
-        assert entry["detectable"] is None and (entry["low"] is None) == (n == 1)
+        assert entry["mde"] is None and (entry["low"] is None) == (n == 1)
         said = difference_sentence("a", "b", entry, "rouge1", f"{n} articles", 0.95)
         assert "power: 0.00 points" not in said
         assert "too few" in said if n == 1 else "no MDE can be given" in said
@@ -346,8 +346,8 @@ def test_the_noise_of_seeds_is_that_of_clusters():
     between, taken_alone = [], []
     for _ in range(300):
         scores = 30 + rng.normal(size=(3, 60))[:, sample.clusters] + rng.normal(size=(3, 600))
-        between.append(spread_of(scores, sample).between)
-        taken_alone.append(spread_of(scores).between)
+        between.append(seed_variance_of(scores, sample).between)
+        taken_alone.append(seed_variance_of(scores).between)
     assert abs(np.mean(between)) < 0.002 < 0.01 < np.mean(taken_alone)
     found = resampled(scores, 500, 0, sample=sample)
     assert found.df == pytest.approx(59) and summary(found, 0.95)["sampling_se"] > 0
@@ -355,7 +355,7 @@ def test_the_noise_of_seeds_is_that_of_clusters():
 
 def test_the_noise_of_seeds_of_unequal_clusters_is_no_part_of_a_seeds_own():
     rng, sample = np.random.default_rng(1), Sample(groups_of(SIZES["one holds half"][0]))
-    found = [spread_of(rng.normal(size=(3, 120)), sample) for _ in range(1_000)]
+    found = [seed_variance_of(rng.normal(size=(3, 120)), sample) for _ in range(1_000)]
     error = np.std([each.between for each in found]) / 1_000**0.5
     assert abs(np.mean([each.between for each in found])) < 3 * error
 
@@ -382,8 +382,8 @@ def test_a_true_null_between_two_variants_is_rejected_in_at_most_6_percent(sizes
 def test_studies_of_two_articles_that_differ_alike_prove_nothing():
     one, other = (resampled(np.array([[level, level + 9.0]]), 100, 0) for level in (30.0, 32.0))
     entry = difference(other, one, 0.95)
-    family([entry], 0.95)
-    assert (entry["value"], entry["p"], entry["detectable"]) == (2.0, 0.5, None)
+    adjust_holm([entry], 0.95)
+    assert (entry["value"], entry["p"], entry["mde"]) == (2.0, 0.5, None)
 
 
 # What is compared.
@@ -446,14 +446,12 @@ def test_the_articles_needed_for_an_mde_give_that_mde():
             "resampling": resampling,
             "comparisons": {"a-b": {"rouge1": now}},
         },
-        now["detectable"] / 2,
+        now["mde"] / 2,
     )[0]
     assert (found.articles, found.clusters) == (4_800, 800)
-    assert entry(np.full(found.clusters, 6))["detectable"] == pytest.approx(now["detectable"] / 2, rel=0.1)
+    assert entry(np.full(found.clusters, 6))["mde"] == pytest.approx(now["mde"] / 2, rel=0.1)
     assert found.one_each == pytest.approx(4_800 / 2.5, rel=0.25)  # Kish: 1 + 5 x 0.3
-    assert entry(np.ones(found.one_each, dtype=int))["detectable"] == pytest.approx(
-        now["detectable"] / 2, rel=0.15
-    )
+    assert entry(np.ones(found.one_each, dtype=int))["mde"] == pytest.approx(now["mde"] / 2, rel=0.15)
 
 
 def test_an_evaluation_without_an_mde_is_refused():
@@ -464,7 +462,7 @@ def test_an_evaluation_without_an_mde_is_refused():
                 "n": 3,
                 "confidence": 0.95,
                 "resampling": resampling,
-                "comparisons": {"a-b": {"rouge1": {"detectable": None}}},
+                "comparisons": {"a-b": {"rouge1": {"mde": None}}},
             },
             1.0,
         )

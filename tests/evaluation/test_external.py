@@ -17,7 +17,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from onesentence import cli
 from onesentence.core.errors import UserError
-from onesentence.evaluation.external import read_texts
+from onesentence.evaluation.external import read_outputs
 from onesentence.evaluation.metrics import METRICS, QUALITY, read_scores, write_scores
 from onesentence.evaluation.overlap.workers import OPTIONAL
 
@@ -169,7 +169,7 @@ def test_no_column_of_a_comparison_is_cut_off_however_wide_its_numbers(capsys):
     from onesentence.report.terminal import print_comparisons
 
     entry = {
-        "value": -13.42, "low": -14.89, "high": 11.88, "bca_low": 0.0, "bca_high": 0.0, "detectable": 12.14,
+        "value": -13.42, "low": -14.89, "high": 11.88, "bca_low": 0.0, "bca_high": 0.0, "mde": 12.14,
         "p_bootstrap": 0.5, "p_randomization": 0.5, "p_holm": 1.0,
     }  # fmt: skip
     resampling = {"unit": "file", "clusters": 203}
@@ -356,7 +356,7 @@ def test_ids_that_do_not_match(tmp_path, refused):
     message = refused(references=references, predictions=other)
     assert "p.jsonl: 2 ids" in message and "'d'" in message and "'x'" in message
     twice = rows(tmp_path / "t.jsonl", "prediction", GOOD, ["a", "b", "c", "d", "a"])
-    assert "t.jsonl: id 'a' stands twice" in refused(references=references, predictions=twice)
+    assert "t.jsonl: id 'a' occurs twice" in refused(references=references, predictions=twice)
     some = tmp_path / "some.jsonl"
     some.write_text('{"id": "a", "prediction": "x"}\n{"prediction": "y"}\n')
     assert "some.jsonl, line 2: no 'id'" in refused(predictions=some)
@@ -500,7 +500,7 @@ def test_another_format_is_refused(tmp_path, name, content, said, role):
         content if isinstance(content, bytes) else content.replace("prediction", "summary").encode()
     )
     with pytest.raises(UserError, match="^" + re.escape(str(path))) as raised:
-        read_texts(path, role)
+        read_outputs(path, role)
     assert said in str(raised.value) and "\n" not in str(raised.value)
     assert "a text a line, or .jsonl with a JSON object a line" in str(raised.value)
 
@@ -521,7 +521,7 @@ def test_another_format_is_refused(tmp_path, name, content, said, role):
     ],
 )
 def test_prose_that_looks_like_another_format_is_read(tmp_path, lines_of_text):
-    assert read_texts(lines(tmp_path / "p.txt", lines_of_text), "predictions").texts == lines_of_text
+    assert read_outputs(lines(tmp_path / "p.txt", lines_of_text), "predictions").texts == lines_of_text
 
 
 def test_a_json_file_is_refused_by_the_command(tmp_path, refused):

@@ -43,7 +43,7 @@ from onesentence.report.sentences import (
     copying_sentence,
     difference_sentence,
     family_sentence,
-    verdict,
+    summarize_evaluation,
 )
 
 SETTINGS = SimpleNamespace(language="en", meteor_synonyms=False)
@@ -383,7 +383,7 @@ def test_an_undefined_metric_is_null_and_can_be_written(articles):
 
 # What is said.
 
-ENTRY = {"value": 1.234, "low": 0.5, "high": 2.0, "p_holm": 0.0125, "detectable": 1.1}
+ENTRY = {"value": 1.234, "low": 0.5, "high": 2.0, "p_holm": 0.0125, "mde": 1.1}
 
 
 def test_a_gain_is_called_a_gain():
@@ -481,7 +481,7 @@ def test_the_verdict_says_what_the_numbers_of_real_outputs_say(articles, scores)
     }
     gain = found["comparisons"]["tuned-lead"]["rouge1"]
     assert gain["value"] > 30 and gain["p_holm"] < 0.05  # half of a reference against a first sentence
-    said = verdict(found)
+    said = summarize_evaluation(found)
     assert said[0].startswith(
         f"The fine-tuned model gains {gain['value']:.2f} points of ROUGE-1 over the first sentence (lead)"
     )

@@ -311,7 +311,7 @@ def test_no_true_difference_is_called_real_in_5_percent_of_sets(simulated, test)
 @pytest.mark.parametrize("test", ["p_randomization", "p_bootstrap"])
 def test_the_minimum_detectable_difference_is_seen_in_80_percent_of_sets(simulated, test):
     true = max(simulated)
-    said = np.array([entry["detectable"] for entry in simulated[true]])
+    said = np.array([entry["mde"] for entry in simulated[true]])
     assert abs(said.mean() - true) < 0.02 * true  # what the code says, against the formula on known variances
     seen = np.mean([entry[test] <= 0.05 for entry in simulated[true]])
     assert abs(seen - 0.8) < monte_carlo(0.8, len(said)) + 0.01
@@ -320,12 +320,12 @@ def test_the_minimum_detectable_difference_is_seen_in_80_percent_of_sets(simulat
 def test_the_minimum_detectable_difference_falls_with_the_root_of_n():
     rng = np.random.default_rng(4)
     left, right = rng.normal(size=100), rng.normal(size=100)
-    small = difference_of(left, right, 5_000, 0.95)["detectable"]
-    large = difference_of(np.tile(left, 16), np.tile(right, 16), 5_000, 0.95)["detectable"]
+    small = difference_of(left, right, 5_000, 0.95)["mde"]
+    large = difference_of(np.tile(left, 16), np.tile(right, 16), 5_000, 0.95)["mde"]
     assert small / large == pytest.approx(4, rel=0.05)
     # By hand: normal quantiles 1.6449 (confidence 0.9) and 0.8416 (power 0.8).
     error = (left - right).std() / 10
-    assert difference_of(left, right, 20_000, 0.9)["detectable"] == pytest.approx(2.4865 * error, rel=0.03)
+    assert difference_of(left, right, 20_000, 0.9)["mde"] == pytest.approx(2.4865 * error, rel=0.03)
 
 
 # Paired tests.
@@ -414,7 +414,7 @@ def test_differences_are_paired():
     left = np.linspace(0, 100, 40)
     found = difference_of(left, left - 1.0, 1_000, 0.95)
     assert (found["value"], found["low"], found["high"]) == pytest.approx((1, 1, 1))
-    assert found["detectable"] is None  # nothing varies: no smaller difference can be named
+    assert found["mde"] is None  # nothing varies: no smaller difference can be named
 
 
 def test_swapping_the_systems_swaps_the_signs():
@@ -425,7 +425,7 @@ def test_swapping_the_systems_swaps_the_signs():
         assert one[name] == pytest.approx(-other[opposite])
         assert one[opposite] == pytest.approx(-other[name])
     assert all(one[name] == other[name] for name in ("p_bootstrap", "p_randomization"))
-    assert one["detectable"] == pytest.approx(other["detectable"])
+    assert one["mde"] == pytest.approx(other["mde"])
 
 
 @pytest.mark.parametrize("shift", [-5.0, -0.1, 0.0, 0.1, 5.0])

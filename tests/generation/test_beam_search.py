@@ -23,7 +23,12 @@ from transformers import (
     Qwen2Config,
 )
 
-from onesentence.generation.beam_search import SHARED_ATTENTION, SharedPromptLayer, beam_search, serves
+from onesentence.generation.beam_search import (
+    SHARED_ATTENTION,
+    SharedPromptLayer,
+    beam_search,
+    supports_shared_prompt,
+)
 from onesentence.generation.decoding import generate_tokens, shares_prompt
 
 VOCABULARY, PAD, EOS = 97, 0, 1
@@ -229,12 +234,12 @@ def fail_at_new_tokens(module, inputs):
 
 
 def test_what_it_does_not_serve_is_said_by_a_rule():
-    assert serves(random_model(CONFIGS["phi"], 0), num_beams=4)
-    assert not serves(random_model(CONFIGS["phi"], 0), num_beams=1)
+    assert supports_shared_prompt(random_model(CONFIGS["phi"], 0), num_beams=4)
+    assert not supports_shared_prompt(random_model(CONFIGS["phi"], 0), num_beams=1)
     windowed = MistralConfig(**SIZE, num_key_value_heads=2, sliding_window=8)
-    assert not serves(random_model(windowed, 0), num_beams=4)
+    assert not supports_shared_prompt(random_model(windowed, 0), num_beams=4)
     mamba = MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4)
-    assert not serves(AutoModelForCausalLM.from_config(mamba), num_beams=4)
+    assert not supports_shared_prompt(AutoModelForCausalLM.from_config(mamba), num_beams=4)
 
 
 FULL = {"layer_types": ["full_attention"] * 2}
@@ -281,7 +286,7 @@ def test_attention_that_it_does_not_implement_gets_the_librarys_tokens(name, cap
 
 @pytest.mark.parametrize("name", ["soft caps", "sinks", "latent attention"])
 def test_the_search_refuses_scores_that_it_does_not_implement(name):
-    """Also where nothing has asked `serves`: other tokens must not come out silently."""
+    """Also where nothing has asked `supports_shared_prompt`: other tokens must not come out silently."""
     ids, mask = prompts(0, [30, 12])
     model = random_model(OTHERS[name], 0).float()
     model.generation_config = settings(2)
@@ -303,7 +308,7 @@ def test_a_model_that_is_not_what_it_says_is_found_by_the_proof(capsys):
     model = random_model(CONFIGS["phi"], 0).float()
     model.config._attn_implementation = "by_distance"
     ids, mask = prompts(0, [30, 30])
-    assert serves(model, 4)
+    assert supports_shared_prompt(model, 4)
     with torch.inference_mode():
         assert not shares_prompt(model, ids, mask, settings(4))
     assert "on a prompt, a beam's score is off by" in capsys.readouterr().out

@@ -10,10 +10,10 @@ from onesentence.core.errors import UserError
 from onesentence.generation import decoding, smoke_test
 from onesentence.generation.decoding import (
     articles_within,
+    evenly_spaced_by_length,
     generate_tokens,
     generation_config,
     read_output,
-    spanning,
     summarize,
     summarize_in_batches,
 )
@@ -28,7 +28,7 @@ def prompts(count=6, seed=0):
 
 def settings(beams=4, new=12):
     return SimpleNamespace(
-        max_new_tokens=new, num_beams=beams, batch_tokens=500, length_penalty=1.0, no_repeat_ngram=0
+        max_new_tokens=new, num_beams=beams, max_batch_tokens=500, length_penalty=1.0, no_repeat_ngram_size=0
     )
 
 
@@ -71,7 +71,7 @@ def test_no_ngram_twice_in_an_output_and_the_prompts_may_be_copied(base, tokeniz
     """transformers' own ban counts the prompt; ours is of the output alone."""
     plain = summarize(base, tokenizer, prompts(), settings(beams, 30))
     banned = settings(beams, 30)
-    banned.no_repeat_ngram = 2
+    banned.no_repeat_ngram_size = 2
     found = summarize(base, tokenizer, prompts(), banned)
 
     def repeats(tokens):
@@ -85,7 +85,7 @@ def test_no_ngram_twice_in_an_output_and_the_prompts_may_be_copied(base, tokeniz
     with torch.inference_mode():
         ids = torch.tensor([[*prompts()[0], *said, *prompts()[0]]])
         ours = generate_tokens(
-            base, ids, torch.ones_like(ids), generation_config(tokenizer, banned, 600), no_repeat_ngram=2
+            base, ids, torch.ones_like(ids), generation_config(tokenizer, banned, 600), no_repeat_ngram_size=2
         )
         config = generation_config(tokenizer, banned, 600)
         config.no_repeat_ngram_size = 2
@@ -165,7 +165,7 @@ def test_a_batch_holds_no_more_than_its_budget_and_at_least_one_article():
 def test_batches_hold_every_row_once_longest_first(base, tokenizer):
     rows = prompts()  # 3, 40, 17, 90, 8 and 60 tokens, and 2 beams of 4 new ones
     few = SimpleNamespace(
-        max_new_tokens=4, num_beams=2, batch_tokens=140, length_penalty=1.0, no_repeat_ngram=0
+        max_new_tokens=4, num_beams=2, max_batch_tokens=140, length_penalty=1.0, no_repeat_ngram_size=0
     )
     names = [str(len(row)) for row in rows]
     found = [batch for batch, _ in summarize_in_batches(base, tokenizer, rows, few, names)]
@@ -186,7 +186,7 @@ def fail_above(base, rows: int):
 def test_a_batch_that_does_not_fit_is_halved_and_the_tokens_stay_the_same(base, tokenizer, capsys):
     rows, names = prompts(), [str(i) for i in range(6)]
     large = SimpleNamespace(
-        max_new_tokens=6, num_beams=4, batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram=0
+        max_new_tokens=6, num_beams=4, max_batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram_size=0
     )
     wanted = [output.tokens for output in summarize(base, tokenizer, rows, large)]
     fail_above(base, 8)  # two articles of four beams
@@ -201,15 +201,17 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_tokens_stay_the_same(base, 
 def test_an_article_that_does_not_fit_alone_is_named(base, tokenizer):
     fail_above(base, 2)
     few = SimpleNamespace(
-        max_new_tokens=6, num_beams=4, batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram=0
+        max_new_tokens=6, num_beams=4, max_batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram_size=0
     )
-    with pytest.raises(UserError, match=r"generate.batch_tokens: the-long-one \(40 prompt tokens, 4 beams\)"):
+    with pytest.raises(
+        UserError, match=r"generate.max_batch_tokens: the-long-one \(40 prompt tokens, 4 beams\)"
+    ):
         summarize(base, tokenizer, prompts()[:2], few, ["the-short-one", "the-long-one"])
 
 
 def test_another_error_names_the_ids_of_its_batch(base, tokenizer):
     few = SimpleNamespace(
-        max_new_tokens=6, num_beams=4, batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram=0
+        max_new_tokens=6, num_beams=4, max_batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram_size=0
     )
     with pytest.raises(IndexError) as caught:
         summarize(base, tokenizer, [[10**6], [10**6] * 2], few, ["a", "b"])
@@ -218,14 +220,14 @@ def test_another_error_names_the_ids_of_its_batch(base, tokenizer):
 
 def test_spanning_goes_from_the_shortest_to_the_longest():
     lengths = [50, 10, 40, 30, 20, 60, 70]
-    assert [lengths[i] for i in spanning(lengths, 3)] == [10, 40, 70]
-    assert sorted(spanning(lengths, 20)) == list(range(7))
+    assert [lengths[i] for i in evenly_spaced_by_length(lengths, 3)] == [10, 40, 70]
+    assert sorted(evenly_spaced_by_length(lengths, 20)) == list(range(7))
 
 
 def gated(base, tokenizer, new=12):
     rows = prompts()
     names = [f"id{len(row)}" for row in rows]
-    return smoke_test.run_gate(base, tokenizer, names, rows, settings(new=new), 0.9, "the untuned base")
+    return smoke_test.run_smoke_test(base, tokenizer, names, rows, settings(new=new), 0.9, "the untuned base")
 
 
 def test_the_gate_passes_as_things_are(base, tokenizer):
@@ -316,7 +318,7 @@ def test_another_models_tokenizer_put_back_by_hand_goes_red(pairs):
     from stages.pretrain import train_tokenizer
 
     name = str(ROOT / "models/phi-tiny")
-    own = SimpleNamespace(name=name, path=name, revision=None, dtype="float32", quantization="none")
+    own = SimpleNamespace(name=name, watch=name, revision=None, dtype="float32", quantization="none")
     model, tokenizer = load_base(own), load_tokenizer(own)
     documents = [pair["document"] for pair in pairs]
 

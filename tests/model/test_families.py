@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from onesentence.core.errors import UserError
 from onesentence.generation import decoding
-from onesentence.generation.beam_search import serves
+from onesentence.generation.beam_search import supports_shared_prompt
 from onesentence.model import adapters, base_check, loading
 from onesentence.model.encoding import encode_completion, encode_prompt, pad_left, training_batch
 from onesentence.training.loss import completion_loss
@@ -89,7 +89,7 @@ FAMILIES = {
     ),
 }  # fmt: skip
 GENERATE = SimpleNamespace(
-    max_new_tokens=8, num_beams=4, batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram=0
+    max_new_tokens=8, num_beams=4, max_batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram_size=0
 )
 
 
@@ -105,7 +105,7 @@ def saved(folder, tokenizer, name: str):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     settings = SimpleNamespace(
-        name=str(folder), path=str(folder), revision=None, dtype="float32", quantization="none"
+        name=str(folder), watch=str(folder), revision=None, dtype="float32", quantization="none"
     )
     return settings, targets, shares
 
@@ -132,7 +132,7 @@ def test_a_family_goes_through_the_whole_path(name, tmp_path, tokenizer, pairs, 
     base_check.check_base(base, tokenizer, prompts)
 
     # Beams: the library's tokens, whichever search is taken; its own search is named where it is taken.
-    assert serves(base, 4) or not shares
+    assert supports_shared_prompt(base, 4) or not shares
     ids, mask = pad_left(prompts, tokenizer.pad_token_id)
     config = decoding.generation_config(tokenizer, GENERATE, base.config.vocab_size)
     with torch.inference_mode():
@@ -173,7 +173,7 @@ def refused(folder, tokenizer, model):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     settings = SimpleNamespace(
-        name=str(folder), path=str(folder), revision=None, dtype="float32", quantization="none"
+        name=str(folder), watch=str(folder), revision=None, dtype="float32", quantization="none"
     )
     with pytest.raises(UserError) as caught:
         loading.load_base(settings)

@@ -65,7 +65,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from onesentence.model import adapters, loading
 name = sys.argv[1]
-settings = SimpleNamespace(name=name, path=name, revision=None, dtype="float32", quantization="none")
+settings = SimpleNamespace(name=name, watch=name, revision=None, dtype="float32", quantization="none")
 lora = SimpleNamespace(rank=4, alpha=None, dropout=0.1,
                        target_modules=["v_proj", "fc1", "q_proj", "dense", "k_proj", "fc2"])
 model = adapters.add_adapter(loading.load_base(settings), lora, seed=0)
@@ -133,7 +133,7 @@ def test_quantized_base_trains_and_generates(tiny_settings, tokenizer, quantizat
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     settings = SimpleNamespace(
-        max_new_tokens=5, num_beams=4, batch_tokens=200, length_penalty=1.0, no_repeat_ngram=0
+        max_new_tokens=5, num_beams=4, max_batch_tokens=200, length_penalty=1.0, no_repeat_ngram_size=0
     )
     outputs = summarize(model.eval(), tokenizer, [[5, 6, 7, 8], [9, 10]], settings)
     assert all(output.complete for output in outputs)
@@ -156,7 +156,11 @@ def test_a_quantized_base_that_has_generated_trains_as_an_unused_one(tiny_settin
                 tokenizer,
                 [[5, 6, 7, 8]],
                 SimpleNamespace(
-                    max_new_tokens=3, num_beams=2, batch_tokens=1, length_penalty=1.0, no_repeat_ngram=0
+                    max_new_tokens=3,
+                    num_beams=2,
+                    max_batch_tokens=1,
+                    length_penalty=1.0,
+                    no_repeat_ngram_size=0,
                 ),
             )
         model = adapters.add_adapter(base, lora_settings(), seed=0).train()
@@ -181,7 +185,7 @@ def overflowing(folder, base, tokenizer):
 def test_float16_with_float32_attention_has_finite_logits(base, tokenizer, tmp_path):
     overflowing(tmp_path, base, tokenizer)
     settings = SimpleNamespace(
-        name=str(tmp_path), path=str(tmp_path), revision=None, dtype="float16", quantization="none"
+        name=str(tmp_path), watch=str(tmp_path), revision=None, dtype="float16", quantization="none"
     )
     model = loading.load_base(settings)
     assert model.dtype == torch.float16
@@ -211,7 +215,7 @@ def test_bfloat16_is_refused_on_a_gpu_without_it(monkeypatch):
 
 def test_a_folder_that_is_no_model(tmp_path):
     settings = SimpleNamespace(
-        name=str(tmp_path), path=str(tmp_path), revision=None, dtype="float32", quantization="none"
+        name=str(tmp_path), watch=str(tmp_path), revision=None, dtype="float32", quantization="none"
     )
     with pytest.raises(UserError, match=r"not a model folder, config.json and \*.safetensors not found"):
         loading.load_base(settings)
@@ -227,7 +231,7 @@ def test_pickled_weights_are_refused(tiny, tmp_path):
             shutil.copy(file, tmp_path)
     torch.save({}, tmp_path / "pytorch_model.bin")
     settings = SimpleNamespace(
-        name=str(tmp_path), path=str(tmp_path), revision=None, dtype="float32", quantization="none"
+        name=str(tmp_path), watch=str(tmp_path), revision=None, dtype="float32", quantization="none"
     )
     with pytest.raises(UserError, match=r"\*.safetensors not found"):
         loading.load_base(settings)
@@ -237,7 +241,7 @@ def test_pickled_weights_are_refused(tiny, tmp_path):
 def test_a_hub_name_without_a_network_fails_in_one_sentence(load):
     settings = SimpleNamespace(
         name="microsoft/phi-2",
-        path="requirements.txt",
+        watch="requirements.txt",
         revision="0" * 40,
         dtype="float32",
         quantization="none",
@@ -318,7 +322,7 @@ def test_an_adapter_on_tied_embeddings_stays_beside_them(
     assert torch.allclose(loaded(ids).logits, wanted, atol=1e-4)
     assert "the adapter stays beside the base" in capsys.readouterr().out
     settings = SimpleNamespace(
-        max_new_tokens=5, num_beams=4, batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram=0
+        max_new_tokens=5, num_beams=4, max_batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram_size=0
     )
     written = [output.tokens for output in summarize(loaded, tokenizer, ids.tolist(), settings)]
     assert written == [output.tokens for output in summarize(model, tokenizer, ids.tolist(), settings)]

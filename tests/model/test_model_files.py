@@ -17,7 +17,7 @@ from onesentence.model.model_files import tensors_of
 def settings(folder, **more):
     return SimpleNamespace(
         **{
-            "name": str(folder), "path": str(folder), "revision": None, "dtype": "float32",
+            "name": str(folder), "watch": str(folder), "revision": None, "dtype": "float32",
             "quantization": "none", **more,
         }
     )  # fmt: skip
@@ -231,4 +231,4 @@ def test_a_config_that_makes_no_model(folder, values, words):
 @pytest.mark.parametrize("name", ["models/a/b", "./models", "/models/none"])
 def test_a_path_is_never_looked_for_on_the_hub(name):
     with pytest.raises(UserError, match=r"not a model folder, config.json and \*.safetensors not found"):
-        loading.load_config(settings(name, path="requirements.txt"))
+        loading.load_config(settings(name, watch="requirements.txt"))

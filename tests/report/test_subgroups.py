@@ -68,7 +68,7 @@ def test_rows_of_groups_are_the_groups_own_scores():
 
 
 def test_articles_to_read_by_hand(monkeypatch):
-    monkeypatch.setattr(subgroups, "SHOWN", 2)
+    monkeypatch.setattr(subgroups, "OUTPUTS_OF_A_KIND", 2)
     scores = np.array([5.0, 0.0, 9.0, 4.0, 2.0])  # mean 4
     found = chosen_articles(scores)
     assert (found["worst"], found["best"], found["average"]) == ([1, 4], [2, 0], [3, 0])
@@ -85,4 +85,4 @@ def test_fewer_articles_than_are_shown_are_all_shown():
 def test_which_articles_are_random_does_not_depend_on_their_scores():
     one, other = (chosen_articles(np.random.default_rng(seed).random(200)) for seed in (1, 2))
     assert one["random"] == other["random"] and one["worst"] != other["worst"]
-    assert len(one["random"]) == subgroups.SHOWN
+    assert len(one["random"]) == subgroups.OUTPUTS_OF_A_KIND

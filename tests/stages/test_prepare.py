@@ -14,7 +14,7 @@ import yaml
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_parquet
 from onesentence.core.params import SPLITS
-from onesentence.data.sources import Raw
+from onesentence.data.sources import Example
 from stages.prepare import (
     check_unseen,
     clean,
@@ -29,14 +29,14 @@ from stages.prepare import (
 REPO = Path(__file__).parents[2]
 
 
-def cleaned(**splits: list[Raw]):
+def cleaned(**splits: list[Example]):
     """`clean` on lists by split; the counts as plain dicts."""
     kept, counts = clean({split: iter(splits.get(split, [])) for split in SPLITS}, "en")
     return kept, {split: dict(count) for split, count in counts.items()}
 
 
 def test_good_rows_are_kept_in_order():
-    rows = [Raw(str(i), f"Document {i}. More of it.", f"Summary {i}") for i in range(5)]
+    rows = [Example(str(i), f"Document {i}. More of it.", f"Summary {i}") for i in range(5)]
     kept, counts = cleaned(train=rows[:3], validation=rows[3:4], test=rows[4:])
     assert kept == {"train": rows[:3], "validation": rows[3:4], "test": rows[4:]}
     assert counts == {"train": {"read": 3}, "validation": {"read": 1}, "test": {"read": 1}}
@@ -51,7 +51,7 @@ def test_the_most_novel_half_by_hand():
         "word": "Shut",  # has no 2-gram: counts as new
         "most": "The bridge is shut",  # 1 of 3 is
     }
-    rows = [Raw(name, document, summary) for name, summary in summaries.items()]
+    rows = [Example(name, document, summary) for name, summary in summaries.items()]
     assert [row.id for row in most_novel_half(rows)] == ["half", "new", "word"]  # order kept
     assert [row.id for row in most_novel_half(rows[:2])] == ["half"]
     assert most_novel_half([]) == []
@@ -59,14 +59,14 @@ def test_the_most_novel_half_by_hand():
 
 def test_each_reason_drops_and_counts():
     rows = [
-        Raw("1", "A document. More.", "Kept"),
-        Raw("2", " \n", "No document"),
-        Raw("3", "No summary", "\t"),
-        Raw("4", "A  document.\nMore.", "The same document up to white space"),
-        Raw("5", "First sentence here. The rest.", "first sentence, HERE"),
-        Raw("6", "Stands in test. More.", "Other"),
+        Example("1", "A document. More.", "Kept"),
+        Example("2", " \n", "No document"),
+        Example("3", "No summary", "\t"),
+        Example("4", "A  document.\nMore.", "The same document up to white space"),
+        Example("5", "First sentence here. The rest.", "first sentence, HERE"),
+        Example("6", "Stands in test. More.", "Other"),
     ]
-    test = [Raw("t", "Stands in test. More.", "Held out")]
+    test = [Example("t", "Stands in test. More.", "Held out")]
     kept, counts = cleaned(train=rows, test=test)
     assert [row.id for row in kept["train"]] == ["1"] and kept["test"] == test
     assert counts["train"] == {
@@ -82,9 +82,9 @@ def test_each_reason_drops_and_counts():
 def test_of_a_document_in_all_splits_the_most_held_out_copy_stays():
     text = "The same. In all."
     kept, counts = cleaned(
-        train=[Raw("a", text, "s")],
-        validation=[Raw("b", text, "s"), Raw("c", text, "s")],
-        test=[Raw("d", text, "s")],
+        train=[Example("a", text, "s")],
+        validation=[Example("b", text, "s"), Example("c", text, "s")],
+        test=[Example("d", text, "s")],
     )
     assert {split: [row.id for row in rows] for split, rows in kept.items()} == {
         "train": [],
@@ -92,14 +92,16 @@ def test_of_a_document_in_all_splits_the_most_held_out_copy_stays():
         "test": ["d"],
     }
     assert counts["validation"] == {"read": 2, "document stands in another split": 2}
-    kept, counts = cleaned(train=[Raw("a", text, "s")], validation=[Raw("b", text, "s"), Raw("c", text, "s")])
+    kept, counts = cleaned(
+        train=[Example("a", text, "s")], validation=[Example("b", text, "s"), Example("c", text, "s")]
+    )
     assert [row.id for row in kept["validation"]] == ["b"] and not kept["train"]
     assert counts["validation"] == {"read": 2, "duplicate document": 1}
 
 
 def test_rows_of_a_group_that_is_in_a_more_held_out_split_are_dropped_and_counted():
-    def row(name: str, group: str, summary: str = "s") -> Raw:
-        return Raw(name, f"Document {name}. More of it.", summary, group)
+    def row(name: str, group: str, summary: str = "s") -> Example:
+        return Example(name, f"Document {name}. More of it.", summary, group)
 
     splits = {
         "train": [row("1", "A"), row("2", "B"), row("3", "C"), row("4", "D"), row("5", "A")],
@@ -122,31 +124,31 @@ def test_rows_of_a_group_that_is_in_a_more_held_out_split_are_dropped_and_counte
 
 
 def test_a_row_without_a_group_is_its_own():
-    assert Raw("7", "d", "s").group == "7" and Raw("7", "d", "s", "Herald").group == "Herald"
+    assert Example("7", "d", "s").group == "7" and Example("7", "d", "s", "Herald").group == "Herald"
 
 
 def test_group_sizes_by_hand():
-    rows = [Raw(str(i), "d", "s", group) for i, group in enumerate("AABACB")]
+    rows = [Example(str(i), "d", "s", group) for i, group in enumerate("AABACB")]
     assert group_sizes(rows) == {"groups": 3, "largest_group": 3}
-    assert group_sizes([Raw(str(i), "d", "s") for i in range(4)]) == {"groups": 4, "largest_group": 1}
+    assert group_sizes([Example(str(i), "d", "s") for i in range(4)]) == {"groups": 4, "largest_group": 1}
 
 
 def test_a_repeated_row_is_dropped_and_counted():
-    one = Raw("same", "One text. More.", "s")
+    one = Example("same", "One text. More.", "s")
     kept, counts = cleaned(train=[one, one])
     assert kept["train"] == [one] and counts["train"]["duplicate document"] == 1
 
 
 def test_the_heading_of_a_docstring_is_not_its_first_sentence():
-    row = Raw("1", "Return it. More.", "Return it.", heading="def f(x)")
+    row = Example("1", "Return it. More.", "Return it.", heading="def f(x)")
     assert cleaned(train=[row])[0]["train"] == []
-    row = Raw("1", "def f(x)\n\nReturn it. More.", "Return it.")
+    row = Example("1", "def f(x)\n\nReturn it. More.", "Return it.")
     assert cleaned(train=[row])[0]["train"] == [row]
 
 
 def test_very_long_and_very_short_documents_pass():
-    long = Raw("long", "word " * 100_000, "A summary of it")
-    short = Raw("short", "word", "Another one")
+    long = Example("long", "word " * 100_000, "A summary of it")
+    short = Example("short", "word", "Another one")
     kept, _ = cleaned(train=[long, short])
     assert kept["train"] == [long, short]
     found = describe([long, short])
@@ -154,8 +156,8 @@ def test_very_long_and_very_short_documents_pass():
     assert found["novel_ngrams_percent"]["1"] == 100
 
 
-def rows_of(count: int) -> list[Raw]:
-    return [Raw(str(i), f"d {i}", f"s {i}") for i in range(count)]
+def rows_of(count: int) -> list[Example]:
+    return [Example(str(i), f"d {i}", f"s {i}") for i in range(count)]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345])
@@ -196,13 +198,13 @@ def test_a_held_out_row_from_a_file_that_pretraining_read_is_refused(tmp_path):
     seen = tmp_path / "files.txt"
     seen.write_text("d/a.py\nd/b.py\n")
     rows = {
-        "train": [Raw("1", "d", "s", "d/a.py")],
-        "validation": [Raw("2", "d", "s", "d/c.py")],
-        "test": [Raw("3", "d", "s", "d/aa.py")],
+        "train": [Example("1", "d", "s", "d/a.py")],
+        "validation": [Example("2", "d", "s", "d/c.py")],
+        "test": [Example("3", "d", "s", "d/aa.py")],
     }
     check_unseen(rows, seen)
     for split in ("validation", "test"):
-        leak = {**rows, split: [*rows[split], Raw("leak", "d", "s", "d/b.py")]}
+        leak = {**rows, split: [*rows[split], Example("leak", "d", "s", "d/b.py")]}
         with pytest.raises(UserError, match=rf"{split} row 'leak': its file d/b\.py was read in pretraining"):
             check_unseen(leak, seen)
 
@@ -224,9 +226,9 @@ def test_quantiles_are_lengths_that_occur():
 def test_describe_by_hand():
     rows = [
         # 1-grams: x of {a, b, x}; 2-grams: b-x of {a-b, b-x}; 3-grams: a-b-x alone; no 4-gram.
-        Raw("1", "a b c d", "A b x."),
+        Example("1", "a b c d", "A b x."),
         # 1-grams: none of {c, d, e, f}; 2-grams: d-e of three is not there; 3-grams: both; the 4-gram.
-        Raw("2", "c d. f! e f", "c d e f"),
+        Example("2", "c d. f! e f", "c d e f"),
     ]
     found = describe(rows)
     assert found["novel_ngrams_percent"] == pytest.approx(
@@ -242,7 +244,7 @@ def test_describe_by_hand():
 
 
 def test_describe_leaves_out_the_heading_and_gives_null_where_no_summary_is_long_enough():
-    row = Raw("1", "other text", "name", heading="def name(x)")
+    row = Example("1", "other text", "name", heading="def name(x)")
     assert describe([row])["document_words"]["p50"] == 5  # of the whole article
     assert describe([row])["novel_ngrams_percent"] == {
         "1": 100,
@@ -250,7 +252,7 @@ def test_describe_leaves_out_the_heading_and_gives_null_where_no_summary_is_long
         "3": None,
         "4": None,
     }
-    assert describe([Raw("1", "name", "name")])["novel_ngrams_percent"]["1"] == 0
+    assert describe([Example("1", "name", "name")])["novel_ngrams_percent"]["1"] == 0
 
 
 def test_near_duplicate_percent_counts_held_out_rows_once():
@@ -258,15 +260,15 @@ def test_near_duplicate_percent_counts_held_out_rows_once():
         return " ".join(f"w{i}" for i in range(start, stop))
 
     train = [
-        Raw("1", numbered(0, 60), "one of a kind"),
-        Raw("2", numbered(3, 63), "two of a pair"),
-        Raw("3", numbered(500, 560), "a summary that stands on both sides"),
+        Example("1", numbered(0, 60), "one of a kind"),
+        Example("2", numbered(3, 63), "two of a pair"),
+        Example("3", numbered(500, 560), "a summary that stands on both sides"),
     ]
     held_out = [
-        Raw("a", numbered(5, 65), "body like rows 1 and 2"),
-        Raw("b", numbered(700, 760), "a summary that stands on both sides"),
-        Raw("c", numbered(800, 860), "nothing like it anywhere"),
-        Raw("d", numbered(40, 100), "too little in common"),
+        Example("a", numbered(5, 65), "body like rows 1 and 2"),
+        Example("b", numbered(700, 760), "a summary that stands on both sides"),
+        Example("c", numbered(800, 860), "nothing like it anywhere"),
+        Example("d", numbered(40, 100), "too little in common"),
     ]
     assert near_duplicate_percent(train, held_out) == 50
     assert near_duplicate_percent([], held_out) == 0
@@ -292,7 +294,7 @@ def workspace(tmp_path) -> Path:
     values = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))
     values["data"].update(
         source="local",
-        path="articles",
+        watch="articles",
         revision=None,
         document_column="document",
         summary_column="summary",
@@ -436,7 +438,7 @@ def test_the_stage_writes_its_outputs_whole_and_the_same_every_time(workspace):
     ("change", "message"),
     [
         ({"train_size": 41}, "data.train_size: asks for 41 rows, train has 40 after cleaning"),
-        ({"path": "elsewhere"}, "data.path: elsewhere not found"),
+        ({"watch": "elsewhere"}, "data.watch: elsewhere not found"),
     ],
 )
 def test_a_stage_that_fails_writes_nothing(workspace, change, message):
@@ -454,7 +456,7 @@ def test_hub_data_is_pinned_by_its_content(workspace, monkeypatch):
     """A folder of data files goes through the same loader as a dataset of the hub."""
     monkeypatch.setenv("HF_HOME", str(workspace / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    set_data(workspace, source="articles", path="requirements.txt", revision="main", group_column="x")
+    set_data(workspace, source="articles", watch="requirements.txt", revision="main", group_column="x")
     for split, x in zip(SPLITS, "abc", strict=True):
         file = workspace / f"articles/{split}.jsonl"
         file.write_text(file.read_text().replace('"x": 1', f'"x": "{x}"'))

@@ -258,7 +258,7 @@ def trained_bytes(folder: Path) -> tuple[dict[str, str], list[bytes]]:
 def embedded(tmp_path_factory, pairs, tiny):
     """A project of the embedded model, trained and generated from with no threads or kernels asked for."""
     folder = make_project(tmp_path_factory.mktemp("embedded"), pairs, tiny)
-    edit(folder, model__name="models/phi-tiny", model__path="models/phi-tiny", generate__num_beams=4)
+    edit(folder, model__name="models/phi-tiny", model__watch="models/phi-tiny", generate__num_beams=4)
     with pytest.MonkeyPatch.context() as patch:
         for name in ASKED:
             patch.delenv(name, raising=False)

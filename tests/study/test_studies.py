@@ -23,7 +23,7 @@ from onesentence.evaluation.resampling import Sample
 from onesentence.study import comparison
 from onesentence.study.analyses import ANALYSES
 from onesentence.study.analyses.copying import COPYING
-from onesentence.study.comparison import borrowed_spread, require_like, what_is_there
+from onesentence.study.comparison import borrowed_spread, require_same_test_set, select_complete
 from onesentence.study.decisions import (
     CONFIRMATIONS,
     DECISIONS,
@@ -39,14 +39,14 @@ from onesentence.study.experiments import (
     experiment_refs,
     has_values,
     make_the_only,
-    name_twins,
     require_distinct,
+    reuse_equal_experiments,
     with_values,
 )
 from onesentence.study.jobs import READ_IN_ORDER, next_of
 from onesentence.study.measured import Measured
-from onesentence.study.sentences import settings_sentence, verdict
-from onesentence.study.variance import Spread, resampled
+from onesentence.study.sentences import settings_sentence, summarize_study
+from onesentence.study.variance import SeedVariance, resampled
 from onesentence.study.variants import experiment
 
 STUDY_FILE = yaml.safe_load((ROOT / STUDIES_FILE).read_text())
@@ -63,7 +63,7 @@ def declared(tmp_path, **studies) -> Studies:
 
 RANKS = {
     "question": "?",
-    "reference": "rank-8",
+    "baseline": "rank-8",
     "seeds": [0, 7],
     "axes": {"lora.rank": [8, 16]},
     "analysis": "trend",
@@ -134,7 +134,7 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
     ]
     assert study.experiments()["quick-rank-8-seed0"]["data.train_size"] == 5
     sizes = {"settings": {"data.train_size": 100}, "axes": {"data.train_size": [100, 400]}}
-    sizes |= {"reference": "train-size-100", "along": "data.train_size"}
+    sizes |= {"baseline": "train-size-100", "along": "data.train_size"}
     study = declared(tmp_path, sizes={**RANKS, **sizes}).study("sizes", quick=True)
     assert [v["data.train_size"] for v in study.experiments().values()] == [
         5,
@@ -149,8 +149,17 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
     ("change", "problem"),
     [
         ({"axis": {}}, "studies.rank.axis: unknown key"),
-        ({"reference": "rank-4"}, "studies.rank.reference: 'rank-4' is none of its variants"),
-        ({"axes": {"lora.rnak": [8]}}, "lora.rnak: unknown key of params.yaml"),
+        ({"baseline": "rank-4"}, "studies.rank.baseline: 'rank-4' is none of its variants"),
+        ({"axes": {"lora.rnak": [8]}}, "lora.rnak: unknown key, did you mean 'rank'?"),
+        ({"axes": {"rank": [8]}}, "rank: unknown key of params.yaml"),
+        (
+            {"axes": {"train.warmup_share": [0.1]}},
+            "train.warmup_share: this key is now called train.warmup_ratio; rename it and keep its value",
+        ),
+        (
+            {"reference": "rank-8"},
+            "studies.rank.reference: this key is now called baseline; rename it and keep its value",
+        ),
         ({"axes": {"lora.rank": [0.5]}}, "lora.rank: expected a whole number"),
         ({"variants": {"a b": {}}}, "variant 'a b': expected a name"),
         ({"analysis": "guess"}, "studies.rank.analysis: expected one of"),
@@ -174,7 +183,7 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
             {"variants": {"as-set": None}},
             "studies.rank.variants.as-set: expected keys with values, found None",
         ),
-        ({"reference": {"other": "rank-8"}}, "studies.rank.reference: has none for tiny; name one of rank-8"),
+        ({"baseline": {"other": "rank-8"}}, "studies.rank.baseline: has none for tiny; name one of rank-8"),
         ({"search": {"seed": 0, "keys": {}}}, "studies.rank.search.budget: missing"),
         (
             {"search": {"budget": 1, "seed": 0, "keys": {"lora.alpha": {"low": 0, "high": 8}}}},
@@ -192,12 +201,12 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
         ),
         (
             {"analysis": "full"},
-            "rank.reference: the analysis `full` is of a reference that sets train.method",
+            "rank.baseline: the analysis `full` is of a baseline that sets train.method",
         ),
         (
             {
                 "axes": {"lora.rank": [8, 16], "data.train_size": [1, 2]},
-                "reference": "rank-8-train-size-1",
+                "baseline": "rank-8-train-size-1",
                 "analysis": "exchange",
                 "along": "data.train_size",
                 "series": {"a": ["rank-8-train-size-1"], "b": ["rank-16-train-size-2"]},
@@ -253,7 +262,7 @@ def test_a_study_that_is_not_declared_for_a_scale_is_not_in_the_way_of_the_other
 
 def test_a_variant_that_a_default_makes_the_same_as_another_is_refused(tmp_path):
     """A change of a default must not turn `lora` into rsLoRA under its old name."""
-    change = {"axes": {}, "variants": {"as-set": {}, "rank-4": {"lora.rank": 4}}, "reference": "as-set"}
+    change = {"axes": {}, "variants": {"as-set": {}, "rank-4": {"lora.rank": 4}}, "baseline": "as-set"}
     study = declared(tmp_path, one={**RANKS, **change, "analysis": "none", "along": None}).study("one")
     whole = {"lora": {"rank": 8}, "train": {"epochs": 1}}
     require_distinct(study, whole)
@@ -270,19 +279,19 @@ def test_what_is_there_is_compared_where_that_is_asked_for(tmp_path):
     }
     study = declared(tmp_path, rank={**RANKS, **more}).study("rank")
     there = set(study.experiments()) - {"rank-4-seed7"}
-    assert what_is_there(study, set(study.experiments()), False) == (study, [])
+    assert select_complete(study, set(study.experiments()), False) == (study, [])
     with pytest.raises(UserError, match=r"1 of 6 runs of rank are missing, such as rank-4-seed7"):
-        what_is_there(study, there, partial=False)
-    kept, left_out = what_is_there(study, there, partial=True)
+        select_complete(study, there, partial=False)
+    kept, left_out = select_complete(study, there, partial=True)
     assert left_out == ["rank-4", "the curve low"] and [variant.name for variant in kept.variants] == [
         "rank-2",
         "rank-8",
     ]
     assert {label: len(members) for label, members in kept.series.items()} == {"low": 0, "all": 2}
     assert len(kept.experiments()) == 4
-    for lost in ("rank-8-seed0", "rank-2-seed0"):  # the reference; all but the reference
+    for lost in ("rank-8-seed0", "rank-2-seed0"):  # the baseline; all but the baseline
         with pytest.raises(UserError, match="2 of 6 runs of rank are missing"):
-            what_is_there(study, there - {lost}, partial=True)
+            select_complete(study, there - {lost}, partial=True)
 
 
 def test_one_name_for_two_settings_is_refused(tmp_path):
@@ -319,23 +328,23 @@ def test_runs_of_other_articles_are_refused_by_what_differs(key, value):
         evaluation = {"split": "validation", "n": 2, "test": "one", "resampling": {}} | changed
         return {"evaluation": evaluation, "tuned": scores}
 
-    require_like({"as-set": run_of(), "alike": run_of()})
+    require_same_test_set({"as-set": run_of(), "alike": run_of()})
     with pytest.raises(UserError, match=f"^compare: {key} is {value} in other and .* in as-set; they scored"):
-        require_like({"as-set": run_of(), "other": run_of(**{key: value})})
+        require_same_test_set({"as-set": run_of(), "other": run_of(**{key: value})})
     older = run_of()
     del older["evaluation"]["resampling"]
     with pytest.raises(UserError, match=r"^compare: older was evaluated before clusters"):
-        require_like({"as-set": run_of(), "older": older})
+        require_same_test_set({"as-set": run_of(), "older": older})
 
 
 def found(value: float, p: float, **more) -> dict:
     score = {"value": 30.0, "low": 29.0, "high": 31.0, "seed_sd": 0.2, "sampling_se": 0.4}
-    entry = {"value": value, "low": value - 1, "high": value + 1, "p": p, "p_holm": p, "detectable": 1.4}
+    entry = {"value": value, "low": value - 1, "high": value + 1, "p": p, "p_holm": p, "mde": 1.4}
     entry["se"] = 0.5
     return {
         "study": "s",
         "question": "?",
-        "reference": "a",
+        "baseline": "a",
         "confidence": 0.95,
         "n": 2_000,
         "seeds": [0, 1, 2],
@@ -352,7 +361,7 @@ def found(value: float, p: float, **more) -> dict:
 
 
 def test_no_difference_says_what_could_have_been_missed():
-    said = verdict(found(0.3, 0.6))
+    said = summarize_study(found(0.3, 0.6))
     assert said[0] == (
         "No variant was shown to differ from a in ROUGE-1; a true difference of 1.40 points would have been "
         "called real in 80% of cases, a smaller one could have been missed."
@@ -364,49 +373,55 @@ def test_no_difference_says_what_could_have_been_missed():
 
 
 def test_a_real_difference_is_called_one():
-    assert verdict(found(2.0, 0.01))[0] == ("Real differences in ROUGE-1 from a: b +2.00 [+1.00, +3.00].")
+    assert summarize_study(found(2.0, 0.01))[0] == (
+        "Real differences in ROUGE-1 from a: b +2.00 [+1.00, +3.00]."
+    )
 
 
 def test_many_that_do_not_differ_are_counted_and_few_are_named():
     few = found(2.0, 0.01)
     few["variants"] |= {name: found(0.3, 0.6)["variants"]["b"] for name in "cd"}
-    assert "Not distinguishable from a: c, d; a true" in verdict(few)[0]
+    assert "Not distinguishable from a: c, d; a true" in summarize_study(few)[0]
     few["variants"] |= {f"v{i}": few["variants"]["c"] for i in range(9)}
-    assert "Not distinguishable from a: the other 11; a true" in verdict(few)[0]
+    assert "Not distinguishable from a: the other 11; a true" in summarize_study(few)[0]
 
 
 def test_outputs_that_are_the_same_are_no_test_of_anything():
     same = found(0.0, 1.0)
-    same["variants"]["b"]["difference"]["rouge1"] |= {"low": 0.0, "high": 0.0, "se": 0.0, "detectable": 0.0}
-    assert verdict(same)[0] == "Scores of every article are those of a: b."
+    same["variants"]["b"]["difference"]["rouge1"] |= {"low": 0.0, "high": 0.0, "se": 0.0, "mde": 0.0}
+    assert summarize_study(same)[0] == "Scores of every article are those of a: b."
 
 
 def test_one_seed_is_said_to_be_one():
     one = {**found(2.0, 0.01), "seeds": [0]}
-    assert verdict(one)[-1].startswith(
+    assert summarize_study(one)[-1].startswith(
         "One seed each, and no allowance for another: what is said holds for these"
     )
     one |= {"spread_from": "rank", "spread_sd": 0.31}
-    assert "as far apart as in the study rank (a standard deviation of 0.31 points)" in verdict(one)[-1]
+    assert (
+        "as far apart as in the study rank (a standard deviation of 0.31 points)" in summarize_study(one)[-1]
+    )
 
 
 def test_a_trend_in_words():
-    entry = {"value": 0.5, "low": 0.1, "high": 0.9, "p": 0.01, "p_holm": 0.02, "detectable": 0.6}
-    said = verdict(found(2.0, 0.01, for_each_doubling={"": entry}))[1]
+    entry = {"value": 0.5, "low": 0.1, "high": 0.9, "p": 0.01, "p_holm": 0.02, "mde": 0.6}
+    said = summarize_study(found(2.0, 0.01, for_each_doubling={"": entry}))[1]
     assert (
         said
         == "+0.50 [+0.10, +0.90] points of ROUGE-1 for each doubling (p = 0.0200): quality grows with it."
     )
     flat = {**entry, "p_holm": 0.4}
-    said = verdict(found(2.0, 0.01, for_each_doubling={"shared": flat}))[1]
+    said = summarize_study(found(2.0, 0.01, for_each_doubling={"shared": flat}))[1]
     assert said.startswith("shared: ")
     assert said.endswith("no trend was shown, where one of 0.60 would have been in 80% of cases.")
 
 
 def test_an_exchange_in_words():
     entry = {"smaller": "s-4", "larger": "l-1", "value": 1.5, "low": 1.0, "high": 2.0, "p_holm": 0.01}
-    entry |= {"p": 0.01, "detectable": 0.6}
-    said = verdict(found(2.0, 0.01, exchanges=[entry, {**entry, "value": -1.5}, {**entry, "p_holm": 0.3}]))
+    entry |= {"p": 0.01, "mde": 0.6}
+    said = summarize_study(
+        found(2.0, 0.01, exchanges=[entry, {**entry, "value": -1.5}, {**entry, "p_holm": 0.3}])
+    )
     assert said[1] == (
         "Of 3 pairs of a model with more data and the next larger one with less, the smaller is better in 1, "
         "the larger in 1, and neither was shown to be in 1."
@@ -424,12 +439,12 @@ def test_a_law_in_words():
         "exponent": {"value": 0.4, **ends},
         "predicted": {"value": 29.0, **ends},
         "saturates": True,
-        "miss": {"value": 0.3, "low": -1, "high": 1, "p_holm": 0.5, "detectable": 0.9},
+        "miss": {"value": 0.3, "low": -1, "high": 1, "p_holm": 0.5, "mde": 0.9},
         "within_one_point": {"value": 2_000, "low": 1_000, "high": 4_000},
-        "growth": {"value": 6.0, "low": 5.0, "high": 7.0, "p_holm": 0.001, "detectable": 1.1},
+        "growth": {"value": 6.0, "low": 5.0, "high": 7.0, "p_holm": 0.001, "mde": 1.1},
         "curve": [[250.0, 23.0, 22.0, 24.0], [8_000.0, 29.0, 28.0, 35.0]],
     }
-    said = verdict(found(2.0, 0.01, laws={"": law}))[1]
+    said = summarize_study(found(2.0, 0.01, laws={"": law}))[1]
     assert said.startswith(
         "ROUGE-1 = 30.00 - 120 x pairs^-0.40, fitted without the largest size; the asymptote"
     )
@@ -438,43 +453,43 @@ def test_a_law_in_words():
         "Scores are within one point of the largest size's from 2,000 pairs on (interval 1,000 to 4,000)."
     )
     only = {**law, "within_one_point": {"value": 8_000, "low": 4_000, "high": 8_000}}
-    assert verdict(found(2.0, 0.01, laws={"": only}))[1].endswith(
+    assert summarize_study(found(2.0, 0.01, laws={"": only}))[1].endswith(
         "Scores are within one point of the largest size's from that size on (interval 4,000 to 8,000)."
     )
     straight = {**law, "saturates": False, "miss": {**law["miss"], "p_holm": 0.01}}
-    said = verdict(found(2.0, 0.01, laws={"same steps": straight}))[1]
+    said = summarize_study(found(2.0, 0.01, laws={"same steps": straight}))[1]
     assert said.startswith(
         "same steps: a power law fitted without the largest size does not tell whether scores saturate"
     )
     assert "the measured score misses it" in said and "30.00" not in said
     for growth in ({"value": 0.4, "p_holm": 0.3}, {"value": -3.0, "p_holm": 0.001}):
         flat = {**law, "saturates": False, "growth": {**law["growth"], **growth}}
-        said = verdict(found(2.0, 0.01, laws={"same steps": flat}))[1]
+        said = summarize_study(found(2.0, 0.01, laws={"same steps": flat}))[1]
         assert "points: no growth with the data was shown, where one of 1.10 would" in said and "law" in said
         assert "saturation" not in said and "foretold" not in said
 
 
 def test_the_best_in_words():
-    over = {"value": 0.8, "low": 0.2, "high": 1.4, "p_holm": 0.01, "detectable": 0.7}
-    entry = {"best": "b", "at_the_end": None, "not_distinguishable": ["c"], "over_reference": over}
-    assert verdict(found(2.0, 0.01, best={"rank 8": entry}))[1] == (
+    over = {"value": 0.8, "low": 0.2, "high": 1.4, "p_holm": 0.01, "mde": 0.7}
+    entry = {"best": "b", "at_the_end": None, "not_distinguishable": ["c"], "over_baseline": over}
+    assert summarize_study(found(2.0, 0.01, best={"rank 8": entry}))[1] == (
         "rank 8: best is b; not distinguishable from it: c. Chosen on one half of the articles and "
         "measured on the other, the best is +0.80 [+0.20, +1.40] from a; the interval allows for the luck of "
         "a seed that was chosen too."
     )
-    entry = {**entry, "over_reference": {**over, "p_holm": 0.5}}
-    said = verdict(found(2.0, 0.01, best={"": entry}))[1]
+    entry = {**entry, "over_baseline": {**over, "p_holm": 0.5}}
+    said = summarize_study(found(2.0, 0.01, best={"": entry}))[1]
     assert "from a: no gain was shown, where one of 0.70 would have been in 80% of cases; the" in said
-    said = verdict(found(2.0, 0.01, best={"": {**entry, "best": "a", "not_distinguishable": []}}))[1]
-    assert said == "best is a, the reference; all others are worse."
+    said = summarize_study(found(2.0, 0.01, best={"": {**entry, "best": "a", "not_distinguishable": []}}))[1]
+    assert said == "best is a, the baseline; all others are worse."
     searched = found(2.0, 0.01, best={"": {**entry, "not_distinguishable": [f"s{i}" for i in range(9)]}})
     searched["variants"]["b"]["sets"] = {"lora.alpha": 8, "train.epochs": 3}
-    said = verdict(searched)[1]
+    said = summarize_study(searched)[1]
     assert said.startswith("best is b (lora.alpha 8, train.epochs 3); not distinguishable from it: 9 others.")
     entry |= {"best": "a", "at_the_end": "lowest train.learning_rate", "not_distinguishable": []}
-    assert verdict(found(2.0, 0.01, best={"": entry}))[1] == (
+    assert summarize_study(found(2.0, 0.01, best={"": entry}))[1] == (
         "best is a (the lowest train.learning_rate that was tried: a better one may lie beyond), the "
-        "reference; all others are worse."
+        "baseline; all others are worse."
     )
 
 
@@ -486,7 +501,7 @@ def test_how_far_from_full_in_words():
         (4.0, 1.0, 7.0, "4.0 [1.0, 7.0]% below a: whether under 5% is open."),
     ):
         entry = {"value": value, "low": low, "high": high}
-        assert verdict(found(2.0, 0.01, percent_below_full={"b": entry}))[1] == f"b is {said}"
+        assert summarize_study(found(2.0, 0.01, percent_below_full={"b": entry}))[1] == f"b is {said}"
 
 
 def test_a_decision_shows_what_its_key_alone_did_and_where_it_never_is_alone_what_else_differs():
@@ -501,7 +516,7 @@ def test_a_decision_shows_what_its_key_alone_did_and_where_it_never_is_alone_wha
         "- `c`, with other lora.rank: +0.30 [-0.70, +1.30], not distinguishable (detectable: 1.40)"
     ]
     for model, variant in zip(("small", "large", "small"), made["variants"].values(), strict=True):
-        variant["values"] = {"model.name": model, "model.path": model}  # one choice under two keys
+        variant["values"] = {"model.name": model, "model.watch": model}  # one choice under two keys
     assert compared_values(made, "model.name") == ["- `b`: +2.00 [+1.00, +3.00], real"]
 
 
@@ -526,7 +541,7 @@ def test_a_decision_shows_what_the_test_split_said_of_its_key(tmp_path):
 
 def test_settings_are_those_that_the_variants_ran_with():
     made = {**found(0.0, 1.0), "scale": "tiny", "split": "validation"}
-    made["settings"] = {"data.train_size": 1000, "train.epochs": 2, "generate.batch_tokens": 64}
+    made["settings"] = {"data.train_size": 1000, "train.epochs": 2, "generate.max_batch_tokens": 64}
     for size, variant in zip((10, 20), made["variants"].values(), strict=True):
         variant["sets"] = {"data.train_size": size}
     made["variants"]["b"]["sets"]["train.epochs"] = 1
@@ -550,7 +565,7 @@ def analysed(
     name: str,
     levels: dict,
     bases: dict | None = None,
-    spread: Spread | None = None,
+    spread: SeedVariance | None = None,
     without: set | frozenset = frozenset(),
     **cost,
 ) -> dict:
@@ -661,22 +676,22 @@ def test_the_best_of_many_that_are_alike_owes_its_lead_to_the_choice(monkeypatch
     for _ in range(20):
         levels = {name: rng.normal(0, 5, 300) for name in names}
         found = analysed(monkeypatch, "search", levels)["best"][""]
-        gains.append(found["over_reference"]["value"])
+        gains.append(found["over_baseline"]["value"])
         leads.append(levels[found["best"]].mean() - levels["as-set"].mean())
     assert np.mean(leads) > 0.3 and abs(np.mean(gains)) < np.mean(leads) / 2
 
 
 def test_the_luck_of_a_seed_that_was_chosen_makes_no_gain(monkeypatch):
     """Settings that are alike but for the luck of their one seed, which is the same on both halves of the
-    articles: the best beats the reference too often, unless the choice is counted.
+    articles: the best beats the baseline too often, unless the choice is counted.
     """
     rng, wrong = np.random.default_rng(12), {"p": 0, "p_holm": 0}
     names = [v.name for v in Studies("models/phi-tiny").study("search").variants]
     for _ in range(60):
         levels = {name: 20.0 + rng.normal(0, 0.25) for name in names}
-        entry = analysed(monkeypatch, "search", levels, spread=Spread(0.0625, 0.0625, 10))["best"][""]
+        entry = analysed(monkeypatch, "search", levels, spread=SeedVariance(0.0625, 0.0625, 10))["best"][""]
         for p in wrong:
-            wrong[p] += entry["over_reference"][p] < 0.05
+            wrong[p] += entry["over_baseline"][p] < 0.05
     assert wrong["p"] >= 3 and wrong["p_holm"] <= 1
 
 
@@ -694,7 +709,7 @@ def test_the_best_rate_of_each_rank(monkeypatch):
     found = analysed(monkeypatch, "learning_rate", levels)["best"]
     assert found["rank 8"]["best"] == "rank-8-learning-rate-0.004" and not found["rank 8"]["at_the_end"]
     assert found["every weight"]["at_the_end"] == "highest train.learning_rate"
-    assert found["rank 64"]["over_reference"]["value"] == pytest.approx(-20 + 21, abs=1e-5)
+    assert found["rank 64"]["over_baseline"]["value"] == pytest.approx(-20 + 21, abs=1e-5)
     assert found["rank 8"]["not_distinguishable"] == [] and len(found["rank 16"]["not_distinguishable"]) == 4
 
 
@@ -750,11 +765,11 @@ def test_an_experiment_has_the_values_that_its_lock_holds(held):
 
 def test_a_twin_is_one_with_the_same_code_and_values_alone(held):
     ref = put_experiment(held, "one", "0.004")
-    assert name_twins({"near": {"train.learning_rate": 0.0041}, "as-set": {}}) == []
-    assert name_twins({"same": {"train.learning_rate": 0.004}}) == ["same"]
+    assert reuse_equal_experiments({"near": {"train.learning_rate": 0.0041}, "as-set": {}}) == []
+    assert reuse_equal_experiments({"same": {"train.learning_rate": 0.004}}) == ["same"]
     assert commit_of("same") == run(held, "git", "rev-parse", ref).stdout.strip() == commit_of("one")
     Path("code.py").write_text("2\n")
-    assert name_twins({"other": {"train.learning_rate": 0.004}}) == []
+    assert reuse_equal_experiments({"other": {"train.learning_rate": 0.004}}) == []
 
 
 def test_a_twin_has_the_same_pins_whatever_the_comments_beside_them(held):
@@ -763,10 +778,10 @@ def test_a_twin_has_the_same_pins_whatever_the_comments_beside_them(held):
     put_experiment(held, "one", "0.004")
     wanted = {"same": {"train.learning_rate": 0.004}}
     requirements.write_text("b==2\n\n# Two\na==1\n")
-    assert name_twins(wanted) == ["same"]
+    assert reuse_equal_experiments(wanted) == ["same"]
     for changed in ("a==1\nb==3\n", "a==1\n", "a==1\nb==2\nc==1\n"):
         requirements.write_text(changed)
-        assert name_twins({"other": wanted["same"]}) == []
+        assert reuse_equal_experiments({"other": wanted["same"]}) == []
 
 
 def test_a_name_that_another_experiment_has_is_given_and_nothing_is_lost(held):
@@ -775,9 +790,9 @@ def test_a_name_that_another_experiment_has_is_given_and_nothing_is_lost(held):
     put_experiment(held, "fast-seed0", "0.004")
     slow, fast = commit_of("as-set-seed0"), commit_of("fast-seed0")
     wanted = {"as-set-seed0": {"train.learning_rate": 0.004}, "fast-seed0": {"train.learning_rate": 0.002}}
-    assert name_twins(wanted) == list(wanted)
+    assert reuse_equal_experiments(wanted) == list(wanted)
     assert commit_of("as-set-seed0") == fast and commit_of("fast-seed0") == slow
-    assert name_twins(wanted) == list(wanted)  # once more changes nothing
+    assert reuse_equal_experiments(wanted) == list(wanted)  # once more changes nothing
     assert commit_of("as-set-seed0") == fast and commit_of("fast-seed0") == slow
 
 
@@ -786,7 +801,7 @@ def test_a_twin_of_another_baseline_takes_the_name_from_what_is_wanted_too(held)
     put_experiment(held, "fast-seed0", "0.004", "bb")
     slow, fast = commit_of("as-set-seed0"), commit_of("fast-seed0")
     wanted = {"as-set-seed0": {"train.learning_rate": 0.004}, "slow-seed0": {"train.learning_rate": 0.002}}
-    assert name_twins(wanted) == list(wanted)
+    assert reuse_equal_experiments(wanted) == list(wanted)
     assert commit_of("as-set-seed0") == fast and commit_of("slow-seed0") == slow
 
 
@@ -803,7 +818,7 @@ def test_two_branches_keep_their_experiments_of_one_name(held):
     second = commit_of("fast-seed0")
     assert second != first == commit_of(f"fast-seed0.{first[:7]}")
     Path("code.py").write_text("1\n")  # back on the first branch
-    assert name_twins({"fast-seed0": values}) == ["fast-seed0"]
+    assert reuse_equal_experiments({"fast-seed0": values}) == ["fast-seed0"]
     assert commit_of("fast-seed0") == first and commit_of(f"fast-seed0.{second[:7]}") == second
     assert set(experiment_refs()) == {"fast-seed0", f"fast-seed0.{second[:7]}"}
 
@@ -836,7 +851,7 @@ TINY_STUDIES = {
     "studies": {
         "rank": {
             "question": "Does quality grow with the rank?",
-            "reference": "rank-2",
+            "baseline": "rank-2",
             "seeds": [0, 1],
             "axes": {"lora.rank": [2, 4]},
             "analysis": "trend",
@@ -844,7 +859,7 @@ TINY_STUDIES = {
         },
         "broken": {
             "question": "What of a variant that fails?",
-            "reference": "as-set",
+            "baseline": "as-set",
             "seeds": [0],
             "variants": {
                 "as-set": {"lora.rank": 2},
@@ -1177,7 +1192,7 @@ def test_decisions_are_told_of_a_study_with_any_variant_left_out(tmp_path, monke
         variants = {
             label: {**each, "values": {k: v for k, v in each["values"].items() if k != key}}
             for label, each in found["variants"].items()
-            if key not in each["sets"] or label == found["reference"]
+            if key not in each["sets"] or label == found["baseline"]
         }
         if len(variants) > 1:
             write_json(tmp_path / f"{name}.json", {**found, "variants": variants, "analysis": {}})
@@ -1238,7 +1253,7 @@ def test_committed_studies_are_of_the_declared_variants(monkeypatch):
         assert not path.name.startswith("quick-")
         committed, study = json.loads(path.read_text()), studies.study(path.stem)
         assert list(committed["variants"]) == [variant.name for variant in study.variants], path
-        assert committed["seeds"] == list(study.seeds) and committed["reference"] == study.reference
+        assert committed["seeds"] == list(study.seeds) and committed["baseline"] == study.baseline
         assert committed["settings"] == study.settings and committed["left_out"] == [], path
         for variant in study.variants:
             assert committed["variants"][variant.name]["sets"] == variant.changes

@@ -7,16 +7,16 @@ from scipy import stats
 from onesentence.evaluation.resampling import detectable_effect, mean_of, mean_statistics, resampled_sums
 from onesentence.study import variance
 from onesentence.study.variance import (
+    adjust_holm,
     difference,
-    family,
     fitted,
     not_worse,
     pareto_front,
     pooled,
     resampled,
     scaling,
+    seed_variance_of,
     slope,
-    spread_of,
     summary,
 )
 
@@ -59,7 +59,7 @@ def test_the_spread_of_seeds_is_that_of_a_two_way_analysis():
     """between is unbiased: 1.5^2 where it is that, 0 where seeds differ by the articles' noise alone."""
     rng = np.random.default_rng(3)
     for between in (0.0, 1.5):
-        found = [spread_of(simulated(rng, 3, 100, 30, between, 8)) for _ in range(4_000)]
+        found = [seed_variance_of(simulated(rng, 3, 100, 30, between, 8)) for _ in range(4_000)]
         error = np.std([each.between for each in found]) / np.sqrt(len(found))
         assert np.mean([each.between for each in found]) == pytest.approx(between**2, abs=3 * error)
         assert np.mean([each.total for each in found]) == pytest.approx(between**2 + 0.64, abs=3 * error)
@@ -94,7 +94,7 @@ def test_a_borrowed_spread_makes_one_seed_honest():
     wrong = {"borrowed": 0, "fixed": 0}
     for _ in range(trials):
         articles = rng.normal(0, 10, 400)
-        spread = pooled([spread_of(simulated(rng, 3, 400, 30, 0.8, 5, articles)) for _ in range(5)])
+        spread = pooled([seed_variance_of(simulated(rng, 3, 400, 30, 0.8, 5, articles)) for _ in range(5)])
         rows = [simulated(rng, 1, 400, 30, 0.8, 5, articles) for _ in range(2)]
         for kind, given in (("borrowed", spread), ("fixed", None)):
             sides = [resampled(row, 200, k, given) for k, row in enumerate(rows)]
@@ -104,11 +104,11 @@ def test_a_borrowed_spread_makes_one_seed_honest():
 
 def test_a_borrowed_spread_is_one_estimate_however_many_borrow_it():
     """Degrees of freedom are those of the spread where it is all of the variance, for two and for twenty."""
-    spread, row = variance.Spread(0.06, 0.06, 10), np.full((1, 50), 30.0)
+    spread, row = variance.SeedVariance(0.06, 0.06, 10), np.full((1, 50), 30.0)
     found = [resampled(row + k, 100, k, spread) for k in range(20)]
     assert difference(found[0], found[1], 0.95)["df"] == pytest.approx(10)
     assert slope(np.arange(20.0), found, 0.95)["df"] == pytest.approx(10)
-    own = [variance.Spread(0.06, 0.06, 2) for _ in range(2)]
+    own = [variance.SeedVariance(0.06, 0.06, 2) for _ in range(2)]
     left, right = (resampled(row, 100, k, each) for k, each in enumerate(own))
     assert difference(left, right, 0.95)["df"] == pytest.approx(4)
 
@@ -162,8 +162,8 @@ def test_what_is_detectable_is_detected_in_80_percent():
         left = resampled(simulated(rng, 5, 300, 31.3, 0.3, 6, articles), 200, 0)
         right = resampled(simulated(rng, 5, 300, 30, 0.3, 6, articles), 200, 1)
         entries = [difference(left, right, 0.95), *({"p": 0.9, "se": 0.1, "df": 9.0} for _ in range(4))]
-        family(entries, 0.95)
-        reach.append(entries[0]["detectable"])
+        adjust_holm(entries, 0.95)
+        reach.append(entries[0]["mde"])
         seen += entries[0]["p_holm"] < 0.05
     assert entries[0]["p_holm"] == pytest.approx(5 * entries[0]["p"])
     # 1.3 points are about what is detectable here, and they are seen in about 80 %.
@@ -191,8 +191,8 @@ def test_undefined_scores_are_undefined_differences():
     entry = difference(nothing, some, 0.95)
     assert set(entry.values()) == {None}
     entries = [entry, difference(some, some, 0.95)]
-    family(entries, 0.95)
-    assert entries[0]["p_holm"] is None and entries[0]["detectable"] is None and entries[1]["p_holm"] == 1
+    adjust_holm(entries, 0.95)
+    assert entries[0]["p_holm"] is None and entries[0]["mde"] is None and entries[1]["p_holm"] == 1
     assert summary(nothing, 0.95)["value"] is None and summary(nothing, 0.95)["seed_sd"] is None
 
 

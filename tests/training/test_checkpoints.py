@@ -100,7 +100,7 @@ def test_training_with_any_file_of_the_newest_truncated_ends_in_the_bytes_of_an_
     lora = SimpleNamespace(rank=2, alpha=None, dropout=0.1, target_modules=["q_proj", "v_proj"])
     train = SimpleNamespace(
         method="lora", epochs=1, steps=None, order="random", batch_size=2, gradient_accumulation=1,
-        learning_rate=0.01, warmup_share=0.2, autocast="none", log_every=2, checkpoint_every=2,
+        learning_rate=0.01, warmup_ratio=0.2, autocast="none", log_every=2, checkpoint_every=2,
     )  # fmt: skip
     p = SimpleNamespace(seed=3, model=tiny_settings, lora=lora, train=train)
     rows = [([5 + i, 6, 7 + i], [8, 9 + i, 0]) for i in range(14)]  # 7 steps

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from onesentence.training.dropout import FewDraws, use_few_draws
+from onesentence.training.dropout import PackedDropout, use_packed_dropout
 
 
 @pytest.mark.parametrize("p", [0.05, 0.3, 0.5])
 def test_the_rate_is_p_in_each_of_the_four_lanes_of_a_draw(p):
     torch.manual_seed(0)
     n = 400_000
-    found = FewDraws(p)(torch.ones(n))
+    found = PackedDropout(p)(torch.ones(n))
     for lane in range(4):
         share = (found[lane::4] == 0).float().mean().item()
         assert abs(share - p) < 4 * (p * (1 - p) / (n / 4)) ** 0.5
@@ -20,7 +20,7 @@ def test_the_rate_is_p_in_each_of_the_four_lanes_of_a_draw(p):
 
 def test_elements_are_dropped_independently():
     torch.manual_seed(1)
-    dropped = (FewDraws(0.5)(torch.ones(200_000)) == 0).float() - 0.5
+    dropped = (PackedDropout(0.5)(torch.ones(200_000)) == 0).float() - 0.5
     for lag in (1, 2, 3, 4, 64):
         assert abs((dropped[lag:] * dropped[:-lag]).mean().item() * 4) < 0.02
 
@@ -29,20 +29,20 @@ def test_elements_are_dropped_independently():
 def test_shapes_and_formats_stay(shape):
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.randn(shape).to(dtype)
-        found = FewDraws(0.1)(x)
+        found = PackedDropout(0.1)(x)
         assert found.shape == x.shape and found.dtype == dtype
 
 
 def test_without_training_or_at_0_nothing_happens():
     x = torch.randn(10)
-    assert FewDraws(0.5).eval()(x) is x
-    assert FewDraws(0.0)(x) is x
+    assert PackedDropout(0.5).eval()(x) is x
+    assert PackedDropout(0.0)(x) is x
 
 
 def test_the_gradient_goes_where_the_value_went():
     torch.manual_seed(2)
     x = torch.randn(1_000, requires_grad=True)
-    found = FewDraws(0.25)(x)
+    found = PackedDropout(0.25)(x)
     found.sum().backward()
     assert torch.equal(x.grad != 0, found != 0)
     assert x.grad[x.grad != 0].unique().tolist() == pytest.approx([4 / 3], rel=1e-4)
@@ -51,7 +51,7 @@ def test_the_gradient_goes_where_the_value_went():
 def test_a_seed_gives_the_same_mask_and_the_next_call_another():
     def masks():
         torch.manual_seed(3)
-        module = FewDraws(0.5)
+        module = PackedDropout(0.5)
         return module(torch.ones(100)), module(torch.ones(100))
 
     (first, second), (again, _) = masks(), masks()
@@ -61,7 +61,7 @@ def test_a_seed_gives_the_same_mask_and_the_next_call_another():
 def test_it_is_the_plain_formula_bit_for_bit():
     torch.manual_seed(4)
     x = torch.randn(7, 33, requires_grad=True)
-    found = FewDraws(0.05)(x)
+    found = PackedDropout(0.05)(x)
     scale = 1 / (1 - round(0.05 * 2**16) / 2**16)
     assert torch.equal(found, torch.where(found != 0, x * scale, 0.0))
     (gradient,) = torch.autograd.grad(found, x, x.detach())
@@ -75,7 +75,7 @@ def test_every_adapter_of_a_model_gets_it(base):
 
     lora = SimpleNamespace(rank=2, alpha=None, dropout=0.2, target_modules=["q_proj", "fc1"])
     model = add_adapter(base, lora, seed=0)
-    use_few_draws(model)
-    found = [m for m in model.modules() if isinstance(m, FewDraws)]
+    use_packed_dropout(model)
+    found = [m for m in model.modules() if isinstance(m, PackedDropout)]
     assert len(found) == 4 and all(m.p == 0.2 for m in found)  # 2 modules in 2 layers
     assert not any(isinstance(m, torch.nn.Dropout) and m.p == 0.2 for m in model.modules())

@@ -1,5 +1,6 @@
 """Memory from the configuration alone, against what is really allocated and kept."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.model.adapters import add_adapter
 from onesentence.model.encoding import training_batch
@@ -17,10 +19,10 @@ from onesentence.training.memory import (
     cache_bytes_per_token,
     fitting_batch,
     generation_memory,
-    kept_bytes,
     meta_model,
     passing_bytes,
     require_fit,
+    saved_bytes,
     training_memory,
     weight_bytes,
 )
@@ -52,12 +54,12 @@ def test_what_is_kept_on_the_meta_device_is_what_is_really_kept(base, tiny_setti
     model = add_adapter(base, LORA, seed=0).train()
     found = meta_model(load_config(tiny_settings), "float32")
     add_adapter(found, LORA, seed=0).train()
-    assert sum(kept_bytes(found, rows, length)) == pytest.approx(really_kept(model, rows, length), rel=0.02)
+    assert sum(saved_bytes(found, rows, length)) == pytest.approx(really_kept(model, rows, length), rel=0.02)
 
 
 def test_small_blocks_leave_holes(monkeypatch):
     large = memory.MAPPED_BYTES
-    assert memory.held_bytes([large, 100, 100]) == large + round(200 * memory.HOLES)
+    assert memory.held_bytes([large, 100, 100]) == large + round(200 * memory.FRAGMENTATION)
     monkeypatch.setattr(memory, "device_name", lambda: "cuda")
     assert memory.held_bytes([large, 100, 100]) == large + 200
 
@@ -96,7 +98,7 @@ def test_the_cache_is_what_generation_fills(base, tiny_settings):
     real = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
     assert cache_bytes_per_token(config, "float32") * 3 * 20 == real
     generate = SimpleNamespace(
-        num_beams=4, max_new_tokens=5, batch_tokens=400, length_penalty=1.0, no_repeat_ngram=0
+        num_beams=4, max_new_tokens=5, max_batch_tokens=400, length_penalty=1.0, no_repeat_ngram_size=0
     )
     found = generation_memory(config, tiny_settings, generate, longest=20)
     assert found["cache"] == cache_bytes_per_token(config, "float32") * 10 * 40  # 10 articles of 20 + 4 x 5
@@ -208,7 +210,7 @@ def test_what_other_architectures_keep(family):
     config = AutoConfig.for_model(family, **shape)
     torch.manual_seed(0)
     model = adapted(AutoModelForCausalLM.from_config(config), target)
-    found = sum(kept_bytes(adapted(meta_model(config, "float32"), target).get_base_model(), 2, 16))
+    found = sum(saved_bytes(adapted(meta_model(config, "float32"), target).get_base_model(), 2, 16))
     assert found == pytest.approx(kept_by_autograd(model, False), rel=0.08)
     assert passing_bytes(config, "float32", 2, 16, 8) > 0
     assert config == AutoConfig.for_model(family, **shape)  # as it was
@@ -221,10 +223,10 @@ def test_autocast_keeps_a_bfloat16_copy_of_every_weight(family):
     torch.manual_seed(0)
     real = kept_by_autograd(adapted(AutoModelForCausalLM.from_config(config), target), True)
     base = adapted(meta_model(config, "float32"), target).get_base_model()
-    assert sum(kept_bytes(base, 2, 16, "bfloat16")) == pytest.approx(real, rel=0.08)
+    assert sum(saved_bytes(base, 2, 16, "bfloat16")) == pytest.approx(real, rel=0.08)
     # Quantized weights are no operand of autocast.
     base = adapted(meta_model(config, "float32"), target).get_base_model()
-    assert sum(kept_bytes(base, 2, 16, "bfloat16", "nf4")) < real
+    assert sum(saved_bytes(base, 2, 16, "bfloat16", "nf4")) < real
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
@@ -232,7 +234,7 @@ def test_conv1d_is_quantized_too(tmp_path, quantization):
     config = AutoConfig.for_model("gpt2", vocab_size=90, n_embd=256, n_layer=2, n_head=4)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     settings = SimpleNamespace(
-        name=str(tmp_path), path=str(tmp_path), revision=None, dtype="float32", quantization=quantization
+        name=str(tmp_path), watch=str(tmp_path), revision=None, dtype="float32", quantization=quantization
     )
     real = load_base(settings).get_memory_footprint()
     counted = weight_bytes(meta_model(config, "float32"), "float32", quantization)
@@ -245,15 +247,9 @@ def test_without_an_estimate_training_goes_on_and_says_why(capsys):
     shape, target = FAMILIES["mixtral"]
     config = AutoConfig.for_model("mixtral", **shape)
     config._experts_implementation = "eager"  # it looks which experts were chosen
-    p = SimpleNamespace(
-        seed=0,
-        model=SimpleNamespace(dtype="float32", quantization="none"),
-        lora=SimpleNamespace(rank=4, alpha=None, dropout=0.1, target_modules=[target]),
-        train=SimpleNamespace(
-            method="lora", autocast="none", batch_size=2, gradient_accumulation=1, epochs=1, steps=None,
-            order="random",
-        ),
-    )  # fmt: skip
+    own = {"train.batch_size": 2, "train.gradient_accumulation": 1, "train.epochs": 1}
+    p = params.load(("seed", "model", "lora", "train"), Path(__file__).parents[2] / "params.yaml")
+    p = params.changed(p, {**own, "lora.target_modules": [target]})
     check_memory(p, config, [([5, 6, 7], [8, 0])] * 4)
     said = capsys.readouterr().out
     assert said.startswith(

@@ -3,7 +3,7 @@
 from onesentence.study.analyses import best, copying, exchange, full, pareto, prompt, scaling, trend
 from onesentence.study.analyses.analysis import Analysis
 
-NONE = "none"  # in studies.yaml: differences from the reference alone
+NONE = "none"  # in studies.yaml: differences from the baseline alone
 ANALYSES: dict[str, Analysis] = {
     "trend": trend.ANALYSIS,
     "best": best.ANALYSIS,

@@ -9,7 +9,7 @@ from onesentence.study.variants import Study
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a kind of study asks beyond its differences from the reference.
+    """What a kind of study asks beyond its differences from the baseline.
 
     numbers: what the JSON holds under `analysis`, from the study, its scores and the confidence (0 to 1); of
     the headline metric unless its docstring says otherwise. A series that is empty is passed over: not every

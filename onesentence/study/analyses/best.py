@@ -10,7 +10,7 @@ from onesentence.study.variants import Study
 
 def best_sentence(label: str, entry: dict, found: dict) -> str:
     """The best of a series, what it may be confused with, and what its choice is worth."""
-    open_, over = entry["not_distinguishable"], entry["over_reference"]
+    open_, over = entry["not_distinguishable"], entry["over_baseline"]
     shown = ", ".join(open_) if len(open_) <= NAMED else f"{len(open_)} others"
     rest = f"not distinguishable from it: {shown}" if open_ else "all others are worse"
     first = f"{label + ': ' if label else ''}best is {entry['best']}"
@@ -18,18 +18,18 @@ def best_sentence(label: str, entry: dict, found: dict) -> str:
         first += f" ({', '.join(f'{key} {value}' for key, value in sets.items())})"
     if entry["at_the_end"]:
         first += f" (the {entry['at_the_end']} that was tried: a better one may lie beyond)"
-    if entry["best"] == found["reference"]:
-        return f"{first}, the reference; {rest}."
+    if entry["best"] == found["baseline"]:
+        return f"{first}, the baseline; {rest}."
     worth = "" if is_real(over, found["confidence"]) else f": no gain was shown, {would_show(over)}"
     return (
         f"{first}; {rest}. Chosen on one half of the articles and measured on the other, the best is "
-        f"{between(over)} from {found['reference']}{worth}; the interval allows for the luck of a seed that "
+        f"{between(over)} from {found['baseline']}{worth}; the interval allows for the luck of a seed that "
         "was chosen too."
     )
 
 
 def numbers(study: Study, measured: Measured, confidence: float) -> dict:
-    """The best of each series, or of all: by how much it beats the reference on articles that did not choose
+    """The best of each series, or of all: by how much it beats the baseline on articles that did not choose
     it, and which others are not distinguishable from it. One at an end of what was tried says so.
     """
     series = {label: [v.name for v in members] for label, members in whole(study)}
@@ -46,11 +46,11 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict:
             "best": first,
             "at_the_end": f"{ends[first]} {study.along}" if first in ends else None,
             "not_distinguishable": [names[i] for i in alike],
-            "over_reference": variance.difference(
-                chosen, measured.headline(study.reference), 1 - (1 - confidence) / choices
+            "over_baseline": variance.difference(
+                chosen, measured.headline(study.baseline), 1 - (1 - confidence) / choices
             ),
         }
-    variance.family([entry["over_reference"] for entry in found.values()], confidence, choices)
+    variance.adjust_holm([entry["over_baseline"] for entry in found.values()], confidence, choices)
     return {"best": found}
 
 

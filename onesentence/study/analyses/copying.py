@@ -16,14 +16,14 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict:
     found = {
         variant.name: {
             metric: variance.difference(
-                measured.tuned[variant.name][metric], measured.tuned[study.reference][metric], confidence
+                measured.tuned[variant.name][metric], measured.tuned[study.baseline][metric], confidence
             )
             for metric in COPYING
         }
         for variant in study.variants
-        if variant.name != study.reference
+        if variant.name != study.baseline
     }
-    variance.family([entry for each in found.values() for entry in each.values()], confidence)
+    variance.adjust_holm([entry for each in found.values() for entry in each.values()], confidence)
     return {"copying": found}
 
 
@@ -37,7 +37,7 @@ def sentences(found: dict) -> list[str]:
             for metric, entry in metrics.items()
             if entry["value"] is not None
         )
-        said.append(f"{name} against {found['reference']}: {shown or 'undefined'}.")
+        said.append(f"{name} against {found['baseline']}: {shown or 'undefined'}.")
     return said
 
 

@@ -26,7 +26,7 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict:
                 names = smaller[more].name, larger[less].name
                 entry = variance.difference(*(measured.headline(name) for name in names), confidence)
                 found.append({"smaller": names[0], "larger": names[1], **entry})
-    variance.family(found, confidence)
+    variance.adjust_holm(found, confidence)
     return {"exchanges": found}
 
 

@@ -19,7 +19,7 @@ def sentences(found: dict) -> list[str]:
     closed = analysis["percent_of_the_gap_closed_by_prompting"]
     said = [
         f"The untuned base's best prompt is {analysis['best_prompt_of_the_base']}. The model tuned "
-        f"with {found['reference']} is {between(analysis['gap'])} points above the untuned base under it."
+        f"with {found['baseline']} is {between(analysis['gap'])} points above the untuned base under it."
     ]
     if closed["value"] is not None:
         said.append(
@@ -37,10 +37,10 @@ TOKENS = 10  # of a prompt, for which its price is given
 def numbers(study: Study, measured: Measured, confidence: float) -> dict:
     """How far a prompt alone goes towards the tuned model, and what the prompt's length is worth."""
     names = [variant.name for variant in study.variants]
-    start, tuned = measured.base[study.reference], measured.headline(study.reference)
+    start, tuned = measured.base[study.baseline], measured.headline(study.baseline)
     chosen = measured.chosen_elsewhere(measured.base_rows, names, None)
     gap = variance.difference(tuned, start, confidence)
-    variance.family([gap], confidence)
+    variance.adjust_holm([gap], confidence)
     with np.errstate(divide="ignore", invalid="ignore"):
         closed = 100 * (chosen.both - start.both) / (tuned.both - start.both)
     low, high = np.quantile(closed, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -50,7 +50,7 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict:
         "untuned": variance.slope(x, [measured.base[name] for name in names], confidence, sampled=True),
         "tuned": variance.slope(x, [measured.headline(name) for name in names], confidence, sampled=True),
     }
-    variance.family(list(lengths.values()), confidence)
+    variance.adjust_holm(list(lengths.values()), confidence)
     return {
         "best_prompt_of_the_base": max(names, key=lambda name: measured.base[name].value),
         "gap": gap,
@@ -68,7 +68,7 @@ def draw_lengths(axis, found: dict) -> None:
     for name, variant in found["variants"].items():
         tokens = variant["cost"]["prompt_tokens"]
         for kind, score in (("tuned", variant["scores"][HEADLINE]), ("lead", variant["base"][HEADLINE])):
-            colour = plots.COLOURS["base" if kind == "tuned" and name == found["reference"] else kind]
+            colour = plots.COLOURS["base" if kind == "tuned" and name == found["baseline"] else kind]
             axis.errorbar(
                 [tokens], [score["value"]], yerr=plots.error_bars([score]), fmt="o", color=colour, capsize=2
             )

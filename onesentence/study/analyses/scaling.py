@@ -61,7 +61,7 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict:
         at = np.geomspace(x[0], x[-1], CURVE_POINTS)
         found[label]["curve"] = np.vstack([at, variance.band(x, drawn, at, confidence)]).T.tolist()
     for part in ("miss", "growth"):
-        variance.family([law[part] for law in found.values()], confidence)
+        variance.adjust_holm([law[part] for law in found.values()], confidence)
     return {"laws": found}
 
 

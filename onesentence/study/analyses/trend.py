@@ -15,7 +15,7 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict:
     for label, members in whole(study):
         x = np.log2([variant.values[study.along] for variant in members])
         found[label] = variance.slope(x, [measured.headline(v.name) for v in members], confidence)
-    variance.family(list(found.values()), confidence)
+    variance.adjust_holm(list(found.values()), confidence)
     return {"for_each_doubling": found}
 
 

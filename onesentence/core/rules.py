@@ -1,0 +1,77 @@
+"""What a value of params.yaml or studies.yaml must be: a test, and the words for the error."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onesentence.core.prompts import CHAT, SLOT, TEMPLATES, is_template
+
+# ISO 639-1, and ISO 639-2's `und` for any other language.
+LANGUAGES = tuple(
+    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de "
+    "dv dz ee el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id "
+    "ie ig ii ik io is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu "
+    "lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu "
+    "rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr "
+    "ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu und".split()
+)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a value must be. expected: in words, for the error; accepts: the test; choices: legal texts."""
+
+    expected: str
+    accepts: Callable[[object], bool]
+    choices: tuple[str, ...] = ()
+
+
+def whole(low: int, nullable: bool = False, or_null: str = "") -> Key:
+    """A whole number >= low (True and 3.0 are none)."""
+    return Key(
+        f"a whole number of at least {low}" + (f", or null ({or_null})" if nullable else ""),
+        lambda v: (nullable and v is None) or (type(v) is int and v >= low),
+    )
+
+
+def number(low: float, high: float, low_open: bool = False, high_open: bool = False) -> Key:
+    """A number between low and high."""
+    text = f"a number {'above' if low_open else 'from'} {low:g} {'to below' if high_open else 'to'} {high:g}"
+    return Key(
+        text,
+        lambda v: (
+            type(v) in (int, float)
+            and (low < v if low_open else low <= v)
+            and (v < high if high_open else v <= high)
+        ),
+    )
+
+
+def choice(*values: str) -> Key:
+    """One of the given texts."""
+    return Key(f"one of {', '.join(values)}", lambda v: isinstance(v, str) and v in values, values)
+
+
+TRUTH = Key("true or false", lambda v: isinstance(v, bool))
+SHA256 = Key(
+    "a SHA-256 in quotes (64 hexadecimal digits)",
+    lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None,
+)
+SHA256_OR_NULL = Key(f"{SHA256.expected}, or null (not known yet)", lambda v: v is None or SHA256.accepts(v))
+LANGUAGE = Key(
+    f"a language's code of ISO 639 ('no' in quotes; und = any other), one of {', '.join(LANGUAGES)}",
+    lambda v: isinstance(v, str) and v in LANGUAGES,
+)
+TEXT = Key("a text that is not empty", lambda v: isinstance(v, str) and v.strip() != "")
+TEXT_OR_NULL = Key("a text or null", lambda v: v is None or TEXT.accepts(v))
+TEMPLATE = Key(
+    f"one of {', '.join(TEMPLATES)}, {CHAT} (the base's own), or a text that holds {SLOT} once",
+    is_template,
+    (*TEMPLATES, CHAT),
+)
+NAMES = Key(
+    "a list of at least one module name, none twice",
+    lambda v: (
+        isinstance(v, list) and len(v) > 0 and all(TEXT.accepts(name) for name in v) and len(set(v)) == len(v)
+    ),
+)

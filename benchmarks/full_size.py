@@ -9,8 +9,9 @@ on random rows, and beam search against `generate()`. One command for a GPU of 2
 On a CPU the default is 2 layers, and no int8, whose float16 products have no fast kernel there (6 minutes a
 step). `--layers 32 --ways nf4 --ranks 16 --tokens 256 --batch 1 --steps 1 --articles 0` is QLoRA at full size
 (6 GB of disk). Utilization: FLOPs that a step must do (4 for each frozen weight and token, the output layer
-where there are labels, and for causal attention 12 x tokens x width / 2 a layer and token) over what this
-machine does in large matrix products of the same format. A step is timed from the end of the one before.
+where there are labels, and for causal attention 12 x tokens x width / 2 a layer and token) over the most
+that this machine reaches in matrix products of the same format. A step is timed from the end of the one
+before.
 """
 
 import argparse
@@ -136,24 +137,30 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def products_per_second(dtype) -> float:
-    """FLOPs a second of this machine in large matrix products of a format.
+def products_per_second(dtype, config, tokens: int) -> float:
+    """FLOPs a second that this machine reaches in matrix products of a format, at its best.
 
-    The fastest of 2 seconds of them: other work that takes a core for a moment would slow their mean, and a
-    step would seem to do more than the machine can.
+    Square ones, and the two of the MLP at a step's own number of tokens: on a CPU these are the faster ones,
+    and a step held against square ones alone seemed to do more than the machine can (111 %). Of each the
+    fastest of 2 seconds, since other work that takes a core for a moment would slow their mean.
     """
     import torch
 
     device, size = ("cuda", 8_192) if torch.cuda.is_available() else ("cpu", 2_048)
-    left = torch.randn(size, size, device=device).to(dtype)
-    left @ left
-    wait()
-    end, fastest = time.perf_counter() + 2, float("inf")
-    while (started := time.perf_counter()) < end:
-        left @ left
+    width, inner = config.hidden_size, config.intermediate_size
+    best = 0.0
+    for rows, inputs, outputs in ((size, size, size), (tokens, width, inner), (tokens, inner, width)):
+        left = torch.randn(rows, inputs, device=device).to(dtype)
+        weight = torch.randn(outputs, inputs, device=device).to(dtype)  # as a linear layer holds it
+        torch.nn.functional.linear(left, weight)
         wait()
-        fastest = min(fastest, time.perf_counter() - started)
-    return 2 * size**3 / fastest
+        end, fastest = time.perf_counter() + 2, float("inf")
+        while (started := time.perf_counter()) < end:
+            torch.nn.functional.linear(left, weight)
+            wait()
+            fastest = min(fastest, time.perf_counter() - started)
+        best = max(best, 2 * rows * inputs * outputs / fastest)
+    return best
 
 
 def needed_flops(config, tokens: int, length: int, labels: int) -> float:
@@ -214,7 +221,7 @@ def run_way(folder: Path, way: str, arguments, begin) -> dict[int, dict]:
     with AnonymousPeak() as own:
         base = load_base(settings)
         begin()
-        rate = products_per_second(getattr(torch, dtype))
+        rate = products_per_second(getattr(torch, dtype), config, arguments.batch * arguments.tokens)
         for rank in arguments.ranks:
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from conftest import ROOT, run
 
 from onesentence.commands import results
@@ -108,6 +109,32 @@ def test_a_long_article_is_cut_and_wrapped(tmp_path):
 def test_scores_of_another_run_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"scores: these scores .* expected 2\.0000, found 1\.0000"):
         example_block(written(tmp_path, {"a": 1.0}), with_mean({"a": 2.0}))
+
+
+def test_the_command_writes_results_and_example_into_the_readme(tmp_path, monkeypatch):
+    scores = {"a": 10.0, "b": 30.0}
+    found = with_mean(scores)
+    for entries in found["comparisons"].values():
+        for entry in entries.values():
+            entry.setdefault("mde", 1.0)  # lacking in files of version 0.1
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / EVALUATION).write_text(json.dumps(found))
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    written(tmp_path / "data", scores)
+    markers = [results.EXAMPLE_START, results.EXAMPLE_END, results.START, results.END]
+    (tmp_path / "README.md").write_text("".join(markers))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(results.command, ["--readme"], catch_exceptions=False)
+    assert result.exit_code == 0 and "20.00" in result.output
+    text = (tmp_path / "README.md").read_text()
+    assert "Fine-tuned  tuned of a (10.00)" in text and "| fine-tuned model | 20.00 [" in text
+    assert [text.index(marker) for marker in markers] == sorted(text.index(marker) for marker in markers)
+
+    (tmp_path / "data/predictions/base.jsonl").unlink()  # nothing is half written
+    (tmp_path / "README.md").write_text("".join(markers))
+    with pytest.raises(UserError, match=r"data/predictions/base\.jsonl"):
+        CliRunner().invoke(results.command, ["--readme"], catch_exceptions=False)
+    assert (tmp_path / "README.md").read_text() == "".join(markers)
 
 
 def test_the_readme_shows_an_example_and_is_short():

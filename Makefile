@@ -32,9 +32,11 @@ $(STAMP): requirements.txt pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-lint: setup ## Check style, format and types
+lint: setup ## Check style, format and words
 	ruff check .
 	ruff format --check .
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	codespell README.md CONTRIBUTING.md CHANGELOG.md docs onesentence stages
 
 preset: setup ## make preset NAME=phi2-xsum-t4: overlay a preset on params.yaml, comments kept
 	@test -n "$(NAME)" || { echo "usage: make preset NAME=..., one of: $(basename $(notdir $(wildcard presets/*.yaml)))"; exit 2; }
@@ -78,7 +80,7 @@ diff: setup ## make diff REV=main [PRESET=NAME] [AGAINST=FOLDER]: parameters, me
 ladder: setup ## Run the graph on 10, 100, 1,000 and all rows asked for; stop at the first rung that fails
 	@python -m onesentence ladder
 
-results: setup ## Print the table of the last run and put it into the README
+results: setup ## Print the results of the last run and write them into the README
 	@python -m onesentence results --readme
 
 estimate: setup ## make estimate [MDE=0.6]: will it fit, how long will it take; or how many articles a test needs
@@ -106,4 +108,4 @@ bench: setup ## make bench XSUM=FOLDER: speed and memory against what people use
 	python -m benchmarks.scoring --references "$(XSUM)-outputs/ref.txt" --predictions "$(XSUM)-outputs/convs2s.txt" --output benchmarks/results/scoring.json
 	python -m benchmarks.data --articles "$(XSUM)/train.jsonl" --output benchmarks/results/data.json
 	python -m benchmarks.busy --output benchmarks/results/busy.json
-	python -m benchmarks.table --readme
+	python -m benchmarks.table --write

@@ -1,6 +1,6 @@
-"""One table of everything in benchmarks/results/; with --readme, between the README's markers too.
+"""Print one table of everything in benchmarks/results/; with --write, put it into docs/benchmarks.md too.
 
-Run     python -m benchmarks.table [--readme]    (`make bench` ends with it)
+Run     python -m benchmarks.table [--write]    (`make bench` ends with it)
 """
 
 import argparse
@@ -9,30 +9,31 @@ from pathlib import Path
 from onesentence.core import errors
 from onesentence.core.files import read_json
 from onesentence.core.runtime import SLEEP_AT_ONCE
-from onesentence.report.readme import put_into_readme
+from onesentence.report.readme import write_between
 
 RESULTS = Path("benchmarks/results")
+PAGE = Path("docs/benchmarks.md")
 START, END = "<!-- benchmarks: written by make bench -->\n", "<!-- end of benchmarks -->\n"
 
 
 def spread(found: dict[str, float], unit: str = "x") -> str:
-    """Median and range of paired runs."""
+    """The median of paired runs, and their range."""
     return f"{found['median']:.2f}{unit} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def differing(entry: dict) -> str:
-    """How many articles differ, and how far in the model's own score."""
+    """How many articles have other tokens, and how far apart the model scores both outputs."""
     count = entry["articles_with_other_tokens"]
     if not count:
         return "0"
     return (
-        f"{count}, ours likelier in {entry['ours_is_better']}; "
+        f"{count}; ours scores higher in {entry['ours_is_better']}; "
         f"{entry['median_distance_nats_a_token']:.3f} nats a token apart (median)"
     )
 
 
 def fastest(models: dict[str, list[dict]]) -> list[tuple[str, str, str]]:
-    """Rows against CTranslate2: those of float32 first, then its int8."""
+    """Rows of the comparison with CTranslate2: first in float32, then with its int8."""
     found = []
     for kind in ("float32", "int8"):
         for name, entries in models.items():
@@ -52,7 +53,7 @@ def fastest(models: dict[str, list[dict]]) -> list[tuple[str, str, str]]:
 
 
 def of_smollm2() -> list[tuple[str, str, str]]:
-    """Rows of the preset smollm2-docstrings, in bfloat16 where that is said."""
+    """Rows of the preset smollm2-docstrings."""
     training = read_json(RESULTS / "training_smollm2.json")
     found = [
         (
@@ -77,7 +78,7 @@ def of_smollm2() -> list[tuple[str, str, str]]:
 
 
 def rows() -> list[tuple[str, str, str]]:
-    """(what, against what, how much) of every result."""
+    """A row for each result: what was measured, what it is compared with, the value."""
     generation = read_json(RESULTS / "generation.json")
     training = read_json(RESULTS / "training.json")
     wide = read_json(RESULTS / "training_wide.json")
@@ -166,7 +167,7 @@ def rows() -> list[tuple[str, str, str]]:
 
 
 def machines() -> list[str]:
-    """The machine of all results, or a line for each of several with what was measured on it."""
+    """Lines that name the machine of each result; one line where all results are from one machine."""
     places: dict[str, list[str]] = {}
     for path in sorted(RESULTS.glob("*.json")):
         if made := read_json(path).get("machine"):
@@ -178,17 +179,17 @@ def machines() -> list[str]:
 
 
 def table() -> str:
-    """The rows as Markdown, and the machine."""
-    lines = ["| what | against | found; median [range of the rounds] |", "|---|---|---|"]
+    """The table in Markdown, with its machines below."""
+    lines = ["| what | compared with | result: median [range of the rounds] |", "|---|---|---|"]
     lines += [f"| {what} | {peer} | {value} |" for what, peer, value in rows()]
     return "\n".join([*lines, "", *machines(), ""])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--readme", action="store_true", help="also write the table into README.md")
-    if parser.parse_args().readme:
-        put_into_readme(START, END, table())
+    parser.add_argument("--write", action="store_true", help=f"also write the table into {PAGE}")
+    if parser.parse_args().write:
+        write_between(PAGE, START, END, table())
     print(table())
 
 

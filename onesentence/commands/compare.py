@@ -1,12 +1,12 @@
 """Compare the variants of a study: intervals, paired tests, what could have been missed, what each cost.
 
 Reads   studies.yaml, params.yaml, and the study's DVC experiments (their scores of every article by id).
-Writes  metrics/studies/NAME.json, plots/studies/NAME.svg and .csv, docs/decisions.md, and the README between
-        its markers.
+Writes  metrics/studies/NAME.json, plots/studies/NAME.svg and .csv, docs/decisions.md, and docs/studies.md
+        between its markers.
 Nothing is run. Experiments that scored other articles, or with other settings, are refused, and so is a study
 of which some are missing; with --partial the variants that are there are compared, and the others named.
-Without NAME nothing is compared either: plots, README and docs/decisions.md are written from metrics/studies/
-again, as after a change of a default.
+Without NAME nothing is compared either: plots, docs/studies.md and docs/decisions.md are written again from
+metrics/studies/, as after a change of a default.
 
 Run     onesentence compare rank        (`make study NAME=rank` ends with it)
         onesentence compare             write plots and pages again

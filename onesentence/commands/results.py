@@ -1,7 +1,8 @@
-"""Print the results of the last run as a table; with --readme, put them into the README.
+"""Print the results of the last run as a table; with --readme, write them into the README too.
 
-The README gets plots/results.md, and a table of the default beside every preset whose own pipeline was run
-(presets/NAME/).
+Reads   metrics/evaluation.json; with --readme also those of every preset whose own pipeline was run
+        (presets/NAME/), and data/prepared, data/predictions and data/scores for the example.
+Writes  with --readme: the results and the example of README.md, between their markers.
 
 Run     onesentence results             (`make repro` ends with it)
         onesentence results --readme    (make results)
@@ -13,50 +14,32 @@ import click
 
 from onesentence.commands import documented
 from onesentence.commands.preset import PRESETS
-from onesentence.core import params
-from onesentence.core.errors import UserError
 from onesentence.core.files import read_json
-from onesentence.evaluation.metrics import HEADLINE, METRICS
-from onesentence.report.readme import put_into_readme
+from onesentence.evaluation.metrics import METRICS
+from onesentence.report.readme import EVALUATION, README, example_block, results_block, write_between
 from onesentence.report.sentences import summarize_evaluation
 from onesentence.report.tables import SYSTEMS, cell
 from onesentence.report.terminal import print_table
 
-EVALUATION = Path("metrics/evaluation.json")
-RESULTS = Path("plots/results.md")
+DATA = Path("data")
 TERMINAL_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore")
 START, END = "<!-- results: written by make results -->\n", "<!-- end of results -->\n"
-RUNGS_START, RUNGS_END = "<!-- rungs: written by make results -->\n", "<!-- end of rungs -->\n"
+EXAMPLE_START, EXAMPLE_END = "<!-- example: written by make results -->\n", "<!-- end of example -->\n"
 
 
-def rungs_table() -> str:
-    """Markdown: ROUGE-1 of the default and of each preset whose own pipeline was run, one a row."""
-    lines = [
-        "| pipeline | base model | articles | first sentence | untuned | fine-tuned | tuned - untuned | "
-        "tuned - first sentence |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for folder in (Path(), *sorted(path.parent.parent for path in PRESETS.glob(f"*/{EVALUATION}"))):
-        evaluation, values = read_json(folder / EVALUATION), params.read_yaml(folder / params.PARAMS_FILE)
-        scores = [cell(evaluation["systems"][name][HEADLINE]) for name in ("lead", "base", "tuned")]
-        scores += [
-            cell(evaluation["comparisons"][pair][HEADLINE], "+.2f") for pair in ("tuned-base", "tuned-lead")
-        ]
-        name = "the default" if folder == Path() else f"[`{folder.name}`]({folder}/plots/results.md)"
-        articles = f"{values['data']['source']}, {evaluation['split']}, {evaluation['n']:,}"
-        lines.append(f"| {name} | `{values['model']['name']}` | {articles} | {' | '.join(scores)} |")
-    return "\n".join(lines) + "\n"
+def pipelines() -> list[Path]:
+    """Folders of the pipelines that were run: the default's, then each preset's."""
+    return [Path(), *sorted(path.parent.parent for path in PRESETS.glob(f"*/{EVALUATION}"))]
 
 
 @documented(__doc__)
-@click.option("--readme", is_flag=True, help="Also write the tables into README.md.")
+@click.option("--readme", is_flag=True, help="Also write results and an example into README.md.")
 def command(readme: bool) -> None:
     evaluation = read_json(EVALUATION)  # before the README is changed
     if readme:
-        if not RESULTS.is_file():
-            raise UserError(f"{RESULTS}: not there; run `dvc repro` to make it")
-        put_into_readme(START, END, RESULTS.read_text(encoding="utf-8"))
-        put_into_readme(RUNGS_START, RUNGS_END, rungs_table())
+        example = example_block(DATA, evaluation)
+        write_between(README, START, END, results_block(pipelines()))
+        write_between(README, EXAMPLE_START, EXAMPLE_END, example)
     systems = evaluation["systems"]
     print_table(
         f"{evaluation['n']:,} {evaluation['split']} articles, value [{evaluation['confidence']:.0%} "

@@ -1,18 +1,125 @@
-"""The parts of the README that are generated."""
+"""The generated parts of the README and of docs/: text between two markers of a file."""
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from onesentence.core import params
 from onesentence.core.errors import UserError
-from onesentence.core.files import write_text
+from onesentence.core.files import read_json, read_jsonl, read_parquet, write_text
+from onesentence.evaluation.comparison import is_real
+from onesentence.evaluation.metrics import HEADLINE, METRICS
+from onesentence.report.sentences import NAMES
+from onesentence.report.tables import SYSTEMS, cell
 
 README = Path("README.md")
+EVALUATION = Path("metrics/evaluation.json")
+DIFFERENCES = ("tuned-base", "tuned-lead", "tuned-oracle")
+EXCERPT = 59  # words of an article that the README quotes
+WIDTH, INDENT = 100, 12  # characters of the example's lines, and of the column of its labels
+TOLERANCE = 0.001  # points between a mean of data/scores and metrics/evaluation.json, which rounds
 
 
-def put_into_readme(start: str, end: str, lines: str) -> None:
-    """Replace the lines between two markers of the README."""
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(start)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise UserError(f"{README}: the markers {start.strip()} and {end.strip()} are not there")
-    write_text(README, before + start + lines + end + after)
+def write_between(file: Path, start: str, end: str, text: str) -> None:
+    """Replace the lines between the markers `start` and `end` of a file by `text`."""
+    if not file.is_file():
+        raise UserError(f"{file}: not found; it holds generated text: `git checkout {file}` brings it back")
+    before, _, rest = file.read_text(encoding="utf-8").partition(start)
+    _, marker, after = rest.partition(end)
+    if not marker:
+        raise UserError(
+            f"{file}: a marker is missing (expected {start.strip()} and, below it, {end.strip()}); "
+            "put both back"
+        )
+    write_text(file, before + start + text + end + after)
+
+
+def results_block(folders: Sequence[Path]) -> str:
+    """Markdown table: ROUGE-1 and its paired differences, a column for each pipeline.
+
+    folders: of pipelines that were run: the default's is Path(), a preset's presets/NAME.
+    """
+    pipelines = [
+        (folder, read_json(folder / EVALUATION), params.read_yaml(folder / params.PARAMS_FILE))
+        for folder in folders
+    ]
+    titles = [
+        "default" if folder == Path() else f"[`{folder.name}`]({folder.as_posix()}/plots/results.md)"
+        for folder, _, _ in pipelines
+    ]
+    confidence = pipelines[0][1]["confidence"]
+    rows = [
+        [f"{METRICS[HEADLINE].title} [{confidence:.0%} interval]", *titles],
+        ["---"] * (len(pipelines) + 1),
+        ["base model", *(f"`{values['model']['name']}`" for _, _, values in pipelines)],
+        ["articles", *(_articles(evaluation, values) for _, evaluation, values in pipelines)],
+    ]
+    for name in SYSTEMS:
+        cells = [cell(evaluation["systems"][name][HEADLINE]) for _, evaluation, _ in pipelines]
+        rows.append([NAMES[name], *cells])
+    for pair in DIFFERENCES:
+        cells = [_difference(evaluation, pair) for _, evaluation, _ in pipelines]
+        rows.append([pair.replace("-", " - "), *cells])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _articles(evaluation: dict[str, Any], values: dict[str, Any]) -> str:
+    return f"{values['data']['source']}, {evaluation['split']}, {evaluation['n']:,}"
+
+
+def _difference(evaluation: dict[str, Any], pair: str) -> str:
+    """A paired difference with its interval and its significance."""
+    entry = evaluation["comparisons"][pair][HEADLINE]
+    significance = "significant" if is_real(entry, evaluation["confidence"]) else "not significant"
+    return f"{cell(entry, '+.2f')}, {significance}"
+
+
+def example_block(data: Path, evaluation: dict[str, Any]) -> str:
+    """Markdown: the article in the middle by the tuned model's ROUGE-1, its reference and both outputs.
+
+    data: the folder `data/` of the pipeline that wrote `evaluation`. Ties in ROUGE-1 are ordered by id.
+    """
+    scores, predictions = data / "scores", data / "predictions"
+    tuned, base = _scores(scores / "tuned/tuned.parquet"), _scores(scores / "baselines/base.parquet")
+    mean, expected = sum(tuned.values()) / len(tuned), evaluation["systems"]["tuned"][HEADLINE]["value"]
+    if abs(mean - expected) > TOLERANCE:
+        raise UserError(
+            f"{scores}: these scores are not those of {EVALUATION} (mean {METRICS[HEADLINE].title} of the "
+            f"fine-tuned model: expected {expected:.4f}, found {mean:.4f}); run `dvc repro` or `dvc checkout`"
+        )
+    middle = sorted(tuned, key=lambda id_: (tuned[id_], id_))[(len(tuned) - 1) // 2]
+    articles = read_parquet(data / "prepared" / f"{evaluation['split']}.parquet").to_pylist()
+    article = next(row for row in articles if row["id"] == middle)
+    outputs = {name: _prediction(predictions / f"{name}.jsonl", middle) for name in ("base", "tuned")}
+    words = f"{article['heading'] or ''} {article['document']}".split()
+    excerpt = " ".join(words[:EXCERPT]) + (" ..." if len(words) > EXCERPT else "")
+    parts = (
+        ("Article", excerpt),
+        ("Reference", article["summary"]),
+        ("Untuned", f"{outputs['base']} ({base[middle]:.2f})"),
+        ("Fine-tuned", f"{outputs['tuned']} ({tuned[middle]:.2f})"),
+    )
+    return "\n".join(["```text", *(_paragraph(label, text) for label, text in parts), "```\n"])
+
+
+def _scores(path: Path) -> dict[str, float]:
+    """ROUGE-1 of each article by id."""
+    table = read_parquet(path, ["id", HEADLINE])
+    return dict(zip(table["id"].to_pylist(), table[HEADLINE].to_pylist(), strict=True))
+
+
+def _prediction(path: Path, id_: str) -> str:
+    return next(str(row["prediction"]) for row in read_jsonl(path) if row["id"] == id_)
+
+
+def _paragraph(label: str, text: str) -> str:
+    """Lines of the example: a label, then the text beside it. A fence in the text must not end the block."""
+    return textwrap.fill(
+        " ".join(text.replace("```", "'''").split()),
+        WIDTH,
+        initial_indent=label.ljust(INDENT),
+        subsequent_indent=" " * INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

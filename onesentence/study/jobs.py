@@ -27,7 +27,7 @@ CLONES = "clone-"
 CHECKPOINTS = "STUDY_CHECKPOINTS"  # a folder for `train`, of each variant: two may train the same
 KEPT_CHECKPOINTS = Path("models/checkpoints/studies")
 LAST = ".dvc/tmp/variant"  # in a clone: the variant that runs or ran there, behind the ref of its experiment
-WRITTEN = (f"{STUDIES}/", f"{PLOTS}/", "docs/decisions.md", "README.md")  # by comparisons
+WRITTEN = (f"{STUDIES}/", f"{PLOTS}/", "docs/decisions.md", "docs/studies.md")  # by comparisons
 TAIL = 12  # lines of a failed variant's log
 # Sections of params.yaml in the order in which the graph's stages read them.
 READ_IN_ORDER = "pretrain data prompt model smoke lora train seed generate evaluate report".split()

@@ -1,16 +1,17 @@
-"""Studies in the README and in docs/decisions.md."""
+"""The studies in docs/studies.md, and docs/decisions.md."""
 
 from pathlib import Path
 
 from onesentence.core import params
 from onesentence.core.files import write_text
-from onesentence.report.readme import put_into_readme
+from onesentence.report.readme import write_between
 from onesentence.study.comparison import STUDIES, compared
 from onesentence.study.decisions import DECISIONS_FILE, current_decisions
 from onesentence.study.declaration import Studies
 from onesentence.study.figures import write_plots
 from onesentence.study.sentences import settings_sentence, summarize_study
 
+STUDIES_PAGE = Path("docs/studies.md")
 START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"
 
 
@@ -20,8 +21,8 @@ def section(folder: Path, studies: Studies, values: dict) -> str:
     for name, found in compared(folder, studies).items():
         said = "\n".join(f"- {sentence}" for sentence in summarize_study(found))
         parts.append(
-            f"**{name}**: {found['question']} ({settings_sentence(found, values)})\n\n{said}\n\n"
-            f"![Study {name}: ROUGE-1 of its variants](plots/studies/{name}.svg)\n"
+            f"## {name}\n\n{found['question']} ({settings_sentence(found, values)})\n\n{said}\n\n"
+            f"![Study {name}: ROUGE-1 of its variants](../plots/studies/{name}.svg)\n"
         )
     return "\n".join(parts)
 
@@ -35,7 +36,7 @@ def write_again(studies: Studies) -> None:
 
 
 def write_pages() -> None:
-    """README between its markers and docs/decisions.md, from metrics/studies/."""
+    """Write docs/studies.md between its markers, and docs/decisions.md, from metrics/studies/."""
     values = params.read_yaml(params.PARAMS_FILE)
-    put_into_readme(START, END, section(STUDIES, Studies(values["model"]["name"]), values))
+    write_between(STUDIES_PAGE, START, END, section(STUDIES, Studies(values["model"]["name"]), values))
     write_text(DECISIONS_FILE, current_decisions(STUDIES))

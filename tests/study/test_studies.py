@@ -937,7 +937,7 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied):
         wait_until(
             lambda: any(log.read_text() != text for log, text in before.items()) and at_stage("score@tuned")
         )
-        for name in ("stages/train.py", "README.md"):
+        for name in ("stages/train.py", "docs/studies.md"):
             (studied / name).write_text((studied / name).read_text() + "\n")
         output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
@@ -951,8 +951,8 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied):
         "plots/studies/rank.csv",
         "plots/studies/rank.svg",
     }
-    assert set(changed) == {"stages/train.py", "README.md", *written}
-    assert (studied / "README.md").read_text().endswith("\n\n")
+    assert set(changed) == {"stages/train.py", "docs/studies.md", *written}
+    assert (studied / "docs/studies.md").read_text().endswith("\n\n")
     run(studied, "git", "checkout", "--quiet", "--", "stages/train.py")
 
     done = study(studied, "rank", "--jobs", "2")
@@ -963,7 +963,7 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied):
     assert list(compared["variants"]) == ["rank-2", "rank-4"] and compared["seeds"] == [0, 1]
     assert compared["variants"]["rank-4"]["cost"]["trainable_parameters"] == 2 * 2 * 3 * 2 * 64 * 2
     assert (studied / "plots/studies/rank.svg").is_file()
-    assert "**rank**: Does quality grow with the rank?" in (studied / "README.md").read_text()
+    assert "## rank\n\nDoes quality grow with the rank?" in (studied / "docs/studies.md").read_text()
 
     # Again: everything is there, nothing runs, not a byte changes; plain DVC reads the experiments.
     before = {path: path.read_bytes() for path in (studied / "metrics/studies").iterdir()}
@@ -1066,7 +1066,7 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     # The others are compared, and say who is not among them.
     compared = json.loads((studied / "metrics/studies/broken.json").read_text())
     assert list(compared["variants"]) == ["as-set", "resamples"] and compared["left_out"] == ["no-module"]
-    assert "Left out, since not every run is there: no-module." in (studied / "README.md").read_text()
+    assert "Left out, since not every run is there: no-module." in (studied / "docs/studies.md").read_text()
     refused = run(studied, "python", "-m", "onesentence", "compare", "broken", check=False)
     assert "1 of 3 runs of broken are missing, such as no-module-seed0" in refused.stderr
 
@@ -1213,11 +1213,11 @@ def test_each_ranks_own_rate_is_the_best_that_was_found(monkeypatch):
         assert best["train.learning_rate"] == set_["train"]["learning_rate"]
 
 
-def test_the_readme_shows_every_committed_study(monkeypatch):
+def test_the_page_of_studies_shows_every_committed_study(monkeypatch):
     from onesentence.study.pages import END, START, section
 
     monkeypatch.chdir(ROOT)
-    text = Path("README.md").read_text()
+    text = Path("docs/studies.md").read_text()
     shown = text.partition(START)[2].partition(END)[0]
     values = params.read_yaml(params.PARAMS_FILE)
     assert shown == section(Path("metrics/studies"), Studies(values["model"]["name"]), values)

@@ -9,6 +9,7 @@ same code and settings.
 """
 
 from pathlib import Path
+from typing import Any
 
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
@@ -26,7 +27,7 @@ GENERATED = ("base", "tuned")
 COMPARISONS = [("tuned", "base"), ("tuned", "lead"), ("tuned", "oracle")]
 
 
-def headline(found: dict) -> dict[str, float | None]:
+def headline(found: dict[str, Any]) -> dict[str, float | None]:
     """metrics/summary.json: what `dvc exp show` and `dvc metrics diff` put side by side."""
     tuned, differences = found["systems"]["tuned"], found["comparisons"]
     return {
@@ -56,7 +57,7 @@ def main() -> None:
     scores = {name: described[name] for name in SYSTEMS}
     lengths = read_parquet(scores_file("base"), ["document_words"])["document_words"].to_numpy()
     sums, sample = comparison.resampled(described, settings.resamples), comparison.sample_of(described)
-    found = {
+    found: dict[str, Any] = {
         "split": settings.split,
         "n": len(ids),
         "test": test_hash(ids, references),

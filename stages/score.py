@@ -12,9 +12,11 @@ variant of training does not score again what it cannot change.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
@@ -41,7 +43,7 @@ PREDICTIONS = Path("data/predictions")
 GROUPS = {"baselines": "base", "tuned": "tuned"}  # and whose generated outputs are in each
 
 
-def predictions_by_id(path: Path, ids: list[str]) -> list[dict]:
+def predictions_by_id(path: Path, ids: list[str]) -> list[dict[str, Any]]:
     """The rows of a predictions file in the order of `ids`; they must be the same ids."""
     rows = read_jsonl(path)
     by_id = {row["id"]: row for row in rows}
@@ -56,7 +58,7 @@ def predictions_by_id(path: Path, ids: list[str]) -> list[dict]:
     return [by_id[name] for name in ids]
 
 
-def behaviour_of(rows: list[dict]) -> dict[str, np.ndarray]:
+def behaviour_of(rows: list[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
     """Columns that only generation knows: stopped by EOS, prompt echo, in %."""
     return {
         "stopped": np.array([100.0 * row["stopped"] for row in rows]),

@@ -8,6 +8,7 @@ found["comparisons"]["lead-ours"]["rouge1"]  # value, low, high, p_randomization
 """
 
 from itertools import combinations
+from typing import Any
 
 from onesentence.core.errors import UserError
 from onesentence.core.language import ENGLISH, require_language
@@ -61,7 +62,9 @@ def score(
     )
 
 
-def compare(scores: dict[str, Scores], resamples: int = RESAMPLES, confidence: float = CONFIDENCE) -> dict:
+def compare(
+    scores: dict[str, Scores], resamples: int = RESAMPLES, confidence: float = CONFIDENCE
+) -> dict[str, Any]:
     """Every system's scores with intervals, and every system against each one named after it.
 
     scores: by system, of the same articles; confidence: 0 to 1. The result is laid out as

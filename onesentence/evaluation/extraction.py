@@ -139,7 +139,7 @@ class Article:
         self.source = text if source is None else source
         self.spans = word_spans(text)
         self.words = words(text)
-        self._grams: dict[int, set] = {}
+        self._grams: dict[int, set[tuple[str, ...]]] = {}
 
     @cached_property
     def numbers(self) -> set[str]:
@@ -243,7 +243,7 @@ def form_scores(text: str, reference: str) -> dict[str, float | None]:
 
 def segments(text: str, marks: dict[str, list[Span]]) -> list[list[str]]:
     """`text` cut where a mark begins or ends: [[text, kinds joined by blanks], ...], for a page to show."""
-    changes: dict[int, Counter] = {
+    changes: dict[int, Counter[str]] = {
         0: Counter(),
         len(text): Counter(),
     }  # by place: marks that begin less that end

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_parquet
+from onesentence.core.params import Data
 from onesentence.evaluation.metric import KINDS, Metric, percent, quality
 from onesentence.evaluation.overlap.workers import CORPUS, OVERLAP_METRICS
 from onesentence.evaluation.resampling import Aggregate, Sample, mean_of, mean_statistics
@@ -63,8 +65,8 @@ class Scores:
     """
 
     ids: list[str]
-    columns: dict[str, np.ndarray]
-    corpus: dict[str, np.ndarray]
+    columns: dict[str, NDArray[np.float64]]
+    corpus: dict[str, NDArray[np.int64]]
     signatures: dict[str, str]
     groups: list[str] = field(default_factory=list)
 
@@ -81,7 +83,7 @@ class Scores:
         there = {**self.columns, **self.corpus}
         return [name for name, metric in METRICS.items() if name in there and metric.kind in kinds]
 
-    def statistics(self, name: str) -> np.ndarray:
+    def statistics(self, name: str) -> NDArray[np.int64]:
         """Statistics [articles, k] of a metric, for `aggregate(name)`."""
         return self.corpus[name] if name in CORPUS else mean_statistics(self.columns[name])
 
@@ -102,7 +104,7 @@ def test_hash(ids: list[str], references: list[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def unit_of(data) -> str:
+def unit_of(data: Data) -> str:
     """What is resampled together, as signatures name it. data: params.yaml's `source` and `group_column`.
 
     A source file for docstrings, which are split by file; else the column of clusters, or a row by itself.
@@ -162,8 +164,8 @@ def write_scores(path: Path, scores: Scores, more: dict[str, pa.Array]) -> None:
     columns = {"id": pa.array(scores.ids, pa.string()), "group": pa.array(scores.groups, pa.string()), **more}
     for name, values in scores.columns.items():
         columns[name] = pa.array(np.round(values, SCORE_DECIMALS), pa.float64(), from_pandas=True)
-    for name, values in scores.corpus.items():
-        columns[f"{name}_statistics"] = pa.array(values.tolist(), pa.list_(pa.int32()))
+    for name, statistics in scores.corpus.items():
+        columns[f"{name}_statistics"] = pa.array(statistics.tolist(), pa.list_(pa.int32()))
     write_parquet(path, columns, {"signatures": json.dumps(scores.signatures)})
 
 

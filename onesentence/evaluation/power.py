@@ -7,6 +7,7 @@ one would have an MDE smaller by the root of d (Bloom 1995; Killip, Mahfoud and 
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class Needed:
     one_each: int | None
 
 
-def needed(evaluation: dict, wanted: float) -> list[Needed]:
+def needed(evaluation: dict[str, Any], wanted: float) -> list[Needed]:
     """What each comparison of metrics/evaluation.json needs to detect `wanted` points of the headline metric.
 
     A comparison without an MDE (nothing varies, or too few clusters) is left out; a UserError where all are.

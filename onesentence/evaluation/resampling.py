@@ -19,8 +19,10 @@ Bloom 1995, for language tasks Card et al. 2020; means of random subsets, Hartig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
 SEED = 0  # of the resampling alone: every metric and system sees the same resamples
@@ -43,7 +45,7 @@ class Sample:
     """How the articles of a test set were drawn. clusters: [articles], the number of the cluster of each,
     counted from 0 in the order in which clusters first appear."""
 
-    clusters: np.ndarray
+    clusters: NDArray[np.int64]
 
     @classmethod
     def of(cls, groups: Sequence[str]) -> "Sample":
@@ -61,7 +63,7 @@ class Sample:
         return Sample.of(self.clusters[chosen].tolist())
 
     @cached_property
-    def sizes(self) -> np.ndarray:
+    def sizes(self) -> NDArray[np.int64]:
         """Articles of each cluster, [clusters]."""
         return np.bincount(self.clusters)
 
@@ -118,20 +120,20 @@ class Sample:
         return self.count < 2 or (self.few and 2.0 ** (1 - self.count) > 1 - confidence + TIE)
 
 
-def mean_statistics(values: np.ndarray) -> np.ndarray:
+def mean_statistics(values: NDArray[np.float64]) -> NDArray[np.int64]:
     """Statistics [articles, 2] of scores [articles]: millionths and whether defined. NaN is undefined."""
     defined = ~np.isnan(values)
     millionths = np.rint(np.where(defined, values, 0.0) * SCALE).astype(np.int64)
     return np.stack([millionths, defined.astype(np.int64)], axis=1)
 
 
-def mean_of(sums: np.ndarray) -> np.ndarray:
+def mean_of(sums: np.ndarray) -> NDArray[np.float64]:
     """The aggregate of `mean_statistics`: [..., 2] to [...]; NaN where no article is defined."""
     with np.errstate(invalid="ignore"):
         return np.where(sums[..., 1] > 0, sums[..., 0] / np.maximum(sums[..., 1], 1) / SCALE, np.nan)
 
 
-def _exact(statistics: np.ndarray) -> np.ndarray:
+def _exact(statistics: np.ndarray) -> NDArray[np.float64]:
     """Statistics as float64, in which sums of whole numbers below 2**53 are exact."""
     if int(np.abs(statistics).max(initial=0)) * len(statistics) >= 2**53:  # int: int64 would wrap around
         raise ValueError("statistics too large for exact sums")
@@ -143,7 +145,7 @@ def _sizes(resamples: int) -> Iterator[int]:
         yield min(AT_ONCE, resamples - start)
 
 
-def resampled_sums(statistics: np.ndarray, resamples: int) -> np.ndarray:
+def resampled_sums(statistics: np.ndarray, resamples: int) -> NDArray[np.float64]:
     """Sums [resamples, k] of statistics [units, k] over units, articles or clusters, drawn with replacement.
 
     The draw depends on the number of units and resamples alone, so calls for several systems are paired.
@@ -157,14 +159,14 @@ def resampled_sums(statistics: np.ndarray, resamples: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _tosses(units: int, resamples: int) -> Iterator[np.ndarray]:
+def _tosses(units: int, resamples: int) -> Iterator[NDArray[np.bool_]]:
     """Coins' tosses, bool [at most AT_ONCE, units] at a time."""
     rng = np.random.default_rng(SEED)
     for size in _sizes(resamples):
         yield rng.random((size, units)) < 0.5
 
 
-def subset_sums(statistics: np.ndarray, resamples: int) -> np.ndarray:
+def subset_sums(statistics: np.ndarray, resamples: int) -> NDArray[np.float64]:
     """Sums [resamples, k] of statistics [units, k] over random subsets, each unit in it on a coin's toss.
 
     Of units whose distances from the mean are symmetric, of whatever sizes, the subsets' means fall on both
@@ -184,8 +186,8 @@ def subset_sums(statistics: np.ndarray, resamples: int) -> np.ndarray:
 def swapped_sums(left: np.ndarray, right: np.ndarray, resamples: int) -> tuple[np.ndarray, np.ndarray]:
     """Sums ([resamples, k], [resamples, k]) after each unit's outputs changed sides on a coin's toss."""
     difference = _exact(right - left)
-    moved = [tosses.astype(np.float64) @ difference for tosses in _tosses(len(left), resamples)]
-    moved = np.concatenate(moved)
+    parts = [tosses.astype(np.float64) @ difference for tosses in _tosses(len(left), resamples)]
+    moved = np.concatenate(parts)
     return left.sum(axis=0) + moved, right.sum(axis=0) - moved
 
 
@@ -222,7 +224,7 @@ def bca_interval(
     return float(low), float(high)
 
 
-def number(value) -> float | None:
+def number(value: float) -> float | None:
     """A score for JSON: NaN is null."""
     return None if np.isnan(value) else float(value)
 
@@ -267,7 +269,7 @@ def _intervals(
     jackknife: np.ndarray,
     sample: Sample,
     confidence: float,
-) -> dict:
+) -> dict[str, float | None]:
     """low, high, bca_low and bca_high of a score.
 
     values: of draws; bootstrap: of the bootstrap, which BCa corrects, None where it is not to be relied on;
@@ -296,7 +298,7 @@ def score_of(
     sums: np.ndarray,
     confidence: float,
     sample: Sample | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """A score with its percentile and BCa intervals and its design effect; None where undefined.
 
     statistics [articles, k]; sums [resamples, k] from `Sample.draws`; sample: None where every article was
@@ -305,14 +307,16 @@ def score_of(
     """
     sample = sample or Sample.independent(len(statistics))
     total, units = statistics.sum(axis=0), sample.sums(statistics)
-    estimate, values = aggregate(total), aggregate(sums)
+    estimate, values = float(aggregate(total)), aggregate(sums)
     bootstrap = _bootstrap(values, units, aggregate, sample)
     ends = _intervals(values, bootstrap, estimate, aggregate(total - units), sample, confidence)
     effect = None if np.isnan(estimate) else design_effect(statistics, aggregate, sample)
     return {"value": number(estimate), **ends, "design_effect": effect}
 
 
-def summary_of(values: np.ndarray, resamples: int, confidence: float, sample: Sample | None = None) -> dict:
+def summary_of(
+    values: NDArray[np.float64], resamples: int, confidence: float, sample: Sample | None = None
+) -> dict[str, Any]:
     """Mean of `values` [articles] (NaN: undefined, left out) with its intervals, as `score_of`."""
     statistics = mean_statistics(values)
     sample = sample or Sample.independent(len(values))
@@ -368,7 +372,7 @@ def paired_difference(
     swapped: tuple[np.ndarray, np.ndarray],
     confidence: float,
     sample: Sample | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """left - right on the same articles: intervals, two tests, the minimum detectable difference.
 
     left, right: statistics [articles, k]; sums: of both from `Sample.draws`; swapped: from
@@ -408,25 +412,27 @@ def paired_difference(
 
 
 def difference_of(
-    left: np.ndarray, right: np.ndarray, resamples: int, confidence: float, sample: Sample | None = None
-) -> dict:
+    left: NDArray[np.float64],
+    right: NDArray[np.float64],
+    resamples: int,
+    confidence: float,
+    sample: Sample | None = None,
+) -> dict[str, Any]:
     """`paired_difference` of the means of scores left and right, [articles] each."""
-    left, right = mean_statistics(left), mean_statistics(right)
+    sides = mean_statistics(left), mean_statistics(right)
     sample = sample or Sample.independent(len(left))
-    sums = sample.draws(left, resamples), sample.draws(right, resamples)
-    swapped = sample.exchanges(left, right, resamples)
-    return paired_difference(left, right, mean_of, sums, swapped, confidence, sample)
+    sums = sample.draws(sides[0], resamples), sample.draws(sides[1], resamples)
+    swapped = sample.exchanges(*sides, resamples)
+    return paired_difference(*sides, mean_of, sums, swapped, confidence, sample)
 
 
 def holm(p_values: list[float | None]) -> list[float | None]:
     """Holm's adjusted p-values of a family, in its order; None is no test and stays None."""
-    tested = [p for p in p_values if p is not None]
+    ranked = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted: dict[int, float] = {}
     highest = 0.0
-    for rank, i in enumerate(
-        sorted((i for i, p in enumerate(p_values) if p is not None), key=p_values.__getitem__)
-    ):
-        highest = max(highest, min(1.0, (len(tested) - rank) * p_values[i]))
+    for rank, (p, i) in enumerate(ranked):
+        highest = max(highest, min(1.0, (len(ranked) - rank) * p))
         adjusted[i] = highest
     return [adjusted.get(i) for i in range(len(p_values))]
 

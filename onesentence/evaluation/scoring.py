@@ -1,7 +1,9 @@
 """From outputs to scores: every metric of every article, and its signature."""
 
 import numpy as np
+from numpy.typing import NDArray
 
+from onesentence.core.params import Evaluate
 from onesentence.core.text import WORD_SIGNATURE
 from onesentence.evaluation import metrics
 from onesentence.evaluation.bertscore import BertScore
@@ -12,12 +14,14 @@ from onesentence.evaluation.overlap.workers import overlap_scores, overlap_signa
 TEXT_SIGNATURE = WORD_SIGNATURE
 
 
-def columns_of(rows: list[dict[str, float | None]]) -> dict[str, np.ndarray]:
+def columns_of(rows: list[dict[str, float | None]]) -> dict[str, NDArray[np.float64]]:
     """Columns [rows] of scores by name; None becomes NaN."""
     return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in rows[0]}
 
 
-def describe(texts: list[str], references: list[str], documents: list[Article] | None) -> dict:
+def describe(
+    texts: list[str], references: list[str], documents: list[Article] | None
+) -> dict[str, NDArray[np.float64]]:
     """Columns of what needs no reference to be right: length, repetition, copying, numbers and names."""
     found = columns_of([form_scores(t, r) for t, r in zip(texts, references, strict=True)])
     if documents is not None:
@@ -32,9 +36,9 @@ def score_systems(
     outputs: dict[str, list[str]],
     succeeded: dict[str, list[bool]],
     documents: list[Article] | None,
-    settings,
+    settings: Evaluate,
     bertscore: bool,
-    behaviour: dict[str, dict[str, np.ndarray]],
+    behaviour: dict[str, dict[str, NDArray[np.float64]]],
     groups: list[str] | None = None,
     unit: str = ROW,
     more: tuple[str, ...] = (),
@@ -51,13 +55,13 @@ def score_systems(
         for name, texts in outputs.items()
     }
     options = overlap_signatures(settings.language, settings.meteor_synonyms, more)
-    embedded = {}
+    embedded: dict[str, NDArray[np.float64]] = {}
     if bertscore:
         scorer = BertScore(settings)
         embedded = scorer.scores(references, counted)
         options["bertscore"] = scorer.signature
     test = metrics.test_hash(ids, references)
-    found = {}
+    found: dict[str, Scores] = {}
     for name, texts in outputs.items():
         columns, corpus = overlap_scores(
             references, counted[name], settings.language, settings.meteor_synonyms, more=more

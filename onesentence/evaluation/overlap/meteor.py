@@ -1,7 +1,7 @@
 """METEOR (Lavie and Agarwal 2007) with nltk: words aligned by form and stem, by synonyms where asked for."""
 
 from importlib import metadata
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from onesentence.core.errors import UserError
 from onesentence.core.language import ENGLISH, STEMMERS, Stemmer, stemmer_signature
@@ -13,11 +13,11 @@ from onesentence.evaluation.overlap.overlap_metric import OverlapMetric
 class _NoSynonyms:
     """Takes WordNet's place where METEOR's synonym stage is off: no word has a synonym."""
 
-    def synsets(self, word: str) -> list:
+    def synsets(self, word: str) -> list[Any]:
         return []
 
 
-def word_net():
+def word_net() -> Any:
     """nltk's WordNet, or a UserError: METEOR without it would be another metric under the same name."""
     from nltk.corpus import wordnet
 

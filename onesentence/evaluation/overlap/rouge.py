@@ -4,6 +4,7 @@ Its formulas, for English its tokens, without its tables: those take time with t
 """
 
 from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache
 from importlib import metadata
 from itertools import groupby
@@ -102,7 +103,7 @@ def union_hits(targets: list[list[str]], outputs: list[list[str]]) -> int:
     return hits
 
 
-def _ngrams(tokens: list[str], n: int) -> Counter:
+def _ngrams(tokens: list[str], n: int) -> Counter[tuple[str, ...]]:
     return Counter(zip(*(tokens[k:] for k in range(n)), strict=False))
 
 
@@ -119,7 +120,8 @@ class Rouge(OverlapMetric):
     def __init__(self, language: str, meteor_synonyms: bool) -> None:
         from rouge_score.scoring import fmeasure
 
-        self.fmeasure, self.language = fmeasure, language
+        self.fmeasure: Callable[[float, float], float] = fmeasure
+        self.language = language
         stemmer = Stemmer(language)
         # Each text is cut once for all of its metrics.
         self.tokens = lru_cache(maxsize=4_096)(lambda text: rouge_tokens(text, language, stemmer))
@@ -128,7 +130,7 @@ class Rouge(OverlapMetric):
         """F1 of counts: what is in both, in the reference, in the output."""
         return self.fmeasure(matched / max(output, 1), matched / max(reference, 1))
 
-    def ngrams(self, reference: Counter, output: Counter) -> float:
+    def ngrams(self, reference: Counter[tuple[str, ...]], output: Counter[tuple[str, ...]]) -> float:
         """ROUGE-n of the n-grams of both."""
         return self.f1((reference & output).total(), reference.total(), output.total())
 

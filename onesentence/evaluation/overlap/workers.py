@@ -4,10 +4,13 @@ A failed or empty output scores 0 and enters the corpus scores as an empty text.
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onesentence.core.errors import UserError
 from onesentence.evaluation.overlap.bleu import Bleu
@@ -26,6 +29,7 @@ OPTIONAL = frozenset(name for metric in OVERLAP_METRICS if metric.optional for n
 CHUNK = 256  # pairs handed to a worker at once; a score depends on its pair alone
 FEW = 1_500  # pairs below which starting workers costs more than it saves
 Row = dict[str, float | list[int]]
+Result = TypeVar("Result")
 
 _metrics: list[OverlapMetric] = []  # of a worker process
 
@@ -60,13 +64,13 @@ def usable_cores() -> int:
 
 
 def _in_workers(
-    function,
+    function: Callable[[list[tuple[str, str]]], list[Result]],
     pairs: list[tuple[str, str]],
     language: str,
     meteor_synonyms: bool,
     more: tuple[str, ...],
     workers: int | None,
-) -> list:
+) -> list[Result]:
     """`function` of chunks of pairs, in order, over `workers` processes (None: one for each core)."""
     if meteor_synonyms:
         word_net()  # its error is one sentence here; from a worker it would break the pool
@@ -77,8 +81,9 @@ def _in_workers(
         _start_worker(*given)
         return function(pairs)
     chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
-    options = {"mp_context": get_context("spawn"), "initializer": _start_worker}
-    with ProcessPoolExecutor(workers, initargs=given, **options) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=given
+    ) as pool:
         return [item for rows in pool.map(function, chunks) for item in rows]
 
 
@@ -89,7 +94,7 @@ def overlap_scores(
     meteor_synonyms: bool,
     workers: int | None = None,
     more: tuple[str, ...] = (),
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.int64]]]:
     """Scores of outputs against their references; a failed output is to be given as "".
 
     more: names of optional metrics. Returns ({metric: scores [outputs]}, {corpus metric: statistics, whole

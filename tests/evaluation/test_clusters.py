@@ -81,11 +81,11 @@ def recorded_case() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("sample", [None, Sample.of([f"article {k}" for k in range(200)])])
 def test_with_clusters_of_one_article_nothing_changes_to_the_digit(sample):
     left, right = recorded_case()
-    found = summary_of(right, 1_000, 0.95, sample)
-    assert {key: found[key] for key in RECORDED_SUMMARY} == RECORDED_SUMMARY
-    found = difference_of(left, right, 1_000, 0.95, sample)
-    assert {key: found[key] for key in RECORDED_DIFFERENCE} == RECORDED_DIFFERENCE
-    assert found["design_effect"] == 1.0
+    entry = summary_of(right, 1_000, 0.95, sample)
+    assert {key: entry[key] for key in RECORDED_SUMMARY} == RECORDED_SUMMARY
+    entry = difference_of(left, right, 1_000, 0.95, sample)
+    assert {key: entry[key] for key in RECORDED_DIFFERENCE} == RECORDED_DIFFERENCE
+    assert entry["design_effect"] == 1.0
 
 
 def test_clusters_are_drawn_exchanged_and_left_out_whole():
@@ -165,9 +165,9 @@ def test_intervals_cover_in_95_percent_of_runs_and_a_true_null_is_rejected_in_5(
     covered, rejected, ignored = 0, 0, 0
     for _ in range(RUNS):
         left, right = simulated(sizes, likeness, rng)
-        found = difference_of(left, right, resamples, 0.95, sample)
-        covered += found["low"] <= 0 <= found["high"]
-        rejected += found["p_randomization"] <= 0.05
+        entry = difference_of(left, right, resamples, 0.95, sample)
+        covered += entry["low"] <= 0 <= entry["high"]
+        rejected += entry["p_randomization"] <= 0.05
         difference = left - right
         ignored += abs(difference.mean()) <= 1.96 * difference.std(ddof=1) / len(left) ** 0.5
     assert 0.93 <= covered / RUNS <= 0.97
@@ -194,8 +194,8 @@ def test_one_systems_score_covers_too():
     )
     for _ in range(RUNS):
         values = simulated(sizes, 0.0, rng)[0]
-        found = summary_of(values, 300, 0.95, sample)
-        covered += found["low"] <= 30 <= found["high"]
+        entry = summary_of(values, 300, 0.95, sample)
+        covered += entry["low"] <= 30 <= entry["high"]
     assert 0.93 <= covered / RUNS <= 0.97
 
 
@@ -204,27 +204,27 @@ def test_one_systems_score_covers_too():
 
 def test_too_few_clusters_have_no_interval():
     values = np.arange(20.0)
-    for clusters, there in ((1, False), (5, False), (6, True)):
+    for clusters, has_interval in ((1, False), (5, False), (6, True)):
         sample = Sample.of([str(k % clusters) for k in range(20)])
-        found = summary_of(values, 500, 0.95, sample)
-        assert (found["low"] is not None) == there  # 2 of 2^5 exchanges are 6.25%, of 2^6 3.1%
-        assert found["value"] == 9.5 and found["bca_low"] is None
+        summary_entry = summary_of(values, 500, 0.95, sample)
+        assert (summary_entry["low"] is not None) == has_interval  # 2 of 2^5 exchanges are 6.25%, of 2^6 3.1%
+        assert summary_entry["value"] == 9.5 and summary_entry["bca_low"] is None
         entry = difference_of(values, values[::-1] + 1.0, 500, 0.95, sample)
-        assert (entry["low"] is not None) == (entry["mde"] is not None) == there
+        assert (entry["low"] is not None) == (entry["mde"] is not None) == has_interval
         assert 0 < entry["p_randomization"] <= 1
-        json.dumps([found, entry], allow_nan=False)
+        json.dumps([summary_entry, entry], allow_nan=False)
 
 
-@pytest.mark.parametrize(("clusters", "there"), [(20, False), (50, True), (150, True)])
-def test_bca_and_the_bootstraps_p_are_those_of_clusters(clusters, there):
+@pytest.mark.parametrize(("clusters", "has_bca"), [(20, False), (50, True), (150, True)])
+def test_bca_and_the_bootstraps_p_are_those_of_clusters(clusters, has_bca):
     """scipy's bootstrap of the sums and sizes of clusters, in pairs, is the bootstrap of clusters."""
     rng = np.random.default_rng(clusters)
     sizes = rng.integers(1, 9, clusters)
     sample, values = Sample(groups_of(sizes)), rng.gamma(2, 10, int(sizes.sum())).round(6)
-    found = summary_of(values, 4_000, 0.95, sample)
+    summary_entry = summary_of(values, 4_000, 0.95, sample)
     entry = difference_of(values, values - rng.normal(1, 5, len(values)), 4_000, 0.95, sample)
-    assert (found["bca_low"] is not None) == (entry["p_bootstrap"] is not None) == there
-    if there:
+    assert (summary_entry["bca_low"] is not None) == (entry["p_bootstrap"] is not None) == has_bca
+    if has_bca:
         other = bootstrap(
             (np.bincount(sample.clusters, values), sizes),
             lambda sums, counts, axis=-1: sums.sum(axis=axis) / counts.sum(axis=axis),
@@ -233,10 +233,10 @@ def test_bca_and_the_bootstraps_p_are_those_of_clusters(clusters, there):
             method="BCa",
             rng=1,
         )
-        assert found["bca_low"] == pytest.approx(
+        assert summary_entry["bca_low"] == pytest.approx(
             other.confidence_interval.low, abs=0.1 * other.standard_error
         )
-        assert found["bca_high"] == pytest.approx(
+        assert summary_entry["bca_high"] == pytest.approx(
             other.confidence_interval.high, abs=0.1 * other.standard_error
         )
 
@@ -245,9 +245,7 @@ def test_few_clusters_are_warned_of_and_more_articles_of_the_same_ones_are_no_wa
     assert comparison.cluster_warning(Sample.independent(FEW), "row") is None
     assert "29 articles are few" in comparison.cluster_warning(Sample.independent(29), "row")
     warning = comparison.cluster_warning(Sample(groups_of(SIZES["one holds half"][0])), "author")
-    assert (
-        "13 clusters (unit: author) are few, which tell as much as 3.7 of equal size" in warning
-    )  # 120^2 / 3900
+    assert "13 clusters (unit: author) are few, equivalent to 3.7 of equal size" in warning  # 120^2 / 3900
     assert comparison.cluster_warning(Sample(groups_of(np.full(40, 10))), "file") is None
 
 
@@ -274,8 +272,8 @@ def test_the_design_effect_of_equal_clusters_is_kishs(size, likeness):
     values = likeness**0.5 * rng.normal(size=clusters)[groups] + (1 - likeness) ** 0.5 * rng.normal(
         size=len(groups)
     )
-    found = design_effect(mean_statistics(values), mean_of, Sample(groups))
-    assert found == pytest.approx(1 + (size - 1) * likeness, rel=0.06)
+    effect = design_effect(mean_statistics(values), mean_of, Sample(groups))
+    assert effect == pytest.approx(1 + (size - 1) * likeness, rel=0.06)
 
 
 def test_the_design_effect_is_the_ratio_of_the_bootstraps_variances():
@@ -301,16 +299,16 @@ def test_a_share_has_wilsons_interval_of_its_effective_articles():
         ids, {"success_rate": rate}, {}, {"success_rate": "success_rate|n:60|test:y|unit:x"}, groups
     )
     sums = comparison.resampled({"a": scores}, 200)
-    found = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
+    rate_entry = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
     # Ten clusters tell as much as ten articles: 5 of 10 is [0.24, 0.76], 30 of 60 would be [0.38, 0.62].
-    assert found["value"] == 0.5 and found["low"] < 0.27 and found["high"] > 0.73
+    assert rate_entry["value"] == 0.5 and rate_entry["low"] < 0.27 and rate_entry["high"] > 0.73
     scores.columns["success_rate"] = np.ones(60)
-    found = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
+    rate_entry = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
     t = 2.262  # of Student's t with 9 degrees of freedom, since ten clusters are few
-    assert found["low"] == pytest.approx(10 / (10 + t**2), abs=1e-3)  # of 10 of 10, not of 60 of 60
+    assert rate_entry["low"] == pytest.approx(10 / (10 + t**2), abs=1e-3)  # of 10 of 10, not of 60 of 60
     scores.groups = [str(k // 15) for k in range(60)]
-    found = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
-    assert found == {"value": 1.0, "low": None, "high": None}  # four clusters have no interval
+    rate_entry = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
+    assert rate_entry == {"value": 1.0, "low": None, "high": None}  # four clusters have no interval
 
 
 @pytest.mark.parametrize("failures", [2, 4, 10])
@@ -349,15 +347,15 @@ def test_the_noise_of_seeds_is_that_of_clusters():
         between.append(seed_variance_of(scores, sample).between)
         taken_alone.append(seed_variance_of(scores).between)
     assert abs(np.mean(between)) < 0.002 < 0.01 < np.mean(taken_alone)
-    found = resampled(scores, 500, 0, sample=sample)
-    assert found.df == pytest.approx(59) and summary(found, 0.95)["sampling_se"] > 0
+    draws = resampled(scores, 500, 0, sample=sample)
+    assert draws.df == pytest.approx(59) and summary(draws, 0.95)["sampling_se"] > 0
 
 
 def test_the_noise_of_seeds_of_unequal_clusters_is_no_part_of_a_seeds_own():
     rng, sample = np.random.default_rng(1), Sample(groups_of(SIZES["one holds half"][0]))
-    found = [seed_variance_of(rng.normal(size=(3, 120)), sample) for _ in range(1_000)]
-    error = np.std([each.between for each in found]) / 1_000**0.5
-    assert abs(np.mean([each.between for each in found])) < 3 * error
+    variances = [seed_variance_of(rng.normal(size=(3, 120)), sample) for _ in range(1_000)]
+    error = np.std([variance.between for variance in variances]) / 1_000**0.5
+    assert abs(np.mean([variance.between for variance in variances])) < 3 * error
 
 
 @pytest.mark.parametrize("sizes", [np.full(8, 5), np.array([40, *[5] * 12])])
@@ -405,7 +403,7 @@ def test_other_units_and_other_clusters_are_not_compared():
     assert require_comparable(one, scores_like(["a", "a", "b"], "file"), "x", "y") == ["rouge1"]
     with pytest.raises(UserError, match="unit of resampling is file in x and author in y"):
         require_comparable(one, scores_like(["a", "a", "b"], "author"), "x", "y")
-    with pytest.raises(UserError, match="the same articles in other clusters"):
+    with pytest.raises(UserError, match="the same articles into different clusters"):
         require_comparable(one, scores_like(["a", "b", "b"], "file"), "x", "y")
 
 
@@ -421,8 +419,8 @@ def test_the_unit_is_the_file_the_column_or_the_row():
 
 
 def test_clusters_are_named_beside_articles():
-    found = {"n": 500, "resampling": {"clusters": 203, "unit": "file"}}
-    assert clusters_phrase(found) == "500 articles in 203 clusters (unit: file)"
+    evaluation = {"n": 500, "resampling": {"clusters": 203, "unit": "file"}}
+    assert clusters_phrase(evaluation) == "500 articles in 203 clusters (unit: file)"
     assert clusters_phrase({"n": 1, "resampling": {"clusters": 1, "unit": "row"}}) == "1 article"
 
 
@@ -439,7 +437,7 @@ def test_the_articles_needed_for_an_mde_give_that_mde():
 
     now = entry(np.full(200, 6))
     resampling = {"clusters": 200, "effective_clusters": 200.0, "interval": BOOTSTRAP}
-    found = needed(
+    row = needed(
         {
             "n": 1_200,
             "confidence": 0.95,
@@ -448,10 +446,10 @@ def test_the_articles_needed_for_an_mde_give_that_mde():
         },
         now["mde"] / 2,
     )[0]
-    assert (found.articles, found.clusters) == (4_800, 800)
-    assert entry(np.full(found.clusters, 6))["mde"] == pytest.approx(now["mde"] / 2, rel=0.1)
-    assert found.one_each == pytest.approx(4_800 / 2.5, rel=0.25)  # Kish: 1 + 5 x 0.3
-    assert entry(np.ones(found.one_each, dtype=int))["mde"] == pytest.approx(now["mde"] / 2, rel=0.15)
+    assert (row.articles, row.clusters) == (4_800, 800)
+    assert entry(np.full(row.clusters, 6))["mde"] == pytest.approx(now["mde"] / 2, rel=0.1)
+    assert row.one_each == pytest.approx(4_800 / 2.5, rel=0.25)  # Kish: 1 + 5 x 0.3
+    assert entry(np.ones(row.one_each, dtype=int))["mde"] == pytest.approx(now["mde"] / 2, rel=0.15)
 
 
 def test_an_evaluation_without_an_mde_is_refused():

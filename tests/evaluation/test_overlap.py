@@ -65,8 +65,8 @@ def scored(texts) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 
 
 def one(reference: str, output: str, *names: str, synonyms: bool = False) -> tuple[float, ...]:
-    found, _ = overlap_scores([reference], [output], "en", synonyms)
-    return tuple(float(found[name][0]) for name in names)
+    columns, _ = overlap_scores([reference], [output], "en", synonyms)
+    return tuple(float(columns[name][0]) for name in names)
 
 
 # ROUGE.
@@ -87,8 +87,8 @@ def test_rouge_by_hand():
 
 def test_rouge_lsum_of_several_sentences_by_hand():
     # Across sentences "nobody came" or "it rained" is in order, 2 of 4 words; sentence by sentence all are.
-    found = one("It rained. Nobody came.", "Nobody came. It rained.", "rougeL", "rougeLsum")
-    assert found == pytest.approx((50, 100))
+    scores = one("It rained. Nobody came.", "Nobody came. It rained.", "rougeL", "rougeLsum")
+    assert scores == pytest.approx((50, 100))
 
 
 def test_a_line_is_a_sentence_as_in_rouge_score():
@@ -112,10 +112,10 @@ def test_rouge_lsum_of_random_lines_is_rouge_scores():
                 for _ in range(rng.randint(0, 3)):  # words that the reference lacks
                     line.insert(rng.randint(0, len(line)), "new")
             texts.append("\n".join(map(" ".join, lines)))
-    found, _ = overlap_scores(references, outputs, "en", False)
+    columns, _ = overlap_scores(references, outputs, "en", False)
     for k, (reference, output) in enumerate(zip(references, outputs, strict=True)):
-        assert found["rougeLsum"][k] == 100 * scorer.score(reference, output)["rougeLsum"].fmeasure
-    assert (found["rougeL"] != found["rougeLsum"]).sum() > 100
+        assert columns["rougeLsum"][k] == 100 * scorer.score(reference, output)["rougeLsum"].fmeasure
+    assert (columns["rougeL"] != columns["rougeLsum"]).sum() > 100
 
 
 def test_the_longest_common_subsequence_is_the_tables():
@@ -153,11 +153,11 @@ def test_sentence_bleu_and_chrf_are_sacrebleus_public_scores(texts, scored):
 
 def test_bleu_by_hand():
     # 1- to 4-grams of 6 words: 4/6, 1/5, 0/4, 0/3; no match counts half, then a quarter: 1/8, 1/12.
-    found = one("the cat sat on the mat", "the cat lay on a mat", "sentence_bleu")[0]
-    assert found == pytest.approx(100 * (4 / 6 * 1 / 5 * 1 / 8 * 1 / 12) ** 0.25)
+    score = one("the cat sat on the mat", "the cat lay on a mat", "sentence_bleu")[0]
+    assert score == pytest.approx(100 * (4 / 6 * 1 / 5 * 1 / 8 * 1 / 12) ** 0.25)
     bleu = overlap_scores(["the cat sat on the mat"], ["the cat lay on a mat"], "en", False)[1]["bleu"]
     assert bleu.tolist() == [[6, 6, 4, 1, 0, 0, 6, 5, 4, 3]]
-    assert corpus_bleu(bleu[0]) == pytest.approx(found)
+    assert corpus_bleu(bleu[0]) == pytest.approx(score)
     # Half as long as its reference: e^(1 - 8/4); every n-gram matches.
     bleu = overlap_scores(["a b c d e f g h"], ["a b c d"], "en", False)[1]["bleu"]
     assert corpus_bleu(bleu[0]) == pytest.approx(100 * np.exp(-1))
@@ -211,8 +211,8 @@ def test_corpus_scores_of_many_sums_at_once(scored):
 
 def test_meteor_by_hand():
     # 5 of 6 words match on both sides in 2 chunks ("a cat", "on the mat"): the penalty is 0.5 * (2/5)^3.
-    found = one("a cat sat on the mat", "a cat lay on the mat", "meteor")[0]
-    assert found == pytest.approx(100 * 5 / 6 * (1 - 0.5 * (2 / 5) ** 3))
+    score = one("a cat sat on the mat", "a cat lay on the mat", "meteor")[0]
+    assert score == pytest.approx(100 * 5 / 6 * (1 - 0.5 * (2 / 5) ** 3))
     # Stems match: 2 of 2 in 1 chunk.
     assert one("dogs running", "dog runs", "meteor")[0] == pytest.approx(100 * (1 - 0.5 / 8))
     # P = 1, R = 2/4; the mean weighs recall 9 times: 10 P R / (R + 9 P).
@@ -330,10 +330,12 @@ def test_lists_of_unequal_length_are_refused():
 
 
 def test_every_score_has_a_signature_that_names_its_library():
-    found = overlap_signatures("en", False)
-    assert set(found) == {name for each in OVERLAP_METRICS if not each.optional for name in each.declared}
+    signatures = overlap_signatures("en", False)
+    assert set(signatures) == {
+        name for metric in OVERLAP_METRICS if not metric.optional for name in metric.declared
+    }
     libraries = {"rouge": "rouge_score:0", "meteor": "nltk:3"}
-    for name, text in found.items():
+    for name, text in signatures.items():
         library = next((lib for start, lib in libraries.items() if name.startswith(start)), "sacrebleu:2")
         assert library in text
 
@@ -354,14 +356,14 @@ def test_no_sentence_of_a_document_is_better_than_the_oracle(pairs):
     scorer = RougeScorer(["rouge1", "rouge2"], use_stemmer=True)
 
     def both(reference: str, text: str) -> float:
-        found = scorer.score(reference, text)
-        return found["rouge1"].fmeasure + found["rouge2"].fmeasure
+        rouge = scorer.score(reference, text)
+        return rouge["rouge1"].fmeasure + rouge["rouge2"].fmeasure
 
     documents = [pair["document"] for pair in pairs[:40]]
     references = [pair["summary"] for pair in pairs[:40]]
-    found = oracle_sentences(documents, references, "en")
+    oracles = oracle_sentences(documents, references, "en")
     gained = 0
-    for document, reference, oracle in zip(documents, references, found, strict=True):
+    for document, reference, oracle in zip(documents, references, oracles, strict=True):
         every = [both(reference, sentence) for sentence in sentences(document, "en")]
         assert oracle in sentences(document, "en")
         assert both(reference, oracle) == max(every)
@@ -400,16 +402,16 @@ def test_equal_texts_of_any_language_score_100_and_others_less(language, text):
 
 def test_german_letters_are_no_blanks():
     # As ASCII: m, ller, traf, b, r on both sides. In German: mull, traf, bar and moll, traf, bur.
-    found, _ = overlap_scores(["Müller traf Bär"], ["Möller traf Bür"], "de", False)
-    assert found["rouge1"][0] == pytest.approx(100 / 3)
+    columns, _ = overlap_scores(["Müller traf Bär"], ["Möller traf Bür"], "de", False)
+    assert columns["rouge1"][0] == pytest.approx(100 / 3)
     # Stems: haus, haus.
     assert overlap_scores(["Häuser"], ["Haus"], "de", False)[0]["rouge1"][0] == 100
 
 
 def test_chinese_by_hand():
     # 4 of 5 characters on both sides; bigrams 2 of 4.
-    found, corpus = overlap_scores(["猫坐在垫上"], ["猫坐在床上"], "zh", False)
-    assert (found["rouge1"][0], found["rouge2"][0]) == pytest.approx((80, 50))
+    columns, corpus = overlap_scores(["猫坐在垫上"], ["猫坐在床上"], "zh", False)
+    assert (columns["rouge1"][0], columns["rouge2"][0]) == pytest.approx((80, 50))
     assert corpus["bleu"][0].tolist()[:4] == [5, 5, 4, 2]
 
 
@@ -417,9 +419,9 @@ def test_bleu_of_a_language_is_sacrebleus_with_its_tokenizer():
     cases = {"zh": ("猫坐在垫子上。", "猫在床上。", "zh"), "ja": ("猫が座った。", "犬が座った。", "char")}
     cases["fr"] = ("« Non », dit-elle l’été dernier.", "« Oui », dit-elle l’été.", "intl")
     for language, (reference, output, tokenizer) in cases.items():
-        found, _ = overlap_scores([reference], [output], language, False)
+        columns, _ = overlap_scores([reference], [output], language, False)
         expected = sacrebleu.sentence_bleu(output, [reference], tokenize=tokenizer).score
-        assert found["sentence_bleu"][0] == pytest.approx(expected, abs=1e-9)
+        assert columns["sentence_bleu"][0] == pytest.approx(expected, abs=1e-9)
         assert f"|lang:{language}|tokens:{tokenizer}|" in overlap_signatures(language, False)["bleu"]
 
 

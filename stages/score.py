@@ -77,6 +77,7 @@ def main() -> None:
     language = p.evaluate.language
     require_language(references, language)  # before minutes of work
     bodies = table["document"].to_pylist()
+    # Names and numbers may come from the heading, but only the body can be copied.
     articles = map(with_heading, table["heading"].to_pylist(), bodies)
     documents = [Article(body, article) for body, article in zip(bodies, articles, strict=True)]
     lengths = pa.array([len(document.words) for document in documents], pa.int32())

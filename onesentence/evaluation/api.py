@@ -48,6 +48,7 @@ def score(
             )
     require_language(references, language)
     return score_systems(
+        # The hash of the test set needs ids, which lists do not have: numbers take their place.
         [str(row) for row in range(1, len(references) + 1)],
         references,
         systems,

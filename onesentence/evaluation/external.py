@@ -39,6 +39,7 @@ MAGIC = {  # the first bytes of files that are not text
     b"\xff\xfe": "text in UTF-16",
     b"\xfe\xff": "text in UTF-16",
 }
+# Refused by name, since the lines of some of them look like prose.
 OTHER_SUFFIXES = frozenset(
     ".arrow .bz2 .csv .doc .docx .feather .gz .htm .html .json .npy .npz .ods .parquet .pdf .pickle .pkl "
     ".tsv .xls .xlsx .xml .xz .yaml .yml .zip .zst".split()

@@ -189,6 +189,7 @@ def subset_sums(statistics: np.ndarray, resamples: int) -> NDArray[np.float64]:
     units it covers less often. An empty subset is replaced by its complement, the whole.
     """
     values, sums = _exact(statistics), []
+    # The coins are those of `swapped_sums`: the interval and the test share their random error.
     for tosses in _tosses(len(statistics), resamples):
         tosses[~tosses.any(axis=1)] = True
         sums.append(tosses.astype(np.float64) @ values)
@@ -197,6 +198,7 @@ def subset_sums(statistics: np.ndarray, resamples: int) -> NDArray[np.float64]:
 
 def swapped_sums(left: np.ndarray, right: np.ndarray, resamples: int) -> tuple[np.ndarray, np.ndarray]:
     """Return both sides' sums, [resamples, k] each, after a coin decided which units exchange outputs."""
+    # A unit that exchanges outputs adds right - left to the left sum and takes it from the right one.
     difference = _exact(right - left)
     parts = [tosses.astype(np.float64) @ difference for tosses in _tosses(len(left), resamples)]
     moved = np.concatenate(parts)
@@ -460,6 +462,7 @@ def wilson_interval(successes: float, n: float, confidence: float, df: float = n
     """Return Wilson's score interval of a share (Wilson 1927).
 
     Unlike a bootstrap's, it is not empty at 0 and 1.
+
     With clusters, both counts are effective ones, divided by the design effect. With few clusters, df is the
     degrees of freedom of Student's t, which replaces the normal distribution (Korn and Graubard 1998).
     """

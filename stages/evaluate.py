@@ -1,14 +1,15 @@
-"""Stage `evaluate`: every system on the same articles, with intervals, paired tests and signatures.
+"""Stage `evaluate`: all systems on the same articles, with intervals, paired tests and signatures.
 
 Reads   data/prepared/SPLIT.parquet, data/scores/.
 Writes  metrics/evaluation.json, metrics/summary.json (headline).
 Run     python -m stages.evaluate
 
-An output that failed scores 0 and stays in every mean. `onesentence score` scores what others made, with the
+A failed output scores 0 and stays in every mean. `onesentence score` scores other systems' outputs with the
 same code and settings.
 """
 
 from pathlib import Path
+from typing import Any
 
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
@@ -26,9 +27,9 @@ GENERATED = ("base", "tuned")
 COMPARISONS = [("tuned", "base"), ("tuned", "lead"), ("tuned", "oracle")]
 
 
-def headline(found: dict) -> dict[str, float | None]:
-    """metrics/summary.json: what `dvc exp show` and `dvc metrics diff` put side by side."""
-    tuned, differences = found["systems"]["tuned"], found["comparisons"]
+def headline(evaluation: dict[str, Any]) -> dict[str, float | None]:
+    """Return metrics/summary.json: the numbers that `dvc exp show` and `dvc metrics diff` compare."""
+    tuned, differences = evaluation["systems"]["tuned"], evaluation["comparisons"]
     return {
         "rouge1": tuned["rouge1"]["value"],
         "rouge1_low": tuned["rouge1"]["low"],
@@ -49,14 +50,15 @@ def main() -> None:
     table = read_parquet(PREPARED / f"{settings.split}.parquet", ["id", "summary"])
     ids, references = table["id"].to_pylist(), table["summary"].to_pylist()
     require_language(references, settings.language)
+    # The references are described like a system, but not compared with one.
     described = {name: read_scores(scores_file(name)) for name in (*SYSTEMS, "reference")}
     for name, system in described.items():
         if system.ids != ids:
-            raise UserError(f"{scores_file(name)}: scores of other articles; run `dvc repro`")
+            raise UserError(f"{scores_file(name)}: its articles are not those of the split; run `dvc repro`")
     scores = {name: described[name] for name in SYSTEMS}
     lengths = read_parquet(scores_file("base"), ["document_words"])["document_words"].to_numpy()
     sums, sample = comparison.resampled(described, settings.resamples), comparison.sample_of(described)
-    found = {
+    evaluation: dict[str, Any] = {
         "split": settings.split,
         "n": len(ids),
         "test": test_hash(ids, references),
@@ -75,15 +77,15 @@ def main() -> None:
             }
         },
     }
-    comparison.write_evaluation(EVALUATION, found)
-    write_json(SUMMARY, headline(found))
+    comparison.write_evaluation(EVALUATION, evaluation)
+    write_json(SUMMARY, headline(evaluation))
     print_warning(scores)
-    shown = ", ".join(f"{name} {found['systems'][name]['rouge1']['value']:.2f}" for name in SYSTEMS)
-    print(f"evaluate: ROUGE-1 (F1 x 100) on {len(ids):,} {settings.split} articles: {shown}")
+    rouge1 = ", ".join(f"{name} {evaluation['systems'][name]['rouge1']['value']:.2f}" for name in SYSTEMS)
+    print(f"evaluate: ROUGE-1 (F1 x 100) on {len(ids):,} {settings.split} articles: {rouge1}")
 
 
 def print_warning(scores: dict[str, Scores]) -> None:
-    """Say on the terminal where clusters are few."""
+    """Print a warning if clusters are few."""
     sample = comparison.sample_of(scores)
     warning = comparison.cluster_warning(sample, comparison.described_sample(scores)["unit"])
     if warning:

@@ -1,20 +1,22 @@
-"""Stage `score`: every metric of every article, for what is known before training or for the tuned model.
+"""Stage `score`: every metric of every article, for the baselines or for the tuned model.
 
 Reads   data/prepared/SPLIT.parquet, data/predictions/base.jsonl or tuned.jsonl.
-Writes  data/scores/GROUP/SYSTEM.parquet (a row an id, with its cluster): baselines are lead, oracle, base
-        and the references themselves (reference: how abstractive they are); tuned is the fine-tuned model.
+Writes  data/scores/GROUP/SYSTEM.parquet (a row per id, with its cluster): baselines are lead, oracle, base
+        and reference (the references as texts: how abstractive they are); tuned is the fine-tuned model.
 Run     python -m stages.score baselines | tuned
 
 `lead` is the first sentence of the document, `oracle` its sentence with the best ROUGE-1 + ROUGE-2 against
-the reference. An output that failed scores 0 in every quality metric. The two groups are apart so that a
-variant of training does not score again what it cannot change.
+the reference. A failed output scores 0 in every quality metric. The two groups are separate because a
+training variant cannot change the baselines and need not score them again.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
@@ -38,26 +40,26 @@ PARAMS = (
 )
 PREPARED = Path("data/prepared")
 PREDICTIONS = Path("data/predictions")
-GROUPS = {"baselines": "base", "tuned": "tuned"}  # and whose generated outputs are in each
+GROUPS = {"baselines": "base", "tuned": "tuned"}  # and the model whose outputs each includes
 
 
-def predictions_by_id(path: Path, ids: list[str]) -> list[dict]:
-    """The rows of a predictions file in the order of `ids`; they must be the same ids."""
+def predictions_by_id(path: Path, ids: list[str]) -> list[dict[str, Any]]:
+    """Return the rows of a predictions file in the order of `ids`. Raises UserError if its ids differ."""
     rows = read_jsonl(path)
     by_id = {row["id"]: row for row in rows}
     if len(by_id) != len(rows):
-        raise UserError(f"{path}: {len(rows) - len(by_id)} ids stand twice; run `dvc repro`")
+        raise UserError(f"{path}: {len(rows) - len(by_id)} ids occur twice; run `dvc repro`")
     missing, unknown = set(ids) - set(by_id), set(by_id) - set(ids)
     if missing or unknown:
         raise UserError(
-            f"{path}: {len(missing)} articles have no prediction and {len(unknown)} predictions no article "
-            f"(such as {sorted(missing | unknown)[0]!r}); run `dvc repro`"
+            f"{path}: {len(missing)} articles have no prediction, and {len(unknown)} predictions have no "
+            f"article (such as {sorted(missing | unknown)[0]!r}); run `dvc repro`"
         )
     return [by_id[name] for name in ids]
 
 
-def behaviour_of(rows: list[dict]) -> dict[str, np.ndarray]:
-    """Columns that only generation knows: stopped by EOS, prompt echo, in %."""
+def behaviour_of(rows: list[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
+    """Return the columns that only generation knows, in %: stopped by EOS, prompt echo."""
     return {
         "stopped": np.array([100.0 * row["stopped"] for row in rows]),
         "echo": np.array([100.0 * (row["status"] == "echo") for row in rows]),
@@ -73,8 +75,9 @@ def main() -> None:
     ids, references = table["id"].to_pylist(), table["summary"].to_pylist()
     groups, unit = table["group"].to_pylist(), unit_of(p.data)
     language = p.evaluate.language
-    require_language(references, language)  # before the work
+    require_language(references, language)  # before minutes of work
     bodies = table["document"].to_pylist()
+    # Names and numbers may come from the heading, but only the body can be copied.
     articles = map(with_heading, table["heading"].to_pylist(), bodies)
     documents = [Article(body, article) for body, article in zip(bodies, articles, strict=True)]
     lengths = pa.array([len(document.words) for document in documents], pa.int32())
@@ -111,10 +114,10 @@ def main() -> None:
                     [row["document_tokens_cut"] for row in rows], pa.int32()
                 )
             write_scores(folder / f"{name}.parquet", system, more)
-    shown = ", ".join(
+    rouge1 = ", ".join(
         f"{name} {system.columns['rouge1'].mean():.2f}" for name, system in scores.items() if name in outputs
     )
-    print(f"score {group}: ROUGE-1 (F1 x 100) on {len(ids):,} {p.evaluate.split} articles: {shown}")
+    print(f"score {group}: ROUGE-1 (F1 x 100) on {len(ids):,} {p.evaluate.split} articles: {rouge1}")
 
 
 if __name__ == "__main__":

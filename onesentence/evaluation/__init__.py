@@ -1,1 +1,1 @@
-"""Metrics of every article, and paired comparisons of systems."""
+"""Metrics for every article, and paired comparisons of systems."""

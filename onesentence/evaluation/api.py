@@ -1,13 +1,14 @@
-"""Scoring and testing texts from Python, with the metrics and tests of the pipeline.
+"""Score texts and compare systems from Python, with the metrics and tests of the pipeline.
 
 from onesentence.evaluation.api import compare, score
 
 scores = score(references, {"lead": first_sentences, "ours": outputs}, documents=articles)
-found = compare(scores)
-found["comparisons"]["lead-ours"]["rouge1"]  # value, low, high, p_randomization, p_holm, detectable, ...
+result = compare(scores)
+result["comparisons"]["lead-ours"]["rouge1"]  # value, low, high, p_randomization, p_holm, mde, ...
 """
 
 from itertools import combinations
+from typing import Any
 
 from onesentence.core.errors import UserError
 from onesentence.core.language import ENGLISH, require_language
@@ -28,14 +29,14 @@ def score(
     language: str = ENGLISH,
     more: tuple[str, ...] = (),
 ) -> dict[str, Scores]:
-    """Scores of every article by system: overlap with the reference, length, repetition, and copying.
+    """Return every article's scores by system: overlap with the reference, length, repetition and copying.
 
-    references, documents: [articles]; systems: outputs [articles] by name, "" where there is none (it scores
-    0); documents: for what is copied and what has no source, None where they are not known; groups: the
-    cluster that each article was drawn in, such as its newspaper (None: each article by itself); language:
-    ISO 639-1, or `und` for another; more: names of optional metrics, such as chrf_plus. There is no BERTScore
-    here: it takes a model, which params.yaml names.
-    Raises UserError where the lists are of unlike lengths or the language does not suit the references.
+    references: [articles]. systems: outputs [articles] by name; "" is a missing output and scores 0.
+    documents: the articles [articles]; None leaves out the metrics of copying and of unsupported numbers and
+    names. groups: the cluster of each article, such as its newspaper; None makes each article its own
+    cluster. language: ISO 639-1, or `und` for any other. more: names of optional metrics, such as chrf_plus.
+    BERTScore is left out: it needs a model, which params.yaml names.
+    Raises UserError if the lists differ in length or the language does not fit the references.
     """
     lengths = {"references": len(references)} | {name: len(texts) for name, texts in systems.items()}
     lengths |= {"documents": len(documents)} if documents is not None else {}
@@ -43,10 +44,11 @@ def score(
     for name, length in lengths.items():
         if length != len(references):
             raise UserError(
-                f"{name}: expected {len(references):,} texts, as references has, found {length:,}"
+                f"{name}: expected {len(references):,} texts, one for each reference, found {length:,}"
             )
     require_language(references, language)
     return score_systems(
+        # The hash of the test set needs ids, which lists do not have: numbers take their place.
         [str(row) for row in range(1, len(references) + 1)],
         references,
         systems,
@@ -61,12 +63,14 @@ def score(
     )
 
 
-def compare(scores: dict[str, Scores], resamples: int = RESAMPLES, confidence: float = CONFIDENCE) -> dict:
-    """Every system's scores with intervals, and every system against each one named after it.
+def compare(
+    scores: dict[str, Scores], resamples: int = RESAMPLES, confidence: float = CONFIDENCE
+) -> dict[str, Any]:
+    """Return every system's scores with intervals, and its differences from each system named after it.
 
-    scores: by system, of the same articles; confidence: 0 to 1. The result is laid out as
+    scores: by system, for the same articles. confidence: 0 to 1. The result has the layout of
     metrics/evaluation.json: `systems`, `comparisons` by "left-right", `metrics` (signatures), `resampling`.
-    Raises UserError where scores are of other articles or settings.
+    Raises UserError if the scores differ in articles or settings.
     """
     pairs = list(combinations(scores, 2))
     sums = comparison.resampled(scores, resamples)

@@ -1,26 +1,28 @@
-"""Files of references, predictions and documents that others made, aligned by id or by line."""
+"""Read references, outputs and documents from files made elsewhere, and align them by id or by line."""
 
 import json
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onesentence.core.errors import UserError
 from onesentence.core.language import require_language
+from onesentence.core.params import Evaluate
 from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import ROW, Scores, test_hash
 from onesentence.evaluation.scoring import score_systems
 
-# Keys that a JSONL row may hold its text under, by what the file is for.
+# The keys under which a JSONL row may hold its text, by the role of the file.
 KEYS = {
     "references": ("reference", "summary"),
     "predictions": ("prediction",),
     "documents": ("document",),
     "groups": ("group",),
 }
-EXPECTED = "a text a line, or .jsonl with a JSON object a line"
-MAGIC = {  # how files begin that are no text
+EXPECTED = "one text per line, or .jsonl with one JSON object per line"
+MAGIC = {  # the first bytes of files that are not text
     b"PAR1": "a parquet file",
     b"ARROW1": "an Arrow file",
     b"PK\x03\x04": "a zip file (.zip, .xlsx, .docx, .npz)",
@@ -37,6 +39,7 @@ MAGIC = {  # how files begin that are no text
     b"\xff\xfe": "text in UTF-16",
     b"\xfe\xff": "text in UTF-16",
 }
+# Refused by name, since the lines of some of them look like prose.
 OTHER_SUFFIXES = frozenset(
     ".arrow .bz2 .csv .doc .docx .feather .gz .htm .html .json .npy .npz .ods .parquet .pdf .pickle .pkl "
     ".tsv .xls .xlsx .xml .xz .yaml .yml .zip .zst".split()
@@ -44,13 +47,18 @@ OTHER_SUFFIXES = frozenset(
 MARKUP = ("<!doctype", "<html", "<?xml")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 COLUMN = re.compile(r"[a-z_][a-z0-9_ ]{0,30}")
-COLUMNS = frozenset(key for keys in KEYS.values() for key in keys)  # a first line that has one names columns
+COLUMNS = frozenset(
+    key for keys in KEYS.values() for key in keys
+)  # one of these in a first line marks a header
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """path: of the file; ids: None where it names none; texts; succeeded: by the rows' own `status`, else
-    whether there is any text."""
+    """The texts of one file, in order.
+
+    path: of the file. ids: None if the file has none. succeeded: whether the text is not blank and the row's
+    `status`, if it has one, is "ok".
+    """
 
     path: Path
     ids: list[str] | None
@@ -59,7 +67,7 @@ class Outputs:
 
 
 def _text_of(path: Path, role: str) -> str:
-    """The text of a file, or a UserError where its bytes are another format, or no text in UTF-8."""
+    """Return the text of a file. Raises UserError if its bytes are another format or not UTF-8."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError as error:
@@ -74,65 +82,67 @@ def _text_of(path: Path, role: str) -> str:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file in UTF-8: {error}; expected {EXPECTED}") from error
     if "\0" in text:
-        raise UserError(f"{path}: holds NUL characters, which no text does; expected {EXPECTED} in UTF-8")
+        raise UserError(f"{path}: contains NUL characters, so it is not text; expected {EXPECTED} in UTF-8")
     return text
 
 
-def _parsed(text: str) -> dict | list | None:
-    """The object or array that a text is in JSON; None where it is none."""
+def _parsed(text: str) -> dict[str, Any] | list[Any] | None:
+    """Return the JSON object or array that a text is; None if it is neither."""
     if not text.lstrip().startswith(("{", "[")):
         return None
     try:
-        return json.loads(text)
+        value: dict[str, Any] | list[Any] = json.loads(text)
     except (ValueError, RecursionError):
         return None
+    return value
 
 
-def _is_list(value) -> bool:
-    """Whether parsed JSON is an array of more than numbers: "[1]" may be text, a citation."""
+def _is_list(value: object) -> bool:
+    """Return whether parsed JSON is an array with more than numbers in it: "[1]" may be prose, a citation."""
     return isinstance(value, list) and any(isinstance(item, str | dict | list) for item in value)
 
 
 def _other_format(lines: list[str]) -> str | None:
-    """What a file is that holds no text a line, by its content; None where nothing speaks against that.
+    """Return the name of a file's format if its content is not one text per line; None if it may be.
 
-    A line that merely begins with a brace is text: JSON is what parses as JSON from end to end.
+    A line that merely begins with a brace is text. Only what parses from end to end counts as JSON.
     """
     filled = [line.strip() for line in lines if line.strip()]
     first = filled[0].lower() if filled else ""
     if first.startswith(MARKUP):
-        return "HTML or XML by its first line"
+        return "HTML or XML, by its first line"
     if first.startswith("version https://git-lfs.github.com/spec/"):
         return "a pointer of git-lfs; run `git lfs pull`"
     if filled and all(isinstance(_parsed(line), dict) for line in filled):
-        return "JSON, an object a line: name it .jsonl" if len(filled) > 1 else "a JSON object"
+        return "JSON, one object per line: name it .jsonl" if len(filled) > 1 else "a JSON object"
     if len(filled) > 1 and all(_is_list(_parsed(line)) for line in filled):
-        return "JSON, an array a line"
+        return "JSON, one array per line"
     whole = _parsed("\n".join(lines))
     if isinstance(whole, dict):
         return "a JSON object"
     if _is_list(whole):
         return "a JSON array"
     if len(filled) > 1 and first in ("{", "[", "[{"):
-        return "JSON over several lines, cut off or with a mistake in it"
+        return "JSON over several lines, cut off or invalid"
     for delimiter, name in DELIMITERS.items():
         columns = [part.strip(" \"'") for part in first.split(delimiter)]
         if len(filled) > 1 and not COLUMNS.isdisjoint(columns) and all(map(COLUMN.fullmatch, columns)):
-            shown = name if len(columns) > 1 else "of one column"
-            return f"a table ({shown}) by its first line, the names of columns"
+            kind = name if len(columns) > 1 else "of one column"
+            return f"a table ({kind}), by the names of columns in its first line"
     if len(filled) > 1 and len({line.count("\t") for line in filled}) == 1 and "\t" in first:
-        return "a table (tabs): every line has as many"
+        return "a table (tabs), by the equal number of tabs in every line"
     return None
 
 
 def read_outputs(path: Path, role: str) -> Outputs:
-    """One text a line, or one JSON object a line (.jsonl) with `id` (or none has) and a key of KEYS[role].
+    """Read one text per line, or one JSON object per line (.jsonl) with a key of KEYS[role] and maybe `id`.
 
-    A file of another format is refused by its name or by its content: it would be scored as prose.
+    Raises UserError if some rows have an `id` and others none, if an id occurs twice, or if the name or the
+    content shows another format, which would be scored as prose.
     """
     suffix = path.suffix.lower()
     text = _text_of(path, role)
-    # Only \n ends a line: str.splitlines also cuts at characters that texts have inside.
+    # Only \n ends a line: str.splitlines also cuts at characters that occur within texts.
     lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
     if not lines:
         raise UserError(f"{path}: empty; expected a file of {role}, {EXPECTED}")
@@ -142,19 +152,20 @@ def read_outputs(path: Path, role: str) -> Outputs:
             raise UserError(f"{path}: is {other}; expected a file of {role}, {EXPECTED}")
         return Outputs(path, None, lines, [bool(line.strip()) for line in lines])
     rows = [_row(path, number, line, role) for number, line in enumerate(lines, start=1)]
-    ids = [row[0] for row in rows]
-    if any(name is None for name in ids):
-        if not all(name is None for name in ids):
-            line = next(number for number, name in enumerate(ids, start=1) if name is None)
-            raise UserError(f"{path}, line {line}: no 'id', where other lines have one; give all or none")
-        ids = None
-    elif len(set(ids)) != len(ids):
+    ids = [name for name, _, _ in rows if name is not None]
+    if ids and len(ids) < len(rows):
+        line = next(number for number, row in enumerate(rows, start=1) if row[0] is None)
+        raise UserError(
+            f"{path}, line {line}: no 'id', although other lines have one; give every line an id, or none"
+        )
+    if len(set(ids)) != len(ids):
         twice = next(name for name, count in Counter(ids).items() if count > 1)
         raise UserError(f"{path}: id {twice!r} occurs twice; make the ids unique")
-    return Outputs(path, ids, [row[1] for row in rows], [row[2] for row in rows])
+    return Outputs(path, ids or None, [row[1] for row in rows], [row[2] for row in rows])
 
 
 def _row(path: Path, number: int, line: str, role: str) -> tuple[str | None, str, bool]:
+    """Return (id or None, text, whether it succeeded) of one line of a .jsonl file."""
     where = f"{path}, line {number}"
     try:
         record = json.loads(line)
@@ -164,22 +175,22 @@ def _row(path: Path, number: int, line: str, role: str) -> tuple[str | None, str
         raise UserError(f"{where}: expected an object, found {type(record).__name__}")
     key = next((key for key in KEYS[role] if key in record), None)
     if key is None:
-        raise UserError(f"{where}: expected {' or '.join(map(repr, KEYS[role]))}, has {', '.join(record)}")
+        raise UserError(f"{where}: expected {' or '.join(map(repr, KEYS[role]))}, found {', '.join(record)}")
     if not isinstance(record[key], str):
         raise UserError(f"{where}: {key!r} must be text, found {type(record[key]).__name__}")
     name = record.get("id")
     succeeded = record.get("status", "ok") == "ok" and bool(record[key].strip())
-    # A lone surrogate (JSON can spell one) is no text to a tokenizer; `prepare` replaces it in the same way.
+    # JSON can spell a lone surrogate, which tokenizers reject. `prepare` replaces it in the same way.
     text = record[key].encode("utf-8", "replace").decode("utf-8")
     return None if name is None else str(name), text, succeeded
 
 
 def align(references: Outputs, other: Outputs) -> Outputs:
-    """`other` in the order of the references: by id where both have ids, else by line."""
+    """Return `other` in the order of the references: by id if both have ids, otherwise by line."""
     if len(other.texts) != len(references.texts):
         raise UserError(
-            f"{other.path}: {len(other.texts):,} lines, {references.path} has {len(references.texts):,}; "
-            "every article needs exactly one"
+            f"{other.path}: expected {len(references.texts):,} lines, as in {references.path}, found "
+            f"{len(other.texts):,}; give every article exactly one"
         )
     if references.ids is None or other.ids is None:
         return other
@@ -189,7 +200,7 @@ def align(references: Outputs, other: Outputs) -> Outputs:
         unknown = sorted(set(other.ids) - set(references.ids))
         raise UserError(
             f"{other.path}: {len(missing)} ids of {references.path} are missing (such as {missing[0]!r}) and "
-            f"{len(unknown)} are unknown there (such as {unknown[0]!r})"
+            f"{len(unknown)} ids are not in it (such as {unknown[0]!r}); give both files the same ids"
         )
     order = [place[name] for name in references.ids]
     return Outputs(
@@ -198,12 +209,12 @@ def align(references: Outputs, other: Outputs) -> Outputs:
 
 
 def read_references(path: Path) -> Outputs:
-    """References; an empty one is an error, since nothing could be scored against it."""
-    found = read_outputs(path, "references")
-    for number, text in enumerate(found.texts, start=1):
+    """Read the references. Raises UserError if one is empty: no output can be scored against it."""
+    references = read_outputs(path, "references")
+    for number, text in enumerate(references.texts, start=1):
         if not text.strip():
-            raise UserError(f"{path}, line {number}: an empty reference; correct or remove the article")
-    return found
+            raise UserError(f"{path}, line {number}: the reference is empty; correct or remove the article")
+    return references
 
 
 def score_files(
@@ -211,43 +222,42 @@ def score_files(
     files: dict[str, Path],
     documents: Path | None,
     groups: Path | None,
-    settings,
+    settings: Evaluate,
     bertscore: bool,
     more: tuple[str, ...] = (),
 ) -> tuple[dict[str, Scores], str]:
-    """(scores of files of outputs by system, hash of the test set).
+    """Return (scores by system, hash of the test set).
 
-    references, documents, groups: a text a line, or .jsonl; settings: params.yaml's `evaluate` section; more:
-    names of optional metrics.
-    Raises UserError where files do not belong together, or cannot be read, before anything is scored.
+    files: outputs by system. bertscore: whether to compute it. more: names of optional metrics.
+    Raises UserError if a file cannot be read or does not fit the references, before anything is scored.
     """
-    given = read_references(references)
-    require_language(given.texts, settings.language)
-    outputs = {name: align(given, read_outputs(path, "predictions")) for name, path in files.items()}
+    targets = read_references(references)
+    require_language(targets.texts, settings.language)
+    outputs = {name: align(targets, read_outputs(path, "predictions")) for name, path in files.items()}
     articles = None
     if documents:
-        articles = [Article(text) for text in align(given, read_outputs(documents, "documents")).texts]
-    ids = given.ids or [str(line) for line in range(1, len(given.texts) + 1)]
+        articles = [Article(text) for text in align(targets, read_outputs(documents, "documents")).texts]
+    ids = targets.ids or [str(line) for line in range(1, len(targets.texts) + 1)]
     scores = score_systems(
         ids,
-        given.texts,
+        targets.texts,
         {name: output.texts for name, output in outputs.items()},
         {name: output.succeeded for name, output in outputs.items()},
         articles,
         settings,
         bertscore=bertscore,
         behaviour={},
-        groups=read_groups(groups, given) if groups else ids,
+        groups=read_groups(groups, targets) if groups else ids,
         unit="group" if groups else ROW,
         more=more,
     )
-    return scores, test_hash(ids, given.texts)
+    return scores, test_hash(ids, targets.texts)
 
 
 def read_groups(path: Path, references: Outputs) -> list[str]:
-    """The label of each article's cluster, in the order of the references; none may be empty."""
+    """Read each article's cluster, in the order of the references. Raises UserError if one is empty."""
     labels = read_outputs(path, "groups")
     for number, label in enumerate(labels.texts, start=1):
         if not label.strip():
-            raise UserError(f"{path}, line {number}: an empty group; give every article the cluster it is in")
+            raise UserError(f"{path}, line {number}: the group is empty; name the cluster of every article")
     return align(references, labels).texts

@@ -1,7 +1,7 @@
-"""An output against its article: what it copies, what it adds, and which numbers and names have no source.
+"""Compare an output with its article: what it copies, what it adds, which numbers and names are unsupported.
 
-No model and no reference is needed. Words are those of `onesentence.core.text`, in any script, without
-case. The time that an output takes grows with its length and its article's, not with their product.
+This needs no model and no reference. Words are those of `onesentence.core.text`, in any script, without case.
+The time grows with the sum of the two lengths, not with their product.
 """
 
 import re
@@ -15,26 +15,26 @@ import regex
 
 from onesentence.core.text import CHARACTER, IN_WORD, fold, word_spans, words
 
-MARKED_WORDS = 3  # a shorter span that also stands in the article is no sign of copying
-# 1,000 or 3.5 or 2015, not the 32 of float32; digits after a letter of a script without capitals count.
-# Arabic has separators of its own (\u066b, \u066c), Chinese and Japanese a wide full stop (\uff0e).
+MARKED_WORDS = 3  # a shorter span that the article has too is no sign of copying
+# Matches 1,000 and 3.5 and 2015, but not the 32 of float32. Digits after a letter match if its script has no
+# capitals. Arabic has its own separators (\u066b, \u066c), Chinese and Japanese a wide full stop (\uff0e).
 NUMBER = regex.compile(
     r"(?<![\p{Lu}\p{Ll}\p{Lt}\p{N}_]\p{M}{0,4})(?<!\p{Nd}[.,\u066b\u066c\uff0e])"
     r"\p{Nd}+(?:[.,\u066b\u066c\uff0e]\p{Nd}+)*"
 )
 SEPARATORS = str.maketrans("\u066b\u066c\uff0e", ".,.")
 NAME_WORD = regex.compile(rf"[\p{{L}}--{CHARACTER}]{IN_WORD}*+", regex.V1)
-# What comes before the first word of a sentence; what follows a colon may begin with a capital too.
+# Matches what precedes the first word of a sentence. A word after a colon may have a capital too.
 SENTENCE_START = regex.compile(
     r"""(?:\A|[.:\u2026\p{Sentence_Terminal}]["')\]\p{Pf}\p{Pi}]*+\s|\n\s*\n)"""
     r"""[\s"'(\[\p{Ps}\p{Pi}\p{Pf}\u00a1\u00bf]*+"""
 )
 
-Span = tuple[int, int]  # characters from, to (exclusive)
+Span = tuple[int, int]  # of characters: start, end (exclusive)
 
 
 def canonical_number(text: str) -> str:
-    """A number in ASCII digits, without thousands commas and closing zeros: 1,000.50 and 1000.5 are equal."""
+    """Return a number in ASCII digits without thousands commas and closing zeros: 1,000.50 becomes 1000.5."""
     if not text.isascii():
         digits = (c if c in ".," else str(unicodedata.decimal(c)) for c in text.translate(SEPARATORS))
         text = "".join(digits)
@@ -45,32 +45,32 @@ def canonical_number(text: str) -> str:
 
 
 def number_spans(text: str) -> list[Span]:
-    """Where numbers in digits of any script stand; a number word ("two") is none."""
+    """Return the spans of numbers in digits of any script; number words ("two") do not count."""
     return [match.span() for match in NUMBER.finditer(text)]
 
 
 def name_spans(text: str) -> list[Span]:
-    """Where capitalised words stand that are capitalised by themselves; a script without capitals has none.
+    """Return the spans of words that look like names: capitalised, and not just as the first of a sentence.
 
-    The first word of a sentence counts only where it has a second capital (NATO, DataFrame); a single
-    letter never does.
+    The first word of a sentence counts only if it has a second capital (NATO, DataFrame). A single letter
+    never counts. A script without capitals has no names.
     """
     starts = {match.end() for match in SENTENCE_START.finditer(text)}
-    found = []
+    spans = []
     for match in NAME_WORD.finditer(text):
         word = match[0]
         if len(word) == 1 or not (word[0].isupper() or word[0].istitle()):
             continue
         if any(letter.isupper() for letter in word[1:]) or match.start() not in starts:
-            found.append(match.span())
-    return found
+            spans.append(match.span())
+    return spans
 
 
 class SuffixAutomaton:
-    """Every run of words of a text, in time and memory that grow with its length (Blumer et al. 1985).
+    """An index of every run of words of a text (Blumer et al. 1985). Time and memory grow with its length.
 
-    A state is a set of runs that end at the same places. next: states by the word that follows; link: the
-    state of the longest shorter ending; length: of the state's longest run; last: the last of those places.
+    A state is a set of runs that end at the same places. next: states by the following word. link: the state
+    of the longest suffix that ends at more places. length: of the state's longest run. last: the last place.
     """
 
     def __init__(self, tokens: list[str]) -> None:
@@ -79,11 +79,13 @@ class SuffixAutomaton:
         whole = 0
         for place, token in enumerate(tokens):
             whole = self._extend(whole, place, token)
+        # A run's suffix ends wherever the run does: pass the last place on, longest runs first.
         for state in sorted(range(1, len(self.link)), key=self.length.__getitem__, reverse=True):
             link = self.link[state]
             self.last[link] = max(self.last[link], self.last[state])
 
     def _add(self, following: dict[str, int], link: int, length: int, last: int) -> int:
+        """Add a state and return its number."""
         self.next.append(following)
         self.link.append(link)
         self.length.append(length)
@@ -91,7 +93,7 @@ class SuffixAutomaton:
         return len(self.link) - 1
 
     def _extend(self, whole: int, place: int, token: str) -> int:
-        """The state of the whole text with one more token; whole: that of the text before it."""
+        """Add a token and return the state of the text with it. whole: the state of the text before."""
         new = self._add({}, 0, self.length[whole] + 1, place)
         state = whole
         while state >= 0 and token not in self.next[state]:
@@ -100,7 +102,7 @@ class SuffixAutomaton:
         if state < 0:
             return new
         other = self.next[state][token]
-        if self.length[other] > self.length[state] + 1:  # its shorter runs end here too: a state of their own
+        if self.length[other] > self.length[state] + 1:  # its shorter runs now end here too: split them off
             split = self._add(dict(self.next[other]), self.link[other], self.length[state] + 1, -1)
             while state >= 0 and self.next[state].get(token) == other:
                 self.next[state][token] = split
@@ -111,7 +113,7 @@ class SuffixAutomaton:
         return new
 
     def matches(self, tokens: list[str]) -> Iterator[tuple[int, int]]:
-        """For each token: (length, last place in the text of its end) of the longest run ending with it."""
+        """Yield for each token (length, last place in the text of its end) of the longest run it ends."""
         state = length = 0
         for token in tokens:
             while state and token not in self.next[state]:
@@ -123,15 +125,15 @@ class SuffixAutomaton:
 
 
 def grams(tokens: list[str], n: int) -> set[tuple[str, ...]]:
-    """The distinct n-grams of a list of words."""
+    """Return the distinct n-grams of a list of words."""
     return set(zip(*(tokens[i:] for i in range(n)), strict=False))
 
 
 class Article:
-    """A document, cut up once for the outputs of every system.
+    """A document, tokenized once for the outputs of every system.
 
-    text: what can be copied; source: all that numbers and names may come from (the document with its
-    heading, where `text` is its body).
+    text: what an output can copy. source: what numbers and names may come from; by default `text`. With
+    `text` the body of a document, it is the document with its heading.
     """
 
     def __init__(self, text: str, source: str | None = None) -> None:
@@ -139,7 +141,7 @@ class Article:
         self.source = text if source is None else source
         self.spans = word_spans(text)
         self.words = words(text)
-        self._grams: dict[int, set] = {}
+        self._grams: dict[int, set[tuple[str, ...]]] = {}
 
     @cached_property
     def numbers(self) -> set[str]:
@@ -148,38 +150,40 @@ class Article:
 
     @cached_property
     def name_words(self) -> set[str]:
-        """Every word of the source that could be a name, without case."""
+        """Words of the source that could be a name, without case."""
         return {fold(match[0]) for match in NAME_WORD.finditer(self.source)}
 
     @cached_property
     def _backwards(self) -> SuffixAutomaton:
-        """Runs of the article read from its end: one that ends there begins at the place in the article."""
+        """The runs of the reversed article: the last end of a run there is its first start in the article."""
         return SuffixAutomaton(self.words[::-1])
 
     def novel_share(self, tokens: list[str], n: int) -> float | None:
-        """Share (0 to 1) of the distinct n-grams of `tokens` that the article lacks; None below n words.
+        """Return the share (0 to 1) of distinct n-grams of `tokens` that the article lacks.
 
-        Narayan et al. 2018, table 1.
+        None below n words. See Narayan et al. 2018, table 1.
         """
         if n not in self._grams:
             self._grams[n] = grams(self.words, n)
-        found = grams(tokens, n)
-        return len(found - self._grams[n]) / len(found) if found else None
+        distinct = grams(tokens, n)
+        return len(distinct - self._grams[n]) / len(distinct) if distinct else None
 
     def longest_matches(self, tokens: list[str]) -> list[Span]:
-        """For each place in `tokens`: (length, first place in the article) of the longest run of words from
-        there on that the article has too; (0, 0) where it lacks the word."""
+        """Return, for each place in `tokens`, the longest run of words from it that the article has too.
+
+        Each is (length, first place in the article), or (0, 0) if the article lacks the word.
+        """
         end = len(self.words) - 1
-        found = [
+        backwards = [
             (length, end - last if length else 0) for length, last in self._backwards.matches(tokens[::-1])
         ]
-        return found[::-1]
+        return backwards[::-1]
 
     def fragments(self, matches: list[Span]) -> Iterator[tuple[int, int, int]]:
-        """(place in the output, length, place in the article) of the extractive fragments, in words.
+        """Yield the extractive fragments as (place in the output, length, place in the article), in words.
 
-        matches: of `longest_matches`. Greedy from the left, each time the longest
-        (Grusky et al. 2018, section 4.1).
+        matches: from `longest_matches`. Greedy from the left, each time the longest (Grusky et al. 2018,
+        section 4.1).
         """
         place = 0
         while place < len(matches):
@@ -189,30 +193,30 @@ class Article:
             place += max(length, 1)
 
     def unsupported_numbers(self, text: str) -> list[Span]:
-        """Numbers in `text` that the article lacks."""
+        """Return the spans of numbers in `text` that the article lacks."""
         return [s for s in number_spans(text) if canonical_number(text[slice(*s)]) not in self.numbers]
 
     def unsupported_names(self, text: str) -> list[Span]:
-        """Names in `text` whose word the article lacks, in any case."""
+        """Return the spans of names in `text` whose word the article lacks in any case."""
         return [s for s in name_spans(text) if fold(text[slice(*s)]) not in self.name_words]
 
 
 def extraction_scores(article: Article, text: str) -> dict[str, float | None]:
-    """Abstractiveness and faithfulness of one output; None where undefined (an empty output, no number).
+    """Return the abstractiveness and faithfulness of one output; None where undefined (empty, no number).
 
-    novel_1 to novel_4 and coverage, number_precision, name_precision: % (0 to 100). density: words.
-    compression: article words per output word. verbatim: 100 where the whole output is one span of the
-    article, else 0. longest_copy: words.
+    novel_1 to novel_4, coverage, number_precision, name_precision: % (0 to 100). density: words. compression:
+    article words per output word. verbatim: 100 if the whole output is one span of the article, else 0.
+    longest_copy: words.
     """
     tokens = words(text)
     shares = {f"novel_{n}": article.novel_share(tokens, n) for n in (1, 2, 3, 4)}
-    found = {name: None if share is None else 100 * share for name, share in shares.items()}
+    novelty = {name: None if share is None else 100 * share for name, share in shares.items()}
     matches = article.longest_matches(tokens)
     lengths = [length for _, length, _ in article.fragments(matches)]
     n = len(tokens)
     longest = max((length for length, _ in matches), default=0)
     numbers, names = number_spans(text), name_spans(text)
-    return found | {
+    return novelty | {
         "coverage": 100 * sum(lengths) / n if n else None,
         "density": sum(length**2 for length in lengths) / n if n else None,
         "compression": len(article.words) / n if n else None,
@@ -224,12 +228,16 @@ def extraction_scores(article: Article, text: str) -> dict[str, float | None]:
 
 
 def _precision(spans: list[Span], unsupported: list[Span]) -> float | None:
+    """Return the share of spans that are supported, in %; None without spans."""
     return 100 * (1 - len(unsupported) / len(spans)) if spans else None
 
 
 def form_scores(text: str, reference: str) -> dict[str, float | None]:
-    """Length and repetition of one output: words, length_ratio (to the reference's words), distinct_2 and
-    repeated_trigram (%); None where the output is too short to have any."""
+    """Return the length and repetition of one output; None where it is too short.
+
+    words: their number. length_ratio: to the reference's words, of which at least one is counted. distinct_2:
+    % of 2-grams. repeated_trigram: 100 if a 3-gram occurs twice, else 0.
+    """
     tokens = words(text)
     pairs = len(tokens) - 1
     triples = len(tokens) - 2
@@ -242,29 +250,27 @@ def form_scores(text: str, reference: str) -> dict[str, float | None]:
 
 
 def segments(text: str, marks: dict[str, list[Span]]) -> list[list[str]]:
-    """`text` cut where a mark begins or ends: [[text, kinds joined by blanks], ...], for a page to show."""
-    changes: dict[int, Counter] = {
-        0: Counter(),
-        len(text): Counter(),
-    }  # by place: marks that begin less that end
+    """Return `text` cut where a mark begins or ends: [[text, kinds joined by blanks], ...]."""
+    # By place: the number of marks that begin there minus those that end there.
+    changes: dict[int, Counter[str]] = {0: Counter(), len(text): Counter()}
     for kind, spans in marks.items():
         for start, end in spans:
             changes.setdefault(start, Counter())[kind] += 1
             changes.setdefault(end, Counter())[kind] -= 1
-    found = []
+    pieces = []
     open_marks = dict.fromkeys(marks, 0)
     for start, end in pairwise(sorted(changes)):
         for kind, change in changes[start].items():
             open_marks[kind] += change
-        found.append([text[start:end], " ".join(kind for kind, n in open_marks.items() if n)])
-    return found
+        pieces.append([text[start:end], " ".join(kind for kind, n in open_marks.items() if n)])
+    return pieces
 
 
 def output_marks(article: Article, text: str) -> tuple[dict[str, list[Span]], list[Span]]:
-    """(marks of an output by kind, what of the article it copies): spans of characters.
+    """Return (marks in an output by kind, spans of the article that it copies), in characters.
 
-    Kinds: copied (MARKED_WORDS words or more that stand in the article in this order), number and name
-    (not in the article).
+    Kinds: copied (at least MARKED_WORDS words in a row that the article has too), number and name (that the
+    article lacks).
     """
     spans = word_spans(text)
     matches = article.longest_matches(words(text))

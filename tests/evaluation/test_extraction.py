@@ -18,8 +18,8 @@ from onesentence.evaluation.extraction import (
     word_spans,
 )
 
-# Emoji, a flag of two characters, a combining accent, a letter whose lower case is longer, white space that
-# str.splitlines cuts at, right-to-left text.
+# Emoji, a flag of two characters, a combining accent, a letter whose lower case is longer, white space at
+# which str.splitlines cuts, right-to-left text.
 STRANGE = [
     "\U0001f600",
     "\U0001f1ec\U0001f1e7",
@@ -32,25 +32,25 @@ STRANGE = [
 ]
 
 
-def found_in(text: str, spans: list[tuple[int, int]]) -> list[str]:
+def cut(text: str, spans: list[tuple[int, int]]) -> list[str]:
     return [text[start:end] for start, end in spans]
 
 
 def words(text: str) -> list[str]:
-    """As onesentence.core.text.words for the texts here, from the general categories of Unicode."""
-    found, inside = [], False
+    """What onesentence.core.text.words returns for the texts here, from the general categories of Unicode."""
+    tokens, inside = [], False
     for character in text:
         if character in "\U0001f600\U0001f1ec":
-            found.append(character)
+            tokens.append(character)
             inside = False
         elif character == "\U0001f1e7":  # the second half of a flag
-            found[-1] += character
+            tokens[-1] += character
         elif unicodedata.category(character)[0] in "LMN" or character == "_":
-            found = [*found[:-1], found[-1] + character] if inside else [*found, character]
+            tokens = [*tokens[:-1], tokens[-1] + character] if inside else [*tokens, character]
             inside = True
         else:
             inside = False
-    return [unicodedata.normalize("NFC", word.casefold()).replace("i\u0307", "i") for word in found]
+    return [unicodedata.normalize("NFC", word.casefold()).replace("i\u0307", "i") for word in tokens]
 
 
 def random_texts(seed: int) -> tuple[str, str]:
@@ -69,7 +69,7 @@ def random_texts(seed: int) -> tuple[str, str]:
     return tuple("".join(word + rng.choice(gaps) for word in side) for side in (article, output))
 
 
-def stands_in(part: list[str], whole: list[str]) -> bool:
+def occurs_in(part: list[str], whole: list[str]) -> bool:
     return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
 
 
@@ -78,70 +78,70 @@ def stands_in(part: list[str], whole: list[str]) -> bool:
 
 def greedy_fragments(article: list[str], output: list[str]) -> list[list[str]]:
     """Shared fragments as Grusky et al. 2018 define them: from the left, the longest one each time."""
-    found, place = [], 0
+    fragments, place = [], 0
     while place < len(output):
         shared = [
             output[place:end]
             for end in range(place + 1, len(output) + 1)
-            if stands_in(output[place:end], article)
+            if occurs_in(output[place:end], article)
         ]
         if shared:
-            found.append(shared[-1])
+            fragments.append(shared[-1])
         place += len(shared) or 1  # every beginning of a shared run is shared too
-    return found
+    return fragments
 
 
 def longest_common_run(article: list[str], output: list[str]) -> int:
     runs = (output[i:j] for i in range(len(output)) for j in range(i + 1, len(output) + 1))
-    return max((len(run) for run in runs if stands_in(run, article)), default=0)
+    return max((len(run) for run in runs if occurs_in(run, article)), default=0)
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_copying_of_random_texts_by_brute_force(seed):
     text, output = random_texts(seed)
-    article, said = words(text), words(output)
-    fragments = greedy_fragments(article, said)
-    found = extraction_scores(Article(text), output)
-    n = len(said)
+    article, tokens = words(text), words(output)
+    fragments = greedy_fragments(article, tokens)
+    scores = extraction_scores(Article(text), output)
+    n = len(tokens)
     if n == 0:
-        assert all(value is None for value in found.values())
+        assert all(value is None for value in scores.values())
         return
-    assert found["coverage"] == pytest.approx(100 * sum(map(len, fragments)) / n)
-    assert found["density"] == pytest.approx(sum(len(fragment) ** 2 for fragment in fragments) / n)
-    assert found["compression"] == pytest.approx(len(article) / n)
-    assert found["longest_copy"] == longest_common_run(article, said)
-    assert found["verbatim"] == 100 * stands_in(said, article)
+    assert scores["coverage"] == pytest.approx(100 * sum(map(len, fragments)) / n)
+    assert scores["density"] == pytest.approx(sum(len(fragment) ** 2 for fragment in fragments) / n)
+    assert scores["compression"] == pytest.approx(len(article) / n)
+    assert scores["longest_copy"] == longest_common_run(article, tokens)
+    assert scores["verbatim"] == 100 * occurs_in(tokens, article)
     for size in (1, 2, 3, 4):
-        grams = {" ".join(said[k : k + size]) for k in range(n - size + 1)}
-        new = [gram for gram in grams if not stands_in(gram.split(" "), article)]
-        assert found[f"novel_{size}"] == (pytest.approx(100 * len(new) / len(grams)) if grams else None)
+        grams = {" ".join(tokens[k : k + size]) for k in range(n - size + 1)}
+        new = [gram for gram in grams if not occurs_in(gram.split(" "), article)]
+        assert scores[f"novel_{size}"] == (pytest.approx(100 * len(new) / len(grams)) if grams else None)
 
 
-def test_random_texts_are_of_all_kinds():
-    found = [extraction_scores(Article(text), output) for text, output in map(random_texts, range(60))]
-    verbatim = {entry["verbatim"] for entry in found}
+def test_the_random_texts_cover_all_cases():
+    scores = [extraction_scores(Article(text), output) for text, output in map(random_texts, range(60))]
+    verbatim = {entry["verbatim"] for entry in scores}
     assert verbatim == {None, 0, 100}
-    assert len({entry["longest_copy"] for entry in found}) > 5
-    assert any(entry["coverage"] not in (None, 0, 100) for entry in found)
+    assert len({entry["longest_copy"] for entry in scores}) > 5
+    assert any(entry["coverage"] not in (None, 0, 100) for entry in scores)
 
 
 def test_copying_by_hand():
     article = Article("The cat sat on the mat. A dog ran by.")  # 10 words
-    found = extraction_scores(article, "The cat sat by the dog.")
+    scores = extraction_scores(article, "The cat sat by the dog.")
     # Fragments: "the cat sat", "by", "the", "dog".
-    assert found["coverage"] == 100
-    assert found["density"] == (9 + 1 + 1 + 1) / 6
-    assert found["compression"] == 10 / 6
-    assert (found["longest_copy"], found["verbatim"]) == (3, 0)
+    assert scores["coverage"] == 100
+    assert scores["density"] == (9 + 1 + 1 + 1) / 6
+    assert scores["compression"] == 10 / 6
+    assert (scores["longest_copy"], scores["verbatim"]) == (3, 0)
     # Bigrams: the-cat, cat-sat, sat-by, by-the, the-dog: the last three are new. Trigrams: all but the first.
-    assert (found["novel_1"], found["novel_2"], found["novel_3"]) == (0, 60, 75)
-    assert found["novel_4"] == 100
+    assert (scores["novel_1"], scores["novel_2"], scores["novel_3"]) == (0, 60, 75)
+    assert scores["novel_4"] == 100
 
 
 def test_an_output_of_new_words_copies_nothing():
-    found = extraction_scores(Article("one two three"), "four five")
-    assert (found["coverage"], found["density"], found["longest_copy"], found["verbatim"]) == (0, 0, 0, 0)
-    assert (found["novel_1"], found["novel_2"], found["novel_3"]) == (100, 100, None)
+    scores = extraction_scores(Article("one two three"), "four five")
+    assert (scores["coverage"], scores["density"], scores["longest_copy"], scores["verbatim"]) == (0, 0, 0, 0)
+    assert (scores["novel_1"], scores["novel_2"], scores["novel_3"]) == (100, 100, None)
     empty = extraction_scores(Article(""), "four five")
     assert (empty["coverage"], empty["compression"], empty["novel_2"]) == (0, 0, 100)
 
@@ -169,15 +169,15 @@ def test_verbatim_is_one_span_of_the_article_whatever_its_case_and_punctuation()
     ],
 )
 def test_copying_in_any_script(article, copied, new):
-    found = extraction_scores(Article(article), copied)
-    assert (found["novel_1"], found["novel_2"], found["verbatim"], found["coverage"]) == (0, 0, 100, 100)
-    found = extraction_scores(Article(article), new)
-    assert (found["novel_1"], found["verbatim"], found["coverage"]) == (100, 0, 0)
+    scores = extraction_scores(Article(article), copied)
+    assert (scores["novel_1"], scores["novel_2"], scores["verbatim"], scores["coverage"]) == (0, 0, 100, 100)
+    scores = extraction_scores(Article(article), new)
+    assert (scores["novel_1"], scores["verbatim"], scores["coverage"]) == (100, 0, 0)
 
 
 def test_lengths_in_scripts_without_blanks_are_in_characters():
-    found = extraction_scores(Article("猫坐在垫子上，狗在跑。"), "猫在跑")  # 9 characters, 3
-    assert found["compression"] == 3 and found["longest_copy"] == 2
+    scores = extraction_scores(Article("猫坐在垫子上，狗在跑。"), "猫在跑")  # 9 characters, 3
+    assert scores["compression"] == 3 and scores["longest_copy"] == 2
     assert form_scores("猫在跑", "猫坐在垫子上")["length_ratio"] == 1 / 2
 
 
@@ -185,7 +185,7 @@ def test_matches_are_the_longest_at_their_first_place():
     rng = random.Random(0)
     for _ in range(300):
         text, output = ([rng.choice("abc"[: rng.randint(1, 3)]) for _ in range(30)] for _ in "ab")
-        for start, found in enumerate(Article(" ".join(text)).longest_matches(output)):
+        for start, match in enumerate(Article(" ".join(text)).longest_matches(output)):
             lengths = []
             for place in range(len(text)):
                 pairs = zip(output[start:], text[place:], strict=False)
@@ -193,7 +193,7 @@ def test_matches_are_the_longest_at_their_first_place():
                 if lengths[-1] is None:
                     lengths[-1] = min(len(output) - start, len(text) - place)
             best = max(lengths)
-            assert found == (best, lengths.index(best) if best else 0)
+            assert match == (best, lengths.index(best) if best else 0)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_matches_are_the_longest_at_their_first_place():
         lambda rng: rng.choice("猫坐在垫子上"),
     ],
 )
-def test_the_time_for_20000_words_is_no_product_of_lengths(draw):
+def test_the_time_for_20000_words_is_not_the_product_of_lengths(draw):
     rng = random.Random(0)
     text, output = (" ".join(draw(rng) for _ in range(20_000)) for _ in "ab")
     started = time.process_time()
@@ -217,11 +217,11 @@ def test_the_time_for_20000_words_is_no_product_of_lengths(draw):
     marks, sources = output_marks(article, output)
     segments(output, marks)
     segments(text, {"copied": sources})
-    assert time.process_time() - started < 3  # 0.2 to 0.4 s on the machine that this was written on
+    assert time.process_time() - started < 3  # 0.2 to 0.4 s on the author's machine
 
 
 def test_a_fragment_is_the_longest_even_where_the_article_repeats_itself():
-    # Read once from the left with jumps, "a a" at 0 hides "a a b" at 1.
+    # A single pass from the left that skips matches would miss "a a b" at 1 behind "a a" at 0.
     article = Article("a a a b")
     assert article.longest_matches(["a", "a", "b"])[0] == (3, 1)
     assert extraction_scores(article, "a a b")["verbatim"] == 100
@@ -229,8 +229,8 @@ def test_a_fragment_is_the_longest_even_where_the_article_repeats_itself():
 
 @pytest.mark.parametrize("text", ["", " ", "\n", "...!"])
 def test_an_output_without_a_word_is_undefined(text):
-    found = extraction_scores(Article("The cat sat."), text)
-    assert set(found.values()) == {None}
+    scores = extraction_scores(Article("The cat sat."), text)
+    assert set(scores.values()) == {None}
     assert form_scores(text, "A cat.") == {
         "words": 0,
         "length_ratio": 0,
@@ -262,7 +262,7 @@ def test_an_output_without_a_word_is_undefined(text):
     ],
 )
 def test_numbers_by_hand(text, expected):
-    assert found_in(text, number_spans(text)) == expected
+    assert cut(text, number_spans(text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_equal_numbers_have_one_form(text, expected):
 def test_unsupported_numbers_by_hand():
     article = Article("Some 1,000 people paid 3.5 million in 2015, the 10th time; float32.")
     text = "1000 paid 3.50 million in 2015-16 for the 10th time with 32 and two others."
-    assert found_in(text, article.unsupported_numbers(text)) == ["16", "32"]
+    assert cut(text, article.unsupported_numbers(text)) == ["16", "32"]
     # 1000, 3.50, 2015, 16, 10, 32: four of six.
     assert extraction_scores(article, text)["number_precision"] == pytest.approx(100 * 4 / 6)
     assert extraction_scores(article, "No number here.")["number_precision"] is None
@@ -324,24 +324,24 @@ def test_unsupported_numbers_by_hand():
     ],
 )
 def test_names_by_hand(text, expected):
-    assert found_in(text, name_spans(text)) == expected
+    assert cut(text, name_spans(text)) == expected
 
 
 def test_a_script_without_capitals_has_no_name_precision():
     assert extraction_scores(Article("猫坐在垫子上"), "猫在床上")["name_precision"] is None
-    found = extraction_scores(Article("他在Paris有１２只猫"), "NATO在PARIS有12只猫和5只狗")
-    assert (found["name_precision"], found["number_precision"]) == (50, 50)
+    scores = extraction_scores(Article("他在Paris有１２只猫"), "NATO在PARIS有12只猫和5只狗")
+    assert (scores["name_precision"], scores["number_precision"]) == (50, 50)
 
 
 def test_unsupported_names_by_hand():
     article = Article("The president, barack OBAMA, met Angela Merkel's staff.")
     text = "It was Obama who met Merkel and Putin at NATO."
-    assert found_in(text, article.unsupported_names(text)) == ["Putin", "NATO"]
+    assert cut(text, article.unsupported_names(text)) == ["Putin", "NATO"]
     assert extraction_scores(article, text)["name_precision"] == 50
     assert extraction_scores(article, "nobody met anybody")["name_precision"] is None
 
 
-def test_what_stands_in_the_heading_supports_but_cannot_be_copied():
+def test_the_heading_supports_names_and_numbers_but_cannot_be_copied():
     article = Article("It sorts rows.", source="Table.sort(key, 5)\n\nIt sorts rows.")
     assert article.unsupported_numbers("of 5 and 6") == [(9, 10)]
     assert article.unsupported_names("a Table or a Frame") == [(13, 18)]
@@ -391,14 +391,14 @@ def test_segments_put_together_are_the_text_and_carry_every_mark(seed):
         assert same == words(text[slice(*source)]) and len(same) >= 3
 
 
-def test_marks_stand_at_the_right_characters():
+def test_marks_are_at_the_right_characters():
     article = Article("\U0001f600 I\u0307 saw the old cat in 2015 with Mary.")
     text = "\U0001f600\U0001f600 \u0130zmir: The OLD cat in 2016 met Bob \U0001f1ec\U0001f1e7 and Mary."
     marks, sources = output_marks(article, text)
-    assert found_in(text, marks["copied"]) == ["The OLD cat in"]
-    assert found_in(article.text, sources) == ["the old cat in"]
-    assert found_in(text, marks["number"]) == ["2016"]
-    assert found_in(text, marks["name"]) == ["\u0130zmir", "Bob"]
+    assert cut(text, marks["copied"]) == ["The OLD cat in"]
+    assert cut(article.text, sources) == ["the old cat in"]
+    assert cut(text, marks["number"]) == ["2016"]
+    assert cut(text, marks["name"]) == ["\u0130zmir", "Bob"]
     assert segments(text, marks) == [
         ["\U0001f600\U0001f600 ", ""],
         ["\u0130zmir", "name"],
@@ -412,14 +412,14 @@ def test_marks_stand_at_the_right_characters():
     ]
 
 
-def test_a_letter_whose_lower_case_is_longer_moves_no_span():
+def test_a_letter_whose_lower_case_is_longer_does_not_move_a_span():
     text = "\u0130\u0130\u0130 one two three"
-    assert found_in(text, word_spans(text)) == ["\u0130\u0130\u0130", "one", "two", "three"]
+    assert cut(text, word_spans(text)) == ["\u0130\u0130\u0130", "one", "two", "three"]
     marks, _ = output_marks(Article("one two three \u0130"), text)
-    assert found_in(text, marks["copied"]) == ["one two three"]
+    assert cut(text, marks["copied"]) == ["one two three"]
 
 
-def test_overlapping_marks_are_cut_where_either_ends():
+def test_overlapping_marks_are_cut_where_one_of_them_ends():
     assert segments("abcdef", {"x": [(0, 4)], "y": [(2, 6)]}) == [["ab", "x"], ["cd", "x y"], ["ef", "y"]]
     assert segments("ab", {}) == [["ab", ""]]
     assert segments("", {"x": []}) == []

@@ -1,4 +1,4 @@
-"""What is declared of metrics, stored scores, which scores may be compared, and what is said of them."""
+"""Declarations of metrics, stored scores, which scores may be compared, and sentences about them."""
 
 import json
 from itertools import combinations
@@ -53,12 +53,12 @@ RESAMPLES = 400
 
 @pytest.fixture(scope="module")
 def articles(pairs) -> dict:
-    """40 docstrings: ids, references, documents, and outputs of three systems, of which some failed."""
+    """40 docstrings: ids, references, documents, and the outputs of three systems, some of them failed."""
     rows = pairs[:N]
     bodies = [row["document"].partition("\n\n")[2] for row in rows]
     references = [row["summary"] for row in rows]
     halves = [" ".join(text.split()[: max(1, len(text.split()) // 2)]) for text in references]
-    failed = [*references[:4], "", " \n", "...", *halves[7:]]  # what a failure says is beside the point
+    failed = [*references[:4], "", " \n", "...", *halves[7:]]  # the text of a failed output must not count
     return {
         "ids": [row["id"] for row in rows],
         "references": references,
@@ -98,7 +98,7 @@ def message_of(call, *arguments) -> str:
     return str(raised.value)
 
 
-# What is declared.
+# Declarations.
 
 
 def test_every_metric_declares_title_unit_direction_and_range():
@@ -112,7 +112,7 @@ def test_every_metric_declares_title_unit_direction_and_range():
     assert {name for name, metric in METRICS.items() if metric.corpus} == set(CORPUS)
 
 
-def test_every_score_is_declared_and_lies_in_its_range(scores, articles):
+def test_every_score_is_declared_and_within_its_range(scores, articles):
     of_references = score_references(*(articles[key] for key in ("ids", "references", "documents")))
     seen = set()
     for system in [*scores.values(), of_references]:
@@ -131,17 +131,17 @@ def test_every_score_is_declared_and_lies_in_its_range(scores, articles):
     assert seen == set(METRICS) - OPTIONAL - {"bertscore"}
 
 
-def test_definitions_hold_what_is_declared_and_the_signature(scores):
-    found = definitions(scores)
-    assert tuple(found) == KINDS
-    flat = {name: entry for kind in found.values() for name, entry in kind.items()}
-    assert set(flat) == set(METRICS) - OPTIONAL - {"bertscore"}  # "stopped" is of one system alone
+def test_definitions_have_the_declaration_and_the_signature(scores):
+    declared = definitions(scores)
+    assert tuple(declared) == KINDS
+    flat = {name: entry for kind in declared.values() for name, entry in kind.items()}
+    assert set(flat) == set(METRICS) - OPTIONAL - {"bertscore"}  # only one system has "stopped"
     for name, entry in flat.items():
         metric = METRICS[name]
         assert (entry["title"], entry["unit"]) == (metric.title, metric.unit)
         assert (entry["direction"], entry["range"]) == (metric.direction, [metric.low, metric.high])
         assert entry["signature"].startswith(f"{name}|") and f"|n:{N}|unit:row|test:" in entry["signature"]
-    json.dumps(found, allow_nan=False)
+    json.dumps(declared, allow_nan=False)
 
 
 # Failures.
@@ -149,54 +149,54 @@ def test_definitions_hold_what_is_declared_and_the_signature(scores):
 
 def test_a_failed_or_empty_output_scores_0_and_stays_in_every_mean(scores, articles, sums):
     system = scores["failing"]
-    failed = [0, 1, 2, 3, 4, 5]  # four that say their reference, "", blanks
+    failed = [0, 1, 2, 3, 4, 5]  # four copies of their reference, "", blanks
     for name in set(QUALITY) - OPTIONAL:
         if name in system.columns:
             values = system.columns[name]
             assert not values[failed].any() and values[7:].any()
         elif name in system.corpus:
-            each = metrics.aggregate(name)(system.statistics(name))
-            assert not each[failed].any() and each[7:].any()
+            by_article = metrics.aggregate(name)(system.statistics(name))
+            assert not by_article[failed].any() and by_article[7:].any()
     assert system.columns["success_rate"].tolist() == [0] * 6 + [1] * (N - 6)
     assert np.flatnonzero(system.columns["empty"]).tolist() == [4, 5]
-    found = summaries(scores, sums, 0.95)["failing"]
-    assert found["success_rate"]["value"] == (N - 6) / N
+    summary = summaries(scores, sums, 0.95)["failing"]
+    assert summary["success_rate"]["value"] == (N - 6) / N
     low, high = wilson_interval(N - 6, N, 0.95)
-    assert (found["success_rate"]["low"], found["success_rate"]["high"]) == (low, high)
-    assert found["rouge1"]["value"] == pytest.approx(system.columns["rouge1"][6:].sum() / N, abs=1e-6)
-    said = [""] * 6 + articles["outputs"]["failing"][6:]
-    assert found["bleu"]["value"] == pytest.approx(
-        sacrebleu.corpus_bleu(said, [articles["references"]]).score
+    assert (summary["success_rate"]["low"], summary["success_rate"]["high"]) == (low, high)
+    assert summary["rouge1"]["value"] == pytest.approx(system.columns["rouge1"][6:].sum() / N, abs=1e-6)
+    judged = [""] * 6 + articles["outputs"]["failing"][6:]
+    assert summary["bleu"]["value"] == pytest.approx(
+        sacrebleu.corpus_bleu(judged, [articles["references"]]).score
     )
-    assert found["chrf"]["value"] == pytest.approx(
-        sacrebleu.corpus_chrf(said, [articles["references"]]).score
+    assert summary["chrf"]["value"] == pytest.approx(
+        sacrebleu.corpus_chrf(judged, [articles["references"]]).score
     )
 
 
-def test_what_a_failed_output_says_is_described_all_the_same(scores):
+def test_the_text_of_a_failed_output_is_still_described(scores):
     words = scores["failing"].columns["words"]
     assert words[:4].all() and words[4:7].tolist() == [0, 0, 0]
     assert np.isnan(scores["failing"].columns["coverage"][4:7]).all()
 
 
-def test_failures_lean_as_scipy_says():
+def test_the_bias_of_failures_is_scipys():
     lengths = np.array([100, 200, 300, 400, 500, 600, 700, 800])
     succeeded = np.array([True, True, True, False, True, False, True, False])
-    found = failure_bias(succeeded, lengths)
+    bias = failure_bias(succeeded, lengths)
     failed, ok = lengths[~succeeded], lengths[succeeded]
     # Of 3 x 5 pairs the failed one is longer in 3 + 4 + 5.
-    assert found["longer"] == 12 / 15
-    assert (found["failed"], found["median_words_failed"], found["median_words_ok"]) == (3, 600, 300)
-    # The exact two-sided p: how many choices of 3 of 8 lean as much, either way.
+    assert bias["longer"] == 12 / 15
+    assert (bias["failed"], bias["median_words_failed"], bias["median_words_ok"]) == (3, 600, 300)
+    # The exact two-sided p: how many choices of 3 of 8 are as biased, either way.
     leans = [sum(a > b for a in pick for b in set(lengths) - set(pick)) for pick in combinations(lengths, 3)]
-    assert found["p"] == pytest.approx(np.mean([abs(lean - 7.5) >= 12 - 7.5 for lean in leans]))
-    assert found["p"] == pytest.approx(stats.mannwhitneyu(failed, ok).pvalue)
+    assert bias["p"] == pytest.approx(np.mean([abs(lean - 7.5) >= 12 - 7.5 for lean in leans]))
+    assert bias["p"] == pytest.approx(stats.mannwhitneyu(failed, ok).pvalue)
 
 
-def test_a_lean_to_short_articles_is_seen_too():
+def test_a_bias_to_short_articles_is_detected_too():
     lengths = np.arange(60)
-    found = failure_bias(lengths >= 10, lengths)
-    assert found["longer"] == 0 and found["p"] < 0.001
+    bias = failure_bias(lengths >= 10, lengths)
+    assert bias["longer"] == 0 and bias["p"] < 0.001
     assert failure_bias(lengths < 50, lengths)["longer"] == 1
     assert failure_bias(lengths % 2 == 0, np.full(60, 7)) == {
         "failed": 30,
@@ -208,16 +208,16 @@ def test_a_lean_to_short_articles_is_seen_too():
 
 
 @pytest.mark.parametrize(("succeeded", "failed"), [(True, 0), (False, 9)])
-def test_there_is_no_lean_where_all_or_none_failed(succeeded, failed):
-    found = failure_bias(np.full(9, succeeded), np.arange(9))
-    assert found.pop("failed") == failed
-    assert set(found.values()) == {None}
+def test_the_bias_is_undefined_if_all_or_none_failed(succeeded, failed):
+    bias = failure_bias(np.full(9, succeeded), np.arange(9))
+    assert bias.pop("failed") == failed
+    assert set(bias.values()) == {None}
 
 
 # Stored scores.
 
 
-def test_scores_come_back_as_they_were_written(scores, tmp_path):
+def test_scores_are_read_as_they_were_written(scores, tmp_path):
     for name, system in scores.items():
         path = tmp_path / f"{name}.parquet"
         write_scores(path, system, {"text": pa.array(["x"] * N, pa.string())})
@@ -227,7 +227,7 @@ def test_scores_come_back_as_they_were_written(scores, tmp_path):
         for metric, values in system.columns.items():
             assert np.isnan(back.columns[metric]).tolist() == np.isnan(values).tolist()
             assert back.columns[metric] == pytest.approx(values, abs=1e-6, nan_ok=True)
-            # What is computed from them does not depend on the way through the file.
+            # Numbers computed from them do not change when they are written and read.
             assert np.array_equal(back.statistics(metric), system.statistics(metric))
         for metric, counts in system.corpus.items():
             assert np.array_equal(back.corpus[metric], counts)
@@ -244,7 +244,7 @@ def test_equal_scores_are_equal_bytes(scores, tmp_path):
 @pytest.mark.parametrize(
     "kind", ["text", "empty", "bare parquet", "other notes", "no id", "missing", "folder"]
 )
-def test_a_file_that_holds_no_scores_is_refused(kind, tmp_path):
+def test_a_file_without_scores_is_refused(kind, tmp_path):
     path = tmp_path / "scores.parquet"
     table = pa.table({"rouge1": [1.0]})
     if kind == "text":
@@ -268,24 +268,24 @@ SIGNED = "rouge1|F1|stemmer:yes|tokens:rouge_score|rouge_score:0.1.2|n:10|test:0
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         ("stemmer:yes", "stemmer:no", "stemmer is yes in A and no in B"),
         ("rouge_score:0.1.2", "rouge_score:0.2", "rouge_score is 0.1.2 in A and 0.2 in B"),
         ("n:10", "n:12", "number of articles is 10 in A and 12 in B"),
         ("0123456789abcdef", "ff", "test set (ids and references) is 0123456789abcdef in A and ff in B"),
-        ("|stemmer:yes", "", "stemmer is yes in A and not there in B"),
-        ("F1|", "F1|split:yes|", "split is not there in A and yes in B"),
-        ("|F1", "|recall", "F1 is yes in A and not there in B, recall is not there in A and yes in B"),
+        ("|stemmer:yes", "", "stemmer is yes in A and missing in B"),
+        ("F1|", "F1|split:yes|", "split is missing in A and yes in B"),
+        ("|F1", "|recall", "F1 is yes in A and missing in B, recall is missing in A and yes in B"),
     ],
 )
-def test_a_difference_in_settings_is_refused_and_named(old, new, said):
+def test_a_difference_in_settings_is_refused_and_named(old, new, expected):
     message = message_of(require_equal_signatures, SIGNED, SIGNED.replace(old, new, 1), "A", "B")
-    assert message.startswith("rouge1: ") and f": {said}. " in message
+    assert message.startswith("rouge1: ") and f": {expected}; " in message
     require_equal_signatures(SIGNED, SIGNED, "A", "B")
 
 
-def test_the_test_sets_hash_holds_ids_references_and_order():
+def test_the_test_sets_hash_depends_on_ids_references_and_order():
     ids, references = ["a", "b"], ["one", "two"]
     usual = metrics.test_hash(ids, references)
     assert usual == metrics.test_hash(list(ids), list(references)) and len(usual) == 16
@@ -297,7 +297,7 @@ def test_the_test_sets_hash_holds_ids_references_and_order():
 
 
 def scored(articles: dict, **changes) -> Scores:
-    """The system "halves" on test data of which something is changed."""
+    """The scores of the system "halves" on changed test data."""
     used = {key: articles[key] for key in ("ids", "references")} | changes
     return score_systems(
         used["ids"],
@@ -324,7 +324,7 @@ def test_scores_of_other_articles_are_refused(articles, scores):
     assert f"number of articles is {N} in A and {N - 1} in B" in message
     turned = scored(articles, ids=articles["ids"][::-1], references=articles["references"][::-1])
     assert "test set" in message_of(require_comparable, usual, turned, "A", "B")
-    with pytest.raises(UserError, match="another order"):
+    with pytest.raises(UserError, match="different orders"):
         require_comparable(usual, Scores(usual.ids[::-1], usual.columns, {}, usual.signatures), "A", "B")
 
 
@@ -349,7 +349,7 @@ def test_a_comparison_is_the_paired_test_of_each_metric(scores, compared):
                 values = [metrics.aggregate(name)(s.statistics(name).sum(axis=0)) for s in (left, right)]
                 assert entry["value"] == pytest.approx(values[0] - values[1])
                 continue
-            # The same numbers as alone: no metric changes another's resamples or exchanges.
+            # The numbers of the metric by itself: no metric changes another's resamples or exchanges.
             alone = difference_of(left.columns[name], right.columns[name], RESAMPLES, 0.95)
             assert {key: value for key, value in entry.items() if key != "p_holm"} == alone
 
@@ -374,11 +374,11 @@ def test_intervals_of_a_system_do_not_depend_on_who_else_is_scored(scores, sums)
     json.dumps(together, allow_nan=False)
 
 
-def test_an_undefined_metric_is_null_and_can_be_written(articles):
+def test_an_undefined_metric_is_null(articles):
     nothing = Scores(articles["ids"], {"number_precision": np.full(N, np.nan)}, {}, {})
     system = {"x": signed(nothing, {}, "0")}
-    found = summaries(system, resampled(system, 100), 0.95)["x"]["number_precision"]
-    assert found == dict.fromkeys(("value", "low", "high", "bca_low", "bca_high", "design_effect"))
+    entry = summaries(system, resampled(system, 100), 0.95)["x"]["number_precision"]
+    assert entry == dict.fromkeys(("value", "low", "high", "bca_low", "bca_high", "design_effect"))
 
 
 # What is said.

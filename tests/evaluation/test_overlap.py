@@ -42,7 +42,7 @@ ODD = [  # (reference, output): empty, short, repeated, not ASCII, several sente
 
 @pytest.fixture(scope="module")
 def texts(pairs) -> tuple[list[str], list[str]]:
-    """(references, outputs): odd ones, docstrings with a first sentence of theirs or others, XSum's leads."""
+    """(references, outputs): odd ones, docstrings with first sentences or other summaries, XSum's leads."""
     references, outputs = map(list, zip(*ODD, strict=True))
     for k, pair in enumerate(pairs[:60]):
         body = pair["document"].partition("\n\n")[2]
@@ -65,8 +65,8 @@ def scored(texts) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 
 
 def one(reference: str, output: str, *names: str, synonyms: bool = False) -> tuple[float, ...]:
-    found, _ = overlap_scores([reference], [output], "en", synonyms)
-    return tuple(float(found[name][0]) for name in names)
+    columns, _ = overlap_scores([reference], [output], "en", synonyms)
+    return tuple(float(columns[name][0]) for name in names)
 
 
 # ROUGE.
@@ -87,8 +87,8 @@ def test_rouge_by_hand():
 
 def test_rouge_lsum_of_several_sentences_by_hand():
     # Across sentences "nobody came" or "it rained" is in order, 2 of 4 words; sentence by sentence all are.
-    found = one("It rained. Nobody came.", "Nobody came. It rained.", "rougeL", "rougeLsum")
-    assert found == pytest.approx((50, 100))
+    scores = one("It rained. Nobody came.", "Nobody came. It rained.", "rougeL", "rougeLsum")
+    assert scores == pytest.approx((50, 100))
 
 
 def test_a_line_is_a_sentence_as_in_rouge_score():
@@ -112,13 +112,13 @@ def test_rouge_lsum_of_random_lines_is_rouge_scores():
                 for _ in range(rng.randint(0, 3)):  # words that the reference lacks
                     line.insert(rng.randint(0, len(line)), "new")
             texts.append("\n".join(map(" ".join, lines)))
-    found, _ = overlap_scores(references, outputs, "en", False)
+    columns, _ = overlap_scores(references, outputs, "en", False)
     for k, (reference, output) in enumerate(zip(references, outputs, strict=True)):
-        assert found["rougeLsum"][k] == 100 * scorer.score(reference, output)["rougeLsum"].fmeasure
-    assert (found["rougeL"] != found["rougeLsum"]).sum() > 100
+        assert columns["rougeLsum"][k] == 100 * scorer.score(reference, output)["rougeLsum"].fmeasure
+    assert (columns["rougeL"] != columns["rougeLsum"]).sum() > 100
 
 
-def test_the_longest_common_subsequence_is_the_tables():
+def test_the_longest_common_subsequence_is_rouge_scores():
     from rouge_score.rouge_scorer import _lcs_table
 
     rng = np.random.default_rng(0)
@@ -129,7 +129,7 @@ def test_the_longest_common_subsequence_is_the_tables():
         assert lcs_length(left, right) == _lcs_table(left, right)[-1][-1]
 
 
-def test_rouge_is_rouge_scores_own(texts, scored):
+def test_rouge_equals_rouge_score(texts, scored):
     scorer = RougeScorer(list(Rouge.declared), use_stemmer=True)
     for k, (reference, output) in enumerate(zip(*texts, strict=True)):
         plain = scorer.score(reference, output)
@@ -137,7 +137,7 @@ def test_rouge_is_rouge_scores_own(texts, scored):
         for name in ("rouge1", "rouge2", "rougeL"):
             assert scored[0][name][k] == 100 * plain[name].fmeasure
         assert scored[0]["rougeLsum"][k] == 100 * cut["rougeLsum"].fmeasure
-    assert (scored[0]["rougeL"] != scored[0]["rougeLsum"]).sum() > 3  # texts of several sentences are there
+    assert (scored[0]["rougeL"] != scored[0]["rougeLsum"]).sum() > 3  # some texts have several sentences
 
 
 # BLEU and chrF.
@@ -153,11 +153,11 @@ def test_sentence_bleu_and_chrf_are_sacrebleus_public_scores(texts, scored):
 
 def test_bleu_by_hand():
     # 1- to 4-grams of 6 words: 4/6, 1/5, 0/4, 0/3; no match counts half, then a quarter: 1/8, 1/12.
-    found = one("the cat sat on the mat", "the cat lay on a mat", "sentence_bleu")[0]
-    assert found == pytest.approx(100 * (4 / 6 * 1 / 5 * 1 / 8 * 1 / 12) ** 0.25)
+    score = one("the cat sat on the mat", "the cat lay on a mat", "sentence_bleu")[0]
+    assert score == pytest.approx(100 * (4 / 6 * 1 / 5 * 1 / 8 * 1 / 12) ** 0.25)
     bleu = overlap_scores(["the cat sat on the mat"], ["the cat lay on a mat"], "en", False)[1]["bleu"]
     assert bleu.tolist() == [[6, 6, 4, 1, 0, 0, 6, 5, 4, 3]]
-    assert corpus_bleu(bleu[0]) == pytest.approx(found)
+    assert corpus_bleu(bleu[0]) == pytest.approx(score)
     # Half as long as its reference: e^(1 - 8/4); every n-gram matches.
     bleu = overlap_scores(["a b c d e f g h"], ["a b c d"], "en", False)[1]["bleu"]
     assert corpus_bleu(bleu[0]) == pytest.approx(100 * np.exp(-1))
@@ -173,7 +173,7 @@ def test_chrf_by_hand():
 
 @pytest.mark.parametrize("seed", range(25))
 def test_corpus_scores_of_any_articles_are_sacrebleus(texts, scored, seed):
-    """Subsets, articles that stand more than once as in a resample, and corpora of odd outputs alone."""
+    """Subsets, repeated articles as in a resample, and corpora of only odd outputs."""
     rng = np.random.default_rng(seed)
     references, outputs = texts
     among = len(ODD) if seed % 2 else len(references)
@@ -211,8 +211,8 @@ def test_corpus_scores_of_many_sums_at_once(scored):
 
 def test_meteor_by_hand():
     # 5 of 6 words match on both sides in 2 chunks ("a cat", "on the mat"): the penalty is 0.5 * (2/5)^3.
-    found = one("a cat sat on the mat", "a cat lay on the mat", "meteor")[0]
-    assert found == pytest.approx(100 * 5 / 6 * (1 - 0.5 * (2 / 5) ** 3))
+    score = one("a cat sat on the mat", "a cat lay on the mat", "meteor")[0]
+    assert score == pytest.approx(100 * 5 / 6 * (1 - 0.5 * (2 / 5) ** 3))
     # Stems match: 2 of 2 in 1 chunk.
     assert one("dogs running", "dog runs", "meteor")[0] == pytest.approx(100 * (1 - 0.5 / 8))
     # P = 1, R = 2/4; the mean weighs recall 9 times: 10 P R / (R + 9 P).
@@ -237,7 +237,7 @@ def test_meteor_without_word_net_is_nltks_on_treebank_tokens(texts, scored):
 
 @pytest.fixture
 def nltk_data(tmp_path, monkeypatch):
-    """A folder that is all nltk looks in; nothing it loaded from there stays loaded."""
+    """The only folder in which nltk looks. What it loads from there is unloaded afterwards."""
     import nltk
     from nltk.corpus import wordnet
 
@@ -293,7 +293,7 @@ def test_synonyms_from_word_net_by_hand(nltk_data):
 # All of them.
 
 
-def test_two_processes_give_what_one_gives(texts, scored, monkeypatch):
+def test_two_processes_give_the_bytes_of_one(texts, scored, monkeypatch):
     monkeypatch.setattr(workers_module, "CHUNK", 17)  # not a divisor of the number of pairs
     columns, corpus = overlap_scores(*texts, language="en", meteor_synonyms=False, workers=2)
     assert {name: values.tobytes() for name, values in columns.items()} == {
@@ -310,7 +310,7 @@ def test_a_score_depends_on_its_pair_alone(texts, scored):
         assert backwards[0][name][::-1].tolist() == values.tolist()
 
 
-def test_scores_lie_between_0_and_100_and_an_empty_output_scores_0(texts, scored):
+def test_scores_are_between_0_and_100_and_an_empty_output_scores_0(texts, scored):
     columns, (bleu, chrf) = scored[0], scored[1].values()
     for values in columns.values():
         assert values.shape == (len(texts[0]),)
@@ -330,10 +330,12 @@ def test_lists_of_unequal_length_are_refused():
 
 
 def test_every_score_has_a_signature_that_names_its_library():
-    found = overlap_signatures("en", False)
-    assert set(found) == {name for each in OVERLAP_METRICS if not each.optional for name in each.declared}
+    signatures = overlap_signatures("en", False)
+    assert set(signatures) == {
+        name for metric in OVERLAP_METRICS if not metric.optional for name in metric.declared
+    }
     libraries = {"rouge": "rouge_score:0", "meteor": "nltk:3"}
-    for name, text in found.items():
+    for name, text in signatures.items():
         library = next((lib for start, lib in libraries.items() if name.startswith(start)), "sacrebleu:2")
         assert library in text
 
@@ -354,14 +356,14 @@ def test_no_sentence_of_a_document_is_better_than_the_oracle(pairs):
     scorer = RougeScorer(["rouge1", "rouge2"], use_stemmer=True)
 
     def both(reference: str, text: str) -> float:
-        found = scorer.score(reference, text)
-        return found["rouge1"].fmeasure + found["rouge2"].fmeasure
+        rouge = scorer.score(reference, text)
+        return rouge["rouge1"].fmeasure + rouge["rouge2"].fmeasure
 
     documents = [pair["document"] for pair in pairs[:40]]
     references = [pair["summary"] for pair in pairs[:40]]
-    found = oracle_sentences(documents, references, "en")
+    oracles = oracle_sentences(documents, references, "en")
     gained = 0
-    for document, reference, oracle in zip(documents, references, found, strict=True):
+    for document, reference, oracle in zip(documents, references, oracles, strict=True):
         every = [both(reference, sentence) for sentence in sentences(document, "en")]
         assert oracle in sentences(document, "en")
         assert both(reference, oracle) == max(every)
@@ -398,18 +400,18 @@ def test_equal_texts_of_any_language_score_100_and_others_less(language, text):
     assert corpus_chrf(corpus["chrf"][0]) == pytest.approx(100)
 
 
-def test_german_letters_are_no_blanks():
+def test_german_letters_are_parts_of_words():
     # As ASCII: m, ller, traf, b, r on both sides. In German: mull, traf, bar and moll, traf, bur.
-    found, _ = overlap_scores(["Müller traf Bär"], ["Möller traf Bür"], "de", False)
-    assert found["rouge1"][0] == pytest.approx(100 / 3)
+    columns, _ = overlap_scores(["Müller traf Bär"], ["Möller traf Bür"], "de", False)
+    assert columns["rouge1"][0] == pytest.approx(100 / 3)
     # Stems: haus, haus.
     assert overlap_scores(["Häuser"], ["Haus"], "de", False)[0]["rouge1"][0] == 100
 
 
 def test_chinese_by_hand():
     # 4 of 5 characters on both sides; bigrams 2 of 4.
-    found, corpus = overlap_scores(["猫坐在垫上"], ["猫坐在床上"], "zh", False)
-    assert (found["rouge1"][0], found["rouge2"][0]) == pytest.approx((80, 50))
+    columns, corpus = overlap_scores(["猫坐在垫上"], ["猫坐在床上"], "zh", False)
+    assert (columns["rouge1"][0], columns["rouge2"][0]) == pytest.approx((80, 50))
     assert corpus["bleu"][0].tolist()[:4] == [5, 5, 4, 2]
 
 
@@ -417,9 +419,9 @@ def test_bleu_of_a_language_is_sacrebleus_with_its_tokenizer():
     cases = {"zh": ("猫坐在垫子上。", "猫在床上。", "zh"), "ja": ("猫が座った。", "犬が座った。", "char")}
     cases["fr"] = ("« Non », dit-elle l’été dernier.", "« Oui », dit-elle l’été.", "intl")
     for language, (reference, output, tokenizer) in cases.items():
-        found, _ = overlap_scores([reference], [output], language, False)
+        columns, _ = overlap_scores([reference], [output], language, False)
         expected = sacrebleu.sentence_bleu(output, [reference], tokenize=tokenizer).score
-        assert found["sentence_bleu"][0] == pytest.approx(expected, abs=1e-9)
+        assert columns["sentence_bleu"][0] == pytest.approx(expected, abs=1e-9)
         assert f"|lang:{language}|tokens:{tokenizer}|" in overlap_signatures(language, False)["bleu"]
 
 
@@ -438,7 +440,7 @@ def test_signatures_name_language_stemmer_tokens_and_sentence_rule():
 
 
 @pytest.mark.parametrize("kind", ["one word", "words", "sentences", "lines"])
-def test_an_output_of_20000_words_takes_no_product_of_lengths(kind):
+def test_the_time_for_an_output_of_20000_words_is_not_the_product_of_lengths(kind):
     rng = random.Random(0)
     vocabulary = {"one word": ["the"]}.get(kind, [f"w{k}" for k in range(2_000)])
     gap = {"sentences": ". W", "lines": "\n"}.get(kind, " ")
@@ -451,13 +453,13 @@ def test_an_output_of_20000_words_takes_no_product_of_lengths(kind):
     for metric in metrics:
         metric.scores(reference, output)
     metrics[0].best_sentence(output, reference)
-    assert time.process_time() - started < 3  # 0.5 to 0.7 s on the machine that this was written on
+    assert time.process_time() - started < 3  # 0.5 to 0.7 s on the author's machine
 
 
-# What is computed where it is asked for.
+# Optional metrics.
 
 
-def test_an_optional_metric_is_its_librarys_and_is_left_out_unless_it_is_named(texts):
+def test_an_optional_metric_equals_its_librarys_and_is_computed_only_if_named(texts):
     from sacrebleu.metrics import CHRF
 
     references, outputs = (side[:40] for side in texts)

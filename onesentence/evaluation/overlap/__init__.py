@@ -1,1 +1,1 @@
-"""Overlap of one output with its reference: one module a metric, each with its own library."""
+"""Overlap of one output with its reference: one module per metric, each with its own library."""

@@ -1,4 +1,4 @@
-"""BLEU (Papineni et al. 2002) with sacrebleu: of a test set, and the mean of sentences."""
+"""BLEU (Papineni et al. 2002) with sacrebleu: of a whole test set, and as the mean of sentences."""
 
 from importlib import metadata
 from typing import ClassVar
@@ -10,16 +10,16 @@ from onesentence.evaluation.metric import quality
 from onesentence.evaluation.overlap.overlap_metric import OverlapMetric
 
 ORDER = 4
-STATISTICS = 2 + 2 * ORDER  # length of output, of reference; n-grams matched; n-grams in the output
+STATISTICS = 2 + 2 * ORDER  # lengths of output and reference; matched n-grams; n-grams in the output
 
 
 def corpus_bleu(sums: np.ndarray) -> np.ndarray:
-    """Corpus BLEU [...] from summed statistics [..., 10]: sacrebleu's, exponential smoothing."""
+    """Return corpus BLEU [...] from summed statistics [..., 10], as sacrebleu with exponential smoothing."""
     sums = np.asarray(sums, dtype=np.float64)
     length, reference_length = sums[..., 0], sums[..., 1]
     matches, totals = sums[..., 2 : 2 + ORDER], sums[..., 2 + ORDER :]
     with np.errstate(divide="ignore", invalid="ignore"):
-        missed = np.cumsum(matches == 0, axis=-1)  # each order without a match counts half of the one before
+        missed = np.cumsum(matches == 0, axis=-1)  # each further order without a match counts half as much
         precisions = np.where(matches > 0, matches / totals, 1 / (2.0**missed * totals))
         brevity = np.where(length < reference_length, np.exp(1 - reference_length / length), 1.0)
         scores = 100 * brevity * np.exp(np.log(precisions).mean(axis=-1))
@@ -27,7 +27,7 @@ def corpus_bleu(sums: np.ndarray) -> np.ndarray:
 
 
 class Bleu(OverlapMetric):
-    """Precision of 1- to 4-grams with a penalty for short outputs, exponential smoothing."""
+    """Precision of 1- to 4-grams with a penalty for short outputs and exponential smoothing."""
 
     declared: ClassVar = {
         "bleu": quality("BLEU", "0 to 100, corpus", corpus=True),
@@ -39,17 +39,17 @@ class Bleu(OverlapMetric):
         from sacrebleu.metrics import BLEU
 
         self.language = language
-        # For sentences; the corpus score has its own aggregate.
+        # Only for sentences: `corpus_bleu` computes the corpus score, without the effective order.
         self.bleu = BLEU(effective_order=True, tokenize=bleu_tokenizer(language))
 
     def scores(self, reference: str, output: str) -> dict[str, float | list[int]]:
-        """The score of the sentence, and what the corpus score adds up."""
-        found = self.bleu.sentence_score(output, [reference])
-        statistics = [found.sys_len, found.ref_len, *found.counts, *found.totals]
-        return {"bleu": statistics, "sentence_bleu": found.score}
+        """Return the sentence's score, and the statistics for the corpus score."""
+        result = self.bleu.sentence_score(output, [reference])
+        statistics = [result.sys_len, result.ref_len, *result.counts, *result.totals]
+        return {"bleu": statistics, "sentence_bleu": result.score}
 
     def signatures(self) -> dict[str, str]:
-        """Tokens, smoothing, and whether orders that a short output lacks are left out."""
+        """Name the tokens, the smoothing, and whether orders that a short output lacks are left out."""
         library = f"case:mixed|sacrebleu:{metadata.version('sacrebleu')}"
         options = f"lang:{self.language}|tokens:{bleu_tokenizer(self.language)}|smooth:exp|{library}"
         return {"bleu": f"effective_order:no|{options}", "sentence_bleu": f"effective_order:yes|{options}"}

@@ -1,4 +1,4 @@
-"""chrF++ (Popovic 2017) with sacrebleu: chrF2 with 1- and 2-grams of words beside those of characters."""
+"""chrF++ (Popovic 2017) with sacrebleu: chrF2 with 1- and 2-grams of words added."""
 
 from typing import ClassVar
 

@@ -1,7 +1,7 @@
-"""METEOR (Lavie and Agarwal 2007) with nltk: words aligned by form and stem, by synonyms where asked for."""
+"""METEOR (Lavie and Agarwal 2007) with nltk: words aligned by form and stem, and optionally by synonyms."""
 
 from importlib import metadata
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from onesentence.core.errors import UserError
 from onesentence.core.language import ENGLISH, STEMMERS, Stemmer, stemmer_signature
@@ -11,30 +11,31 @@ from onesentence.evaluation.overlap.overlap_metric import OverlapMetric
 
 
 class _NoSynonyms:
-    """Takes WordNet's place where METEOR's synonym stage is off: no word has a synonym."""
+    """Replaces WordNet if METEOR's synonym stage is off: no word has a synonym."""
 
-    def synsets(self, word: str) -> list:
+    def synsets(self, word: str) -> list[Any]:
         return []
 
 
-def word_net():
-    """nltk's WordNet, or a UserError: METEOR without it would be another metric under the same name."""
+def word_net() -> Any:
+    """Return nltk's WordNet. Raises UserError if it is missing: without it METEOR is another metric."""
     from nltk.corpus import wordnet
 
     try:
+        # nltk loads a corpus on first use, which would be in the middle of scoring.
         wordnet.ensure_loaded()
     except LookupError as error:
         raise UserError(
-            "evaluate.meteor_synonyms: true needs WordNet, which nltk does not find on this machine. Fetch "
+            "evaluate.meteor_synonyms: true needs WordNet, which nltk does not find on this machine; fetch "
             "it with `python -m nltk.downloader wordnet`, or set evaluate.meteor_synonyms: false"
         ) from error
     return wordnet
 
 
 class Meteor(OverlapMetric):
-    """Recall, weighted 9 to 1, and precision of aligned words, with a penalty for scattered matches.
+    """Recall (weighted 9 to 1) and precision of aligned words, with a penalty for scattered matches.
 
-    English is cut into Treebank tokens, any other language into the words of ROUGE.
+    English is split into Treebank tokens, any other language into the words of ROUGE.
     """
 
     declared: ClassVar = {"meteor": quality("METEOR", "x 100")}
@@ -48,7 +49,7 @@ class Meteor(OverlapMetric):
         self.wordnet = word_net() if meteor_synonyms else _NoSynonyms()
 
     def scores(self, reference: str, output: str) -> dict[str, float | list[int]]:
-        """The score of one output."""
+        """Return the score of one output."""
         from nltk.translate.meteor_score import single_meteor_score
 
         score = single_meteor_score(
@@ -57,7 +58,7 @@ class Meteor(OverlapMetric):
         return {"meteor": 100 * score}
 
     def signatures(self) -> dict[str, str]:
-        """The stages of the alignment, and how texts are cut into words."""
+        """Name the stages of the alignment, and how texts are split into words."""
         stages = "exact+stem" if self.language == ENGLISH or self.language in STEMMERS else "exact"
         if not isinstance(self.wordnet, _NoSynonyms):
             stages += f"+wordnet{self.wordnet.get_version()}"

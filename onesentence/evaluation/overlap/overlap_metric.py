@@ -1,4 +1,4 @@
-"""What a metric of overlap is made of."""
+"""The interface of a metric of overlap with the reference."""
 
 from typing import ClassVar
 
@@ -9,12 +9,12 @@ from onesentence.evaluation.resampling import Aggregate
 class OverlapMetric:
     """Metrics of an output against its reference that share their work, such as all of ROUGE.
 
-    To add one: write its class in a module of this folder, name it in `OVERLAP_METRICS` (workers.py), and
-    test it against the library that it is from. Tables, plots, tests and signatures follow.
+    To add one, write its class in a module of this folder, add it to `OVERLAP_METRICS` (workers.py), and test
+    it against its library. Tables, plots, tests and signatures follow.
 
-    declared: what is said of each metric, by name. corpus: of those that are computed from sums over the test
-    set, how many whole numbers a pair gives, and what turns their sums [..., k] into scores [...]. optional:
-    computed where it is asked for by name alone, since every metric is one more test of an evaluation.
+    declared: the declaration of each metric, by name. corpus: for metrics computed from sums over the test
+    set, how many whole numbers a pair gives, and the function from their sums [..., k] to scores [...].
+    optional: whether to compute it only if asked for by name, since every metric adds a test to correct for.
     """
 
     declared: ClassVar[dict[str, Metric]]
@@ -25,9 +25,9 @@ class OverlapMetric:
         """language: ISO 639, or und; meteor_synonyms: evaluate.meteor_synonyms."""
 
     def scores(self, reference: str, output: str) -> dict[str, float | list[int]]:
-        """By name: the score (0 to 100) of one output ("": it failed), or statistics of a corpus metric."""
+        """Return by name the score of one output (0 to 100, "" if it failed), or a corpus metric's counts."""
         raise NotImplementedError
 
     def signatures(self) -> dict[str, str]:
-        """By name, all that a score depends on but the texts: `option:value|...`."""
+        """Return by name all that a score depends on besides the texts: `option:value|...`."""
         raise NotImplementedError

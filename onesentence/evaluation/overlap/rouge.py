@@ -1,9 +1,11 @@
-"""ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum (Lin 2004), F1: rouge_score's numbers bit for bit.
+"""ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum (Lin 2004) as F1, equal to rouge_score's numbers bit for bit.
 
-Its formulas, for English its tokens, without its tables: those take time with the product of two lengths.
+The formulas, and for English the tokens, are rouge_score's. Its tables are not used: their time grows with
+the product of two lengths.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache
 from importlib import metadata
 from itertools import groupby
@@ -17,11 +19,11 @@ from onesentence.evaluation.overlap.overlap_metric import OverlapMetric
 
 
 def lcs_length(left: list[str], right: list[str]) -> int:
-    """Length of the longest common subsequence: a row of the table is the bits of one number (Hyyrö 2004)."""
+    """Return the length of the longest common subsequence. A row of the table is one number (Hyyrö 2004)."""
     places: dict[str, int] = {}
     for place, token in enumerate(left):
         places[token] = places.get(token, 0) | 1 << place
-    whole = row = (1 << len(left)) - 1  # a 0 for each place where the length grows
+    whole = row = (1 << len(left)) - 1  # a bit of 0 for each place where the length grows
     for token in right:
         met = row & places.get(token, 0)
         row = ((row + met) | (row - met)) & whole
@@ -29,24 +31,25 @@ def lcs_length(left: list[str], right: list[str]) -> int:
 
 
 def _places_by_sentence(sentence_tokens: list[list[str]]) -> dict[str, list[tuple[int, int]]]:
-    """(sentence, place in it) of every occurrence of each token, in order."""
-    found: dict[str, list[tuple[int, int]]] = {}
+    """Return (sentence, place in it) of every occurrence of each token, in order."""
+    occurrences: dict[str, list[tuple[int, int]]] = {}
     for sentence, tokens in enumerate(sentence_tokens):
         for place, token in enumerate(tokens):
-            found.setdefault(token, []).append((sentence, place))
-    return found
+            occurrences.setdefault(token, []).append((sentence, place))
+    return occurrences
 
 
 def _chosen(target: list[str], tokens: list[tuple[str, bool]]) -> set[int]:
-    """Places in `target` of the longest common subsequence that rouge_score reads out of its table.
+    """Return the places in `target` of the longest common subsequence that rouge_score would choose.
 
-    tokens: those of the other sentence that `target` has, and whether others follow each of them before the
-    next one; others leave the table's row as it is, but let the reading step back to where it last grew.
+    tokens: the other sentence's tokens that `target` has too, each with whether other tokens follow it before
+    the next. Other tokens do not change a row of the table. But where rouge_score meets one as it reads the
+    table backwards, it steps back to where the row last grew.
     """
     masks: dict[str, int] = {}
     for place, token in enumerate(target):
         masks[token] = masks.get(token, 0) | 1 << place
-    row = (1 << len(target)) - 1  # as in `lcs_length`: a 0 for each place where the length grows
+    row = (1 << len(target)) - 1  # as in `lcs_length`
     whole, rows = row, [row]
     for token, _ in tokens:
         met = row & masks[token]
@@ -54,32 +57,33 @@ def _chosen(target: list[str], tokens: list[tuple[str, bool]]) -> set[int]:
         rows.append(row)
 
     def grown(row: int, until: int) -> int:
-        """The length of the subsequence within the first `until` places."""
+        """Return the length of the subsequence within the first `until` places."""
         return until - (row & ((1 << until) - 1)).bit_count()
 
-    found = set()
+    chosen = set()
     i, j, stepped = len(target), len(tokens), None
     while i and j:
         token, others = tokens[j - 1]
-        if others and stepped != j:  # to the last place where the row grew, once
+        if others and stepped != j:  # step back to the last place where the row grew, once per token
             i, stepped = (~rows[j] & ((1 << i) - 1)).bit_length(), j
             continue
         if target[i - 1] == token:
-            found.add(i - 1)
+            chosen.add(i - 1)
             i, j = i - 1, j - 1
         elif grown(rows[j - 1], i) > grown(rows[j], i - 1):
             j -= 1
         else:
             i -= 1
-    return found
+    return chosen
 
 
 def union_hits(targets: list[list[str]], outputs: list[list[str]]) -> int:
-    """Size of ROUGE-Lsum's union subsequences (Lin 2004, section 3.2), clipped as rouge_score clips it.
+    """Return the size of ROUGE-Lsum's union subsequences (Lin 2004, section 3.2), clipped as in rouge_score.
 
-    targets, outputs: tokens by sentence. The same as rouge_score's, without a table a pair of sentences:
-    a sentence of the reference meets only the tokens that it has.
+    targets, outputs: tokens by sentence. The result is rouge_score's, without a table for each pair of
+    sentences: a sentence of the reference is compared only with the tokens that it has itself.
     """
+    # Each word counts at most as often as both texts have it.
     left = [Counter(token for tokens in side for token in tokens) for side in (targets, outputs)]
     places = _places_by_sentence(outputs)
     hits = 0
@@ -102,7 +106,8 @@ def union_hits(targets: list[list[str]], outputs: list[list[str]]) -> int:
     return hits
 
 
-def _ngrams(tokens: list[str], n: int) -> Counter:
+def _ngrams(tokens: list[str], n: int) -> Counter[tuple[str, ...]]:
+    """Return how often each n-gram occurs."""
     return Counter(zip(*(tokens[k:] for k in range(n)), strict=False))
 
 
@@ -119,46 +124,47 @@ class Rouge(OverlapMetric):
     def __init__(self, language: str, meteor_synonyms: bool) -> None:
         from rouge_score.scoring import fmeasure
 
-        self.fmeasure, self.language = fmeasure, language
+        self.fmeasure: Callable[[float, float], float] = fmeasure
+        self.language = language
         stemmer = Stemmer(language)
-        # Each text is cut once for all of its metrics.
+        # Each text is tokenized once for all of these metrics.
         self.tokens = lru_cache(maxsize=4_096)(lambda text: rouge_tokens(text, language, stemmer))
 
     def f1(self, matched: int, reference: int, output: int) -> float:
-        """F1 of counts: what is in both, in the reference, in the output."""
+        """Return F1 from counts: in both, in the reference, in the output."""
         return self.fmeasure(matched / max(output, 1), matched / max(reference, 1))
 
-    def ngrams(self, reference: Counter, output: Counter) -> float:
-        """ROUGE-n of the n-grams of both."""
+    def ngrams(self, reference: Counter[tuple[str, ...]], output: Counter[tuple[str, ...]]) -> float:
+        """Return ROUGE-n from the n-grams of both."""
         return self.f1((reference & output).total(), reference.total(), output.total())
 
     def several(self, reference: str, output: str) -> float:
-        """ROUGE-Lsum, which takes a line for a sentence."""
+        """Return ROUGE-Lsum of texts with one sentence per line."""
         sides = [[self.tokens(line) for line in text.split("\n")] for text in (reference, output)]
         return self.f1(union_hits(*sides), *(sum(map(len, side)) for side in sides))
 
     def all(self, reference: str, output: str) -> list[float]:
-        """Each F1 (0 to 1) of texts with a sentence a line. ROUGE-Lsum of one line each is ROUGE-L."""
-        target, found = self.tokens(reference), self.tokens(output)
-        longest = self.f1(lcs_length(target, found), len(target), len(found))
-        several = longest
+        """Return each F1 (0 to 1) of texts with one sentence per line."""
+        target, tokens = self.tokens(reference), self.tokens(output)
+        longest = self.f1(lcs_length(target, tokens), len(target), len(tokens))
+        several = longest  # with one line each, ROUGE-Lsum is ROUGE-L
         if "\n" in reference or "\n" in output:
             several = self.several(reference, output)
-        return [*(self.ngrams(_ngrams(target, n), _ngrams(found, n)) for n in (1, 2)), longest, several]
+        return [*(self.ngrams(_ngrams(target, n), _ngrams(tokens, n)) for n in (1, 2)), longest, several]
 
     def scores(self, reference: str, output: str) -> dict[str, float | list[int]]:
-        """Each ROUGE of one output; texts are cut into sentences first."""
+        """Return each ROUGE of one output. Texts are split into sentences first."""
         values = self.all(*(lines_of_sentences(text, self.language) for text in (reference, output)))
         return {name: 100 * value for name, value in zip(self.declared, values, strict=True)}
 
     def signatures(self) -> dict[str, str]:
-        """How texts are cut into words, and for ROUGE-Lsum into sentences."""
+        """Name how texts are split into words, and for ROUGE-Lsum into sentences."""
         one = f"F1|{rouge_signature(self.language)}|rouge_score:{metadata.version('rouge_score')}"
         several = one.replace("|tokens", f"|sentences:lines, text.py's of {self.language}|tokens")
         return dict.fromkeys(self.declared, one) | {"rougeLsum": several}
 
     def best_sentence(self, document: str, reference: str) -> str:
-        """The sentence of the document with the best ROUGE-1 + ROUGE-2 F1; the first of equal ones."""
+        """Return the sentence of the document with the best ROUGE-1 + ROUGE-2 F1; of equals, the first."""
         target = {n: _ngrams(self.tokens(reference), n) for n in (1, 2)}
         best, chosen = -1.0, ""
         for sentence in sentences(document, self.language):
@@ -170,5 +176,5 @@ class Rouge(OverlapMetric):
 
 
 def lines_of_sentences(text: str, language: str) -> str:
-    """A sentence a line, for ROUGE-Lsum. A line's end ends a sentence too, as in rouge_score."""
+    """Return a text with one sentence per line. The end of a line ends a sentence too, as in rouge_score."""
     return "\n".join(sentence for line in text.split("\n") for sentence in sentences(line, language))

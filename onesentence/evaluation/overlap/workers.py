@@ -1,13 +1,16 @@
-"""Overlap of many outputs with their references, over the cores of the machine.
+"""Compute the overlap of many outputs with their references, on all cores of the machine.
 
 A failed or empty output scores 0 and enters the corpus scores as an empty text.
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onesentence.core.errors import UserError
 from onesentence.evaluation.overlap.bleu import Bleu
@@ -23,15 +26,17 @@ CORPUS: dict[str, tuple[int, Aggregate]] = {
     name: entry for metric in OVERLAP_METRICS for name, entry in metric.corpus.items()
 }
 OPTIONAL = frozenset(name for metric in OVERLAP_METRICS if metric.optional for name in metric.declared)
-CHUNK = 256  # pairs handed to a worker at once; a score depends on its pair alone
-FEW = 1_500  # pairs below which starting workers costs more than it saves
+CHUNK = 256  # pairs per task of a worker; no score depends on it
+FEW = 1_500  # pairs below which starting workers takes longer than it saves
 Row = dict[str, float | list[int]]
+Result = TypeVar("Result")
 
-_metrics: list[OverlapMetric] = []  # of a worker process
+# Of this process. A worker fills it once, as it starts, and not for each chunk.
+_metrics: list[OverlapMetric] = []
 
 
 def chosen_metrics(more: tuple[str, ...]) -> list[type[OverlapMetric]]:
-    """The classes that are always computed, and those that give one of the metrics in `more`."""
+    """Return the classes that are always computed, and those with one of the metrics in `more`."""
     for name in more:
         if name not in OPTIONAL:
             raise UserError(f"metric {name!r}: expected one of {', '.join(sorted(OPTIONAL))}")
@@ -39,10 +44,12 @@ def chosen_metrics(more: tuple[str, ...]) -> list[type[OverlapMetric]]:
 
 
 def _start_worker(language: str, meteor_synonyms: bool, more: tuple[str, ...]) -> None:
+    """Build the metrics of this process."""
     _metrics[:] = [metric(language, meteor_synonyms) for metric in chosen_metrics(more)]
 
 
 def _pairs(pairs: list[tuple[str, str]]) -> list[Row]:
+    """Return the scores of (reference, output) pairs."""
     return [
         {name: score for metric in _metrics for name, score in metric.scores(reference, output).items()}
         for reference, output in pairs
@@ -50,35 +57,38 @@ def _pairs(pairs: list[tuple[str, str]]) -> list[Row]:
 
 
 def _oracles(pairs: list[tuple[str, str]]) -> list[str]:
+    """Return the best sentences of (document, reference) pairs."""
     (rouge,) = (metric for metric in _metrics if isinstance(metric, Rouge))
     return [rouge.best_sentence(document, reference) for document, reference in pairs]
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, which a container or taskset may have made fewer."""
+    """Return how many cores this process may use: a container or taskset may have limited them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_workers(
-    function,
+    function: Callable[[list[tuple[str, str]]], list[Result]],
     pairs: list[tuple[str, str]],
     language: str,
     meteor_synonyms: bool,
     more: tuple[str, ...],
     workers: int | None,
-) -> list:
-    """`function` of chunks of pairs, in order, over `workers` processes (None: one for each core)."""
+) -> list[Result]:
+    """Return `function` of all pairs, in order, computed by `workers` processes (None: one per core)."""
     if meteor_synonyms:
-        word_net()  # its error is one sentence here; from a worker it would break the pool
-    given = (language, meteor_synonyms, more)
+        word_net()  # an error here is one sentence; in a worker it would break the pool
+    options = (language, meteor_synonyms, more)
     if workers is None:
         workers = 1 if len(pairs) < FEW else usable_cores()
     if workers == 1:
-        _start_worker(*given)
+        _start_worker(*options)
         return function(pairs)
     chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
-    options = {"mp_context": get_context("spawn"), "initializer": _start_worker}
-    with ProcessPoolExecutor(workers, initargs=given, **options) as pool:
+    # Not forked: a fork copies the locks of threads that do not exist in the child.
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=options
+    ) as pool:
         return [item for rows in pool.map(function, chunks) for item in rows]
 
 
@@ -89,11 +99,10 @@ def overlap_scores(
     meteor_synonyms: bool,
     workers: int | None = None,
     more: tuple[str, ...] = (),
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Scores of outputs against their references; a failed output is to be given as "".
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.int64]]]:
+    """Return ({metric: scores [outputs]}, {corpus metric: whole-number statistics [outputs, k]}).
 
-    more: names of optional metrics. Returns ({metric: scores [outputs]}, {corpus metric: statistics, whole
-    numbers [outputs, k]}).
+    outputs: "" for a failed one. workers: processes; None is one per core. more: names of optional metrics.
     """
     pairs = list(zip(references, outputs, strict=True))
     rows = _in_workers(_pairs, pairs, language, meteor_synonyms, more, workers)
@@ -108,13 +117,13 @@ def overlap_scores(
 def oracle_sentences(
     documents: list[str], references: list[str], language: str, workers: int | None = None
 ) -> list[str]:
-    """The extractive oracle of each document (Narayan et al. 2018): the best that one sentence can do."""
+    """Return the extractive oracle of each document (Narayan et al. 2018): its best single sentence."""
     pairs = list(zip(documents, references, strict=True))
     return _in_workers(_oracles, pairs, language, False, (), workers)
 
 
 def overlap_signatures(language: str, meteor_synonyms: bool, more: tuple[str, ...] = ()) -> dict[str, str]:
-    """What each score was computed with, by name."""
+    """Return the settings of each score, by name."""
     return {
         name: text
         for metric in chosen_metrics(more)

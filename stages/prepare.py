@@ -7,7 +7,9 @@ Run     python -m stages.prepare
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +33,8 @@ NOVELTY_ROWS = 2_000  # of a split, the first in its random order: enough for a 
 
 
 def clean(
-    splits: dict, language: str, grouped: bool = False
-) -> tuple[dict[str, list[Example]], dict[str, Counter]]:
+    splits: dict[str, Iterator[Example]], language: str, grouped: bool = False
+) -> tuple[dict[str, list[Example]], dict[str, Counter[str]]]:
     """Rows worth keeping by split, and by split the counts of rows read and dropped by reason.
 
     Test is cleaned first and train last, so that of two equal documents the held-out one stays. grouped: so
@@ -40,11 +42,12 @@ def clean(
     near-duplicates move docstrings to train from the file that they were read in.
     """
     kept: dict[str, list[Example]] = {}
-    counts: dict[str, Counter] = {}
+    counts: dict[str, Counter[str]] = {}
     side_of_document: dict[bytes, str] = {}
     side_of_group: dict[str, str] = {}
     for split in reversed(SPLITS):
-        count, rows = Counter(), []
+        count: Counter[str] = Counter()
+        rows: list[Example] = []
         for row in tqdm(splits[split], desc=f"clean {split}", unit="row"):
             count["read"] += 1
             if not row.article.strip() or not row.summary.strip():
@@ -111,7 +114,7 @@ def quantiles(lengths: list[int]) -> dict[str, int]:
     return {f"p{q}": int(value) for q, value in zip(QUANTILES, values, strict=True)}
 
 
-def describe(rows: list[Example]) -> dict:
+def describe(rows: list[Example]) -> dict[str, Any]:
     """Length quantiles in words and the novel-n-gram shares (percent) of the summaries of rows."""
     novelty = {}
     for n in (1, 2, 3, 4):

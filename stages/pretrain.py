@@ -14,8 +14,10 @@ No instruction and no prompt template is ever read.
 import hashlib
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from onesentence.core import errors, params
@@ -26,6 +28,10 @@ from onesentence.data.near_duplicates import NearDuplicates
 from onesentence.data.splits import side_of_file, split_docstrings
 from onesentence.model.loading import has_bfloat16
 from onesentence.training.checkpoints import keep_last, last_checkpoint, seal
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PhiForCausalLM, PreTrainedTokenizerFast
 
 PARAMS = ("pretrain",)
 REQUIREMENTS = Path("requirements.txt")
@@ -52,7 +58,7 @@ def training_entries(entries: list[DocumentedObject]) -> list[DocumentedObject]:
     return kept
 
 
-def texts(entries: list[DocumentedObject], p, rng: np.random.Generator) -> list[str]:
+def texts(entries: list[DocumentedObject], p: params.Pretrain, rng: np.random.Generator) -> list[str]:
     """One pass over the entries as texts, in random order.
 
     Where the summary comes last, a long document is cut to about two thirds of the context (3
@@ -71,7 +77,7 @@ def texts(entries: list[DocumentedObject], p, rng: np.random.Generator) -> list[
     return found
 
 
-def train_tokenizer(corpus: list[str], vocabulary: int):
+def train_tokenizer(corpus: list[str], vocabulary: int) -> "PreTrainedTokenizerFast":
     """A byte-level BPE tokenizer with pad distinct from eos."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -94,7 +100,9 @@ def train_tokenizer(corpus: list[str], vocabulary: int):
     )
 
 
-def token_rows(entries: list[DocumentedObject], tokenizer, p, steps: int) -> np.ndarray:
+def token_rows(
+    entries: list[DocumentedObject], tokenizer: "PreTrainedTokenizerFast", p: params.Pretrain, steps: int
+) -> NDArray[np.int32]:
     """All rows of the run, in order: [steps * batch_size, context] token ids, texts end to end."""
     rng = np.random.default_rng(p.seed)
     needed = steps * p.batch_size * p.context
@@ -117,7 +125,7 @@ def learning_rate_share(step: int, steps: int, warmup: float, decay: float) -> f
     return min(1.0, up, down)
 
 
-def build_model(tokenizer, p):
+def build_model(tokenizer: "PreTrainedTokenizerFast", p: params.Pretrain) -> "PhiForCausalLM":
     """A PhiForCausalLM with random weights. Embedding and output share one matrix."""
     from transformers import PhiConfig, PhiForCausalLM
 
@@ -137,7 +145,7 @@ def build_model(tokenizer, p):
     return PhiForCausalLM(config)
 
 
-def backward(model, batch: np.ndarray, rows_at_once: int, narrow: bool) -> float:
+def backward(model: "PhiForCausalLM", batch: NDArray[np.int32], rows_at_once: int, narrow: bool) -> float:
     """Add up the gradients of a batch [rows, context], some rows at a time; returns its mean loss (nats).
 
     narrow: whether products are computed in bfloat16.
@@ -157,7 +165,9 @@ def backward(model, batch: np.ndarray, rows_at_once: int, narrow: bool) -> float
     return total
 
 
-def save_state(folder: Path, model, optimizers: list, losses: list[float]) -> None:
+def save_state(
+    folder: Path, model: "PhiForCausalLM", optimizers: "list[torch.optim.Optimizer]", losses: list[float]
+) -> None:
     """Write a sealed checkpoint, and keep the last two."""
     import torch
 
@@ -173,7 +183,9 @@ def save_state(folder: Path, model, optimizers: list, losses: list[float]) -> No
     keep_last(folder, 2)
 
 
-def pretrain(model, rows: np.ndarray, p, corpus_sha256: str) -> list[float]:
+def pretrain(
+    model: "PhiForCausalLM", rows: NDArray[np.int32], p: params.Pretrain, corpus_sha256: str
+) -> list[float]:
     """Train `model` in place on rows [steps * batch_size, context]; returns the loss of each step.
 
     Goes on from the last whole checkpoint of the same corpus and settings.
@@ -186,7 +198,7 @@ def pretrain(model, rows: np.ndarray, p, corpus_sha256: str) -> list[float]:
     model.set_attn_implementation("eager")
     matrices = [w for name, w in model.named_parameters() if w.ndim == 2 and "embed" not in name]
     others = [w for name, w in model.named_parameters() if w.ndim != 2 or "embed" in name]
-    optimizers = [
+    optimizers: list[torch.optim.Optimizer] = [
         torch.optim.Muon(matrices, lr=p.muon_learning_rate, weight_decay=0.0, momentum=0.95),
         torch.optim.AdamW(others, lr=p.adamw_learning_rate, weight_decay=0.0, betas=(0.9, 0.95)),
     ]
@@ -228,7 +240,7 @@ def files_of(entries: list[DocumentedObject]) -> list[str]:
     return sorted({entry.file for entry in entries})
 
 
-def make(p, kept: list[DocumentedObject], folder: Path, metrics: Path) -> None:
+def make(p: params.Pretrain, kept: list[DocumentedObject], folder: Path, metrics: Path) -> None:
     """Pretrain one model.
 
     p: the section `pretrain`; kept: what it reads; folder: of the model; metrics: a JSON file.

@@ -7,6 +7,7 @@ Run     python -m stages.tokenize
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,9 @@ from onesentence.model.base_check import check_ids, check_positions, check_round
 from onesentence.model.encoding import encode_completion, encode_prompt, overhead, template_overheads
 from onesentence.model.loading import load_config, load_tokenizer
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 PARAMS = ("prompt", "model", "generate.max_new_tokens")
 PREPARED = Path("data/prepared")
 TOKENIZED = Path("data/tokenized")
@@ -30,9 +34,11 @@ ROUND_TRIPS = 1_000  # training summaries whose letters are looked for in their 
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
-def encode_split(tokenizer, prompt, table: pa.Table, split: str) -> dict[str, list]:
+def encode_split(
+    tokenizer: "PreTrainedTokenizerBase", prompt: params.Prompt, table: pa.Table, split: str
+) -> dict[str, list[Any]]:
     """Columns of data/tokenized/SPLIT.parquet for the rows of data/prepared/SPLIT.parquet."""
-    columns: dict[str, list] = {
+    columns: dict[str, list[Any]] = {
         "id": table["id"].to_pylist(),
         "prompt_ids": [],
         "completion_ids": [],
@@ -109,7 +115,12 @@ def draw(documents: list[int], summaries: list[int], limit: int, max_new_tokens:
     plots.write_csv(PLOT_DATA, ["percent_of_rows", "document_tokens", "summary_tokens"], rows)
 
 
-def check_split(tokenizer, config, columns: dict[str, list], max_new_tokens: int) -> str | None:
+def check_split(
+    tokenizer: "PreTrainedTokenizerBase",
+    config: "PretrainedConfig",
+    columns: dict[str, list[Any]],
+    max_new_tokens: int,
+) -> str | None:
     """Refuse rows that the model cannot read: ids beyond its embeddings, texts beyond its positions.
 
     Returns a warning where texts lie beyond the positions that it was trained on.

@@ -22,6 +22,8 @@ from typing import Protocol
 
 from onesentence.core.errors import UserError
 
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
 
 class Tree(Protocol):
     """Files of a project, by their path from its root."""
@@ -93,7 +95,8 @@ def identity(tree: Tree, modules: Iterable[str]) -> frozenset[str] | None:
         if not any(_is_file_of(path, module) for path in files):
             return None
         waiting += files
-    seen, hashes = set(), set()
+    seen: set[str] = set()
+    hashes: set[str] = set()
     while waiting:
         path = waiting.pop()
         if path in seen or path.endswith(f"/{Path(__file__).name}"):  # it computes nothing that is compared
@@ -195,12 +198,12 @@ class _Essence(ast.NodeTransformer):
     def __init__(self, own: frozenset[str]) -> None:
         self.own = own
 
-    def visit_Attribute(self, node):
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         if isinstance(node.value, ast.Name) and node.value.id in self.own:
             return ast.Name(node.attr)
         return self.generic_visit(node)
 
-    def _block(self, node):
+    def _block(self, node: ast.Module | ast.ClassDef | _Function) -> ast.AST:
         first = node.body[0] if node.body else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
             if isinstance(first.value.value, str):
@@ -209,27 +212,27 @@ class _Essence(ast.NodeTransformer):
 
     visit_Module = visit_ClassDef = _block
 
-    def visit_FunctionDef(self, node):
+    def visit_FunctionDef(self, node: _Function) -> ast.AST:
         node.returns = None
         return self._block(node)
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
-    def visit_arg(self, node):
+    def visit_arg(self, node: ast.arg) -> ast.AST:
         node.annotation = None
         return node
 
-    def visit_Import(self, node):
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
         return None
 
     visit_ImportFrom = visit_Import
 
-    def visit_Raise(self, node):
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
         if isinstance(node.exc, ast.Call):
             node.exc.args, node.exc.keywords = [], []
         return self.generic_visit(node)
 
-    def visit_Expr(self, node):
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
         call = node.value
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "print":
             for part in ast.walk(call):
@@ -238,7 +241,7 @@ class _Essence(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def _written(node) -> Iterator[str]:
+def _written(node: object) -> Iterator[str]:
     """A syntax tree as text, the same under every version of Python: empty fields are left out."""
     if isinstance(node, ast.AST):
         yield f"({type(node).__name__}"

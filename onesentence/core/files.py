@@ -10,10 +10,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from onesentence.core.errors import UserError
 
@@ -60,7 +63,7 @@ def restoring(paths: list[Path], journal: Path) -> Iterator[None]:
     empty go as well.
     """
 
-    def stop(number: int, _) -> None:
+    def stop(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)  # an error like others, so that the files are put back
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
@@ -171,7 +174,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def rounded(value):
+def rounded(value: Any) -> Any:
     """`value` with every float in it rounded to DECIMALS places; NaN and infinity are errors."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
@@ -184,7 +187,7 @@ def rounded(value):
     return value
 
 
-def write_json(path: Path, value: dict | list, one_line_below: int | None = None) -> None:
+def write_json(path: Path, value: dict[str, Any] | list[Any], one_line_below: int | None = None) -> None:
     """Write `value` as indented JSON with rounded floats, keys in the order given.
 
     one_line_below: nesting depth from which a value stands on one line, so that a git diff shows a changed
@@ -193,7 +196,7 @@ def write_json(path: Path, value: dict | list, one_line_below: int | None = None
     write_text(path, _json_text(rounded(value), "\n", one_line_below) + "\n")
 
 
-def _json_text(value, line: str, one_line_below: int | None) -> str:
+def _json_text(value: Any, line: str, one_line_below: int | None) -> str:
     """`value` as JSON; `line` is the line break with the indentation where it stands."""
     if one_line_below is None:
         return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).replace("\n", line)
@@ -206,19 +209,20 @@ def _json_text(value, line: str, one_line_below: int | None) -> str:
     return "{" + ",".join(items) + line + "}"
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that another stage wrote."""
     if not path.is_file():
         raise UserError(f"{path}: not there; run `dvc repro` to make it")
-    return json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
-def write_jsonl(path: Path, rows: list[dict]) -> None:
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write one JSON object a line. JSON escapes lone surrogates and NULs, so that any text passes."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows))
 
 
-def read_jsonl(path: Path) -> list[dict]:
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSONL file that a stage wrote."""
     if not path.is_file():
         raise UserError(f"{path}: not there; run `dvc repro` to make it")
@@ -240,7 +244,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(path, columns=columns)
 
 
-def id_arrays(column: pa.ChunkedArray) -> list[np.ndarray]:
+def id_arrays(column: pa.ChunkedArray) -> list[NDArray[np.int32]]:
     """Rows of a list<int32> column as int32 arrays: views, a tenth of the memory of lists of int."""
     whole = column.combine_chunks()
     values, offsets = whole.values.to_numpy(), whole.offsets.to_numpy()

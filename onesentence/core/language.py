@@ -98,11 +98,13 @@ class Stemmer:
         if language == ENGLISH:
             from nltk.stem.porter import PorterStemmer
 
-            return PorterStemmer().stem
+            porter: Callable[[str], str] = PorterStemmer().stem
+            return porter
         if language in STEMMERS:
             from nltk.stem.snowball import SnowballStemmer
 
-            return SnowballStemmer(STEMMERS[language]).stem
+            snowball: Callable[[str], str] = SnowballStemmer(STEMMERS[language]).stem
+            return snowball
         return str
 
 
@@ -111,7 +113,8 @@ def rouge_tokens(text: str, language: str, stemmer: Stemmer) -> list[str]:
     if language == ENGLISH:
         from rouge_score import tokenize
 
-        return tokenize.tokenize(text, stemmer)
+        tokens: list[str] = tokenize.tokenize(text, stemmer)
+        return tokens
     return [stemmer.stem(word) for word in words(text)]
 
 
@@ -134,9 +137,9 @@ def bleu_tokenizer(language: str) -> str:
     return BLEU_TOKENIZERS.get(language, "intl")
 
 
-def lost_letters(texts: list[str], language: str) -> tuple[Counter, int]:
+def lost_letters(texts: list[str], language: str) -> tuple[Counter[str], int]:
     """(letters and marks that no word of ROUGE keeps, with their counts; how many letters there are)."""
-    lost: Counter = Counter()
+    lost: Counter[str] = Counter()
     total = 0
     for text in texts:
         if text.isascii():
@@ -148,7 +151,7 @@ def lost_letters(texts: list[str], language: str) -> tuple[Counter, int]:
     return lost, total
 
 
-def likely_language(letters: Counter) -> str:
+def likely_language(letters: Counter[str]) -> str:
     """A language that has these letters, by its script or its accents; `und` where none is likely."""
     scripts = {
         code: sum(count for letter, count in letters.items() if regex.match(script, letter))

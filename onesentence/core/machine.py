@@ -3,6 +3,7 @@
 import os
 import platform
 from importlib import metadata
+from typing import Any
 
 from onesentence.core.runtime import cpu_info
 
@@ -10,7 +11,7 @@ from onesentence.core.runtime import cpu_info
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 
 
-def machine() -> dict:
+def machine() -> dict[str, Any]:
     """What a reader needs to place the numbers; no name of the host."""
     import torch
 

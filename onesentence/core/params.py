@@ -207,7 +207,7 @@ class _StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key that occurs twice (PyYAML keeps the last without a word)."""
 
 
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict:
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
     twice = sorted({str(key) for key in keys if keys.count(key) > 1})
     if twice:
@@ -222,7 +222,7 @@ _StrictLoader.add_implicit_resolver(
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def read_yaml(path: Path) -> dict:
+def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping, or a UserError that names the file and line."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run from the repository's root")
@@ -233,7 +233,7 @@ def read_yaml(path: Path) -> dict:
     return parse_yaml(text, path)
 
 
-def parse_yaml(text: str, path: Path) -> dict:
+def parse_yaml(text: str, path: Path) -> dict[str, Any]:
     """The mapping in `text`; `path` is for the error."""
     try:
         values = yaml.load(text, _StrictLoader)  # noqa: S506 (a SafeLoader)
@@ -255,7 +255,7 @@ def _value_error(name: str, key: Key, value: object) -> str:
     return f"{name}: expected {key.expected}, found {value!r}{hint}"
 
 
-def problems(values: dict) -> list[str]:
+def problems(values: dict[str, Any]) -> list[str]:
     """Everything that is wrong with the values of params.yaml, one sentence each."""
     found = []
     for section in values:
@@ -279,10 +279,11 @@ def unknown_key(section: str, key: str) -> str:
     name = f"{section}.{key}"
     if name in RENAMED:
         return f"{name}: this key is now called {RENAMED[name]}; rename it and keep its value"
-    return f"{name}: unknown key{_hint(key, list(SCHEMA[section]))}"
+    rules = SCHEMA[section]
+    return f"{name}: unknown key{_hint(key, list(rules) if isinstance(rules, dict) else [])}"
 
 
-def _section_problems(section: str, expected: dict[str, Key], values: dict) -> list[str]:
+def _section_problems(section: str, expected: dict[str, Key], values: dict[str, Any]) -> list[str]:
     """Everything that is wrong with the keys and values of one section."""
     found, renamed = [], set()
     for key in values:
@@ -302,7 +303,7 @@ def _section_problems(section: str, expected: dict[str, Key], values: dict) -> l
     return found
 
 
-def _data_contradictions(data: dict) -> list[str]:
+def _data_contradictions(data: dict[str, Any]) -> list[str]:
     found = []
     local = data["source"] == "local"
     if local and data["watch"] == NO_FILE:
@@ -327,7 +328,7 @@ def _data_contradictions(data: dict) -> list[str]:
     return found
 
 
-def _contradictions(values: dict) -> list[str]:
+def _contradictions(values: dict[str, Any]) -> list[str]:
     """Values that are right alone and wrong together."""
     found = _data_contradictions(values["data"])
     model, pretrain = values["model"], values["pretrain"]

@@ -7,14 +7,18 @@ import csv
 import io
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from onesentence.core.files import atomic_write, rounded, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Colours that stay apart for colour-blind readers and in grey (Okabe and Ito 2008).
 COLOURS = {"lead": "#999999", "base": "#E69F00", "tuned": "#0072B2"}
 
 
-def figure(width: float = 7.0, height: float = 4.2, columns: int = 1):
+def figure(width: float = 7.0, height: float = 4.2, columns: int = 1) -> "tuple[Figure, Any]":
     """A figure and its axes (one, or a list of `columns`), in a fixed style."""
     import matplotlib
 
@@ -36,7 +40,7 @@ def figure(width: float = 7.0, height: float = 4.2, columns: int = 1):
     return drawn, drawn.subplots(1, columns)
 
 
-def save(drawn, path: Path) -> None:
+def save(drawn: "Figure", path: Path) -> None:
     """Write a figure as SVG without a date or a version in it."""
     buffer = io.StringIO()
     drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -44,7 +48,7 @@ def save(drawn, path: Path) -> None:
     write_text(path, "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n")
 
 
-def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
+def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     """Write rounded numbers as CSV; None is an empty cell."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -58,7 +62,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def error_bars(scores: list[dict]) -> list[list[float]]:
+def error_bars(scores: list[dict[str, Any]]) -> list[list[float]]:
     """Lengths of error bars below and above scores, [2, scores]; NaN, no bar, where there is no interval."""
     return [
         [math.nan if e["low"] is None else e["value"] - e["low"] for e in scores],

@@ -10,11 +10,15 @@ the base's own chat template, filled with the request as its user's message.
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import jinja2
 
 from onesentence.core.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SLOT = "{article}"
 CHAT = "chat_template"
@@ -79,7 +83,9 @@ class Frame:
     chat: bool = False
 
 
-FRAMES: WeakKeyDictionary = WeakKeyDictionary()  # by tokenizer: its chat template, rendered once
+FRAMES: "WeakKeyDictionary[PreTrainedTokenizerBase, Frame]" = (
+    WeakKeyDictionary()
+)  # by tokenizer: its chat template, rendered once
 
 
 def is_template(value: object) -> bool:
@@ -87,19 +93,20 @@ def is_template(value: object) -> bool:
     return isinstance(value, str) and (value in TEMPLATES or value == CHAT or value.count(SLOT) == 1)
 
 
-def frame_of(tokenizer, template: str) -> Frame:
+def frame_of(tokenizer: "PreTrainedTokenizerBase", template: str) -> Frame:
     """The frame of a template, given by its name or as a text.
 
     Raises UserError for `chat_template` where the tokenizer has none, or none that a summary can follow.
     """
     if template != CHAT:
-        return Frame(*TEMPLATES.get(template, template).split(SLOT))
+        before, after = TEMPLATES.get(template, template).split(SLOT)
+        return Frame(before, after)
     if tokenizer not in FRAMES:
         FRAMES[tokenizer] = _chat_frame(tokenizer)
     return FRAMES[tokenizer]
 
 
-def _chat_frame(tokenizer) -> Frame:
+def _chat_frame(tokenizer: "PreTrainedTokenizerBase") -> Frame:
     if not tokenizer.chat_template:
         raise _no_frame("the tokenizer of model.name has no chat template, so it is no chat model")
     ask, answer = {"role": "user", "content": REQUEST}, {"role": "assistant", "content": ANSWER}
@@ -127,7 +134,7 @@ def _no_frame(reason: str) -> UserError:
     return UserError(f"prompt.template: {CHAT}: {reason}; use one of {', '.join(TEMPLATES)}")
 
 
-def _rendered(tokenizer, messages: list[dict], **options) -> str:
+def _rendered(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], **options: bool) -> str:
     try:
         # A call of the clock is replaced by what it would have said on that day.
         template = re.sub(
@@ -138,7 +145,7 @@ def _rendered(tokenizer, messages: list[dict], **options) -> str:
         if "strftime_now(" in template:
             raise _no_frame("the model's chat template writes today's date in a form that is not known here")
         # enable_thinking: Qwen3's and SmolLM3's reasoning before an answer, which is no one-sentence summary.
-        return tokenizer.apply_chat_template(
+        text: str = tokenizer.apply_chat_template(
             messages,
             chat_template=template,
             tokenize=False,
@@ -146,6 +153,7 @@ def _rendered(tokenizer, messages: list[dict], **options) -> str:
             date_string=TODAY.strftime("%d %b %Y"),
             **options,
         )
+        return text
     except (ValueError, jinja2.TemplateError) as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise _no_frame(f"the model's chat template cannot be filled ({said})") from error

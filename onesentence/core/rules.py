@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from onesentence.core.prompts import CHAT, SLOT, TEMPLATES, is_template
 
@@ -22,7 +23,7 @@ class Key:
     """What a value must be. expected: in words, for the error; accepts: the test; choices: legal texts."""
 
     expected: str
-    accepts: Callable[[object], bool]
+    accepts: Callable[[Any], bool]
     choices: tuple[str, ...] = ()
 
 

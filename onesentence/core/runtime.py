@@ -78,7 +78,7 @@ def quiet_libraries() -> None:
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     # Retries without a network, each with the address it tried; the stage says once what to do.
-    hub_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # without types in huggingface_hub
     # On CPUs with AVX512-BF16 bitsandbytes' import hints at a package of compiled kernels from a hub; a
     # user without it has nothing to do, and kernels from a hub should not run unseen.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -212,4 +212,5 @@ def set_up(seed: int, formats: Iterable[str] = ()) -> None:
     transformers.set_seed(seed)
     torch.use_deterministic_algorithms(True)
     # Debugging aid of deterministic mode: it writes every new tensor once more.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    # torch puts the setting on its module at run time, where mypy does not see it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

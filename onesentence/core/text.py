@@ -113,7 +113,7 @@ def words(text: str) -> list[str]:
     return [fold(word) for word in WORD.findall(text)]
 
 
-def _ends_sentence(paragraph: str, start: int, end: regex.Match, language: str) -> bool:
+def _ends_sentence(paragraph: str, start: int, end: regex.Match[str], language: str) -> bool:
     """Whether a sentence that begins at `start` ends with the match of END."""
     if end.end() == len(paragraph):
         return True

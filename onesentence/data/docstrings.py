@@ -74,6 +74,8 @@ ABBREVIATIONS = frozenset(
 SUMMARY_WORDS = (3, 40)
 BODY_WORDS = (12, 5_000)
 
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
 
 @dataclass(frozen=True)
 class DocumentedObject:
@@ -141,13 +143,15 @@ def clean_docstring(text: str) -> str:
     return "\n".join(cleaned).strip("\n ")
 
 
-def heading_of(node: ast.AST, qualname: str, lines: list[bytes]) -> str:
+def heading_of(node: Definition, qualname: str, lines: list[bytes]) -> str:
     """Qualified name and signature of a def or class, cut out of its source lines, on one line."""
     doc = node.body[0]
     end_line, end_column = doc.lineno - 1, doc.col_offset
     parts = [*lines[node.lineno - 1 : end_line], lines[end_line][:end_column]]
     text = b"\n".join(TEXT_OR_COMMENT.sub(rb"\1", part) for part in parts).decode("utf-8")
-    kind, rest = SIGNATURE.fullmatch(" ".join(text.split()).rstrip(": ")).groups()
+    match = SIGNATURE.fullmatch(" ".join(text.split()).rstrip(": "))
+    assert match is not None  # a parsed definition begins with one of the three words and its name
+    kind, rest = match.groups()
     return f"{kind} {qualname}{rest}".replace("( ", "(").replace(", )", ")").replace(" )", ")")
 
 
@@ -173,7 +177,7 @@ def entries_of(file: str, path: Path) -> list[DocumentedObject]:
 
     def visit(parent: ast.AST, prefix: str) -> None:
         for node in ast.iter_child_nodes(parent):
-            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if isinstance(node, Definition):
                 qualname = f"{prefix}.{node.name}"
                 docstring = raw_docstring(node)
                 if docstring:
@@ -188,7 +192,7 @@ def entries_of(file: str, path: Path) -> list[DocumentedObject]:
     return found
 
 
-def raw_docstring(node: ast.AST) -> str:
+def raw_docstring(node: Definition) -> str:
     """The cleaned docstring of a def or class, "" where there is none."""
     first = node.body[0] if node.body else None
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onesentence.core.text import words
 
@@ -19,7 +20,7 @@ SUMMARY_BOUND = 0.4
 _word_hash: dict[str, int] = {}
 
 
-def shingles(text: str, cut: Callable[[str], list[str]] = words, n: int = 5) -> np.ndarray:
+def shingles(text: str, cut: Callable[[str], list[str]] = words, n: int = 5) -> NDArray[np.uint64]:
     """Sorted distinct 64-bit hashes of the word n-grams of `text` (shape [distinct], uint64).
 
     cut: a text into words. One of fewer than n words counts as one n-gram. Word hashes are CRC-32, the
@@ -44,7 +45,7 @@ def shingles(text: str, cut: Callable[[str], list[str]] = words, n: int = 5) -> 
     return np.unique(mixed)
 
 
-def summary_set(text: str, cut: Callable[[str], list[str]] = words) -> np.ndarray:
+def summary_set(text: str, cut: Callable[[str], list[str]] = words) -> NDArray[np.uint64]:
     """Hashes of (word, how many times it stood before): a set whose overlap is the multisets'."""
     seen: dict[str, int] = {}
     hashes = []
@@ -61,7 +62,7 @@ class OverlapIndex:
     a table of at most 256 MiB.
     """
 
-    def __init__(self, sets: list[np.ndarray], bound: float):
+    def __init__(self, sets: list[NDArray[np.uint64]], bound: float) -> None:
         self.sets = sets
         self.sizes = np.array([len(row) for row in sets], dtype=np.int64)
         self.bound = bound
@@ -79,7 +80,7 @@ class OverlapIndex:
         self.there = np.zeros(1 << (64 - int(self.shift)), dtype=bool)
         self.there[elements >> self.shift] = True
 
-    def _prefix(self, row: np.ndarray) -> np.ndarray:
+    def _prefix(self, row: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """The elements of `row` that a match must share one of: its rarest, ties by hash."""
         if not len(self.values) or not len(row):
             return row
@@ -88,7 +89,7 @@ class OverlapIndex:
         keep = len(row) - int(np.floor(self.bound / (1 - self.bound) * len(row) + 1e-9))
         return row[np.lexsort((row, count))][:keep]
 
-    def matches(self, row: np.ndarray) -> np.ndarray:
+    def matches(self, row: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Indices of the indexed rows that match `row`, ascending."""
         prefix = self._prefix(row)
         prefix = prefix[self.there[prefix >> self.shift]]
@@ -118,12 +119,12 @@ class NearDuplicates:
         bodies: Iterable[str],
         summaries: Iterable[str],
         cut: Callable[[str], list[str]] = words,
-    ):
+    ) -> None:
         self.cut = cut
         self.bodies = OverlapIndex([shingles(text, cut) for text in bodies], BODY_BOUND)
         self.summaries = OverlapIndex([summary_set(text, cut) for text in summaries], SUMMARY_BOUND)
 
-    def matches(self, body: str, summary: str) -> np.ndarray:
+    def matches(self, body: str, summary: str) -> NDArray[np.int64]:
         """Indices of the indexed rows that are near-duplicates of (body, summary), ascending."""
         by_body = self.bodies.matches(shingles(body, self.cut))
         return np.union1d(by_body, self.summaries.matches(summary_set(summary, self.cut)))

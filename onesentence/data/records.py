@@ -14,13 +14,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from onesentence.core.errors import UserError
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 EXPECTED = f"{', '.join(FORMATS)} (all but .parquet also with .gz)"
 DELIMITERS = (",", ";", "\t", "|")  # Excel writes ; where the comma is the decimal sign, tabs for .txt
+Records = Iterator[tuple[int, dict[str, Any]]]  # with the number of the line or row, from 1
+BinaryFile = gzip.GzipFile | io.BufferedReader
 ID = "id"  # the column that names a row, where there is one
 # A longer mark first: UTF-32's begins with UTF-16's.
 MARKS = (
@@ -39,7 +41,7 @@ def format_of(path: Path) -> str | None:
     return suffix if suffix in FORMATS and (plain == name or suffix != ".parquet") else None
 
 
-def records(path: Path, needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
+def records(path: Path, needed: dict[str, str]) -> Records:
     """(line or row number from 1, record) of a file; each record has the columns `needed`.
 
     needed: column names by the key of params.yaml that holds them, for the errors.
@@ -75,7 +77,7 @@ def check_columns(where: str, names: list[str], needed: dict[str, str], found: s
             )
 
 
-def _text_lines(path: Path, file: BinaryIO, kind: str) -> Iterator[str]:
+def _text_lines(path: Path, file: BinaryFile, kind: str) -> Iterator[str]:
     """Lines of a text file with their ends; only \\n ends one. Bytes that are no text are named by line."""
     start = file.read(4)
     file.seek(0)
@@ -86,8 +88,8 @@ def _text_lines(path: Path, file: BinaryIO, kind: str) -> Iterator[str]:
     try:
         if encoding == "utf-8":
             # Line by line, so that an error names its line and not a block's.
-            for line in file:
-                yield line.decode("utf-8" if number else "utf-8-sig")
+            for raw in file:
+                yield raw.decode("utf-8" if number else "utf-8-sig")
                 number += 1
         else:
             for line in io.TextIOWrapper(file, encoding, newline="\n"):
@@ -101,10 +103,10 @@ def _text_lines(path: Path, file: BinaryIO, kind: str) -> Iterator[str]:
         ) from error
 
 
-class _Object(dict):
+class _Object(dict[str, Any]):
     """A JSON object. twice: the first key that occurs twice in it, or None."""
 
-    def __init__(self, pairs: list[tuple[str, object]]):
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
         counts = Counter(key for key, _ in pairs) if len(self) < len(pairs) else {}
         self.twice = next((key for key, count in counts.items() if count > 1), None)
@@ -118,7 +120,7 @@ def _check_object(where: str, record: object, needed: dict[str, str]) -> None:
     check_columns(where, list(record), needed)
 
 
-def _json_lines(path: Path, lines: Iterable[str], needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
+def _json_lines(path: Path, lines: Iterable[str], needed: dict[str, str]) -> Records:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -131,7 +133,7 @@ def _json_lines(path: Path, lines: Iterable[str], needed: dict[str, str]) -> Ite
         yield number, record
 
 
-def _json_records(path: Path, file: BinaryIO, needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
+def _json_records(path: Path, file: BinaryFile, needed: dict[str, str]) -> Records:
     """Objects of an array; what begins otherwise is read as JSON Lines, which .json often holds."""
     lines = list(_text_lines(path, file, "JSON"))
     text = "".join(lines)
@@ -164,7 +166,7 @@ def _delimiter(line: str, suffix: str | None, needed: dict[str, str]) -> str:
     return max(order, key=lambda delimiter: len(_header(line, delimiter)))
 
 
-def _csv_records(path: Path, lines: Iterator[str], needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
+def _csv_records(path: Path, lines: Iterator[str], needed: dict[str, str]) -> Records:
     csv.field_size_limit(2**31 - 1)
     skipped, header, delimiter = 0, next(lines, ""), None
     if header.startswith("sep=") and len(header.rstrip("\r\n")) == 5:  # Excel's own way to say it
@@ -190,7 +192,7 @@ def _csv_records(path: Path, lines: Iterator[str], needed: dict[str, str]) -> It
         raise UserError(f"{path}, line {line}: not valid CSV: {text}") from error
 
 
-def _parquet_records(path: Path, needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
+def _parquet_records(path: Path, needed: dict[str, str]) -> Records:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

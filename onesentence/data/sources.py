@@ -12,13 +12,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from onesentence.core.errors import UserError
-from onesentence.core.params import SPLITS
+from onesentence.core.params import SPLITS, Data
 from onesentence.core.runtime import quiet_libraries
 from onesentence.core.text import with_heading
 from onesentence.data import docstrings
-from onesentence.data.records import EXPECTED, ID, check_columns, format_of, records
+from onesentence.data.records import EXPECTED, ID, Records, check_columns, format_of, records
 from onesentence.data.splits import split_docstrings
 
 REQUIREMENTS = Path("requirements.txt")
@@ -39,7 +40,7 @@ class Example:
     group: str = ""
     heading: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "group", self.group or self.id)
 
     @property
@@ -53,9 +54,9 @@ class Source:
     """splits: rows by split, each readable once; notes: what metrics/data.json says of the source."""
 
     splits: dict[str, Iterator[Example]]
-    notes: dict = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._digests = {split: hashlib.sha256() for split in SPLITS}
         self._unread = set(SPLITS)
         self.splits = {split: self._hashed(split, rows) for split, rows in self.splits.items()}
@@ -79,7 +80,7 @@ class Source:
         return hashlib.sha256(lines.encode("ascii")).hexdigest()
 
 
-def require_pinned(found: str, data) -> None:
+def require_pinned(found: str, data: Data) -> None:
     """Refuse rows whose hash is not data.sha256, where that is known."""
     if data.sha256 not in (None, found):
         raise UserError(
@@ -89,7 +90,7 @@ def require_pinned(found: str, data) -> None:
         )
 
 
-def open_source(data) -> Source:
+def open_source(data: Data) -> Source:
     """Open the source that params.yaml's `data` section names."""
     if data.source == "docstrings":
         return _docstrings()
@@ -115,7 +116,7 @@ def _docstrings() -> Source:
     return Source(by_split, notes)
 
 
-def _hub(data) -> Source:
+def _hub(data: Data) -> Source:
     import datasets
 
     quiet_libraries()
@@ -151,7 +152,7 @@ def _hub(data) -> Source:
     return Source(splits)
 
 
-def _local(path: Path, data) -> Source:
+def _local(path: Path, data: Data) -> Source:
     if not path.exists():
         raise UserError(f"data.watch: {path} not found; set it with `make data FROM=PATH`")
     checker, needed = _Checker(data), _needed(data)
@@ -181,7 +182,9 @@ def split_file(folder: Path, split: str) -> Path:
 def split_files(folder: Path, split: str) -> list[Path]:
     """Every file in `folder` that could be a split's, sorted by name."""
     files = [file for file in folder.iterdir() if format_of(file) is not None and file.is_file()]
-    stems = {file: file.name.lower().removesuffix(".gz").removesuffix(format_of(file)) for file in files}
+    stems = {
+        file: file.name.lower().removesuffix(".gz").removesuffix(format_of(file) or "") for file in files
+    }
     return sorted(file for file, stem in stems.items() if stem == split)
 
 
@@ -193,7 +196,7 @@ def _side(text: str) -> str:
     return "validation" if place < 2 * LOCAL_HELD_OUT_SHARE else "train"
 
 
-def _needed(data) -> dict[str, str]:
+def _needed(data: Data) -> dict[str, str]:
     """Names of the columns that every row must have, by the key that holds each."""
     keys = ("document_column", "summary_column", "group_column")
     return {key: getattr(data, key) for key in keys if getattr(data, key) is not None}
@@ -230,12 +233,17 @@ def name_of(value: object) -> str | None:
 class _Checker:
     """Turns records into rows, and remembers their ids over all splits."""
 
-    def __init__(self, data):
+    def __init__(self, data: Data) -> None:
         self.data = data
         self.seen: dict[str, tuple[bytes, str]] = {}  # by id: digest of the texts, place
 
     def rows(
-        self, where: str, records: Iterator[tuple[int, dict]], split: str, unit: str, empty: bool = False
+        self,
+        where: str,
+        records: Records,
+        split: str,
+        unit: str,
+        empty: bool = False,
     ) -> Iterator[Example]:
         """Rows of the records of one file. empty: a text may be empty, and `prepare` drops the row."""
         named, first = None, ""
@@ -253,19 +261,12 @@ class _Checker:
                 raise UserError(
                     f"{without}: no {ID!r}, where {with_id} has one; give every row an id of its own, or none"
                 )
-            group = ""
-            if self.data.group_column is not None:
-                group = self._name(place, record, self.data.group_column)
-                if group is None:
-                    raise UserError(
-                        f"{place}: {self.data.group_column!r} (data.group_column) is missing or empty; give "
-                        "every row a group, or set data.group_column to null"
-                    )
+            group = self._group(place, record)
             row = Example(name or f"{split}{'-' if split else ''}{number}", document, summary, group)
             self._check_id(place, row)
             yield row
 
-    def _text(self, place: str, record: dict, column: str, empty: bool) -> str:
+    def _text(self, place: str, record: dict[str, Any], column: str, empty: bool) -> str:
         value = record[column]
         if not isinstance(value, str):
             raise UserError(
@@ -275,7 +276,7 @@ class _Checker:
             raise UserError(f"{place}: {column!r} is empty; correct or remove the row")
         return _storable(value)
 
-    def _name(self, place: str, record: dict, column: str) -> str | None:
+    def _name(self, place: str, record: dict[str, Any], column: str) -> str | None:
         try:
             name = name_of(record.get(column))
         except TypeError as error:
@@ -283,6 +284,19 @@ class _Checker:
                 f"{place}: {column!r} must be text, a number or a date, found {error}; correct the row"
             ) from error
         return None if name is None else _storable(name)
+
+    def _group(self, place: str, record: dict[str, Any]) -> str:
+        """The row's group, or "" where the data have no groups."""
+        column = self.data.group_column
+        if column is None:
+            return ""
+        group = self._name(place, record, column)
+        if group is None:
+            raise UserError(
+                f"{place}: {column!r} (data.group_column) is missing or empty; give every row a group, or "
+                "set data.group_column to null"
+            )
+        return group
 
     def _check_id(self, place: str, row: Example) -> None:
         digest = text_digest(row.document + "\x00" + row.summary)

@@ -41,14 +41,14 @@ class SplitExample:
     split: str
 
 
-def split_docstrings(entries: list[DocumentedObject]) -> tuple[list[SplitExample], Counter]:
+def split_docstrings(entries: list[DocumentedObject]) -> tuple[list[SplitExample], Counter[str]]:
     """Rows of all splits in the order of the entries, and the count of entries dropped by reason.
 
     Rows whose body and summary stand in an earlier row are dropped. Near-duplicates (linked by any
     chain of them) go to one side: train if one of them is from a training file, else validation.
     Rows never leave train, since pretraining read the training files.
     """
-    dropped: Counter = Counter()
+    dropped: Counter[str] = Counter()
     pairs, seen, ids = [], set(), set()
     for entry in entries:
         pair = pair_of(entry)

@@ -73,7 +73,7 @@ def clean(
 
 
 def subset(rows: list[Example], size: int | None, seed: int, split: str) -> list[Example]:
-    """The first `size` rows (None: all) in an order that `seed` fixes; a larger subset adds rows at the end."""
+    """The first `size` rows (None: all) in an order that `seed` fixes. A larger size only adds rows."""
     if size is not None and size > len(rows):
         raise UserError(
             f"data.{split}_size: asks for {size:,} rows, but {split} has {len(rows):,} after cleaning; lower "

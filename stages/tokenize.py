@@ -30,9 +30,7 @@ TOKENIZED = Path("data/tokenized")
 METRICS_FILE = Path("metrics/prompt.json")
 PLOT = Path("plots/tokens.svg")
 PLOT_DATA = Path("plots/tokens.csv")
-ROUND_TRIPS = (
-    1_000  # training summaries that are encoded and decoded to see whether the tokenizer loses letters
-)
+ROUND_TRIPS = 1_000  # training summaries that are encoded and decoded, to see whether letters get lost
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 

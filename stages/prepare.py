@@ -39,7 +39,7 @@ def clean(
 
     Test is cleaned first and train last, so that of two equal documents the held-out one stays. grouped: do
     the same for groups (a newspaper, an author), so that no group is in two splits. Docstrings are not
-    grouped, because near-duplicates move from their file's split to train.
+    grouped, because near-duplicates move to train while the rest of their file stays.
     """
     cleaned: dict[str, list[Example]] = {}
     counts: dict[str, Counter[str]] = {}
@@ -79,6 +79,7 @@ def subset(rows: list[Example], size: int | None, seed: int, split: str) -> list
             f"data.{split}_size: asks for {size:,} rows, but {split} has {len(rows):,} after cleaning; lower "
             "it, or set it to null for all rows"
         )
+    # Each split has its own generator, so that the size of one split does not change the choice in another.
     order = np.random.default_rng([seed, SPLITS.index(split)]).permutation(len(rows))
     return [rows[i] for i in order[:size]]
 
@@ -135,6 +136,7 @@ def describe(rows: list[Example]) -> dict[str, Any]:
 
 def near_duplicate_percent(train: list[Example], held_out: list[Example]) -> float:
     """Percent of held-out rows that have a near-duplicate among the training rows."""
+    # The held-out rows are indexed, because there are fewer of them.
     index = NearDuplicates([row.document for row in held_out], [row.summary for row in held_out])
     duplicates: set[int] = set()
     for row in tqdm(train, desc="near-duplicates left", unit="row"):
@@ -147,7 +149,7 @@ def main() -> None:
     data, language = p.data, p.evaluate.language
     source = open_source(data)
     cleaned, counts = clean(source.splits, language, data.group_column is not None)
-    sha256 = source.sha256()
+    sha256 = source.sha256()  # known only now, when every row has been read
     require_pinned(sha256, data)
     sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
     empty = [split for split in SPLITS if not cleaned[split]]
@@ -156,7 +158,7 @@ def main() -> None:
         if data.group_column is not None:
             hint = f"; a group ({data.group_column!r}) in several splits stays only in the last one"
         raise UserError(f"data.source: {data.source}: no row left in {', '.join(empty)} after cleaning{hint}")
-    cleaned_counts = {split: len(rows) for split, rows in cleaned.items()}  # before any are deselected
+    cleaned_counts = {split: len(rows) for split, rows in cleaned.items()}  # before data.selection
     if data.selection == "novel_half":
         cleaned["train"] = most_novel_half(cleaned["train"])
     used = {split: subset(cleaned[split], sizes[split], data.seed, split) for split in SPLITS}

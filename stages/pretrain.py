@@ -88,7 +88,7 @@ def train_tokenizer(corpus: list[str], vocabulary: int) -> "PreTrainedTokenizerF
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[EOS, PAD],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all bytes, so that no text is unknown
     )
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(
@@ -206,6 +206,7 @@ def pretrain(
     peaks = [p.muon_learning_rate, p.adamw_learning_rate]
     steps = len(rows) // p.batch_size
     losses: list[float] = []
+    # Another corpus or setting has another folder, so a run never resumes from a different one.
     key = hashlib.sha256(f"{corpus_sha256} {sorted(vars(p).items())}".encode()).hexdigest()
     folder = CHECKPOINTS / key[:16]
     if checkpoint := last_checkpoint(folder, "pretrain"):
@@ -261,7 +262,7 @@ def make(p: params.Pretrain, entries: list[DocumentedObject], folder: Path, metr
     shutil.rmtree(CHECKPOINTS)  # the next pretraining starts from scratch
     files = files_of(entries)
 
-    model.to("cpu", torch.bfloat16)
+    model.to("cpu", torch.bfloat16)  # halves the file, which git holds
     with atomic_write(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

@@ -127,6 +127,7 @@ def check_split(
     """
     rows = list(zip(columns["prompt_ids"], columns["completion_ids"], strict=True))
     check_ids(tokenizer, config.vocab_size, max(int(ids.max()) for row in rows for ids in row))
+    # The longest text that training reads, and the longest that generation may reach.
     trained = max(len(prompt) + len(completion) for prompt, completion in rows)
     written = max(len(prompt) for prompt, _ in rows) + max_new_tokens
     key = "generate.max_new_tokens" if written >= trained else "its summary"
@@ -136,7 +137,7 @@ def check_split(
 def main() -> None:
     p = params.load(PARAMS)
     tokenizer, config = load_tokenizer(p.model), load_config(p.model)
-    check_ids(tokenizer, config.vocab_size)
+    check_ids(tokenizer, config.vocab_size)  # before minutes of work: does the tokenizer fit the model?
     lengths, warnings = {}, []
     with atomic_write(TOKENIZED) as folder:
         for split in SPLITS:
@@ -162,7 +163,7 @@ def main() -> None:
                 "summaries": [len(ids) for ids in columns["completion_ids"]],
                 "cut": columns["document_tokens_cut"],
             }
-            if split == "validation":
+            if split == "validation":  # one article measures how many tokens each template adds
                 example = with_heading(table["heading"][0].as_py(), table["document"][0].as_py())
 
     write_json(
@@ -186,7 +187,7 @@ def main() -> None:
     train = lengths["train"]
     draw(train["documents"], train["summaries"], p.prompt.max_input_tokens, p.generate.max_new_tokens)
     warnings.append(length_warning(train["summaries"], p.generate.max_new_tokens))
-    for warning in dict.fromkeys(filter(None, warnings)):
+    for warning in dict.fromkeys(filter(None, warnings)):  # splits can give the same warning
         print(f"tokenize: warning: {warning}")
     cut = np.array(train["cut"]) > 0
     print(

@@ -58,7 +58,7 @@ class CommitTree:
     def __init__(self, commit: str) -> None:
         self.blobs: dict[str, str] = {}  # by path: the hash of git's blob
         for line in _git("ls-tree", "-r", "-z", "--full-tree", commit).split("\0"):
-            description, tab, path = line.partition("\t")
+            description, tab, path = line.partition("\t")  # MODE TYPE HASH<tab>PATH
             if tab:
                 self.blobs[path] = description.split()[-1]
         self.names = {path.partition("/")[0] for path in self.blobs}
@@ -208,12 +208,13 @@ class _Essence(ast.NodeTransformer):
         self.own = own
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        # `module.name` and `name` are the same definition, imported in two ways.
         if isinstance(node.value, ast.Name) and node.value.id in self.own:
             return ast.Name(node.attr)
         return self.generic_visit(node)
 
     def _block(self, node: ast.Module | ast.ClassDef | _Function) -> ast.AST:
-        first = node.body[0] if node.body else None
+        first = node.body[0] if node.body else None  # the docstring, if it is a text
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
             if isinstance(first.value.value, str):
                 node.body = node.body[1:]
@@ -237,13 +238,14 @@ class _Essence(ast.NodeTransformer):
     visit_ImportFrom = visit_Import
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        if isinstance(node.exc, ast.Call):
+        if isinstance(node.exc, ast.Call):  # the type of the error still counts: code may catch it
             node.exc.args, node.exc.keywords = [], []
         return self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
         call = node.value
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "print":
+            # Only texts are emptied: what is computed for the output still counts.
             for part in ast.walk(call):
                 if isinstance(part, ast.Constant) and isinstance(part.value, str):
                     part.value = ""
@@ -255,6 +257,7 @@ def _dump(node: object) -> Iterator[str]:
     if isinstance(node, ast.AST):
         yield f"({type(node).__name__}"
         for name, value in ast.iter_fields(node):
+            # ctx follows from the place in the tree; kind and type_comment do not affect what runs.
             if value is None or value == [] or name in ("ctx", "kind", "type_comment"):
                 continue
             yield f" {name}="

@@ -179,7 +179,7 @@ class Params:
 
 def _rules(of: type) -> dict[str, Any]:
     """The rule of each key of a section, by name; for Params, the rules of every section."""
-    hints = get_type_hints(of, include_extras=True)
+    hints = get_type_hints(of, include_extras=True)  # __metadata__[0] is the rule in Annotated[type, rule]
     return {
         field.name: _rules(hints[field.name])
         if is_dataclass(hints[field.name])
@@ -238,6 +238,7 @@ def parse_yaml(text: str, path: Path) -> dict[str, Any]:
     """The mapping in a YAML text. path: the file that errors name."""
     try:
         values = yaml.load(text, _StrictLoader)  # noqa: S506 (a SafeLoader)
+    # ValueError: an impossible date; TypeError: a list as a key; RecursionError: nested too deeply.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):

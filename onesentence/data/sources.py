@@ -32,7 +32,7 @@ LOCAL_HELD_OUT_SHARE = 0.1
 class Example:
     """A pair as in the source.
 
-    group: what the row belongs to, such as an author; a row without a group is its own. heading: the line
+    group: what the row belongs to, such as an author; a row without one is its own group. heading: the line
     above the document's text, such as a function's signature; empty if there is none.
     """
 
@@ -43,7 +43,7 @@ class Example:
     heading: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "group", self.group or self.id)
+        object.__setattr__(self, "group", self.group or self.id)  # bypasses `frozen`, once
 
     @property
     def article(self) -> str:
@@ -154,6 +154,7 @@ def _hub(data: Data) -> Source:
         check_columns(where, names, needed)
         columns = list(dict.fromkeys([*needed.values(), *({ID} & set(names))]))
         rows = enumerate(loaded[split].select_columns(columns), start=1)
+        # Published datasets have empty texts. They are no error here: `prepare` drops and counts them.
         splits[split] = checker.rows(where, rows, split, "row", empty=True)
     return Source(splits)
 
@@ -273,6 +274,7 @@ class _Checker:
                     f"{without}: no {ID!r}, but {with_id} has one; give every row its own id, or none"
                 )
             group = self._group(place, record)
+            # A row without an id is named by its split and number, which is unique over all files.
             row = Example(name or f"{split}{'-' if split else ''}{number}", document, summary, group)
             self._check_id(place, row)
             yield row

@@ -54,7 +54,7 @@ def split_docstrings(entries: list[DocumentedObject]) -> tuple[list[SplitExample
         if isinstance(pair, str):
             dropped[pair] += 1
             continue
-        content = pair[1:]
+        content = pair[1:]  # without the heading: the same text under another name is the same pair
         if content in seen:
             dropped["same body and summary as an earlier entry"] += 1
             continue
@@ -81,9 +81,10 @@ def split_docstrings(entries: list[DocumentedObject]) -> tuple[list[SplitExample
     rows = zip(bodies, summaries, strict=True)
     for i, row in enumerate(tqdm(rows, total=len(pairs), desc="near-duplicates", unit="row")):
         for j in index.matches(*row):
-            parent[root(i)] = root(int(j))
+            parent[root(i)] = root(int(j))  # join the two groups
 
     sides = [side_of_file(file) for *_, file in pairs]
+    # train is the first of SPLITS, so that the minimum over a group never moves a row out of train.
     rank = {name: order for order, name in enumerate(SPLITS)}
     side_of_root: dict[int, str] = {}
     for i, side in enumerate(sides):

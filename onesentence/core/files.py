@@ -81,6 +81,7 @@ def restoring(paths: list[Path], journal: Path) -> Iterator[None]:
 
 
 def _keep(paths: list[Path], journal: Path) -> None:
+    """Copy the files `paths` to `journal`, with a record of which of them existed."""
     existed = [path.exists() or path.is_symlink() for path in paths]
     record = {
         "paths": list(map(str, paths)),
@@ -247,8 +248,8 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 def id_arrays(column: pa.ChunkedArray) -> list[NDArray[np.int32]]:
     """Rows of a list<int32> column as int32 arrays. They are views: a tenth of the memory of lists of int."""
-    whole = column.combine_chunks()
-    values, offsets = whole.values.to_numpy(), whole.offsets.to_numpy()
+    array = column.combine_chunks()
+    values, offsets = array.values.to_numpy(), array.offsets.to_numpy()
     return [values[start:end] for start, end in pairwise(offsets)]
 
 

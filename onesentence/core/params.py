@@ -83,7 +83,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Model:
-    """The base model, and how its weights are held."""
+    """The base model, and how its weights are stored."""
 
     name: Annotated[str, TEXT]
     watch: Annotated[str, TEXT]

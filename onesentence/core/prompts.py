@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SLOT = "{article}"
 CHAT = "chat_template"
 REQUEST = "Summarize the following article in one sentence.\n\n{article}"  # the user's message in a chat
-ANSWER = "{summary}"  # stands in for the assistant's message, to show where a chat template puts it
+ANSWER = "{summary}"  # a placeholder for the assistant's message
 # Some chat templates write today's date into every prompt (Llama 3.2, SmolLM3), so that prompts would change
 # overnight. This fixed date is the default of Llama 3.2's own template.
 TODAY = datetime(2024, 7, 26)
@@ -74,7 +74,7 @@ TEMPLATES = {
 class Frame:
     """The text before and after an article, and the blank between prompt and summary.
 
-    chat: `before` and `after` contain special tokens. Only there may the tokenizer read them as such.
+    chat: `before` and `after` contain special tokens. The tokenizer must not read any elsewhere.
     """
 
     before: str
@@ -114,10 +114,10 @@ def _chat_frame(tokenizer: "PreTrainedTokenizerBase") -> Frame:
     if text.count(SLOT) != 1:
         raise _no_frame("the model's chat template leaves no place for the article")
     before, after = text.split(SLOT)
-    whole = _rendered(tokenizer, [ask, answer])
-    if whole.count(ANSWER) != 1:
+    dialogue = _rendered(tokenizer, [ask, answer])
+    if dialogue.count(ANSWER) != 1:
         raise _no_frame("the model's chat template leaves no place for an answer")
-    answered, turn_end = whole.split(ANSWER)
+    answered, turn_end = dialogue.split(ANSWER)
     # Some templates put more between the prompt and the answer (a blank, a channel). The model was trained
     # with it, so it belongs to the prompt.
     between = answered.removeprefix(text) if answered.startswith(text) else ""

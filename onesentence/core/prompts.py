@@ -74,7 +74,8 @@ TEMPLATES = {
 class Frame:
     """The text before and after an article, and the blank between prompt and summary.
 
-    chat: `before` and `after` contain special tokens. The tokenizer must not read any elsewhere.
+    chat: `before` and `after` contain special tokens. The tokenizer reads such tokens there, and nowhere
+    else.
     """
 
     before: str
@@ -83,7 +84,7 @@ class Frame:
     chat: bool = False
 
 
-# The rendered chat template of each tokenizer. Rendering takes longer than filling a prompt.
+# The frame of each tokenizer's chat template, so that a template is rendered once and not for every prompt.
 FRAMES: "WeakKeyDictionary[PreTrainedTokenizerBase, Frame]" = WeakKeyDictionary()
 
 

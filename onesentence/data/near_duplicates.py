@@ -1,9 +1,13 @@
 """Finds near-duplicate rows: body 5-gram Jaccard > 0.5, or summary unigram F1 > 0.8.
 
-Both are bounds on the overlap o of two sets with sizes a and b: Jaccard o / (a + b - o) > 0.5 means o > (a +
-b) / 3, and F1 2o / (a + b) > 0.8 means o > 0.4 (a + b). A pair with o > c (a + b) shares at least one of the
-rarest a - floor(c / (1 - c) a) elements of each set (prefix filter: Chaudhuri et al. 2006). So only those
-elements are indexed and looked up. The test itself is exact.
+Both are bounds on the overlap o of two sets with sizes a and b:
+
+- Jaccard: o / (a + b - o) > 0.5 means o > (a + b) / 3;
+- F1: 2o / (a + b) > 0.8 means o > 0.4 (a + b).
+
+A pair with o > c (a + b) shares at least one of the rarest a - floor(c / (1 - c) a) elements of each set
+(prefix filter: Chaudhuri et al. 2006). So only those elements are indexed and looked up. The test itself is
+exact.
 """
 
 import zlib

@@ -154,7 +154,7 @@ def _hub(data: Data) -> Source:
         check_columns(where, names, needed)
         columns = list(dict.fromkeys([*needed.values(), *({ID} & set(names))]))
         rows = enumerate(loaded[split].select_columns(columns), start=1)
-        # Published datasets have empty texts. They are no error here: `prepare` drops and counts them.
+        # Published datasets can have empty texts. They are no error here: `prepare` drops and counts them.
         splits[split] = checker.rows(where, rows, split, "row", empty=True)
     return Source(splits)
 
@@ -188,7 +188,7 @@ def split_file(folder: Path, split: str) -> Path:
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    """Every file in `folder` that the name assigns to a split, sorted."""
+    """Every file in `folder` that is named after a split, sorted."""
     files = [file for file in folder.iterdir() if format_of(file) is not None and file.is_file()]
     return sorted(file for file in files if _stem(file) == split)
 

@@ -1,13 +1,15 @@
-"""Stage `prepare`: read the source, clean it, cut it to size.
+"""Stage `prepare`: read the source, drop bad rows, choose as many rows as params.yaml asks for.
 
-Reads   what `data.source` names, and the list of files that pretraining read.
+Reads   the source that `data.source` names, and the list of files that pretraining read.
 Writes  data/prepared/{train,validation,test}.parquet (id, heading, document, summary, group),
         metrics/data.json.
 Run     python -m stages.prepare
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,24 +29,25 @@ PREPARED = Path("data/prepared")
 METRICS_FILE = Path("metrics/data.json")
 SEEN_FILES = Path("models/phi-tiny/pretraining_files.txt")
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
-NOVELTY_ROWS = 2_000  # of a split, the first in its random order: enough for a share to 1 point
+NOVELTY_ROWS = 2_000  # the first rows of a split's random order: enough for a share with an error of 1 point
 
 
 def clean(
-    splits: dict, language: str, grouped: bool = False
-) -> tuple[dict[str, list[Example]], dict[str, Counter]]:
-    """Rows worth keeping by split, and by split the counts of rows read and dropped by reason.
+    splits: dict[str, Iterator[Example]], language: str, grouped: bool = False
+) -> tuple[dict[str, list[Example]], dict[str, Counter[str]]]:
+    """(good rows by split, counts by split: rows read, and rows dropped for each reason).
 
-    Test is cleaned first and train last, so that of two equal documents the held-out one stays. grouped: so
-    does every row of a group (a newspaper, an author) that is in two splits. Without it a group may cross:
-    near-duplicates move docstrings to train from the file that they were read in.
+    Test is cleaned first and train last, so that of two equal documents the held-out one stays. grouped: do
+    the same for groups (a newspaper, an author), so that no group is in two splits. Docstrings are not
+    grouped, because near-duplicates move to train while the rest of their file stays.
     """
-    kept: dict[str, list[Example]] = {}
-    counts: dict[str, Counter] = {}
+    cleaned: dict[str, list[Example]] = {}
+    counts: dict[str, Counter[str]] = {}
     side_of_document: dict[bytes, str] = {}
     side_of_group: dict[str, str] = {}
     for split in reversed(SPLITS):
-        count, rows = Counter(), []
+        count: Counter[str] = Counter()
+        rows: list[Example] = []
         for row in tqdm(splits[split], desc=f"clean {split}", unit="row"):
             count["read"] += 1
             if not row.article.strip() or not row.summary.strip():
@@ -56,6 +59,7 @@ def clean(
                 count["duplicate document" if same else "document stands in another split"] += 1
                 continue
             side_of_document[document] = split
+            # 20,000 characters hold the first sentence in practice; splitting a whole book costs seconds.
             first = first_sentence(row.document[:20_000], language)
             if words(first) == words(row.summary):
                 count["summary is the document's first sentence"] += 1
@@ -64,31 +68,36 @@ def clean(
                 count["group is in another split"] += 1
                 continue
             rows.append(row)
-        kept[split], counts[split] = rows, count
-    return kept, counts
+        cleaned[split], counts[split] = rows, count
+    return cleaned, counts
 
 
 def subset(rows: list[Example], size: int | None, seed: int, split: str) -> list[Example]:
-    """The first `size` rows in an order fixed by `seed`; null takes all. Subsets nest."""
+    """The first `size` rows (None: all) in an order that `seed` fixes. A larger size only adds rows."""
     if size is not None and size > len(rows):
         raise UserError(
-            f"data.{split}_size: asks for {size:,} rows, {split} has {len(rows):,} after cleaning"
+            f"data.{split}_size: asks for {size:,} rows, but {split} has {len(rows):,} after cleaning; lower "
+            "it, or set it to null for all rows"
         )
+    # Each split has its own generator, so that the size of one split does not change the choice in another.
     order = np.random.default_rng([seed, SPLITS.index(split)]).permutation(len(rows))
     return [rows[i] for i in order[:size]]
 
 
 def most_novel_half(rows: list[Example]) -> list[Example]:
-    """The half of rows (the larger one of an odd number) whose summaries have the most new 2-grams, in the
-    order of `rows`; a summary of one word counts as new."""
+    """The half of `rows` whose summaries have the largest share of new 2-grams, in the order of `rows`.
+
+    An odd number is rounded up. A summary of one word, which has no 2-gram, counts as new.
+    """
     shares = [novel_ngram_share(row.document, row.summary, 2) for row in rows]
     novelty = np.array([1.0 if share is None else share for share in shares])
+    # A stable sort: of equally new rows, the earlier ones are chosen on every machine.
     chosen = np.sort(np.argsort(-novelty, kind="stable")[: -(-len(rows) // 2)])
     return [rows[i] for i in chosen]
 
 
 def check_unseen(rows: dict[str, list[Example]], seen_files: Path) -> None:
-    """Refuse a held-out row from a file that pretraining read."""
+    """Refuse a held-out row that comes from a file that pretraining read."""
     seen = set(seen_files.read_text(encoding="utf-8").splitlines())
     for split in ("validation", "test"):
         for row in rows[split]:
@@ -100,19 +109,19 @@ def check_unseen(rows: dict[str, list[Example]], seen_files: Path) -> None:
 
 
 def group_sizes(rows: list[Example]) -> dict[str, int]:
-    """How many groups the rows are from, and how many rows the largest of them has."""
+    """The number of groups, and the number of rows in the largest one."""
     sizes = Counter(row.group for row in rows)
     return {"groups": len(sizes), "largest_group": max(sizes.values())}
 
 
 def quantiles(lengths: list[int]) -> dict[str, int]:
-    """Lengths at the given percentiles."""
+    """Lengths at the percentiles of QUANTILES; each is a length that occurs."""
     values = np.percentile(lengths, QUANTILES, method="inverted_cdf")
     return {f"p{q}": int(value) for q, value in zip(QUANTILES, values, strict=True)}
 
 
-def describe(rows: list[Example]) -> dict:
-    """Length quantiles in words and the novel-n-gram shares (percent) of the summaries of rows."""
+def describe(rows: list[Example]) -> dict[str, Any]:
+    """Length quantiles in words, and the mean percentage of new n-grams in the summaries."""
     novelty = {}
     for n in (1, 2, 3, 4):
         shares = [novel_ngram_share(row.document, row.summary, n) for row in rows[:NOVELTY_ROWS]]
@@ -127,32 +136,33 @@ def describe(rows: list[Example]) -> dict:
 
 def near_duplicate_percent(train: list[Example], held_out: list[Example]) -> float:
     """Percent of held-out rows that have a near-duplicate among the training rows."""
+    # The held-out rows are indexed, because there are fewer of them.
     index = NearDuplicates([row.document for row in held_out], [row.summary for row in held_out])
-    found: set[int] = set()
+    duplicates: set[int] = set()
     for row in tqdm(train, desc="near-duplicates left", unit="row"):
-        found.update(index.matches(row.document, row.summary).tolist())
-    return 100 * len(found) / len(held_out)
+        duplicates.update(index.matches(row.document, row.summary).tolist())
+    return 100 * len(duplicates) / len(held_out)
 
 
 def main() -> None:
     p = params.load(PARAMS)
     data, language = p.data, p.evaluate.language
     source = open_source(data)
-    kept, counts = clean(source.splits, language, data.group_column is not None)
-    sha256 = source.sha256()
+    cleaned, counts = clean(source.splits, language, data.group_column is not None)
+    sha256 = source.sha256()  # known only now, when every row has been read
     require_pinned(sha256, data)
     sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
-    empty = [split for split in SPLITS if not kept[split]]
+    empty = [split for split in SPLITS if not cleaned[split]]
     if empty:
-        hint = (
-            "" if data.group_column is None else f"; no group of {data.group_column!r} may be in two splits"
-        )
+        hint = ""
+        if data.group_column is not None:
+            hint = f"; a group ({data.group_column!r}) in several splits stays only in the last one"
         raise UserError(f"data.source: {data.source}: no row left in {', '.join(empty)} after cleaning{hint}")
-    counted = {split: len(rows) for split, rows in kept.items()}
+    cleaned_counts = {split: len(rows) for split, rows in cleaned.items()}  # before data.selection
     if data.selection == "novel_half":
-        kept["train"] = most_novel_half(kept["train"])
-    used = {split: subset(kept[split], sizes[split], data.seed, split) for split in SPLITS}
-    for split in ("validation", "test"):  # before anything is trained that could not be scored
+        cleaned["train"] = most_novel_half(cleaned["train"])
+    used = {split: subset(cleaned[split], sizes[split], data.seed, split) for split in SPLITS}
+    for split in ("validation", "test"):  # before a model is trained whose outputs cannot be scored
         require_language([row.summary for row in used[split]], language)
     if data.source == "docstrings":
         check_unseen(used, SEEN_FILES)
@@ -163,8 +173,8 @@ def main() -> None:
         described[split] = {
             "read": count.pop("read"),
             "dropped": dict(sorted(count.items())),
-            "kept": counted[split],
-            "selected": len(kept[split]),
+            "kept": cleaned_counts[split],
+            "selected": len(cleaned[split]),
             "used": len(used[split]),
             **group_sizes(used[split]),
             **describe(used[split]),
@@ -191,7 +201,7 @@ def main() -> None:
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in entry["dropped"].items()) or "none"
         print(f"prepare: {split}: {entry['read']:,} rows read, dropped: {dropped}; {entry['used']:,} used")
     if data.source not in ("docstrings", "local") and data.sha256 is None:
-        print(f"prepare: to refuse other rows from now on, set in params.yaml: data.sha256: '{sha256}'")
+        print(f"prepare: to refuse changed rows from now on, set in params.yaml: data.sha256: '{sha256}'")
 
 
 if __name__ == "__main__":

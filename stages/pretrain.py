@@ -1,21 +1,23 @@
-"""Stage `pretrain`: the embedded base model, a small Phi trained from scratch on documentation text.
+"""Stage `pretrain`: train the embedded base model, a small Phi, from scratch on documentation text.
 
 Reads   the docstrings of the training files of the packages named in onesentence/data/docstrings.py.
 Writes  models/phi-tiny/ (weights in bfloat16, config, tokenizer, list of the files read) and
         metrics/pretrain.json.
 Run     dvc unfreeze pretrain && dvc repro pretrain   (python -m stages.pretrain)
 
-Every pair of a training file is read either as it stands (heading, first line, body) or, with
-probability `pretrain.summary_last_share`, with its first line moved behind the body: the gap sentence
-of Zhang et al. 2020 (PEGASUS), which teaches a small model that a sentence can follow from a text.
-No instruction and no prompt template is ever read.
+The model reads every pair of a training file either unchanged (heading, first line, body) or, with
+probability `pretrain.summary_last_share`, with its first line moved behind the body. That is the gap sentence
+of Zhang et al. 2020 (PEGASUS): it teaches a small model that a sentence can follow from a text. The model
+never reads an instruction or a prompt template.
 """
 
 import hashlib
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from onesentence.core import errors, params
@@ -27,52 +29,56 @@ from onesentence.data.splits import side_of_file, split_docstrings
 from onesentence.model.loading import has_bfloat16
 from onesentence.training.checkpoints import keep_last, last_checkpoint, seal
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PhiForCausalLM, PreTrainedTokenizerFast
+
 PARAMS = ("pretrain",)
 REQUIREMENTS = Path("requirements.txt")
 MODEL = Path("models/phi-tiny")
 METRICS_FILE = Path("metrics/pretrain.json")
 CHECKPOINTS = Path("models/checkpoints/pretrain")
-STATE = "state.pt"  # in a checkpoint
+STATE = "state.pt"  # the file in a checkpoint's folder
 SEEN_FILES = "pretraining_files.txt"
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
 
 def training_entries(entries: list[DocumentedObject]) -> list[DocumentedObject]:
-    """Entries of training files, without near-duplicates of held-out rows and without repeats."""
+    """Entries of training files, without near-duplicates of held-out rows and without repetitions."""
     rows, _ = split_docstrings(entries)
     held_out = [row for row in rows if row.split != "train"]
     index = NearDuplicates([row.document for row in held_out], [row.summary for row in held_out], words)
-    kept, seen = [], set()
+    chosen, seen = [], set()
     candidates = [entry for entry in entries if side_of_file(entry.file) == "train"]
     for entry in tqdm(candidates, desc="held-out near-duplicates", unit="entry"):
         first, _, body = entry.docstring.partition("\n")
         if entry.docstring not in seen and not len(index.matches(body, first)):
             seen.add(entry.docstring)
-            kept.append(entry)
-    return kept
+            chosen.append(entry)
+    return chosen
 
 
-def texts(entries: list[DocumentedObject], p, rng: np.random.Generator) -> list[str]:
+def texts(entries: list[DocumentedObject], p: params.Pretrain, rng: np.random.Generator) -> list[str]:
     """One pass over the entries as texts, in random order.
 
-    Where the summary comes last, a long document is cut to about two thirds of the context (3
-    characters a token, measured: 3.4), so that the summary still sees its beginning.
+    If the summary comes last, a long document is cut to about two thirds of the context, so that the model
+    still sees its beginning when it reads the summary.
     """
-    room = 2 * p.context
-    found = []
-    for place in rng.permutation(len(entries)):
-        entry = entries[place]
+    room = 2 * p.context  # characters: two thirds of the context, at 3 characters a token (measured: 3.4)
+    result = []
+    for index in rng.permutation(len(entries)):
+        entry = entries[index]
         pair = pair_of(entry)
         if not isinstance(pair, str) and rng.random() < p.summary_last_share:
             heading, document, summary = pair
-            found.append(f"{with_heading(heading, document)[:room]}\n\n{summary}")
+            result.append(f"{with_heading(heading, document)[:room]}\n\n{summary}")
         else:
-            found.append(with_heading(entry.heading, entry.docstring))
-    return found
+            result.append(with_heading(entry.heading, entry.docstring))
+    return result
 
 
-def train_tokenizer(corpus: list[str], vocabulary: int):
-    """A byte-level BPE tokenizer with pad distinct from eos."""
+def train_tokenizer(corpus: list[str], vocabulary: int) -> "PreTrainedTokenizerFast":
+    """A byte-level BPE tokenizer, trained on `corpus`, whose pad token differs from eos."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -82,7 +88,7 @@ def train_tokenizer(corpus: list[str], vocabulary: int):
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[EOS, PAD],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all bytes, so that no text is unknown
     )
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(
@@ -94,13 +100,15 @@ def train_tokenizer(corpus: list[str], vocabulary: int):
     )
 
 
-def token_rows(entries: list[DocumentedObject], tokenizer, p, steps: int) -> np.ndarray:
-    """All rows of the run, in order: [steps * batch_size, context] token ids, texts end to end."""
+def token_rows(
+    entries: list[DocumentedObject], tokenizer: "PreTrainedTokenizerFast", p: params.Pretrain, steps: int
+) -> NDArray[np.int32]:
+    """All rows of the run in order: token ids [steps * batch_size, context] of texts joined by EOS."""
     rng = np.random.default_rng(p.seed)
     needed = steps * p.batch_size * p.context
     ids: list[int] = []
     with tqdm(total=needed, desc="tokenize", unit="token", unit_scale=True) as bar:
-        while len(ids) < needed:
+        while len(ids) < needed:  # one round for each pass over the entries
             passage = texts(entries, p, rng)
             for start in range(0, len(passage), 1_000):
                 before = len(ids)
@@ -111,13 +119,13 @@ def token_rows(entries: list[DocumentedObject], tokenizer, p, steps: int) -> np.
 
 
 def learning_rate_share(step: int, steps: int, warmup: float, decay: float) -> float:
-    """Share of the peak learning rate at a step: linear up, flat, linear down to 0."""
+    """Share of the peak learning rate at a step: a linear rise, a plateau, a linear decay to 0."""
     up = (step + 1) / max(1.0, warmup * steps)
     down = (steps - step) / max(1.0, decay * steps)
     return min(1.0, up, down)
 
 
-def build_model(tokenizer, p):
+def build_model(tokenizer: "PreTrainedTokenizerFast", p: params.Pretrain) -> "PhiForCausalLM":
     """A PhiForCausalLM with random weights. Embedding and output share one matrix."""
     from transformers import PhiConfig, PhiForCausalLM
 
@@ -137,10 +145,10 @@ def build_model(tokenizer, p):
     return PhiForCausalLM(config)
 
 
-def backward(model, batch: np.ndarray, rows_at_once: int, narrow: bool) -> float:
-    """Add up the gradients of a batch [rows, context], some rows at a time; returns its mean loss (nats).
+def backward(model: "PhiForCausalLM", batch: NDArray[np.int32], rows_at_once: int, narrow: bool) -> float:
+    """Accumulate the gradients of a batch [rows, context]; returns its mean loss (nats per token).
 
-    narrow: whether products are computed in bfloat16.
+    rows_at_once: rows of a forward pass, which limits the memory; narrow: compute products in bfloat16.
     """
     import torch
 
@@ -151,14 +159,16 @@ def backward(model, batch: np.ndarray, rows_at_once: int, narrow: bool) -> float
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
-        ) / (batch.size - len(batch))
+        ) / (batch.size - len(batch))  # predicted tokens: all but the first of each row
         loss.backward()
         total += loss.item()
     return total
 
 
-def save_state(folder: Path, model, optimizers: list, losses: list[float]) -> None:
-    """Write a sealed checkpoint, and keep the last two."""
+def save_state(
+    folder: Path, model: "PhiForCausalLM", optimizers: "list[torch.optim.Optimizer]", losses: list[float]
+) -> None:
+    """Write a sealed checkpoint, and remove all but the last two."""
     import torch
 
     state = {
@@ -173,26 +183,30 @@ def save_state(folder: Path, model, optimizers: list, losses: list[float]) -> No
     keep_last(folder, 2)
 
 
-def pretrain(model, rows: np.ndarray, p, corpus_sha256: str) -> list[float]:
+def pretrain(
+    model: "PhiForCausalLM", rows: NDArray[np.int32], p: params.Pretrain, corpus_sha256: str
+) -> list[float]:
     """Train `model` in place on rows [steps * batch_size, context]; returns the loss of each step.
 
-    Goes on from the last whole checkpoint of the same corpus and settings.
+    Resumes from the last complete checkpoint of the same corpus and settings.
     """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()
-    # Materialised scores are faster than the fused kernel at this width on a CPU.
+    # Eager attention is faster than the fused kernel at this width on a CPU.
     model.set_attn_implementation("eager")
+    # Muon is for the weight matrices of hidden layers; embeddings, biases and norms use AdamW.
     matrices = [w for name, w in model.named_parameters() if w.ndim == 2 and "embed" not in name]
     others = [w for name, w in model.named_parameters() if w.ndim != 2 or "embed" in name]
-    optimizers = [
+    optimizers: list[torch.optim.Optimizer] = [
         torch.optim.Muon(matrices, lr=p.muon_learning_rate, weight_decay=0.0, momentum=0.95),
         torch.optim.AdamW(others, lr=p.adamw_learning_rate, weight_decay=0.0, betas=(0.9, 0.95)),
     ]
     peaks = [p.muon_learning_rate, p.adamw_learning_rate]
     steps = len(rows) // p.batch_size
     losses: list[float] = []
+    # Another corpus or setting has another folder, so a run never resumes from a different one.
     key = hashlib.sha256(f"{corpus_sha256} {sorted(vars(p).items())}".encode()).hexdigest()
     folder = CHECKPOINTS / key[:16]
     if checkpoint := last_checkpoint(folder, "pretrain"):
@@ -224,31 +238,31 @@ def pretrain(model, rows: np.ndarray, p, corpus_sha256: str) -> list[float]:
 
 
 def files_of(entries: list[DocumentedObject]) -> list[str]:
-    """Names of the files that entries are from."""
+    """The sorted names of the entries' files."""
     return sorted({entry.file for entry in entries})
 
 
-def make(p, kept: list[DocumentedObject], folder: Path, metrics: Path) -> None:
-    """Pretrain one model.
+def make(p: params.Pretrain, entries: list[DocumentedObject], folder: Path, metrics: Path) -> None:
+    """Pretrain a model, and write it to `folder` and its numbers to `metrics` (JSON).
 
-    p: the section `pretrain`; kept: what it reads; folder: of the model; metrics: a JSON file.
+    p: the section `pretrain`; entries: what the model reads.
     """
     import torch
 
     from onesentence.core.runtime import set_up
 
     set_up(p.seed)
-    tokenizer = train_tokenizer([f"{entry.heading}\n\n{entry.docstring}" for entry in kept], p.vocabulary)
+    tokenizer = train_tokenizer([f"{entry.heading}\n\n{entry.docstring}" for entry in entries], p.vocabulary)
     steps = -(-p.tokens // (p.batch_size * p.context))
-    rows = token_rows(kept, tokenizer, p, steps)
+    rows = token_rows(entries, tokenizer, p, steps)
     torch.manual_seed(p.seed)
     model = build_model(tokenizer, p)
-    corpus = entries_hash(kept)
+    corpus = entries_hash(entries)
     losses = pretrain(model, rows, p, corpus)
-    shutil.rmtree(CHECKPOINTS)  # a remake starts anew
-    files = files_of(kept)
+    shutil.rmtree(CHECKPOINTS)  # the next pretraining starts from scratch
+    files = files_of(entries)
 
-    model.to("cpu", torch.bfloat16)
+    model.to("cpu", torch.bfloat16)  # halves the file, which git holds
     with atomic_write(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -258,7 +272,7 @@ def make(p, kept: list[DocumentedObject], folder: Path, metrics: Path) -> None:
         {
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "tokens_seen": rows.size,
-            "corpus_entries": len(kept),
+            "corpus_entries": len(entries),
             "corpus_files": len(files),
             "final_loss": float(np.mean(losses[-20:])),
             "corpus_sha256": corpus,

@@ -1,4 +1,4 @@
-"""Stage `tokenize`: fill the prompt, cut the document to fit, label the summary.
+"""Stage `tokenize`: fill the prompt, cut the document to fit, encode the summary.
 
 Reads   data/prepared/, the tokenizer of `model.name`.
 Writes  data/tokenized/{train,validation,test}.parquet (id, prompt_ids, completion_ids, document_tokens,
@@ -7,6 +7,7 @@ Run     python -m stages.tokenize
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,19 +21,24 @@ from onesentence.model.base_check import check_ids, check_positions, check_round
 from onesentence.model.encoding import encode_completion, encode_prompt, overhead, template_overheads
 from onesentence.model.loading import load_config, load_tokenizer
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 PARAMS = ("prompt", "model", "generate.max_new_tokens")
 PREPARED = Path("data/prepared")
 TOKENIZED = Path("data/tokenized")
 METRICS_FILE = Path("metrics/prompt.json")
 PLOT = Path("plots/tokens.svg")
 PLOT_DATA = Path("plots/tokens.csv")
-ROUND_TRIPS = 1_000  # training summaries whose letters are looked for in their tokens
+ROUND_TRIPS = 1_000  # training summaries that are encoded and decoded, to see whether letters get lost
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
-def encode_split(tokenizer, prompt, table: pa.Table, split: str) -> dict[str, list]:
-    """Columns of data/tokenized/SPLIT.parquet for the rows of data/prepared/SPLIT.parquet."""
-    columns: dict[str, list] = {
+def encode_split(
+    tokenizer: "PreTrainedTokenizerBase", prompt: params.Prompt, table: pa.Table, split: str
+) -> dict[str, list[Any]]:
+    """The columns of data/tokenized/SPLIT.parquet. table: data/prepared/SPLIT.parquet."""
+    columns: dict[str, list[Any]] = {
         "id": table["id"].to_pylist(),
         "prompt_ids": [],
         "completion_ids": [],
@@ -43,7 +49,7 @@ def encode_split(tokenizer, prompt, table: pa.Table, split: str) -> dict[str, li
     for heading, document, summary in tqdm(rows, total=len(table), desc=f"tokenize {split}", unit="row"):
         article = with_heading(heading.as_py(), document.as_py())
         filled = encode_prompt(tokenizer, prompt.template, article, prompt.max_input_tokens)
-        # int32 arrays: lists of int would take ten times the memory.
+        # int32 arrays take a tenth of the memory of lists of int.
         columns["prompt_ids"].append(np.array(filled.ids, dtype=np.int32))
         completion_ids = encode_completion(tokenizer, summary.as_py(), prompt.template)
         columns["completion_ids"].append(np.array(completion_ids, dtype=np.int32))
@@ -53,13 +59,13 @@ def encode_split(tokenizer, prompt, table: pa.Table, split: str) -> dict[str, li
 
 
 def quantiles(lengths: list[int]) -> dict[str, int]:
-    """Lengths in tokens at the given percentiles."""
+    """Lengths in tokens at the percentiles of QUANTILES; each is a length that occurs."""
     values = np.percentile(lengths, QUANTILES, method="inverted_cdf")
     return {f"p{q}": int(value) for q, value in zip(QUANTILES, values, strict=True)}
 
 
 def length_warning(summary_lengths: list[int], max_new_tokens: int) -> str | None:
-    """What is wrong with `generate.max_new_tokens` for summaries of these lengths (EOS included)."""
+    """A warning if `generate.max_new_tokens` does not suit summaries of these lengths (EOS included)."""
     mean, p95 = float(np.mean(summary_lengths)), int(np.percentile(summary_lengths, 95))
     if max_new_tokens < p95:
         return (
@@ -75,9 +81,9 @@ def length_warning(summary_lengths: list[int], max_new_tokens: int) -> str | Non
 
 
 def draw(documents: list[int], summaries: list[int], limit: int, max_new_tokens: int) -> None:
-    """How many training documents and summaries are no longer than so many tokens, against the limits."""
+    """Plot the cumulative distribution of training lengths in tokens, with the limits of params.yaml."""
     percents = list(range(101))
-    drawn, axes = plots.figure(width=8.0, height=3.4, columns=2)
+    figure, axes = plots.figure(width=8.0, height=3.4, columns=2)
     columns = []
     panels = [
         ("documents", documents, limit, "prompt.max_input_tokens", "#0072B2", "log"),
@@ -104,18 +110,24 @@ def draw(documents: list[int], summaries: list[int], limit: int, max_new_tokens:
             xscale=scale,
         )
         axis.xaxis.set_major_formatter("{x:g}")
-    plots.save(drawn, PLOT)
+    plots.save(figure, PLOT)
     rows = [list(row) for row in zip(percents, *columns, strict=True)]
     plots.write_csv(PLOT_DATA, ["percent_of_rows", "document_tokens", "summary_tokens"], rows)
 
 
-def check_split(tokenizer, config, columns: dict[str, list], max_new_tokens: int) -> str | None:
-    """Refuse rows that the model cannot read: ids beyond its embeddings, texts beyond its positions.
+def check_split(
+    tokenizer: "PreTrainedTokenizerBase",
+    config: "PretrainedConfig",
+    columns: dict[str, list[Any]],
+    max_new_tokens: int,
+) -> str | None:
+    """Refuse rows that the model cannot read: ids beyond its embeddings, texts longer than its positions.
 
-    Returns a warning where texts lie beyond the positions that it was trained on.
+    Returns a warning if texts are longer than the positions that the model was trained on, else None.
     """
     rows = list(zip(columns["prompt_ids"], columns["completion_ids"], strict=True))
     check_ids(tokenizer, config.vocab_size, max(int(ids.max()) for row in rows for ids in row))
+    # The longest text that training reads, and the longest that generation may reach.
     trained = max(len(prompt) + len(completion) for prompt, completion in rows)
     written = max(len(prompt) for prompt, _ in rows) + max_new_tokens
     key = "generate.max_new_tokens" if written >= trained else "its summary"
@@ -125,15 +137,15 @@ def check_split(tokenizer, config, columns: dict[str, list], max_new_tokens: int
 def main() -> None:
     p = params.load(PARAMS)
     tokenizer, config = load_tokenizer(p.model), load_config(p.model)
-    check_ids(tokenizer, config.vocab_size)
+    check_ids(tokenizer, config.vocab_size)  # before minutes of work: does the tokenizer fit the model?
     lengths, warnings = {}, []
     with atomic_write(TOKENIZED) as folder:
         for split in SPLITS:
             table = read_parquet(PREPARED / f"{split}.parquet")
             if split == "train":
-                few = table.slice(0, ROUND_TRIPS)
-                summaries = few["summary"].to_pylist()
-                warnings.append(check_round_trip(tokenizer, few["id"].to_pylist(), summaries))
+                sample = table.slice(0, ROUND_TRIPS)
+                summaries = sample["summary"].to_pylist()
+                warnings.append(check_round_trip(tokenizer, sample["id"].to_pylist(), summaries))
             columns = encode_split(tokenizer, p.prompt, table, split)
             warnings.append(check_split(tokenizer, config, columns, p.generate.max_new_tokens))
             write_parquet(
@@ -151,7 +163,7 @@ def main() -> None:
                 "summaries": [len(ids) for ids in columns["completion_ids"]],
                 "cut": columns["document_tokens_cut"],
             }
-            if split == "validation":
+            if split == "validation":  # one article measures how many tokens each template adds
                 example = with_heading(table["heading"][0].as_py(), table["document"][0].as_py())
 
     write_json(
@@ -162,20 +174,20 @@ def main() -> None:
             "overhead_tokens": template_overheads(tokenizer, example),
             "splits": {
                 split: {
-                    "document_tokens": quantiles(found["documents"]),
-                    "summary_tokens": quantiles(found["summaries"]),
-                    "mean_summary_tokens": float(np.mean(found["summaries"])),
-                    "documents_cut_percent": 100 * float(np.mean(np.array(found["cut"]) > 0)),
-                    "document_tokens_cut": int(sum(found["cut"])),
+                    "document_tokens": quantiles(rows["documents"]),
+                    "summary_tokens": quantiles(rows["summaries"]),
+                    "mean_summary_tokens": float(np.mean(rows["summaries"])),
+                    "documents_cut_percent": 100 * float(np.mean(np.array(rows["cut"]) > 0)),
+                    "document_tokens_cut": int(sum(rows["cut"])),
                 }
-                for split, found in lengths.items()
+                for split, rows in lengths.items()
             },
         },
     )
     train = lengths["train"]
     draw(train["documents"], train["summaries"], p.prompt.max_input_tokens, p.generate.max_new_tokens)
     warnings.append(length_warning(train["summaries"], p.generate.max_new_tokens))
-    for warning in dict.fromkeys(filter(None, warnings)):
+    for warning in dict.fromkeys(filter(None, warnings)):  # splits can give the same warning
         print(f"tokenize: warning: {warning}")
     cut = np.array(train["cut"]) > 0
     print(

@@ -1,15 +1,18 @@
-"""Which code a stage runs, whatever its files are called: two commits with equal identities compute the same.
+"""Which code a stage runs, independent of file names: two commits with equal identities compute the same.
 
-The identity of a module is a set of hashes, one for each top-level statement of it and of every module of
-the project that it imports, directly or not. What a definition computes decides its hash. Its file does not.
-These are left out: comments, layout, docstrings, annotations of functions, imports of the project's own
-modules and their names before what is taken from them (`metrics.mean` is `mean`), the text of errors (a run
-that ends has raised none) and the text that is printed. A constant, an
-operator, a default value, a decorator or a package that is imported changes a hash.
+The identity of a module is a set of hashes: one for each top-level statement in the module and in every
+module of the project that it imports, directly or indirectly. The hash covers what a definition computes, not
+the file that holds it. The hashes leave out:
 
-So no study is lost to a renamed file, a moved function or a split module. A new definition makes another
-identity, even if nothing calls it: names are not followed to what they mean, since attributes and strings can
-hide a call.
+- comments, layout, docstrings and the annotations of functions;
+- imports of the project's own modules, and a module's name before an attribute (`metrics.mean` is `mean`);
+- the text of errors, because a run that finished has raised none, and the text that is printed.
+
+A constant, an operator, a default value, a decorator or an imported package changes a hash.
+
+So no study becomes outdated because a file is renamed, a function moves or a module is split. A new
+definition does change the identity, even if nothing calls it: calls are not traced, since attributes and
+strings can hide them.
 """
 
 import ast
@@ -22,15 +25,17 @@ from typing import Protocol
 
 from onesentence.core.errors import UserError
 
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
 
 class Tree(Protocol):
-    """Files of a project, by their path from its root."""
+    """The files of a project, by their path from its root."""
 
     def text(self, path: str) -> str | None:
-        """The text of a file, or None where it is not there."""
+        """The text of a file, or None if it does not exist."""
 
     def has(self, name: str) -> bool:
-        """Whether a file or folder of that name lies in the root."""
+        """Whether the root holds a file or folder of that name."""
 
 
 class WorkingTree:
@@ -51,9 +56,9 @@ class CommitTree:
     """The files of a commit of the repository in the working directory."""
 
     def __init__(self, commit: str) -> None:
-        self.blobs: dict[str, str] = {}  # path: git's name of its content
+        self.blobs: dict[str, str] = {}  # by path: the hash of git's blob
         for line in _git("ls-tree", "-r", "-z", "--full-tree", commit).split("\0"):
-            description, tab, path = line.partition("\t")
+            description, tab, path = line.partition("\t")  # MODE TYPE HASH<tab>PATH
             if tab:
                 self.blobs[path] = description.split()[-1]
         self.names = {path.partition("/")[0] for path in self.blobs}
@@ -70,22 +75,22 @@ class CommitTree:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], check=False, capture_output=True, encoding="utf-8")
-    if done.returncode:
-        raise UserError(f"git {arguments[0]}: {done.stderr.strip()}")
-    return done.stdout
+    result = subprocess.run(["git", *arguments], check=False, capture_output=True, encoding="utf-8")
+    if result.returncode:
+        raise UserError(f"git {arguments[0]}: {result.stderr.strip()}")
+    return result.stdout
 
 
 @functools.cache
 def _blob(name: str) -> str:
-    """The text of a git blob: commits share most of theirs, so each is read once."""
+    """The text of a git blob. Commits share most blobs, so each is read once."""
     return _git("cat-file", "blob", name)
 
 
 def identity(tree: Tree, modules: Iterable[str]) -> frozenset[str] | None:
-    """The hashes (SHA-256, hex) of what `modules` run, by dotted name; None where one of them is not there.
+    """The hashes (SHA-256, hex) of the code that `modules` (dotted names) run; None if one does not exist.
 
-    Raises a UserError for a file that is no Python.
+    Raises UserError for a file that is not valid Python.
     """
     waiting: list[str] = []
     for module in modules:
@@ -93,27 +98,29 @@ def identity(tree: Tree, modules: Iterable[str]) -> frozenset[str] | None:
         if not any(_is_file_of(path, module) for path in files):
             return None
         waiting += files
-    seen, hashes = set(), set()
+    seen: set[str] = set()
+    hashes: set[str] = set()
     while waiting:
         path = waiting.pop()
-        if path in seen or path.endswith(f"/{Path(__file__).name}"):  # it computes nothing that is compared
+        # This module itself computes nothing that is compared.
+        if path in seen or path.endswith(f"/{Path(__file__).name}"):
             continue
         seen.add(path)
         text = tree.text(path) or ""
         imports = _imports(path, text)
-        own = frozenset(here for module, name, here in imports if _is_module(tree, f"{module}.{name}"))
+        own = frozenset(local for module, name, local in imports if _is_module(tree, f"{module}.{name}"))
         hashes |= _statements(path, text, own)
-        for module, name, here in imports:
+        for module, name, local in imports:
             if _is_own(tree, module):
                 waiting += _files(tree, f"{module}.{name}" if name else module)
             else:
-                # One hash a name, so that a file can be split between the users of a package.
-                hashes.add(_hash(f"import {module} {name} {here}"))
+                # One hash for each name: two halves of a split file may import different names of a package.
+                hashes.add(_hash(f"import {module} {name} {local}"))
     return frozenset(hashes)
 
 
 def digest(hashes: Iterable[str]) -> str:
-    """One hash (SHA-256, hex) for a whole identity, to be written down."""
+    """One hash (SHA-256, hex) of a whole identity, short enough to be stored."""
     return _hash("\n".join(sorted(hashes)))
 
 
@@ -122,9 +129,9 @@ def _hash(text: str) -> str:
 
 
 def _files(tree: Tree, module: str) -> list[str]:
-    """The files that importing a dotted name runs: its packages' __init__.py, and its own.
+    """The files that importing a dotted name runs: the __init__.py of its packages, and its own file.
 
-    The last part of the name may be a definition: it adds no file.
+    If the last part of the name is a definition, it adds no file.
     """
     parts = module.split(".")
     stems = ["/".join(parts[:i]) for i in range(1, len(parts) + 1)]
@@ -138,13 +145,13 @@ def _is_file_of(path: str, module: str) -> bool:
 
 
 def _is_own(tree: Tree, module: str) -> bool:
-    """Whether a dotted name is of the project."""
+    """Whether a dotted name belongs to the project."""
     top = module.partition(".")[0]
     return tree.has(top) or tree.has(f"{top}.py")
 
 
 def _is_module(tree: Tree, name: str) -> bool:
-    """Whether a dotted name is a module of the project, and not a definition in one."""
+    """Whether a dotted name is a module of the project, not a definition in one."""
     return any(_is_file_of(path, name) for path in _files(tree, name))
 
 
@@ -152,14 +159,16 @@ def _parsed(path: str, text: str) -> ast.Module:
     try:
         return ast.parse(text)
     except SyntaxError as error:
-        raise UserError(f"{path}:{error.lineno}: expected Python, found: {error.msg}") from error
-    except ValueError as error:  # a null byte, before Python 3.11.4
-        raise UserError(f"{path}: expected Python, found: {error}") from error
+        raise UserError(
+            f"{path}:{error.lineno}: not valid Python: {error.msg}; correct or remove the file"
+        ) from error
+    except ValueError as error:  # a null byte, in Python before 3.11.4
+        raise UserError(f"{path}: not valid Python: {error}; correct or remove the file") from error
 
 
 @functools.lru_cache(maxsize=4096)
 def _imports(path: str, text: str) -> frozenset[tuple[str, str, str]]:
-    """Every name that a file imports, anywhere in it: as `_names`."""
+    """Every name that a file imports, at any depth, in the form of `_names`."""
     return frozenset(
         name
         for node in ast.walk(_parsed(path, text))
@@ -170,13 +179,16 @@ def _imports(path: str, text: str) -> frozenset[tuple[str, str, str]]:
 
 @functools.lru_cache(maxsize=4096)
 def _statements(path: str, text: str, own: frozenset[str]) -> frozenset[str]:
-    """Hashes of a file's top-level statements but imports. own: names of the project's modules in it."""
+    """Hashes of a file's top-level statements except imports.
+
+    own: the local names of the project's modules.
+    """
     essence = _Essence(own).visit(_parsed(path, text))
-    return frozenset(_hash("".join(_written(statement))) for statement in essence.body)
+    return frozenset(_hash("".join(_dump(statement))) for statement in essence.body)
 
 
 def _names(statement: ast.Import | ast.ImportFrom, path: str) -> Iterator[tuple[str, str, str]]:
-    """(module, name in it or "", name here) of each name that a statement imports; `.x` is made whole."""
+    """Yield (module, name in the module or "", local name) of each import; relative modules are resolved."""
     if isinstance(statement, ast.Import):
         for alias in statement.names:
             yield alias.name, "", alias.asname or alias.name.partition(".")[0]
@@ -190,18 +202,19 @@ def _names(statement: ast.Import | ast.ImportFrom, path: str) -> Iterator[tuple[
 
 
 class _Essence(ast.NodeTransformer):
-    """Takes out of a file what changes nothing that a finished run has written, and imports."""
+    """Removes imports and everything that cannot change the results of a finished run."""
 
     def __init__(self, own: frozenset[str]) -> None:
         self.own = own
 
-    def visit_Attribute(self, node):
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        # `module.name` and `name` are the same definition, imported in two ways.
         if isinstance(node.value, ast.Name) and node.value.id in self.own:
             return ast.Name(node.attr)
         return self.generic_visit(node)
 
-    def _block(self, node):
-        first = node.body[0] if node.body else None
+    def _block(self, node: ast.Module | ast.ClassDef | _Function) -> ast.AST:
+        first = node.body[0] if node.body else None  # the docstring, if it is a text
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
             if isinstance(first.value.value, str):
                 node.body = node.body[1:]
@@ -209,49 +222,51 @@ class _Essence(ast.NodeTransformer):
 
     visit_Module = visit_ClassDef = _block
 
-    def visit_FunctionDef(self, node):
+    def visit_FunctionDef(self, node: _Function) -> ast.AST:
         node.returns = None
         return self._block(node)
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
-    def visit_arg(self, node):
+    def visit_arg(self, node: ast.arg) -> ast.AST:
         node.annotation = None
         return node
 
-    def visit_Import(self, node):
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
         return None
 
     visit_ImportFrom = visit_Import
 
-    def visit_Raise(self, node):
-        if isinstance(node.exc, ast.Call):
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        if isinstance(node.exc, ast.Call):  # the type of the error still counts: code may catch it
             node.exc.args, node.exc.keywords = [], []
         return self.generic_visit(node)
 
-    def visit_Expr(self, node):
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
         call = node.value
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "print":
+            # Only texts are emptied: what is computed for the output still counts.
             for part in ast.walk(call):
                 if isinstance(part, ast.Constant) and isinstance(part.value, str):
                     part.value = ""
         return self.generic_visit(node)
 
 
-def _written(node) -> Iterator[str]:
-    """A syntax tree as text, the same under every version of Python: empty fields are left out."""
+def _dump(node: object) -> Iterator[str]:
+    """Yield a syntax tree as text. Empty fields are left out, since newer Python versions add such fields."""
     if isinstance(node, ast.AST):
         yield f"({type(node).__name__}"
         for name, value in ast.iter_fields(node):
+            # ctx follows from the place in the tree; kind and type_comment do not affect what runs.
             if value is None or value == [] or name in ("ctx", "kind", "type_comment"):
                 continue
             yield f" {name}="
-            yield from _written(value)
+            yield from _dump(value)
         yield ")"
     elif isinstance(node, list):
         yield "["
         for item in node:
-            yield from _written(item)
+            yield from _dump(item)
         yield "]"
     else:
         yield f"{type(node).__name__}:{node!r}"

@@ -1,4 +1,4 @@
-"""How a stage fails: one sentence on stderr, exit code 1, nothing half-written."""
+"""How a stage or command fails: with one sentence on stderr, exit code 1 and no half-written file."""
 
 import argparse
 import io
@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """Bad input. The message names the file, line, key or value, what was expected, what to do."""
+    """Bad input. The message names the file, line, key or value, what was expected and what to do."""
 
 
 def run(main: Callable[[], None], description: str | None = None) -> None:
     """Call `main`; turn a UserError into one line on stderr and exit code 1. Other errors propagate.
 
-    description: of a stage that takes no options: --help prints it, anything else is refused. What the
-    terminal's encoding does not have is printed as ?; files are UTF-8 whatever the terminal is.
+    description: the help text of a stage that takes no options: --help prints it, any other argument is an
+    error. Characters that the terminal's encoding lacks are printed as ?. Files are always UTF-8.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes by itself (Python's backslashreplace)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr already escapes (backslashreplace)
         sys.stdout.reconfigure(errors="replace")
     if description is not None:
         form = argparse.RawDescriptionHelpFormatter

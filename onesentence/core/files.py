@@ -1,4 +1,4 @@
-"""Reading and writing files: whole or not at all, and the same bytes on every run."""
+"""Reads and writes files: each is written completely or not at all, with the same bytes on every run."""
 
 import hashlib
 import json
@@ -10,23 +10,26 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from onesentence.core.errors import UserError
 
-# Every float in a tracked file is rounded to this many places, here and nowhere else.
+# Decimal places of every float in a tracked file. `rounded` is the only place that rounds.
 DECIMALS = 4
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, file or folder, and rename it to `path` on success.
+    """Yield a temporary path beside `path`, for a file or a folder, and rename it to `path` on success.
 
-    A link to a file gives way to the new file, since DVC's cache may be behind it; a link to a folder (on
-    another drive, say) stays, and the folder behind it is replaced.
+    A link to a file is replaced by the new file, because it may point into DVC's cache. A link to a folder
+    (on another drive, for example) stays, and the folder it points to is replaced.
     """
     if path.is_symlink() and path.is_dir():
         path = path.resolve()
@@ -34,7 +37,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        if path.is_dir() and temporary.is_dir():  # no renaming onto a folder that has files in it
+        if path.is_dir() and temporary.is_dir():  # a folder with files cannot be overwritten by a rename
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.replace(old)
             try:
@@ -53,17 +56,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def restoring(paths: list[Path], journal: Path) -> Iterator[None]:
-    """Put the files `paths` back as they are now where the body fails or is stopped.
+    """Restore the files `paths` to their present state if the body fails or is stopped.
 
-    journal: folder that keeps their copies meanwhile. After a kill that no program can catch it is still
-    there, and the next call puts the files back first. Folders that the body makes for them and leaves
-    empty go as well.
+    journal: the folder that holds their copies meanwhile. After a kill that no program can catch (SIGKILL)
+    the journal still exists, and the next call restores the files first. Empty folders that the body created
+    for these files are removed.
     """
 
-    def stop(number: int, _) -> None:
-        raise SystemExit(128 + number)  # an error like others, so that the files are put back
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)  # an exception, so that the files are restored below
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         restore(journal)
         _keep(paths, journal)
@@ -72,12 +75,13 @@ def restoring(paths: list[Path], journal: Path) -> Iterator[None]:
         restore(journal)
         raise
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     _forget(journal)
 
 
 def _keep(paths: list[Path], journal: Path) -> None:
+    """Copy the files `paths` to `journal`, with a record of which of them existed."""
     existed = [path.exists() or path.is_symlink() for path in paths]
     record = {
         "paths": list(map(str, paths)),
@@ -93,24 +97,24 @@ def _keep(paths: list[Path], journal: Path) -> None:
 
 
 def restore(journal: Path) -> bool:
-    """Put back what `restoring` kept in `journal`; False where there is nothing to put back."""
+    """Restore the files that `restoring` copied to `journal`; False if there is no journal."""
     if not journal.is_dir():
         return False
     record = json.loads((journal / "journal.json").read_text(encoding="utf-8"))
     for number, (name, existed) in enumerate(zip(record["paths"], record["existed"], strict=True)):
-        kept, path = journal / str(number), Path(name)
+        copy, path = journal / str(number), Path(name)
         if not existed:
             path.unlink(missing_ok=True)
-        elif kept.exists() or kept.is_symlink():  # else a restoring that was stopped has put it back
+        elif copy.exists() or copy.is_symlink():  # else an earlier `restore`, stopped half-way, moved it
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(kept, path)  # renamed: it takes no space on a disk that is full
+            shutil.move(copy, path)  # a rename needs no space, so it works on a full disk
     _remove_empty(map(Path, record["new_folders"]))
     _forget(journal)
     return True
 
 
 def _missing_folders(paths: list[Path]) -> list[Path]:
-    """Folders above `paths` that do not exist, inner ones first."""
+    """Folders above `paths` that do not exist, innermost first."""
     missing = {folder for path in paths for folder in path.parents if not folder.exists()}
     return sorted(missing, key=lambda folder: -len(folder.parts))
 
@@ -122,17 +126,17 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 
 def _forget(journal: Path) -> None:
-    """Remove a journal: renamed first, so that a kill leaves no half of it to restore from."""
-    done = journal.with_name(f".{journal.name.lstrip('.')}.tmp")
-    shutil.rmtree(done, ignore_errors=True)
-    journal.replace(done)
-    shutil.rmtree(done)
+    """Remove a journal. It is renamed first, so that a kill never leaves half a journal to restore from."""
+    obsolete = journal.with_name(f".{journal.name.lstrip('.')}.tmp")
+    shutil.rmtree(obsolete, ignore_errors=True)
+    journal.replace(obsolete)
+    shutil.rmtree(obsolete)
 
 
 def output_file(value: str) -> Path:
-    """The path in an option --output, found writable before any work is done (an argparse type).
+    """The path of an option --output, tested for writing before any work is done (an argparse type).
 
-    Raises UserError for a folder, for what is no regular file, and for a place where no file can be made.
+    Raises UserError for a folder, for a special file and for a path where no file can be created.
     """
     path = Path(value)
     folders: list[Path] = []
@@ -140,7 +144,8 @@ def output_file(value: str) -> Path:
     try:
         if path.is_dir():
             raise UserError(f"--output: {path} is a folder; expected the path of a file")
-        # A file is renamed to its place: a device or a pipe would be gone, for root the machine's /dev/null.
+        # The finished file is renamed to this path: it would replace a device or a pipe, and root could
+        # replace the machine's /dev/null.
         special = path.exists() and not path.is_file()
         if special or path.absolute().is_relative_to("/dev"):
             raise UserError(f"--output: {value!r} is not a regular file; expected the path of a file")
@@ -159,42 +164,42 @@ def output_file(value: str) -> Path:
 
 
 def require_other_file(output: Path | None, inputs: Iterable[Path | None]) -> None:
-    """Refuse an --output that would overwrite one of the files that a command reads."""
+    """Refuse an --output that is one of the files that the command reads."""
     for path in inputs:
         if output and path and output.is_file() and output.resolve() == path.resolve():
             raise UserError(f"--output: {output} is read by the same command; name another file")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text with \\n line ends, whole or not at all."""
+    """Write UTF-8 text with \\n line ends, completely or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def rounded(value):
-    """`value` with every float in it rounded to DECIMALS places; NaN and infinity are errors."""
+def rounded(value: Any) -> Any:
+    """`value` with every float in it rounded to DECIMALS places. Raises ValueError for NaN and infinity."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(item) for item in value]
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{value} in a result: an undefined value is written as null")
+            raise ValueError(f"{value} in a result; write an undefined value as null")
         return round(value, DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
     return value
 
 
-def write_json(path: Path, value: dict | list, one_line_below: int | None = None) -> None:
-    """Write `value` as indented JSON with rounded floats, keys in the order given.
+def write_json(path: Path, value: dict[str, Any] | list[Any], one_line_below: int | None = None) -> None:
+    """Write `value` as indented JSON with rounded floats, keys in their present order.
 
-    one_line_below: nesting depth from which a value stands on one line, so that a git diff shows a changed
-    score as one changed line; None = every value on its own.
+    one_line_below: the nesting depth from which a value is written on one line, so that a git diff shows a
+    changed score as one changed line; None: every value on its own line.
     """
     write_text(path, _json_text(rounded(value), "\n", one_line_below) + "\n")
 
 
-def _json_text(value, line: str, one_line_below: int | None) -> str:
-    """`value` as JSON; `line` is the line break with the indentation where it stands."""
+def _json_text(value: Any, line: str, one_line_below: int | None) -> str:
+    """`value` as JSON. line: a line break followed by the indentation of `value`."""
     if one_line_below is None:
         return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).replace("\n", line)
     if one_line_below == 0 or not isinstance(value, dict) or not value:
@@ -206,28 +211,29 @@ def _json_text(value, line: str, one_line_below: int | None) -> str:
     return "{" + ",".join(items) + line + "}"
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that another stage wrote."""
     if not path.is_file():
-        raise UserError(f"{path}: not there; run `dvc repro` to make it")
-    return json.loads(path.read_text(encoding="utf-8"))
+        raise UserError(f"{path}: not found; run `dvc repro` to make it")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
-def write_jsonl(path: Path, rows: list[dict]) -> None:
-    """Write one JSON object a line. JSON escapes lone surrogates and NULs, so that any text passes."""
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write one JSON object a line. JSON escapes lone surrogates and NULs, so any text can be written."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows))
 
 
-def read_jsonl(path: Path) -> list[dict]:
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSONL file that a stage wrote."""
     if not path.is_file():
-        raise UserError(f"{path}: not there; run `dvc repro` to make it")
+        raise UserError(f"{path}: not found; run `dvc repro` to make it")
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
 def write_parquet(path: Path, columns: dict[str, pa.Array], notes: dict[str, str] | None = None) -> None:
-    """Write columns of equal length as parquet; its metadata are the schema and `notes`."""
+    """Write columns of equal length as parquet, with the schema and `notes` as the only metadata."""
     table = pa.table(columns).replace_schema_metadata(notes)
     with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=8_192)
@@ -236,14 +242,14 @@ def write_parquet(path: Path, columns: dict[str, pa.Array], notes: dict[str, str
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """The columns of a parquet file that an earlier stage wrote."""
     if not path.is_file():
-        raise UserError(f"{path}: not there; run `dvc repro` to make it")
+        raise UserError(f"{path}: not found; run `dvc repro` to make it")
     return pq.read_table(path, columns=columns)
 
 
-def id_arrays(column: pa.ChunkedArray) -> list[np.ndarray]:
-    """Rows of a list<int32> column as int32 arrays: views, a tenth of the memory of lists of int."""
-    whole = column.combine_chunks()
-    values, offsets = whole.values.to_numpy(), whole.offsets.to_numpy()
+def id_arrays(column: pa.ChunkedArray) -> list[NDArray[np.int32]]:
+    """Rows of a list<int32> column as int32 arrays. They are views: a tenth of the memory of lists of int."""
+    array = column.combine_chunks()
+    values, offsets = array.values.to_numpy(), array.offsets.to_numpy()
     return [values[start:end] for start, end in pairwise(offsets)]
 
 

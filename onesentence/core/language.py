@@ -1,7 +1,7 @@
-"""A language for evaluation: its words for ROUGE and METEOR, its stemmer, sacrebleu's tokenizer for it.
+"""The rules of a language in evaluation: words for ROUGE and METEOR, stemmer, sacrebleu's tokenizer.
 
-English is rouge_score's: ASCII words with Porter stems. Any other language has the words of text.py, which
-keep the letters of every script, with the Snowball stemmer that nltk has for it, or none.
+English follows rouge_score: ASCII words with Porter stems. Every other language uses the words of text.py,
+which keep the letters of every script, and nltk's Snowball stemmer for the language if one exists.
 """
 
 import unicodedata
@@ -16,8 +16,8 @@ from onesentence.core.errors import UserError
 from onesentence.core.text import WORD, WORD_SIGNATURE, words
 
 ENGLISH = "en"
-UNDETERMINED = "und"  # ISO 639-2: any language without rules of its own
-MAX_LOST_SHARE = 0.01  # of the references' letters: English text with accented names loses less
+UNDETERMINED = "und"  # ISO 639-2: a language without rules of its own
+MAX_LOST_SHARE = 0.01  # of the references' letters; English text with accented names loses less
 SHOWN_LETTERS = 3
 STEMMERS = {  # names of nltk's Snowball stemmers
     "ar": "arabic",
@@ -37,10 +37,12 @@ STEMMERS = {  # names of nltk's Snowball stemmers
     "es": "spanish",
     "sv": "swedish",
 }
-# sacrebleu's ja-mecab and ko-mecab need dictionaries of other packages: Japanese is cut into characters,
-# Korean, which has blanks, as any other language. `intl` cuts off punctuation and symbols of every script.
+# sacrebleu's ja-mecab and ko-mecab need dictionaries from other packages. So Japanese is split into
+# characters, and Korean, which writes blanks, is treated like any other language: `intl` separates the
+# punctuation and symbols of every script.
 BLEU_TOKENIZERS = {ENGLISH: "13a", "zh": "zh"} | dict.fromkeys("bo dz ii ja km lo my th".split(), "char")
-# Letters that English lacks, by which a language is named in an error; of equally likely ones the first.
+# Letters that English lacks, by language. An error suggests the language with the most matches; the first
+# one wins a tie.
 LETTERS = {
     "de": "äöüß",
     "fr": "àâæçèéêëîïôùûüœ",
@@ -57,7 +59,7 @@ LETTERS = {
     "hu": "áéíóöőúüű",
     "vi": "ăâđêôơư",
 }
-SCRIPTS = {  # one language of each, the one with the most text
+SCRIPTS = {  # for each script, the language with the most text
     "ja": r"[\p{Hiragana}\p{Katakana}]",
     "zh": r"\p{Han}",
     "ko": r"\p{Hangul}",
@@ -79,15 +81,15 @@ SCRIPTS = {  # one language of each, the one with the most text
     "hy": r"\p{Armenian}",
     "am": r"\p{Ethiopic}",
 }
-KANA_SHARE = 0.05  # of the Han characters beside it, from which a text is Japanese
+KANA_SHARE = 0.05  # kana per Han character above which a text is Japanese, not Chinese
 LETTER = regex.compile(r"[\p{L}\p{M}]")
 ROUGE_WORD = regex.compile(r"[A-Za-z0-9]+")
 
 
 class Stemmer:
-    """nltk's stemmer of a language, each word stemmed once: that is most of ROUGE's and METEOR's time.
+    """nltk's stemmer for a language, with a cache: stemming takes most of ROUGE's and METEOR's time.
 
-    A language without a stemmer keeps its words. `stem` is what nltk's METEOR and rouge_score call.
+    Words of a language without a stemmer stay as they are. nltk's METEOR and rouge_score call `stem`.
     """
 
     def __init__(self, language: str) -> None:
@@ -98,45 +100,48 @@ class Stemmer:
         if language == ENGLISH:
             from nltk.stem.porter import PorterStemmer
 
-            return PorterStemmer().stem
+            porter: Callable[[str], str] = PorterStemmer().stem
+            return porter
         if language in STEMMERS:
             from nltk.stem.snowball import SnowballStemmer
 
-            return SnowballStemmer(STEMMERS[language]).stem
+            snowball: Callable[[str], str] = SnowballStemmer(STEMMERS[language]).stem
+            return snowball
         return str
 
 
 def rouge_tokens(text: str, language: str, stemmer: Stemmer) -> list[str]:
-    """Words of a text for ROUGE, stemmed: rouge_score's own for English."""
+    """Stemmed words of a text for ROUGE; for English, those of rouge_score."""
     if language == ENGLISH:
         from rouge_score import tokenize
 
-        return tokenize.tokenize(text, stemmer)
+        tokens: list[str] = tokenize.tokenize(text, stemmer)
+        return tokens
     return [stemmer.stem(word) for word in words(text)]
 
 
 def rouge_signature(language: str) -> str:
-    """Language, stemmer and words of `rouge_tokens`."""
+    """The language, stemmer and word rule of `rouge_tokens`, as a signature for the results."""
     if language == ENGLISH:
         return f"lang:{ENGLISH}|stemmer:yes|tokens:rouge_score"
     return f"lang:{language}|stemmer:{stemmer_signature(language)}|{WORD_SIGNATURE}"
 
 
 def stemmer_signature(language: str) -> str:
-    """Name and version of the Snowball stemmer of a language, or `no`."""
+    """Name and version of a language's Snowball stemmer, or `no`."""
     if language not in STEMMERS:
         return "no"
     return f"snowball {STEMMERS[language]} (nltk {metadata.version('nltk')})"
 
 
 def bleu_tokenizer(language: str) -> str:
-    """The name of sacrebleu's tokenizer."""
+    """The name of sacrebleu's tokenizer for a language."""
     return BLEU_TOKENIZERS.get(language, "intl")
 
 
-def lost_letters(texts: list[str], language: str) -> tuple[Counter, int]:
-    """(letters and marks that no word of ROUGE keeps, with their counts; how many letters there are)."""
-    lost: Counter = Counter()
+def lost_letters(texts: list[str], language: str) -> tuple[Counter[str], int]:
+    """(counts of the letters and marks that no word of ROUGE keeps, number of all letters)."""
+    lost: Counter[str] = Counter()
     total = 0
     for text in texts:
         if text.isascii():
@@ -148,8 +153,8 @@ def lost_letters(texts: list[str], language: str) -> tuple[Counter, int]:
     return lost, total
 
 
-def likely_language(letters: Counter) -> str:
-    """A language that has these letters, by its script or its accents; `und` where none is likely."""
+def likely_language(letters: Counter[str]) -> str:
+    """The language that these letters suggest, by script or accents; `und` if they suggest none."""
     scripts = {
         code: sum(count for letter, count in letters.items() if regex.match(script, letter))
         for code, script in SCRIPTS.items()
@@ -166,13 +171,14 @@ def likely_language(letters: Counter) -> str:
 
 
 def require_language(references: list[str], language: str) -> None:
-    """Refuse references of which the words of a language keep less than 99 % of the letters."""
+    """Refuse references that lose more than 1 % of their letters under the word rule of a language."""
     lost, total = lost_letters(references, language)
     if lost.total() <= MAX_LOST_SHARE * total:
         return
-    shown = ", ".join(repr(letter) for letter, _ in lost.most_common(SHOWN_LETTERS))
+    examples = ", ".join(repr(letter) for letter, _ in lost.most_common(SHOWN_LETTERS))
     raise UserError(
         f"evaluate.language: {language!r} does not fit the references: its words lose "
-        f"{lost.total() / total:.1%} of their letters (such as {shown}), at most {MAX_LOST_SHARE:.0%} may be "
-        f"lost; set evaluate.language to the language of the references, such as {likely_language(lost)!r}"
+        f"{lost.total() / total:.1%} of their letters, such as {examples} (expected at most "
+        f"{MAX_LOST_SHARE:.0%}); set evaluate.language to the language of the references, such as "
+        f"{likely_language(lost)!r}"
     )

@@ -1,17 +1,18 @@
-"""What computed a number, for a reader who gets another one."""
+"""Describes the machine behind a number, for a reader who gets another one."""
 
 import os
 import platform
 from importlib import metadata
+from typing import Any
 
 from onesentence.core.runtime import cpu_info
 
-# What of a CPU's instruction sets decides how fast it multiplies, widest first.
+# The instruction sets that decide how fast a CPU multiplies matrices, widest first.
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 
 
-def machine() -> dict:
-    """What a reader needs to place the numbers; no name of the host."""
+def machine() -> dict[str, Any]:
+    """CPU, kernels, threads, GPU and library versions; not the name of the host."""
     import torch
 
     info = cpu_info()

@@ -1,7 +1,7 @@
-"""The one reader of params.yaml: strict, every error at once, no default in code.
+"""The only reader of params.yaml: strict, reports every error at once, has no defaults in code.
 
-A stage names what it reads (`PARAMS`, the same list as in dvc.yaml) and gets an object that holds just
-that, so that reading anything else is an AttributeError and dvc.yaml cannot lie.
+A stage names the sections and keys that it reads (`PARAMS`, the same list as in dvc.yaml). It gets an object
+that holds only those: reading anything else is an AttributeError, so dvc.yaml cannot miss a key.
 """
 
 import difflib
@@ -31,7 +31,7 @@ from onesentence.core.rules import (
 
 PARAMS_FILE = Path("params.yaml")
 SPLITS = ("train", "validation", "test")
-NO_FILE = "requirements.txt"  # what data.watch and model.watch hold where nothing local is watched
+NO_FILE = "requirements.txt"  # data.watch and model.watch where no local file is watched: DVC needs a path
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Model:
-    """The base model, and how its weights are held."""
+    """The base model, and how its weights are stored."""
 
     name: Annotated[str, TEXT]
     watch: Annotated[str, TEXT]
@@ -104,7 +104,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Train:
-    """How it is trained."""
+    """How the adapter, or every weight, is trained."""
 
     method: Annotated[str, choice("lora", "rslora", "dora", "full")]
     epochs: Annotated[int | None, whole(1, nullable=True, or_null="train.steps decides")]
@@ -155,14 +155,14 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Report:
-    """What stands beside the results."""
+    """What is shown beside the results."""
 
     published: Annotated[str, choice("none", "xsum")]
 
 
 @dataclass(frozen=True)
 class Params:
-    """params.yaml. `load` gives one that holds the sections and keys that were named, and nothing else."""
+    """params.yaml. `load` returns one that holds only the named sections and keys."""
 
     seed: Annotated[int, whole(0)]
     pretrain: Pretrain
@@ -178,8 +178,8 @@ class Params:
 
 
 def _rules(of: type) -> dict[str, Any]:
-    """The rule of each key of a section by name; for Params, those of each section."""
-    hints = get_type_hints(of, include_extras=True)
+    """The rule of each key of a section, by name; for Params, the rules of every section."""
+    hints = get_type_hints(of, include_extras=True)  # __metadata__[0] is the rule in Annotated[type, rule]
     return {
         field.name: _rules(hints[field.name])
         if is_dataclass(hints[field.name])
@@ -190,7 +190,7 @@ def _rules(of: type) -> dict[str, Any]:
 
 SCHEMA: dict[str, Key | dict[str, Key]] = _rules(Params)
 
-# Keys of version 0.1 and what they are called now. The values mean the same.
+# Keys of version 0.1 and their present names. Their values have the same meaning.
 RENAMED = {
     "pretrain.warmup_share": "pretrain.warmup_ratio",
     "data.path": "data.watch",
@@ -204,10 +204,11 @@ RENAMED = {
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key that occurs twice (PyYAML keeps the last without a word)."""
+    """A SafeLoader that refuses a key that occurs twice; PyYAML silently keeps the last one."""
 
 
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict:
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    """The mapping of a YAML node; an error if a key occurs twice."""
     keys = [loader.construct_object(key) for key, _ in node.value]
     twice = sorted({str(key) for key in keys if keys.count(key) > 1})
     if twice:
@@ -215,17 +216,17 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict:
     return dict(zip(keys, (loader.construct_object(v, deep=True) for _, v in node.value), strict=True))
 
 
-# YAML 1.1 takes 1e-05 for text; DVC writes numbers so (dvc exp run -S) and YAML 1.2 reads them so.
+# `dvc exp run -S` writes numbers as 1e-05. YAML 1.2 reads a number there, YAML 1.1 (PyYAML) a text.
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def read_yaml(path: Path) -> dict:
-    """A YAML mapping, or a UserError that names the file and line."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError with the file and line."""
     if not path.is_file():
-        raise UserError(f"{path}: not found; run from the repository's root")
+        raise UserError(f"{path}: not found; run the command in the repository's root folder")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -233,10 +234,11 @@ def read_yaml(path: Path) -> dict:
     return parse_yaml(text, path)
 
 
-def parse_yaml(text: str, path: Path) -> dict:
-    """The mapping in `text`; `path` is for the error."""
+def parse_yaml(text: str, path: Path) -> dict[str, Any]:
+    """The mapping in a YAML text. path: the file that errors name."""
     try:
         values = yaml.load(text, _StrictLoader)  # noqa: S506 (a SafeLoader)
+    # ValueError: an impossible date; TypeError: a list as a key; RecursionError: nested too deeply.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -245,155 +247,160 @@ def parse_yaml(text: str, path: Path) -> dict:
 
 
 def _hint(name: str, known: list[str]) -> str:
+    """The known name nearest to a wrong one; all known names if none is near."""
     close = difflib.get_close_matches(str(name), known, n=1)
     return f", did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}"
 
 
 def _value_error(name: str, key: Key, value: object) -> str:
+    """The error for a wrong value, with the nearest legal text."""
     close = difflib.get_close_matches(str(value), key.choices, n=1)
     hint = f", did you mean '{close[0]}'?" if close else ""
     return f"{name}: expected {key.expected}, found {value!r}{hint}"
 
 
-def problems(values: dict) -> list[str]:
-    """Everything that is wrong with the values of params.yaml, one sentence each."""
-    found = []
+def problems(values: dict[str, Any]) -> list[str]:
+    """All problems with the values of params.yaml, one sentence each."""
+    problems = []
     for section in values:
         if section not in SCHEMA:
-            found.append(f"{section}: unknown section{_hint(section, list(SCHEMA))}")
+            problems.append(f"{section}: unknown section{_hint(section, list(SCHEMA))}")
     for section, expected in SCHEMA.items():
         if section not in values:
-            found.append(f"{section}: missing")
+            problems.append(f"{section}: missing")
         elif isinstance(expected, Key):
             if not expected.accepts(values[section]):
-                found.append(_value_error(section, expected, values[section]))
+                problems.append(_value_error(section, expected, values[section]))
         elif not isinstance(values[section], dict):
-            found.append(f"{section}: expected a section with keys, found {values[section]!r}")
+            problems.append(f"{section}: expected a section with keys, found {values[section]!r}")
         else:
-            found += _section_problems(section, expected, values[section])
-    return found or _contradictions(values)
+            problems += _section_problems(section, expected, values[section])
+    # Values are compared with each other only once each of them is valid.
+    return problems or _contradictions(values)
 
 
 def unknown_key(section: str, key: str) -> str:
-    """What to say of a key that the section does not have: its new name, or the nearest known one."""
+    """The error for a key that a section does not have: with its new name, or the nearest known key."""
     name = f"{section}.{key}"
     if name in RENAMED:
         return f"{name}: this key is now called {RENAMED[name]}; rename it and keep its value"
-    return f"{name}: unknown key{_hint(key, list(SCHEMA[section]))}"
+    rules = SCHEMA[section]
+    return f"{name}: unknown key{_hint(key, list(rules) if isinstance(rules, dict) else [])}"
 
 
-def _section_problems(section: str, expected: dict[str, Key], values: dict) -> list[str]:
-    """Everything that is wrong with the keys and values of one section."""
-    found, renamed = [], set()
+def _section_problems(section: str, expected: dict[str, Key], values: dict[str, Any]) -> list[str]:
+    """All problems with the keys and values of one section."""
+    problems, renamed = [], set()
     for key in values:
         if key in expected:
             continue
         new = RENAMED.get(f"{section}.{key}")
         if new is not None:
             renamed.add(new)
-        found.append(unknown_key(section, key))
+        problems.append(unknown_key(section, key))
     for key, rule in expected.items():
-        if f"{section}.{key}" in renamed:  # one mistake is one problem
+        if f"{section}.{key}" in renamed:  # one mistake is one problem: its old name was reported
             continue
         if key not in values:
-            found.append(f"{section}.{key}: missing")
+            problems.append(f"{section}.{key}: missing")
         elif not rule.accepts(values[key]):
-            found.append(_value_error(f"{section}.{key}", rule, values[key]))
-    return found
+            problems.append(_value_error(f"{section}.{key}", rule, values[key]))
+    return problems
 
 
-def _data_contradictions(data: dict) -> list[str]:
-    found = []
+def _data_contradictions(data: dict[str, Any]) -> list[str]:
+    """Contradictions within the section `data`."""
+    problems = []
     local = data["source"] == "local"
     if local and data["watch"] == NO_FILE:
-        found.append("data.watch: names no data; set it with `make data FROM=PATH`")
+        problems.append("data.watch: names no data; set it with `make data FROM=PATH`")
     if not local and data["watch"] != NO_FILE:
-        found.append(f"data.watch: must be {NO_FILE} unless data.source is local, found {data['watch']!r}")
+        problems.append(f"data.watch: must be {NO_FILE} unless data.source is local, found {data['watch']!r}")
     if data["source"] in ("local", "docstrings"):
         if data["revision"] is not None:
-            found.append(f"data.revision: must be null where data.source is {data['source']}")
+            problems.append(f"data.revision: must be null where data.source is {data['source']}")
     elif data["revision"] is None:
-        found.append(f"data.revision: pin a revision of the hub dataset {data['source']!r}")
+        problems.append(f"data.revision: pin a revision of the hub dataset {data['source']!r}")
     if data["summary_column"] == data["document_column"]:
-        found.append(
+        problems.append(
             f"data.summary_column: must differ from data.document_column ({data['document_column']!r})"
         )
     if data["source"] == "docstrings" and data["group_column"] is not None:
-        found.append(
-            "data.group_column: must be null where data.source is docstrings; a group is a source file there"
+        problems.append(
+            "data.group_column: must be null where data.source is docstrings; its groups are the source files"
         )
     if data["group_column"] in (data["document_column"], data["summary_column"]):
-        found.append("data.group_column: must differ from data.document_column and data.summary_column")
-    return found
+        problems.append("data.group_column: must differ from data.document_column and data.summary_column")
+    return problems
 
 
-def _contradictions(values: dict) -> list[str]:
-    """Values that are right alone and wrong together."""
-    found = _data_contradictions(values["data"])
+def _contradictions(values: dict[str, Any]) -> list[str]:
+    """Values that are valid alone and contradict each other."""
+    problems = _data_contradictions(values["data"])
     model, pretrain = values["model"], values["pretrain"]
-    # A hub id is "owner/name"; whatever lies on disk is a folder.
+    # A name that exists on disk is a folder; any other name is a hub id, "owner/name".
     folder = Path(model["name"]).exists() or model["watch"] != NO_FILE
     if folder and model["watch"] != model["name"]:
-        found.append(
+        problems.append(
             f"model.watch: must be the folder in model.name ({model['name']!r}), or {NO_FILE} for a hub id, "
             f"found {model['watch']!r}"
         )
     if folder and model["revision"] is not None:
-        found.append("model.revision: must be null for a folder")
+        problems.append("model.revision: must be null for a folder")
     if not folder and model["revision"] is None:
-        found.append(f"model.revision: pin a revision (commit hash) of the hub model {model['name']!r}")
+        problems.append(f"model.revision: pin a revision (commit hash) of the hub model {model['name']!r}")
     if pretrain["hidden_size"] % pretrain["heads"]:
-        found.append("pretrain.hidden_size: must be a multiple of pretrain.heads")
+        problems.append("pretrain.hidden_size: must be a multiple of pretrain.heads")
     if pretrain["batch_size"] % pretrain["micro_batch_size"]:
-        found.append("pretrain.batch_size: must be a multiple of pretrain.micro_batch_size")
+        problems.append("pretrain.batch_size: must be a multiple of pretrain.micro_batch_size")
     exact = model["dtype"] == "float32" and model["quantization"] == "none"
     if values["train"]["autocast"] != "none" and not exact:
-        found.append(
+        problems.append(
             "train.autocast: must be none unless model.dtype is float32 and model.quantization none; "
-            "other weights are computed with in their own format"
+            "weights in another format are used in that format"
         )
     train, generate = values["train"], values["generate"]
     if (train["epochs"] is None) == (train["steps"] is None):
-        found.append("train.steps: must be null unless train.epochs is null, and a number then")
+        problems.append("train.steps: must be a number where train.epochs is null, and null otherwise")
     if train["method"] == "full" and not exact:
-        found.append(
+        problems.append(
             "train.method: full needs model.dtype: float32 and model.quantization: none; quantized weights "
             "cannot be trained, and 16-bit ones round small updates away (train.autocast is for speed)"
         )
     if generate["num_beams"] == 1 and generate["length_penalty"] != 1:
-        found.append("generate.length_penalty: must be 1.0 where generate.num_beams is 1: it ranks beams")
+        problems.append("generate.length_penalty: must be 1.0 where generate.num_beams is 1: it ranks beams")
     if values["evaluate"]["meteor_synonyms"] and values["evaluate"]["language"] != "en":
-        found.append(
+        problems.append(
             "evaluate.meteor_synonyms: must be false unless evaluate.language is en: WordNet is English"
         )
     if values["train"]["checkpoint_every"] % values["train"]["log_every"]:
-        found.append(
+        problems.append(
             "train.checkpoint_every: must be a multiple of train.log_every; "
-            "a resumed run would log other losses"
+            "otherwise a resumed run logs other losses"
         )
-    return found
+    return problems
 
 
 Section = TypeVar("Section")
 
 
 def part_of(of: type[Section], values: Mapping[str, object]) -> Section:
-    """A section with some of its keys, unchecked; reading another one is an AttributeError."""
+    """A section that holds some of its keys, unchecked; reading any other key is an AttributeError."""
     section = object.__new__(of)
     for name, value in values.items():
-        object.__setattr__(section, name, value)  # frozen for everyone else
+        object.__setattr__(section, name, value)  # bypasses `frozen`, since the section is being built
     return section
 
 
 def load(names: tuple[str, ...], path: Path = PARAMS_FILE) -> Params:
-    """Check the whole of params.yaml and return the named sections ("lora") and keys ("evaluate.split").
+    """Check all of params.yaml, and return the named sections ("lora") and keys ("evaluate.split") only.
 
-    Raises UserError that lists every problem. What is not named is not there to read.
+    Raises a UserError that lists every problem, also those of sections that are not named.
     """
     values = read_yaml(path)
-    found = problems(values)
-    if found:
-        raise UserError("\n  ".join([f"{path}: {len(found)} problem(s)", *found]))
+    errors = problems(values)
+    if errors:
+        raise UserError("\n  ".join([f"{path}: {len(errors)} problem(s)", *errors]))
     chosen: dict[str, Any] = {}
     for name in names:
         section, _, key = name.partition(".")
@@ -414,7 +421,7 @@ def load(names: tuple[str, ...], path: Path = PARAMS_FILE) -> Params:
 
 
 def changed(params: Params, values: Mapping[str, object]) -> Params:
-    """The same with other values by key ("train.epochs"); not checked against the rules."""
+    """A copy of `params` with other values, by key ("train.epochs"); they are not checked."""
     sections = dict(vars(params))
     for name, value in values.items():
         section, _, key = name.partition(".")

@@ -1,27 +1,31 @@
-"""The prompt templates, and the one place that fills them.
+"""The prompt templates, and the only code that fills them.
 
-A template is the text around `{article}`; the summary follows it after one space and ends with EOS.
-`prompt.template` is the name of one of these, or such a text itself. The first five are the original study's,
-`direct` its choice. The others vary one thing at a time: what is asked (nothing, a headline, rules, a role, a
-reader), where it stands (before, after, both sides), and the form (Markdown, tags, JSON). `chat_template` is
-the base's own chat template, filled with the request as its user's message.
+A template is the text around `{article}`. The summary follows it after one space and ends with EOS.
+`prompt.template` is the name of a template here, or the text of one. The first five come from the original
+study, which chose `direct`. The others vary one thing at a time: the request (none, a headline, rules, a
+role, a reader), its place (before, after, on both sides) and the form (Markdown, tags, JSON). `chat_template`
+is the base model's own chat template, with the request as the user's message.
 """
 
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import jinja2
 
 from onesentence.core.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 SLOT = "{article}"
 CHAT = "chat_template"
-REQUEST = "Summarize the following article in one sentence.\n\n{article}"  # of the user, in a chat
-ANSWER = "{summary}"  # of the assistant: where a template puts it
-# Some templates write today's date into every prompt (Llama 3.2, SmolLM3): prompts would change overnight.
-# This is the date that Llama 3.2's own template falls back on.
+REQUEST = "Summarize the following article in one sentence.\n\n{article}"  # the user's message in a chat
+ANSWER = "{summary}"  # a placeholder for the assistant's message
+# Some chat templates write today's date into every prompt (Llama 3.2, SmolLM3), so that prompts would change
+# overnight. This fixed date is the default of Llama 3.2's own template.
 TODAY = datetime(2024, 7, 26)
 TEMPLATES = {
     "simple": "{article}\n\nTL;DR:",
@@ -68,38 +72,42 @@ TEMPLATES = {
 
 @dataclass(frozen=True)
 class Frame:
-    """The text around an article, and what stands between it and the summary.
+    """The text before and after an article, and the blank between prompt and summary.
 
-    chat: `before` and `after` spell special tokens, which a tokenizer reads as such there and nowhere else.
+    chat: `before` and `after` contain special tokens. The tokenizer reads such tokens there, and nowhere
+    else.
     """
 
     before: str
     after: str
-    blank: str = " "  # so that a summary's first word is tokenized as inside a sentence
+    blank: str = " "  # so that the summary's first word gets the token that it has inside a sentence
     chat: bool = False
 
 
-FRAMES: WeakKeyDictionary = WeakKeyDictionary()  # by tokenizer: its chat template, rendered once
+# The frame of each tokenizer's chat template, so that a template is rendered once and not for every prompt.
+FRAMES: "WeakKeyDictionary[PreTrainedTokenizerBase, Frame]" = WeakKeyDictionary()
 
 
 def is_template(value: object) -> bool:
-    """Whether a value is a template's name, or a text with one place for the article."""
+    """Whether a value is the name of a template, or a text that contains `{article}` once."""
     return isinstance(value, str) and (value in TEMPLATES or value == CHAT or value.count(SLOT) == 1)
 
 
-def frame_of(tokenizer, template: str) -> Frame:
-    """The frame of a template, given by its name or as a text.
+def frame_of(tokenizer: "PreTrainedTokenizerBase", template: str) -> Frame:
+    """The frame of a template, which is a name or a text.
 
-    Raises UserError for `chat_template` where the tokenizer has none, or none that a summary can follow.
+    Raises UserError if the template is `chat_template` and the tokenizer has none that a summary can follow.
     """
     if template != CHAT:
-        return Frame(*TEMPLATES.get(template, template).split(SLOT))
+        before, after = TEMPLATES.get(template, template).split(SLOT)
+        return Frame(before, after)
     if tokenizer not in FRAMES:
         FRAMES[tokenizer] = _chat_frame(tokenizer)
     return FRAMES[tokenizer]
 
 
-def _chat_frame(tokenizer) -> Frame:
+def _chat_frame(tokenizer: "PreTrainedTokenizerBase") -> Frame:
+    """The frame of a tokenizer's chat template: it is rendered with placeholders, then cut at them."""
     if not tokenizer.chat_template:
         raise _no_frame("the tokenizer of model.name has no chat template, so it is no chat model")
     ask, answer = {"role": "user", "content": REQUEST}, {"role": "assistant", "content": ANSWER}
@@ -107,17 +115,18 @@ def _chat_frame(tokenizer) -> Frame:
     if text.count(SLOT) != 1:
         raise _no_frame("the model's chat template leaves no place for the article")
     before, after = text.split(SLOT)
-    whole = _rendered(tokenizer, [ask, answer])
-    if whole.count(ANSWER) != 1:
+    dialogue = _rendered(tokenizer, [ask, answer])
+    if dialogue.count(ANSWER) != 1:
         raise _no_frame("the model's chat template leaves no place for an answer")
-    answered, turn_end = whole.split(ANSWER)
-    # What a template puts between its own prompt and an answer (a blank, a channel) is the model's form too.
+    answered, turn_end = dialogue.split(ANSWER)
+    # Some templates put more between the prompt and the answer (a blank, a channel). The model was trained
+    # with it, so it belongs to the prompt.
     between = answered.removeprefix(text) if answered.startswith(text) else ""
     blank = between if not between.strip() else ""
     if not turn_end.lstrip().startswith(tokenizer.eos_token):
         raise UserError(
-            f"prompt.template: {CHAT}: the model ends its answers with {turn_end.strip()[:40]!r}, and its "
-            f"tokenizer's eos is {tokenizer.eos_token!r}, so no answer would be seen to end; set eos_token "
+            f"prompt.template: {CHAT}: the model ends its answers with {turn_end.strip()[:40]!r}, but its "
+            f"tokenizer's eos is {tokenizer.eos_token!r}, so generation would not stop there; set eos_token "
             "in its tokenizer_config.json, or use another template"
         )
     return Frame(before, after + between.removesuffix(blank), blank=blank, chat=True)
@@ -127,18 +136,18 @@ def _no_frame(reason: str) -> UserError:
     return UserError(f"prompt.template: {CHAT}: {reason}; use one of {', '.join(TEMPLATES)}")
 
 
-def _rendered(tokenizer, messages: list[dict], **options) -> str:
+def _rendered(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], **options: bool) -> str:
     try:
-        # A call of the clock is replaced by what it would have said on that day.
+        # Replace every call of the clock by what it returns on TODAY.
         template = re.sub(
             r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""",
             lambda call: repr(TODAY.strftime(call[2])),
             tokenizer.get_chat_template(),
         )
         if "strftime_now(" in template:
-            raise _no_frame("the model's chat template writes today's date in a form that is not known here")
-        # enable_thinking: Qwen3's and SmolLM3's reasoning before an answer, which is no one-sentence summary.
-        return tokenizer.apply_chat_template(
+            raise _no_frame("the model's chat template writes today's date in a form that is not supported")
+        # enable_thinking: Qwen3 and SmolLM3 would reason before they answer; a summary is one sentence.
+        text: str = tokenizer.apply_chat_template(
             messages,
             chat_template=template,
             tokenize=False,
@@ -146,11 +155,12 @@ def _rendered(tokenizer, messages: list[dict], **options) -> str:
             date_string=TODAY.strftime("%d %b %Y"),
             **options,
         )
+        return text
     except (ValueError, jinja2.TemplateError) as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise _no_frame(f"the model's chat template cannot be filled ({said})") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise _no_frame(f"the model's chat template cannot be filled ({reason})") from error
 
 
 def completion(summary: str, frame: Frame) -> str:
-    """What follows the prompt, as text."""
+    """The text that follows the prompt."""
     return frame.blank + summary.strip()

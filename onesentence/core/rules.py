@@ -1,8 +1,9 @@
-"""What a value of params.yaml or studies.yaml must be: a test, and the words for the error."""
+"""The rules for values in params.yaml and studies.yaml: a test, and the words for the error."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from onesentence.core.prompts import CHAT, SLOT, TEMPLATES, is_template
 
@@ -19,15 +20,15 @@ LANGUAGES = tuple(
 
 @dataclass(frozen=True)
 class Key:
-    """What a value must be. expected: in words, for the error; accepts: the test; choices: legal texts."""
+    """The rule for a value. expected: the error's words; accepts: the test; choices: the legal texts."""
 
     expected: str
-    accepts: Callable[[object], bool]
+    accepts: Callable[[Any], bool]
     choices: tuple[str, ...] = ()
 
 
 def whole(low: int, nullable: bool = False, or_null: str = "") -> Key:
-    """A whole number >= low (True and 3.0 are none)."""
+    """A whole number >= low; True and 3.0 are refused."""
     return Key(
         f"a whole number of at least {low}" + (f", or null ({or_null})" if nullable else ""),
         lambda v: (nullable and v is None) or (type(v) is int and v >= low),
@@ -48,7 +49,7 @@ def number(low: float, high: float, low_open: bool = False, high_open: bool = Fa
 
 
 def choice(*values: str) -> Key:
-    """One of the given texts."""
+    """One of the texts `values`."""
     return Key(f"one of {', '.join(values)}", lambda v: isinstance(v, str) and v in values, values)
 
 

@@ -1,7 +1,7 @@
-"""Words, sentences and n-grams: the one place where text is cut into units, in any script.
+"""Words, sentences and n-grams of text in any script. Only this module splits text into units.
 
-Properties of characters are those of the pinned `regex` package, so that they do not follow the Python that
-runs. Text in ASCII is cut as `[A-Za-z0-9_]+`. The docstrings have a rule of their own, in docstrings.py.
+Character properties come from the pinned `regex` package, so they do not depend on the Python version. Words
+of ASCII text are `[A-Za-z0-9_]+`. The docstrings source has its own rule, in docstrings.py.
 """
 
 import re
@@ -10,14 +10,15 @@ from functools import lru_cache
 
 import regex
 
-# Scripts that put no blank between words: each of their characters is a word. Tibetan is not among them: its
-# mark between syllables separates. The sound marks of kana belong to no script in Unicode.
+# Scripts that write no blanks between words: each of their characters counts as a word. Tibetan is not one of
+# them, because its mark between syllables separates. Unicode assigns the sound marks of kana to no script, so
+# they are listed here.
 NO_BLANKS = (
     r"\p{Han}\p{Hiragana}\p{Katakana}\u30fc\uff70\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
     r"\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}"
 )
 CHARACTER = rf"[[{NO_BLANKS}]&&[\p{{L}}\p{{Nl}}\p{{No}}]]"
-# \u200c and \u200d (joiners) stand inside words of Persian and of Indic scripts.
+# Words of Persian and of Indic scripts contain the joiners \u200c and \u200d.
 IN_WORD = rf"[[\p{{L}}\p{{M}}\p{{N}}_\u200c\u200d]--{CHARACTER}]"
 PICTURE = r"[\p{Extended_Pictographic}--[\u00a9\u00ae\u2122]]"  # without (c), (r) and tm
 WORD = regex.compile(
@@ -30,31 +31,34 @@ ASCII_WORD = re.compile(r"[A-Za-z0-9_]+")
 UNSEEN = regex.compile(r"[\p{Cf}\ufe00-\ufe0f]")  # joiners, soft hyphens, direction marks, variants of a form
 WORD_SIGNATURE = "tokens:Unicode words, characters where a script has no blanks|case:fold|form:NFKC"
 
-# Ends that can mean something else (3.5, e.g.) and count only before white space and a start ...
+# Marks that can also mean something else (3.5, e.g.): they end a sentence only before white space and the
+# start of another one ...
 WEAK = r".!?\u2024\u2026\u203c\u203d\u2047-\u2049\ufe52\uff0e"
-# ... and those that mean nothing else. \u104a is Myanmar's comma; Tibetan's marks are not in STerm.
+# ... and marks that always end one. \u104a is Myanmar's comma. Tibetan's marks are added because Unicode's
+# property STerm lacks them.
 STRONG = rf"[[\p{{Sentence_Terminal}}\u0f0d\u0f0e]--[{WEAK}\u104a]]"
-# A closing quote may look like an opening one (German), and come after a blank (French).
+# A closing quote may look like an opening one (German) or follow a blank (French).
 CLOSING = r"""(?:["')\]]|[[\p{Pe}\p{Pf}]--[\x00-\x7f]]|\p{Pi}(?![\p{L}\p{N}])|\ [»›](?=\ |$))"""
 END = regex.compile(rf"[{STRONG}{WEAK}]++{CLOSING}*+", regex.V1)
-# Greek asks with the mark that other languages part clauses with; keyboards have the ASCII one.
+# The Greek question mark looks like a semicolon, and Greek keyboards type an ASCII semicolon for it.
 GREEK_END = regex.compile(rf"[{STRONG}{WEAK};]++{CLOSING}*+", regex.V1)
 HAS_STRONG = regex.compile(STRONG, regex.V1)
 OPENING = r"""["'(\[]?(?:[[\p{Ps}\p{Pi}\p{Pf}\u00a1\u00bf\u2012-\u2015]--[\x00-\x7f]]\s?)*+"""
 START = regex.compile(rf"\s++{OPENING}(?:[\p{{Lu}}\p{{Lt}}\p{{Lo}}\p{{N}}`*:]|{PICTURE}|\p{{RI}})", regex.V1)
-# A quoted sentence goes on inside another one: "...?" , he asked; in Japanese before the particle of quoting.
+# After these, a quoted sentence goes on as part of another one: "...?", he asked; in Japanese, before the
+# particle of quotation.
 GOES_ON = regex.compile(r"\s?[,;:\u060c\u061b\u3001\uff0c\uff1b\uff1a]|(?<=\p{P}{2})(?:と|って)", regex.V1)
 KANA_OR_HAN = r"[\p{Han}\p{Hiragana}\p{Katakana}\u30fc]"
 BETWEEN_HAN = regex.compile(
     rf"(?<={KANA_OR_HAN})(?:\.|[!?\uff0e]+){CLOSING}*+{OPENING}{KANA_OR_HAN}", regex.V1
 )
-NO_FULL_STOP = regex.compile(r"(?<=[\p{Thai}\p{Lao}])\.", regex.V1)  # there it only abbreviates
+NO_FULL_STOP = regex.compile(r"(?<=[\p{Thai}\p{Lao}])\.", regex.V1)  # there, a full stop only abbreviates
 INITIAL = regex.compile(r"(?:[\p{Lu}\p{Lt}]|(?=\p{L})[\p{Arabic}\p{Hebrew}])\p{M}*\.", regex.V1)
 ORDINAL = regex.compile(r"\p{Nd}{1,2}\.")
 BEFORE_WORD = "\"'([\u00a1\u00ab\u00bb\u00bf\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a"
-LINES = frozenset(("lo", "th"))  # languages that mark no end of a sentence: there a line is one
+LINES = frozenset(("lo", "th"))  # Lao and Thai do not mark the end of a sentence: each line counts as one
 
-# By language, in lower case, each with its full stop. A language without a list has just the initials.
+# By language, in lower case, each with its full stop. A language without a list has only single initials.
 ABBREVIATIONS = {
     language: frozenset(text.split())
     for language, text in {
@@ -87,34 +91,38 @@ ABBREVIATIONS = {
     }.items()
 }
 ABBREVIATIONS["nb"] = ABBREVIATIONS["nn"] = ABBREVIATIONS["no"]
-# Languages that write "3rd" as "3.".
+# Languages that write "3rd" as "3.", where the full stop ends no sentence.
 ORDINALS = frozenset("bs cs da de et fi fo hr hu is lb lv nb nn no pl sk sl sr tr".split())
 
 
 @lru_cache(maxsize=200_000)
 def fold(word: str) -> str:
-    """A word without case, in one of its forms: composed, full-width and compatible forms are one word."""
+    """A word in one canonical form: case, composition, width and compatibility forms make no difference."""
     if word.isascii():
         return word.lower()
-    seen = unicodedata.normalize("NFKC", UNSEEN.sub("", word)).casefold()
-    return unicodedata.normalize("NFKC", seen).replace("i\u0307", "i")  # İ's lower case has a dot of its own
+    folded = unicodedata.normalize("NFKC", UNSEEN.sub("", word)).casefold()
+    # İ in lower case is i with a combining dot, which would make it another word.
+    return unicodedata.normalize("NFKC", folded).replace("i\u0307", "i")
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where the words of `text` are: characters from, to (exclusive)."""
+    """The places of the words in `text`: (first character, last character + 1)."""
     return [match.span() for match in (ASCII_WORD if text.isascii() else WORD).finditer(text)]
 
 
 def words(text: str) -> list[str]:
-    """The words of `text`, folded: runs of letters, marks, digits and underscores; single characters of
-    scripts without blanks; emoji."""
+    """The folded words of `text`.
+
+    A word is a run of letters, marks, digits and underscores, one character of a script without blanks, or
+    an emoji.
+    """
     if text.isascii():
         return ASCII_WORD.findall(text.lower())
     return [fold(word) for word in WORD.findall(text)]
 
 
-def _ends_sentence(paragraph: str, start: int, end: regex.Match, language: str) -> bool:
-    """Whether a sentence that begins at `start` ends with the match of END."""
+def _ends_sentence(paragraph: str, start: int, end: regex.Match[str], language: str) -> bool:
+    """Whether the sentence that begins at `start` ends with `end`, a match of END."""
     if end.end() == len(paragraph):
         return True
     if HAS_STRONG.search(end[0]):
@@ -132,44 +140,44 @@ def _ends_sentence(paragraph: str, start: int, end: regex.Match, language: str) 
 
 
 def sentences(text: str, language: str) -> list[str]:
-    """Split `text` into sentences, each with its white space folded to single spaces.
+    """The sentences of `text`, with white space reduced to single blanks.
 
-    A blank line also ends a sentence; abbreviations of the language (ISO 639) and single initials
-    ("J. Smith") do not.
+    language: its ISO 639 code. A blank line also ends a sentence. The abbreviations of the language and
+    single initials ("J. Smith") do not.
     """
-    found = []
+    result = []
     for paragraph in re.split(r"\n" if language in LINES else r"\n\s*\n|\u2029", text):
         paragraph = " ".join(paragraph.split())
         start = 0
         for end in (GREEK_END if language == "el" else END).finditer(paragraph):
             if _ends_sentence(paragraph, start, end, language):
-                found.append(paragraph[start : end.end()].strip())
+                result.append(paragraph[start : end.end()].strip())
                 start = end.end()
         if paragraph[start:].strip():
-            found.append(paragraph[start:].strip())
-    return found
+            result.append(paragraph[start:].strip())
+    return result
 
 
 def first_sentence(text: str, language: str) -> str:
-    """The first sentence of `text`, or "" where there is none."""
+    """The first sentence of `text`; "" if it has none."""
     return next(iter(sentences(text, language)), "")
 
 
 def with_heading(heading: str, document: str) -> str:
-    """A whole article: its heading, where it has one, a blank line, and its text."""
+    """A whole article: heading, blank line and text; the text alone if the heading is empty."""
     return f"{heading}\n\n{document}" if heading else document
 
 
 def novel_ngram_share(document: str, summary: str, n: int) -> float | None:
-    """Share (0 to 1) of the distinct n-grams of `summary` that do not stand in `document`.
+    """Share (0 to 1) of the distinct n-grams of `summary` that do not occur in `document`.
 
-    None where the summary has fewer than n words. (Narayan et al. 2018, table 1.)
+    None if the summary has fewer than n words. (Narayan et al. 2018, table 1.)
     """
 
     def grams(tokens: list[str]) -> set[tuple[str, ...]]:
         return set(zip(*(tokens[i:] for i in range(n)), strict=False))
 
-    of_summary = grams(words(summary))
-    if not of_summary:
+    summary_grams = grams(words(summary))
+    if not summary_grams:
         return None
-    return len(of_summary - grams(words(document))) / len(of_summary)
+    return len(summary_grams - grams(words(document))) / len(summary_grams)

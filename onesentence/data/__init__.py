@@ -1,1 +1,1 @@
-"""Where pairs come from, and how they are cleaned, split and freed of near duplicates."""
+"""Sources of article and summary pairs, their splits, and the search for near-duplicates."""

@@ -1,9 +1,9 @@
 """The `docstrings` source: API documentation read from the sources of installed packages.
 
-Nothing is imported from those packages: their files are parsed with `ast`. An entry is a class or a
-function with a docstring. The same packages at the same versions give the same entries on every
-Python version from 3.11 on, which is why docstrings are dedented and signatures cut out of the source
-here: `inspect.cleandoc` and `ast.unparse` differ between versions.
+Nothing is imported from those packages: their files are parsed with `ast`. An entry is a class or a function
+with a docstring. The same package versions give the same entries on every Python version from 3.11 on. That
+is why this module dedents docstrings and cuts signatures out of the source itself: `inspect.cleandoc` and
+`ast.unparse` differ between Python versions.
 """
 
 import ast
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from onesentence.core.errors import UserError
 
-# Distributions whose docstrings are read, each pinned in requirements.txt. Most are there anyway.
+# Distributions whose docstrings are read, each pinned in requirements.txt. Most are installed anyway.
 DISTRIBUTIONS = (
     "accelerate",
     "aiohttp",
@@ -49,19 +49,19 @@ DISTRIBUTIONS = (
     "torch",
     "transformers",
 )
-# Copies of other packages, test suites, and files that a build generates (they differ by platform).
+# Copies of other packages, test suites, and files that a build generates: those differ between platforms.
 SKIPPED_FOLDERS = frozenset(
     "_vendor vendor vendored _vendored extern externals third_party tests test testing _examples "
     "__pycache__".split()
 )
 SKIPPED_FILES = frozenset("__config__.py version.py _version.py conftest.py setup.py".split())
 
-# A quoted default is kept whole; a comment goes, whatever is quoted in it.
+# The first alternative keeps a quoted default; the second removes a comment, even one that contains quotes.
 TEXT_OR_COMMENT = re.compile(rb"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|#.*""")
 SIGNATURE = re.compile(r"(class|def|async def) [^\s(:\[]+(.*)")
 
-# What is a word and where a sentence ends, by rules in ASCII of its own that never change: its rows
-# and their split are the same on every Python version, and the embedded base was trained on them.
+# This source has its own ASCII rules for words and sentences, which must never change: they decide the rows
+# and their splits, and the embedded base model was trained on those.
 WORD = re.compile(r"[A-Za-z0-9_]+|[^\x00-\x7f]+")
 SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9`*:]|\s*$)")
 INITIAL = re.compile(r"[A-Z]\.")
@@ -74,13 +74,15 @@ ABBREVIATIONS = frozenset(
 SUMMARY_WORDS = (3, 40)
 BODY_WORDS = (12, 5_000)
 
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
 
 @dataclass(frozen=True)
 class DocumentedObject:
     """One documented class or function.
 
-    file: "distribution/path/in/wheel.py"; qualname: dotted name from the package down; heading: the
-    qualified name and signature as written in the source, on one line; docstring: dedented text.
+    file: "distribution/path/in/wheel.py"; qualname: the dotted name, beginning with the package; heading: the
+    qualified name and the signature as in the source, on one line; docstring: the dedented text.
     """
 
     file: str
@@ -90,7 +92,7 @@ class DocumentedObject:
 
 
 def pinned_versions(requirements: Path) -> dict[str, str]:
-    """Versions by normalised name of every `name==version` line of a requirements file."""
+    """The version of every `name==version` line of a requirements file, by normalised name."""
     pins = {}
     for line in requirements.read_text(encoding="utf-8").splitlines():
         match = re.match(r"([A-Za-z0-9._-]+)==([^\s;#]+)", line)
@@ -100,7 +102,7 @@ def pinned_versions(requirements: Path) -> dict[str, str]:
 
 
 def check_versions(requirements: Path) -> None:
-    """Refuse packages whose installed version is not the pinned one."""
+    """Refuse packages whose installed version differs from the pinned one."""
     pins = pinned_versions(requirements)
     wrong = []
     for name in DISTRIBUTIONS:
@@ -109,18 +111,18 @@ def check_versions(requirements: Path) -> None:
             installed = metadata.version(name)
         except metadata.PackageNotFoundError:
             installed = None
-        # A local label (torch 2.13.0+cpu) is another build of the same sources.
+        # A local label (torch 2.13.0+cpu) marks another build of the same sources.
         if pin is None or installed is None or installed.split("+")[0] != pin:
             wrong.append(f"{name}: {installed or 'not installed'}, pinned {pin or 'nowhere'}")
     if wrong:
         raise UserError(
-            f"{requirements}: the docstrings source needs the pinned versions, found {'; '.join(wrong)}. "
-            f"Run: pip install -r {requirements}"
+            f"{requirements}: the docstrings source needs the pinned versions, found {'; '.join(wrong)}; "
+            f"run: pip install -r {requirements}"
         )
 
 
 def source_files() -> Iterator[tuple[str, Path]]:
-    """Yield ("distribution/path", absolute path) of every file that is read, sorted."""
+    """Yield ("distribution/path", absolute path) of every source file, sorted within each distribution."""
     for name in DISTRIBUTIONS:
         paths = {}
         for file in metadata.distribution(name).files or []:
@@ -133,7 +135,7 @@ def source_files() -> Iterator[tuple[str, Path]]:
 
 
 def clean_docstring(text: str) -> str:
-    """Dedent a docstring by PEP 257's rule and drop trailing blanks; NULs and \\r are removed."""
+    """The docstring, dedented by the rule of PEP 257, without trailing blanks, NULs and \\r."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "").expandtabs(8).split("\n")
     indents = [len(line) - len(line.lstrip(" ")) for line in lines[1:] if line.strip(" ")]
     margin = min(indents, default=0)
@@ -141,60 +143,62 @@ def clean_docstring(text: str) -> str:
     return "\n".join(cleaned).strip("\n ")
 
 
-def heading_of(node: ast.AST, qualname: str, lines: list[bytes]) -> str:
-    """Qualified name and signature of a def or class, cut out of its source lines, on one line."""
+def heading_of(node: Definition, qualname: str, lines: list[bytes]) -> str:
+    """The qualified name and signature of a definition, cut out of its source lines, on one line."""
+    # The signature is the source from the definition's first line to its docstring.
     doc = node.body[0]
     end_line, end_column = doc.lineno - 1, doc.col_offset
     parts = [*lines[node.lineno - 1 : end_line], lines[end_line][:end_column]]
     text = b"\n".join(TEXT_OR_COMMENT.sub(rb"\1", part) for part in parts).decode("utf-8")
-    kind, rest = SIGNATURE.fullmatch(" ".join(text.split()).rstrip(": ")).groups()
+    match = SIGNATURE.fullmatch(" ".join(text.split()).rstrip(": "))
+    assert match is not None  # source that parses begins with one of the three keywords and a name
+    kind, rest = match.groups()
     return f"{kind} {qualname}{rest}".replace("( ", "(").replace(", )", ")").replace(" )", ")")
 
 
 def entries_of(file: str, path: Path) -> list[DocumentedObject]:
-    """Entries of one source file, in order of their lines; those in `except` blocks are passed over.
+    """Entries of one source file, in order of their lines; definitions in loops and `except` are left out.
 
-    Raises UserError where the file does not parse, so that no Python version drops one silently.
+    Raises UserError if the file does not parse, so that no Python version drops a file silently.
     """
     raw = path.read_bytes()
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
         source = raw.decode(encoding).replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # other people's invalid escapes
+            warnings.simplefilter("ignore")  # invalid escapes in other people's code
             tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:  # ValueError: a null byte before Python 3.11.4; not UTF-8
-        raise UserError(f"{file}: not parsed by this Python: {error}") from error
+    except (SyntaxError, ValueError) as error:  # ValueError: not UTF-8, or a null byte before 3.11.4
+        raise UserError(f"{file}: this Python cannot parse it: {error}") from error
     # ast counts columns in UTF-8 bytes, and a form feed does not end its lines.
     lines = source.encode("utf-8").split(b"\n")
     module = file.split("/", 1)[1].removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
-    found = []
+    entries: list[DocumentedObject] = []
 
     def visit(parent: ast.AST, prefix: str) -> None:
         for node in ast.iter_child_nodes(parent):
-            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if isinstance(node, Definition):
                 qualname = f"{prefix}.{node.name}"
                 docstring = raw_docstring(node)
                 if docstring:
-                    found.append(
-                        DocumentedObject(file, qualname, heading_of(node, qualname, lines), docstring)
-                    )
+                    heading = heading_of(node, qualname, lines)
+                    entries.append(DocumentedObject(file, qualname, heading, docstring))
                 visit(node, qualname)
             elif isinstance(node, ast.If | ast.Try | ast.With):
                 visit(node, prefix)
 
     visit(tree, module)
-    return found
+    return entries
 
 
-def raw_docstring(node: ast.AST) -> str:
-    """The cleaned docstring of a def or class, "" where there is none."""
+def raw_docstring(node: Definition) -> str:
+    """The cleaned docstring of a definition; "" if it has none."""
     first = node.body[0] if node.body else None
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
         value = first.value.value
         if isinstance(value, str):
-            # A lone surrogate cannot be written as UTF-8.
+            # UTF-8 cannot store a lone surrogate.
             return clean_docstring(value.encode("utf-8", "replace").decode("utf-8"))
     return ""
 
@@ -207,7 +211,7 @@ def read_docstrings(requirements: Path) -> list[DocumentedObject]:
     """The documented objects of all packages, sorted by file and line. About a minute on one core."""
     check_versions(requirements)
     files = list(source_files())
-    # spawn, not fork: a forked child of a process with OpenMP threads can hang.
+    # spawn, not fork: the forked child of a process with OpenMP threads can hang.
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         parsed = list(
             tqdm(
@@ -221,7 +225,7 @@ def read_docstrings(requirements: Path) -> list[DocumentedObject]:
 
 
 def entries_hash(entries: list[DocumentedObject]) -> str:
-    """SHA-256 over every field of every entry, in order."""
+    """SHA-256 (hex) of every field of every entry, in order."""
     digest = hashlib.sha256()
     for entry in entries:
         for field in (entry.file, entry.qualname, entry.heading, entry.docstring):
@@ -230,12 +234,12 @@ def entries_hash(entries: list[DocumentedObject]) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Lower-cased words of `text`: runs of ASCII letters, digits and underscores, or of non-ASCII."""
+    """Lower-case words of `text`: runs of ASCII letters, digits and underscores, or of other characters."""
     return WORD.findall(text.lower())
 
 
 def is_one_sentence(line: str) -> bool:
-    """Whether no sentence ends within `line`, a text with single blanks that is not empty."""
+    """Whether no sentence ends inside `line`, which is not empty and has single blanks only."""
     for match in SENTENCE_END.finditer(line):
         last = line[: match.end()].rsplit(" ", 1)[-1].lstrip("\"'([")
         abbreviates = last.lower() in ABBREVIATIONS or INITIAL.fullmatch(last)
@@ -245,10 +249,10 @@ def is_one_sentence(line: str) -> bool:
 
 
 def pair_of(entry: DocumentedObject) -> tuple[str, str, str] | str:
-    """(heading, document, summary) of an entry, or the reason why it gives none.
+    """(heading, document, summary) of an entry, or the reason why it has none.
 
-    The summary is the docstring's first line, where that is one sentence followed by a blank line; the
-    document is the rest of the docstring.
+    The summary is the docstring's first line, if that is one sentence and a blank line follows. The document
+    is the rest of the docstring.
     """
     first, _, rest = entry.docstring.partition("\n")
     first, body = " ".join(first.split()), rest.strip("\n ")

@@ -1,15 +1,20 @@
-"""Near-duplicate rows: body 5-gram Jaccard > 0.5, or summary unigram F1 > 0.8.
+"""Finds near-duplicate rows: body 5-gram Jaccard > 0.5, or summary unigram F1 > 0.8.
 
-Both are a bound on the overlap o of two sets: Jaccard o / (a + b - o) > 0.5 is o > (a + b) / 3, and
-F1 2o / (a + b) > 0.8 is o > 0.4 (a + b), with a and b the set sizes. A pair that passes o > c (a + b)
-shares at least one of the rarest a - floor(c / (1 - c) a) elements of each side (prefix filter:
-Chaudhuri et al. 2006), so only those are indexed and looked up; the test itself is exact.
+Both are bounds on the overlap o of two sets with sizes a and b:
+
+- Jaccard: o / (a + b - o) > 0.5 means o > (a + b) / 3;
+- F1: 2o / (a + b) > 0.8 means o > 0.4 (a + b).
+
+A pair with o > c (a + b) shares at least one of the rarest a - floor(c / (1 - c) a) elements of each set
+(prefix filter: Chaudhuri et al. 2006). So only those elements are indexed and looked up. The test itself is
+exact.
 """
 
 import zlib
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onesentence.core.text import words
 
@@ -19,11 +24,12 @@ SUMMARY_BOUND = 0.4
 _word_hash: dict[str, int] = {}
 
 
-def shingles(text: str, cut: Callable[[str], list[str]] = words, n: int = 5) -> np.ndarray:
+def shingles(text: str, cut: Callable[[str], list[str]] = words, n: int = 5) -> NDArray[np.uint64]:
     """Sorted distinct 64-bit hashes of the word n-grams of `text` (shape [distinct], uint64).
 
-    cut: a text into words. One of fewer than n words counts as one n-gram. Word hashes are CRC-32, the
-    same everywhere (`hash(str)` changes with PYTHONHASHSEED), mixed over the n places by odd multipliers.
+    cut: splits a text into words. A text of fewer than n words counts as one n-gram. Words are hashed by
+    CRC-32, which is the same everywhere (`hash(str)` changes with PYTHONHASHSEED). An odd multiplier mixes
+    the hashes of the n places.
     """
     tokens = cut(text)
     if not tokens:
@@ -31,7 +37,7 @@ def shingles(text: str, cut: Callable[[str], list[str]] = words, n: int = 5) -> 
     for token in tokens:
         if token not in _word_hash:
             _word_hash[token] = zlib.crc32(token.encode())
-    if len(_word_hash) > 2_000_000:  # bounds memory on corpora of any size (about 250 MB)
+    if len(_word_hash) > 2_000_000:  # limits the cache to about 250 MB on corpora of any size
         hashes = np.array([_word_hash[token] for token in tokens], dtype=np.uint64)
         _word_hash.clear()
     else:
@@ -44,8 +50,11 @@ def shingles(text: str, cut: Callable[[str], list[str]] = words, n: int = 5) -> 
     return np.unique(mixed)
 
 
-def summary_set(text: str, cut: Callable[[str], list[str]] = words) -> np.ndarray:
-    """Hashes of (word, how many times it stood before): a set whose overlap is the multisets'."""
+def summary_set(text: str, cut: Callable[[str], list[str]] = words) -> NDArray[np.uint64]:
+    """Sorted hashes of (word, its number of occurrences so far).
+
+    The overlap of two such sets is the overlap of the multisets of words.
+    """
     seen: dict[str, int] = {}
     hashes = []
     for word in cut(text):
@@ -55,32 +64,34 @@ def summary_set(text: str, cut: Callable[[str], list[str]] = words) -> np.ndarra
 
 
 class OverlapIndex:
-    """Finds the indexed sets that overlap a query set by more than `bound` x (sum of the sizes).
+    """Finds the indexed sets whose overlap with a query set is more than `bound` x (sum of the two sizes).
 
-    sets: one sorted array of distinct uint64 hashes a row. Memory is about 24 bytes an element and
-    a table of at most 256 MiB.
+    sets: one sorted array of distinct uint64 hashes for each row. The index takes about 24 bytes for each
+    element, and a table of at most 256 MiB.
     """
 
-    def __init__(self, sets: list[np.ndarray], bound: float):
+    def __init__(self, sets: list[NDArray[np.uint64]], bound: float) -> None:
         self.sets = sets
         self.sizes = np.array([len(row) for row in sets], dtype=np.int64)
         self.bound = bound
         everything = np.concatenate([*sets, np.empty(0, dtype=np.uint64)])
         values, counts = np.unique(everything, return_counts=True)
-        # What stands in one row alone (most 5-grams do) is as rare as what stands in none: a smaller table.
+        # An element of a single row (most 5-grams) is treated like an element of no row: both are rare, and
+        # the table stays small.
         self.values, self.counts = values[counts > 1], counts[counts > 1]
         prefixes = [self._prefix(row) for row in sets]
         elements = np.concatenate([*prefixes, np.empty(0, dtype=np.uint64)])
         rows = np.repeat(np.arange(len(sets)), [len(prefix) for prefix in prefixes])
         order = np.argsort(elements, kind="stable")
         self.elements, self.rows = elements[order], rows[order]
-        # One look says of nearly every element of a query that it is not there; a search takes 20.
+        # A table of flags by the hash's first bits. One look-up rules out nearly every element of a query
+        # that is not indexed; a binary search would take 20 steps.
         self.shift = np.uint64(64 - min(28, max(8, (16 * len(elements)).bit_length())))
-        self.there = np.zeros(1 << (64 - int(self.shift)), dtype=bool)
-        self.there[elements >> self.shift] = True
+        self.occupied = np.zeros(1 << (64 - int(self.shift)), dtype=bool)
+        self.occupied[elements >> self.shift] = True
 
-    def _prefix(self, row: np.ndarray) -> np.ndarray:
-        """The elements of `row` that a match must share one of: its rarest, ties by hash."""
+    def _prefix(self, row: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """The rarest elements of `row`, ties by hash: a match shares at least one of them."""
         if not len(self.values) or not len(row):
             return row
         place = np.minimum(np.searchsorted(self.values, row), len(self.values) - 1)
@@ -88,10 +99,10 @@ class OverlapIndex:
         keep = len(row) - int(np.floor(self.bound / (1 - self.bound) * len(row) + 1e-9))
         return row[np.lexsort((row, count))][:keep]
 
-    def matches(self, row: np.ndarray) -> np.ndarray:
+    def matches(self, row: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Indices of the indexed rows that match `row`, ascending."""
         prefix = self._prefix(row)
-        prefix = prefix[self.there[prefix >> self.shift]]
+        prefix = prefix[self.occupied[prefix >> self.shift]]
         low = np.searchsorted(self.elements, prefix, "left")
         high = np.searchsorted(self.elements, prefix, "right")
         spans = [self.rows[a:b] for a, b in zip(low, high, strict=True) if b > a]
@@ -111,19 +122,19 @@ class OverlapIndex:
 
 
 class NearDuplicates:
-    """Near-duplicates of indexed (body, summary) rows. cut: splits a text into words."""
+    """Finds near-duplicates among indexed (body, summary) rows. cut: splits a text into words."""
 
     def __init__(
         self,
         bodies: Iterable[str],
         summaries: Iterable[str],
         cut: Callable[[str], list[str]] = words,
-    ):
+    ) -> None:
         self.cut = cut
         self.bodies = OverlapIndex([shingles(text, cut) for text in bodies], BODY_BOUND)
         self.summaries = OverlapIndex([summary_set(text, cut) for text in summaries], SUMMARY_BOUND)
 
-    def matches(self, body: str, summary: str) -> np.ndarray:
+    def matches(self, body: str, summary: str) -> NDArray[np.int64]:
         """Indices of the indexed rows that are near-duplicates of (body, summary), ascending."""
         by_body = self.bodies.matches(shingles(body, self.cut))
         return np.union1d(by_body, self.summaries.matches(summary_set(summary, self.cut)))

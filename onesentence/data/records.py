@@ -1,7 +1,7 @@
-"""The records of one local file: JSON Lines, a JSON array, CSV, tab-separated text or parquet.
+"""Reads the records of one local file: JSON Lines, a JSON array, CSV, tab-separated text or parquet.
 
-Text may be compressed with gzip, and may be UTF-8, UTF-16 or UTF-32 where the file's first bytes say which.
-Everything else is a UserError that names the file and the line.
+Text may be compressed with gzip. It may be UTF-8, or UTF-16 or UTF-32 if the first bytes of the file show
+that. Anything else is a UserError that names the file and the line.
 """
 
 import codecs
@@ -14,15 +14,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from onesentence.core.errors import UserError
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 EXPECTED = f"{', '.join(FORMATS)} (all but .parquet also with .gz)"
-DELIMITERS = (",", ";", "\t", "|")  # Excel writes ; where the comma is the decimal sign, tabs for .txt
-ID = "id"  # the column that names a row, where there is one
-# A longer mark first: UTF-32's begins with UTF-16's.
+DELIMITERS = (",", ";", "\t", "|")  # Excel writes ; in countries with a decimal comma, tabs for .txt
+Records = Iterator[tuple[int, dict[str, Any]]]  # with the number of the line or row, from 1
+BinaryFile = gzip.GzipFile | io.BufferedReader
+ID = "id"  # the column with the name of a row, which is optional
+# Byte-order marks, longer ones first: UTF-32's begins with UTF-16's.
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -32,17 +34,17 @@ MARKS = (
 
 
 def format_of(path: Path) -> str | None:
-    """The one of FORMATS that a file's name has, in any case and compressed or not; None for other files."""
+    """The one of FORMATS that a file name has, in any case, compressed or not; None for other files."""
     name = path.name.lower()
     plain = name.removesuffix(".gz")
     suffix = Path(plain).suffix
     return suffix if suffix in FORMATS and (plain == name or suffix != ".parquet") else None
 
 
-def records(path: Path, needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
-    """(line or row number from 1, record) of a file; each record has the columns `needed`.
+def records(path: Path, needed: dict[str, str]) -> Records:
+    """Yield (line or row number from 1, record) of a file; each record has the columns `needed`.
 
-    needed: column names by the key of params.yaml that holds them, for the errors.
+    needed: column names, by the key of params.yaml that errors should name.
     """
     suffix = format_of(path)
     if suffix is None:
@@ -62,21 +64,24 @@ def records(path: Path, needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
         raise UserError(f"{path}: cannot be read: {error}") from error
 
 
-def check_columns(where: str, names: list[str], needed: dict[str, str], found: str = "") -> None:
-    """Refuse a name that occurs twice and a needed column that is missing. found: said of the names."""
+def check_columns(where: str, names: list[str], needed: dict[str, str], note: str = "") -> None:
+    """Refuse a column name that occurs twice, and a needed column that is missing.
+
+    where: the place that errors name; note: what they add after the list of names.
+    """
     twice = [name for name, count in Counter(names).items() if count > 1 and name]
     if twice:
         raise UserError(f"{where}: column {twice[0]!r} occurs twice; rename or remove one of the two")
     for key, column in needed.items():
         if column not in names:
             raise UserError(
-                f"{where}: no column {column!r} (data.{key}); has {', '.join(names) or 'none'}{found}. "
-                f"Name the right one in data.{key}"
+                f"{where}: no column {column!r} (data.{key}); has {', '.join(names) or 'none'}{note}; "
+                f"name the right one in data.{key}"
             )
 
 
-def _text_lines(path: Path, file: BinaryIO, kind: str) -> Iterator[str]:
-    """Lines of a text file with their ends; only \\n ends one. Bytes that are no text are named by line."""
+def _text_lines(path: Path, file: BinaryFile, kind: str) -> Iterator[str]:
+    """Yield the lines of a text file with their ends; only \\n ends a line. Invalid bytes are an error."""
     start = file.read(4)
     file.seek(0)
     encoding = next((name for mark, name in MARKS if start.startswith(mark)), "utf-8")
@@ -85,9 +90,9 @@ def _text_lines(path: Path, file: BinaryIO, kind: str) -> Iterator[str]:
     number = 0
     try:
         if encoding == "utf-8":
-            # Line by line, so that an error names its line and not a block's.
-            for line in file:
-                yield line.decode("utf-8" if number else "utf-8-sig")
+            # Decoded line by line, because TextIOWrapper decodes blocks and an error could not name its line.
+            for raw in file:
+                yield raw.decode("utf-8" if number else "utf-8-sig")
                 number += 1
         else:
             for line in io.TextIOWrapper(file, encoding, newline="\n"):
@@ -101,16 +106,20 @@ def _text_lines(path: Path, file: BinaryIO, kind: str) -> Iterator[str]:
         ) from error
 
 
-class _Object(dict):
-    """A JSON object. twice: the first key that occurs twice in it, or None."""
+class _Object(dict[str, Any]):
+    """A JSON object. twice: the first key that occurs twice in it, or None.
 
-    def __init__(self, pairs: list[tuple[str, object]]):
+    A plain dict would silently keep the last value of such a key.
+    """
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
         counts = Counter(key for key, _ in pairs) if len(self) < len(pairs) else {}
         self.twice = next((key for key, count in counts.items() if count > 1), None)
 
 
 def _check_object(where: str, record: object, needed: dict[str, str]) -> None:
+    """Refuse a JSON value that is not an object with distinct keys and the needed columns."""
     if not isinstance(record, _Object):
         raise UserError(f"{where}: expected an object, found {type(record).__name__}")
     if record.twice is not None:
@@ -118,21 +127,21 @@ def _check_object(where: str, record: object, needed: dict[str, str]) -> None:
     check_columns(where, list(record), needed)
 
 
-def _json_lines(path: Path, lines: Iterable[str], needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
+def _json_lines(path: Path, lines: Iterable[str], needed: dict[str, str]) -> Records:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         try:
             record = json.loads(line, object_pairs_hook=_Object)
-        except (ValueError, RecursionError) as error:  # not JSON, or nested without end
+        except (ValueError, RecursionError) as error:  # not JSON, or nested too deeply
             raise UserError(f"{where}: not valid JSON: {error}") from error
         _check_object(where, record, needed)
         yield number, record
 
 
-def _json_records(path: Path, file: BinaryIO, needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
-    """Objects of an array; what begins otherwise is read as JSON Lines, which .json often holds."""
+def _json_records(path: Path, file: BinaryFile, needed: dict[str, str]) -> Records:
+    """Yield the objects of a JSON array. Other content is read as JSON Lines, common in .json files."""
     lines = list(_text_lines(path, file, "JSON"))
     text = "".join(lines)
     if not text.lstrip().startswith("["):
@@ -148,7 +157,7 @@ def _json_records(path: Path, file: BinaryIO, needed: dict[str, str]) -> Iterato
 
 
 def _header(line: str, delimiter: str) -> list[str]:
-    """Columns of a first line; none where it is broken, which reading the whole file reports."""
+    """The columns of a first line; none if it is invalid, which reading the whole file reports."""
     try:
         return next(csv.reader([line], delimiter=delimiter), [])
     except csv.Error:
@@ -156,7 +165,7 @@ def _header(line: str, delimiter: str) -> list[str]:
 
 
 def _delimiter(line: str, suffix: str | None, needed: dict[str, str]) -> str:
-    """The delimiter under which a header has the needed columns, else the one that gives most columns."""
+    """The delimiter that gives the header the needed columns, else the one that gives most columns."""
     order = sorted(DELIMITERS, key=lambda d: (d == "\t") != (suffix == ".tsv"))
     for delimiter in order:
         if set(needed.values()) <= set(_header(line, delimiter)):
@@ -164,22 +173,23 @@ def _delimiter(line: str, suffix: str | None, needed: dict[str, str]) -> str:
     return max(order, key=lambda delimiter: len(_header(line, delimiter)))
 
 
-def _csv_records(path: Path, lines: Iterator[str], needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
+def _csv_records(path: Path, lines: Iterator[str], needed: dict[str, str]) -> Records:
     csv.field_size_limit(2**31 - 1)
     skipped, header, delimiter = 0, next(lines, ""), None
-    if header.startswith("sep=") and len(header.rstrip("\r\n")) == 5:  # Excel's own way to say it
+    # Excel's way to declare the delimiter.
+    if header.startswith("sep=") and len(header.rstrip("\r\n")) == 5:
         skipped, delimiter, header = 1, header[4], next(lines, "")
     delimiter = delimiter or _delimiter(header, format_of(path), needed)
     reader = csv.DictReader(chain([header], lines), delimiter=delimiter, strict=True)
     try:
         names = list(reader.fieldnames or [])
-        found = "" if delimiter == "," else f" (separated by {delimiter!r})"
+        note = "" if delimiter == "," else f" (separated by {delimiter!r})"
         if len(names) == 1:
-            found = f", and none of the delimiters {', '.join(map(repr, DELIMITERS))}"
-        check_columns(str(path), names, needed, found)
+            note = f", and none of the delimiters {', '.join(map(repr, DELIMITERS))}"
+        check_columns(str(path), names, needed, note)
         for record in reader:
             number = skipped + reader.line_num
-            if None in record:  # DictReader's place for what has no column
+            if None in record:  # DictReader's key for fields beyond the columns
                 raise UserError(
                     f"{path}, line {number}: more fields than columns; quote text that holds {delimiter!r}"
                 )
@@ -190,7 +200,7 @@ def _csv_records(path: Path, lines: Iterator[str], needed: dict[str, str]) -> It
         raise UserError(f"{path}, line {line}: not valid CSV: {text}") from error
 
 
-def _parquet_records(path: Path, needed: dict[str, str]) -> Iterator[tuple[int, dict]]:
+def _parquet_records(path: Path, needed: dict[str, str]) -> Records:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -199,7 +209,7 @@ def _parquet_records(path: Path, needed: dict[str, str]) -> Iterator[tuple[int, 
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             check_columns(str(path), names, needed)
-            # What no row needs is not read: a value that Python cannot hold stops nothing there.
+            # Other columns are not read: they may hold values that Python cannot represent.
             columns = list(dict.fromkeys([*needed.values(), *({ID} & set(names))]))
             for batch in file.iter_batches(1_024, columns=columns):
                 for record in batch.to_pylist():
@@ -207,4 +217,4 @@ def _parquet_records(path: Path, needed: dict[str, str]) -> Iterator[tuple[int, 
                     yield number, record
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         text = " ".join(str(error).split())
-        raise UserError(f"{path}: not a sound parquet file after row {number}: {text}") from error
+        raise UserError(f"{path}: not a valid parquet file after row {number}: {text}") from error

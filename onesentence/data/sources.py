@@ -1,7 +1,7 @@
-"""Where the pairs come from: docstrings, a hub dataset, or local files.
+"""Opens the source of the pairs: docstrings, a hub dataset or local files.
 
-Every source gives the same thing: for each split an iterator of `Example` rows with text in them, or a
-UserError that names the file, the line and the key.
+Every source gives an iterator of `Example` rows for each split. An invalid row is a UserError that names the
+file, the line and the key.
 """
 
 import datetime
@@ -12,25 +12,28 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from onesentence.core.errors import UserError
-from onesentence.core.params import SPLITS
+from onesentence.core.params import SPLITS, Data
 from onesentence.core.runtime import quiet_libraries
 from onesentence.core.text import with_heading
 from onesentence.data import docstrings
-from onesentence.data.records import EXPECTED, ID, check_columns, format_of, records
+from onesentence.data.records import EXPECTED, ID, Records, check_columns, format_of, records
 from onesentence.data.splits import split_docstrings
 
 REQUIREMENTS = Path("requirements.txt")
-# Shares of a single local file, decided by a hash of each document, or of each group where rows have one.
+# Share of a single local file for test, and the same for validation. A hash of each document decides, or of
+# each group if rows have groups, so that the same row has the same split in every file.
 LOCAL_HELD_OUT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Example:
-    """A pair as the source has it. group: the unit that it was drawn with; a row without one is its own.
+    """A pair as in the source.
 
-    heading: the line above the document's text, such as a function's signature; empty where there is none.
+    group: what the row belongs to, such as an author; a row without one is its own group. heading: the line
+    above the document's text, such as a function's signature; empty if there is none.
     """
 
     id: str
@@ -39,8 +42,8 @@ class Example:
     group: str = ""
     heading: str = ""
 
-    def __post_init__(self):
-        object.__setattr__(self, "group", self.group or self.id)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", self.group or self.id)  # bypasses `frozen`, once
 
     @property
     def article(self) -> str:
@@ -50,17 +53,18 @@ class Example:
 
 @dataclass
 class Source:
-    """splits: rows by split, each readable once; notes: what metrics/data.json says of the source."""
+    """An opened source. splits: rows by split, readable once; notes: entries for metrics/data.json."""
 
     splits: dict[str, Iterator[Example]]
-    notes: dict = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._digests = {split: hashlib.sha256() for split in SPLITS}
         self._unread = set(SPLITS)
         self.splits = {split: self._hashed(split, rows) for split, rows in self.splits.items()}
 
     def _hashed(self, split: str, rows: Iterator[Example]) -> Iterator[Example]:
+        """Yield `rows` unchanged, and add each to the hash of its split."""
         for row in rows:
             line = json.dumps([row.id, row.article, row.summary, row.group], ensure_ascii=False)
             self._digests[split].update(line.encode("utf-8") + b"\n")
@@ -68,10 +72,11 @@ class Source:
         self._unread.discard(split)
 
     def sha256(self) -> str:
-        """SHA-256 of the text "SPLIT HASH\\n" of each split, in the order of SPLITS, once all rows were read.
+        """SHA-256 (hex) of all rows. Raises ValueError unless every row was read.
 
-        A split's hash is that of its rows in order: each a JSON array of id, article (heading and document),
-        summary and group in UTF-8, with \\n behind it.
+        It is the hash of the line "SPLIT HASH\\n" of each split, in the order of SPLITS. A split's hash is
+        that of its rows in order, each a JSON array of id, article (heading and document), summary and group
+        in UTF-8, followed by \\n.
         """
         if self._unread:
             raise ValueError(f"rows not read to the end: {', '.join(sorted(self._unread))}")
@@ -79,18 +84,18 @@ class Source:
         return hashlib.sha256(lines.encode("ascii")).hexdigest()
 
 
-def require_pinned(found: str, data) -> None:
-    """Refuse rows whose hash is not data.sha256, where that is known."""
-    if data.sha256 not in (None, found):
+def require_pinned(sha256: str, data: Data) -> None:
+    """Refuse rows whose hash differs from data.sha256, unless that is null."""
+    if data.sha256 not in (None, sha256):
         raise UserError(
-            f"data.sha256: expected rows with the SHA-256 {data.sha256}, found {found}. The data, or a "
+            f"data.sha256: expected rows with the SHA-256 {data.sha256}, found {sha256}. The data, or a "
             "column that params.yaml names, has changed since the hash was set; restore it, or accept the "
-            f"rows with data.sha256: '{found}'"
+            f"new rows with data.sha256: '{sha256}'"
         )
 
 
-def open_source(data) -> Source:
-    """Open the source that params.yaml's `data` section names."""
+def open_source(data: Data) -> Source:
+    """Open the source that the section `data` of params.yaml names."""
     if data.source == "docstrings":
         return _docstrings()
     if data.source == "local":
@@ -99,6 +104,7 @@ def open_source(data) -> Source:
 
 
 def _docstrings() -> Source:
+    """The docstrings of installed packages."""
     entries = docstrings.read_docstrings(REQUIREMENTS)
     rows, dropped = split_docstrings(entries)
     by_split = {
@@ -115,7 +121,8 @@ def _docstrings() -> Source:
     return Source(by_split, notes)
 
 
-def _hub(data) -> Source:
+def _hub(data: Data) -> Source:
+    """A dataset of the Hugging Face hub, from the network or from its local cache."""
     import datasets
 
     quiet_libraries()
@@ -123,22 +130,22 @@ def _hub(data) -> Source:
     try:
         loaded = datasets.load_dataset(data.source, revision=data.revision)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        # The libraries' own messages run over several lines and name hosts.
-        what = f"data.source: {data.source!r} at revision {data.revision!r}"
+        # The libraries' own messages have several lines and contain addresses, so they are not shown.
+        dataset = f"data.source: {data.source!r} at revision {data.revision!r}"
         if "scripts are no longer supported" in str(error):
             raise UserError(
-                f"{what} is a loading script, which is not run; name a revision that holds data files, such "
-                "as refs/convert/parquet"
+                f"{dataset} is a loading script, which is never run; name a revision that has data files, "
+                "such as refs/convert/parquet"
             ) from error
         raise UserError(
-            f"{what} could not be loaded ({type(error).__name__}); a hub dataset needs a network connection "
-            "or a copy in the local cache. Check the id and the revision, or use data.source: docstrings or "
-            "local"
+            f"{dataset} could not be loaded ({type(error).__name__}); a hub dataset needs a network "
+            "connection or a copy in the local cache; check the id and the revision, or use data.source: "
+            "docstrings or local"
         ) from error
     missing = [split for split in SPLITS if split not in loaded]
     if missing:
         raise UserError(
-            f"data.source: {data.source!r} has no split {', '.join(missing)}; has {', '.join(loaded)}"
+            f"data.source: {data.source!r} has no split {', '.join(missing)}, only {', '.join(loaded)}"
         )
     checker, needed = _Checker(data), _needed(data)
     splits = {}
@@ -147,11 +154,13 @@ def _hub(data) -> Source:
         check_columns(where, names, needed)
         columns = list(dict.fromkeys([*needed.values(), *({ID} & set(names))]))
         rows = enumerate(loaded[split].select_columns(columns), start=1)
+        # Published datasets can have empty texts. They are no error here: `prepare` drops and counts them.
         splits[split] = checker.rows(where, rows, split, "row", empty=True)
     return Source(splits)
 
 
-def _local(path: Path, data) -> Source:
+def _local(path: Path, data: Data) -> Source:
+    """A folder with a file for each split, or one file that is split by hash."""
     if not path.exists():
         raise UserError(f"data.watch: {path} not found; set it with `make data FROM=PATH`")
     checker, needed = _Checker(data), _needed(data)
@@ -170,44 +179,49 @@ def _local(path: Path, data) -> Source:
 
 
 def split_file(folder: Path, split: str) -> Path:
-    """The one file of a split in a folder of local data."""
+    """The only file of a split in a folder of local data. Raises UserError if there is not exactly one."""
     files = split_files(folder, split)
     if len(files) != 1:
-        found = ", ".join(file.name for file in files) or "none"
-        raise UserError(f"{folder}: expected exactly one {split} file ({EXPECTED}), found {found}")
+        names = ", ".join(file.name for file in files) or "none"
+        raise UserError(f"{folder}: expected exactly one {split} file ({EXPECTED}), found {names}")
     return files[0]
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    """Every file in `folder` that could be a split's, sorted by name."""
+    """Every file in `folder` that is named after a split, sorted."""
     files = [file for file in folder.iterdir() if format_of(file) is not None and file.is_file()]
-    stems = {file: file.name.lower().removesuffix(".gz").removesuffix(format_of(file)) for file in files}
-    return sorted(file for file, stem in stems.items() if stem == split)
+    return sorted(file for file in files if _stem(file) == split)
+
+
+def _stem(file: Path) -> str:
+    """The name of a file in lower case, without .gz and the suffix of its format."""
+    return file.name.lower().removesuffix(".gz").removesuffix(format_of(file) or "")
 
 
 def _side(text: str) -> str:
+    """The split of a row of a single file, by a hash of its document or group."""
     digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
-    place = int.from_bytes(digest, "big") / 2**64
+    place = int.from_bytes(digest, "big") / 2**64  # evenly distributed in [0, 1)
     if place < LOCAL_HELD_OUT_SHARE:
         return "test"
     return "validation" if place < 2 * LOCAL_HELD_OUT_SHARE else "train"
 
 
-def _needed(data) -> dict[str, str]:
-    """Names of the columns that every row must have, by the key that holds each."""
+def _needed(data: Data) -> dict[str, str]:
+    """The columns that every row must have, by the key of params.yaml that names them."""
     keys = ("document_column", "summary_column", "group_column")
     return {key: getattr(data, key) for key in keys if getattr(data, key) is not None}
 
 
 def text_digest(text: str) -> bytes:
-    """16-byte digest of a text up to white space."""
+    """16-byte digest of a text; differences in white space do not count."""
     return hashlib.blake2b(" ".join(text.split()).encode("utf-8"), digest_size=16).digest()
 
 
 def name_of(value: object) -> str | None:
-    """An id or a group as text, the same from every format; None where the value is missing.
+    """An id or a group as text, the same for every file format; None if the value is missing.
 
-    Missing are null, NaN and text that is blank or spells NaN. Raises TypeError for what is no name.
+    Null, NaN, and text that is blank or reads "NaN" count as missing. Raises TypeError for any other type.
     """
     if isinstance(value, str):
         return None if value.strip().lower() in ("", "nan") else value
@@ -216,7 +230,7 @@ def name_of(value: object) -> str | None:
     if isinstance(value, float | decimal.Decimal):
         if math.isnan(value):
             return None
-        # pandas turns whole numbers into floats where one is missing: 7.0 is 7.
+        # pandas stores whole numbers as floats if one of them is missing, so 7.0 means 7.
         return str(int(value)) if math.isfinite(value) and value == int(value) else str(value)
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
@@ -228,17 +242,23 @@ def name_of(value: object) -> str | None:
 
 
 class _Checker:
-    """Turns records into rows, and remembers their ids over all splits."""
+    """Turns records into rows, and checks that ids are unique over all splits."""
 
-    def __init__(self, data):
+    def __init__(self, data: Data) -> None:
         self.data = data
-        self.seen: dict[str, tuple[bytes, str]] = {}  # by id: digest of the texts, place
+        self.seen: dict[str, tuple[bytes, str]] = {}  # by id: digest of the texts, place in the file
 
     def rows(
-        self, where: str, records: Iterator[tuple[int, dict]], split: str, unit: str, empty: bool = False
+        self,
+        where: str,
+        records: Records,
+        split: str,
+        unit: str,
+        empty: bool = False,
     ) -> Iterator[Example]:
-        """Rows of the records of one file. empty: a text may be empty, and `prepare` drops the row."""
-        named, first = None, ""
+        """Yield one file's records as rows. empty: accept empty texts (`prepare` drops such rows)."""
+        named: bool | None = None  # whether the first row has an id; all rows must agree
+        first = ""
         for number, record in records:
             place = f"{where}, {unit} {number}"
             document, summary = (
@@ -251,21 +271,15 @@ class _Checker:
             if named != (name is not None):
                 with_id, without = (first, place) if named else (place, first)
                 raise UserError(
-                    f"{without}: no {ID!r}, where {with_id} has one; give every row an id of its own, or none"
+                    f"{without}: no {ID!r}, but {with_id} has one; give every row its own id, or none"
                 )
-            group = ""
-            if self.data.group_column is not None:
-                group = self._name(place, record, self.data.group_column)
-                if group is None:
-                    raise UserError(
-                        f"{place}: {self.data.group_column!r} (data.group_column) is missing or empty; give "
-                        "every row a group, or set data.group_column to null"
-                    )
+            group = self._group(place, record)
+            # A row without an id is named by its split and number, which is unique over all files.
             row = Example(name or f"{split}{'-' if split else ''}{number}", document, summary, group)
             self._check_id(place, row)
             yield row
 
-    def _text(self, place: str, record: dict, column: str, empty: bool) -> str:
+    def _text(self, place: str, record: dict[str, Any], column: str, empty: bool) -> str:
         value = record[column]
         if not isinstance(value, str):
             raise UserError(
@@ -275,7 +289,7 @@ class _Checker:
             raise UserError(f"{place}: {column!r} is empty; correct or remove the row")
         return _storable(value)
 
-    def _name(self, place: str, record: dict, column: str) -> str | None:
+    def _name(self, place: str, record: dict[str, Any], column: str) -> str | None:
         try:
             name = name_of(record.get(column))
         except TypeError as error:
@@ -284,15 +298,30 @@ class _Checker:
             ) from error
         return None if name is None else _storable(name)
 
+    def _group(self, place: str, record: dict[str, Any]) -> str:
+        """The row's group, or "" where the data have no groups."""
+        column = self.data.group_column
+        if column is None:
+            return ""
+        group = self._name(place, record, column)
+        if group is None:
+            raise UserError(
+                f"{place}: {column!r} (data.group_column) is missing or empty; give every row a group, or "
+                "set data.group_column to null"
+            )
+        return group
+
     def _check_id(self, place: str, row: Example) -> None:
         digest = text_digest(row.document + "\x00" + row.summary)
-        before, there = self.seen.setdefault(row.id, (digest, place))
-        if before != digest:
+        first_digest, first_place = self.seen.setdefault(row.id, (digest, place))
+        # Equal rows are no error: `prepare` drops and counts the second.
+        if first_digest != digest:
             raise UserError(
-                f"{place}: id {row.id!r} occurs twice, with another text in {there}; make ids unique"
+                f"{place}: id {row.id!r} occurs twice, with a different text in {first_place}; make ids "
+                "unique"
             )
 
 
 def _storable(text: str) -> str:
-    """`text` without lone surrogates: JSON can spell one, UTF-8 cannot store it."""
+    """`text` with lone surrogates replaced: JSON can contain one, UTF-8 cannot store it."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -293,9 +293,9 @@ def test_bad_rows_are_refused_as_prepare_refuses_them(refused, tmp_path):
     file.write_text("document,summary,summary\nd,s,s\n")
     assert "column 'summary' occurs twice" in refused(file)
     file.write_text("id,document,summary\na,d,s\n,e,s\n")
-    assert "mine.csv, line 3: no 'id', where " in refused(file)
+    assert "mine.csv, line 3: no 'id', but " in refused(file)
     file.write_text("id,document,summary\na,d,s\na,e,s\n")
-    assert "mine.csv, line 3: id 'a' occurs twice, with another text in " in refused(file)
+    assert "mine.csv, line 3: id 'a' occurs twice, with a different text in " in refused(file)
 
 
 @pytest.mark.parametrize("name", ["data.xlsx", "nowhere.jsonl", "folder"])

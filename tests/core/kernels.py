@@ -1,9 +1,11 @@
-"""What the stages compute, at tiny shapes: prints the SHA-256 of each result as JSON (for test_runtime.py).
+"""Computes what the stages compute, at tiny shapes; prints the SHA-256 of each result as JSON.
+
+test_runtime.py runs it.
 
 Run     python tests/core/kernels.py FOLDER [--instead VARIABLES]
 
-FOLDER holds `phi` and `neox`, two model folders. VARIABLES (JSON) take the place of those that
-onesentence/core/runtime.py sets: {} leaves the choice of kernels to each library.
+FOLDER contains two model folders, `phi` and `neox`. VARIABLES (JSON) replace those that
+onesentence/core/runtime.py sets: with {} each library chooses its own kernels.
 """
 
 import argparse
@@ -24,7 +26,7 @@ SUMMARIES = ["Average the values of an axis.", "Read the lines of a file.", "Sor
 
 
 def digest(values: list) -> str:
-    """SHA-256 of arrays (their bytes) and of anything else (its repr)."""
+    """SHA-256 of a list: the bytes of arrays, the repr of anything else."""
     hashed = hashlib.sha256()
     for value in values:
         hashed.update(value.tobytes() if hasattr(value, "tobytes") else repr(value).encode())
@@ -32,14 +34,14 @@ def digest(values: list) -> str:
 
 
 def bertscore(p) -> list:
-    """Stage `score`'s only model: an encoder with exact GELU."""
+    """Scores of BERTScore, stage `score`'s only model: an encoder with exact GELU."""
     from onesentence.evaluation.bertscore import BertScore
 
     return [BertScore(p.evaluate).scores(SUMMARIES, {"text": TEXTS})["text"]]
 
 
 def language_model(p, folder: Path, targets: list[str], quantization: str) -> list:
-    """Losses and weights of an adapter trained for three steps, and what the model then generates."""
+    """Losses and weights of an adapter after three training steps, and the tokens that it then generates."""
     import torch
 
     from onesentence.core import params
@@ -69,13 +71,14 @@ def language_model(p, folder: Path, targets: list[str], quantization: str) -> li
     weights = [weight.detach().numpy() for weight in model.parameters() if weight.requires_grad]
     with torch.no_grad():
         logits = [model.eval()(input_ids=torch.tensor([prompts[0]])).logits.float().numpy()]
-    found = summarize_in_batches(model, tokenizer, prompts, p.generate, [str(i) for i in range(len(prompts))])
-    tokens = [output.tokens for _, outputs in found for output in outputs]
+    ids = [str(i) for i in range(len(prompts))]
+    batches = summarize_in_batches(model, tokenizer, prompts, p.generate, ids)
+    tokens = [output.tokens for _, outputs in batches for output in outputs]
     return [*history, *weights, *logits, *tokens]
 
 
 def arrays() -> list:
-    """What numpy and scipy do in `score`, `evaluate` and the studies: logarithms, products, orders."""
+    """Operations of numpy and scipy in `score`, `evaluate` and the studies."""
     import random
 
     import numpy as np
@@ -103,14 +106,14 @@ def main() -> None:
         for name in runtime.KERNELS:
             os.environ.pop(name, None)
         os.environ.update(arguments.instead)
-        runtime.NEEDED = {"no CPU has this"}  # so that set_up does not ask for the kernels
+        runtime.NEEDED = {"no CPU has this"}  # so that set_up does not require the kernels
     from onesentence.core import params
 
     p = params.load(("seed", "lora", "train", "generate", "evaluate"))
-    own = {"seed": 0, "train.epochs": 3, "train.steps": None, "train.batch_size": 3}
-    own |= {"train.gradient_accumulation": 1, "train.log_every": 1, "train.checkpoint_every": 3}
-    own |= {"generate.max_new_tokens": 6, "generate.num_beams": 2}
-    p = params.changed(p, own)
+    small = {"seed": 0, "train.epochs": 3, "train.steps": None, "train.batch_size": 3}
+    small |= {"train.gradient_accumulation": 1, "train.log_every": 1, "train.checkpoint_every": 3}
+    small |= {"generate.max_new_tokens": 6, "generate.num_beams": 2}
+    p = params.changed(p, small)
     phi = arguments.folder / "phi", ["q_proj", "k_proj", "v_proj"]
     neox = arguments.folder / "neox", ["query_key_value"]
     results = {

@@ -1,4 +1,4 @@
-"""Code is the same where its definitions are, whatever its files are called."""
+"""Code with the same definitions has the same identity, whatever its files are called."""
 
 import textwrap
 
@@ -46,7 +46,7 @@ def widest() -> int:
 
 
 def project(folder, files: dict[str, str]):
-    """Files by their path, written to a folder."""
+    """Write files, by path, to a folder."""
     for path, text in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(textwrap.dedent(text))
@@ -54,9 +54,9 @@ def project(folder, files: dict[str, str]):
 
 
 def of(folder, files: dict[str, str] | None = None):
-    """The identity of the stage `run` with these texts of its files."""
-    given = {"run.py": STAGE, "lib/__init__.py": "", "lib/tools.py": TOOLS}
-    return identity(project(folder, given | (files or {})), ["run"])
+    """The identity of the stage `run`, some of its files replaced by `files`."""
+    default = {"run.py": STAGE, "lib/__init__.py": "", "lib/tools.py": TOOLS}
+    return identity(project(folder, default | (files or {})), ["run"])
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def before(tmp_path):
     return of(tmp_path / "before")
 
 
-def test_a_renamed_file_and_a_moved_function_are_the_same(tmp_path, before):
+def test_renaming_a_file_or_moving_a_function_keeps_the_identity(tmp_path, before):
     scale, widest = TOOLS.split("\n\ndef widest")
     moved = project(
         tmp_path / "after",
@@ -82,8 +82,8 @@ def test_a_renamed_file_and_a_moved_function_are_the_same(tmp_path, before):
     assert identity(moved, ["run"]) == before
 
 
-def test_the_module_that_a_definition_is_taken_from_is_no_part_of_it(tmp_path, before):
-    """`tools.scale` is `scale`; a package's name counts: `math.floor` is not `np.floor`."""
+def test_the_name_of_an_own_module_before_an_attribute_does_not_count(tmp_path, before):
+    """`tools.scale` equals `scale`. The name of a package counts: `math.floor` differs from `np.floor`."""
     imported, called = "from lib.tools import scale, widest", "scale("
     assert imported in STAGE and called in STAGE
     through = STAGE.replace(imported, "from lib import tools\nfrom lib.tools import widest")
@@ -106,12 +106,12 @@ def test_the_module_that_a_definition_is_taken_from_is_no_part_of_it(tmp_path, b
         ("    return x * by", "\n    return (\n        x * by\n    )"),
     ],
 )
-def test_what_changes_no_number_is_the_same(tmp_path, before, old, new):
+def test_words_annotations_and_layout_keep_the_identity(tmp_path, before, old, new):
     assert old in TOOLS
     assert of(tmp_path / "after", {"lib/tools.py": TOOLS.replace(old, new)}) == before
 
 
-def test_the_text_that_is_printed_is_no_part_of_it_and_what_is_computed_for_it_is(tmp_path, before):
+def test_printed_text_does_not_count_but_printed_values_do(tmp_path, before):
     assert of(tmp_path / "after", {"run.py": STAGE.replace('"done"', '"ready"')}) == before
     assert of(tmp_path / "other", {"run.py": STAGE.replace("scale(widest())", "scale(1)")}) != before
 
@@ -130,12 +130,12 @@ def test_the_text_that_is_printed_is_no_part_of_it_and_what_is_computed_for_it_i
         ("FACTOR = 2\n", "FACTOR = 2\nOTHER = 1\n"),
     ],
 )
-def test_what_may_change_a_number_is_another(tmp_path, before, old, new):
+def test_whatever_may_change_a_number_changes_the_identity(tmp_path, before, old, new):
     assert old in TOOLS
     assert of(tmp_path / "after", {"lib/tools.py": TOOLS.replace(old, new)}) != before
 
 
-def test_a_package_of_the_stage_and_a_module_that_a_function_imports_count(tmp_path, before):
+def test_packages_and_imports_inside_functions_count(tmp_path, before):
     assert of(tmp_path / "package", {"lib/__init__.py": "SETTING = 1\n"}) != before
     inside = TOOLS.replace("from math import ceil", "from lib.more import ceil")
     files = {"lib/tools.py": inside, "lib/more.py": "def ceil(x):\n    return x\n"}
@@ -151,14 +151,14 @@ def test_a_relative_import_is_followed(tmp_path):
     assert one != other
 
 
-def test_what_is_not_there_has_none_and_what_is_no_python_is_named(tmp_path):
+def test_a_missing_module_has_no_identity_and_invalid_python_is_an_error(tmp_path):
     tree = project(tmp_path, {"run.py": "def f(:\n"})
     assert identity(tree, ["nothing"]) is None
-    with pytest.raises(UserError, match=r"run.py:1: expected Python"):
+    with pytest.raises(UserError, match=r"run\.py:1: not valid Python"):
         identity(tree, ["run"])
 
 
-def test_a_commit_is_what_its_files_are(tmp_path, monkeypatch, before):
+def test_a_commit_has_the_identity_of_its_files(tmp_path, monkeypatch, before):
     of(tmp_path)
     monkeypatch.chdir(tmp_path)
     run(tmp_path, "git", "init", "--quiet")
@@ -170,12 +170,12 @@ def test_a_commit_is_what_its_files_are(tmp_path, monkeypatch, before):
         CommitTree("nowhere")
 
 
-def test_every_stage_of_the_project_has_one(monkeypatch):
+def test_every_stage_has_its_own_identity(monkeypatch):
     monkeypatch.chdir(ROOT)
     stages = ["prepare", "tokenize", "smoke", "train", "generate", "score", "evaluate"]
-    found = {name: identity(WorkingTree(), [f"stages.{name}"]) for name in stages}
-    assert len({digest(hashes) for hashes in found.values()}) == len(stages)
-    assert all(len(hashes) > 100 for hashes in found.values())
+    identities = {name: identity(WorkingTree(), [f"stages.{name}"]) for name in stages}
+    assert len({digest(hashes) for hashes in identities.values()}) == len(stages)
+    assert all(len(hashes) > 100 for hashes in identities.values())
     assert identity(WorkingTree(), [f"stages.{name}" for name in stages]) == frozenset().union(
-        *found.values()
+        *identities.values()
     )

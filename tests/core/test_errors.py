@@ -1,4 +1,4 @@
-"""Terminals that are not UTF-8, and every command's --output: settled before any work."""
+"""Terminals that are not UTF-8, and --output options, which are checked before any work."""
 
 import json
 import os
@@ -44,7 +44,7 @@ from onesentence.core import errors
 from onesentence.report.terminal import print_table
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_json
-text = Path("given.txt").read_text(encoding="utf-8")
+text = Path("input.txt").read_text(encoding="utf-8")
 def main():
     print(text)
     print_table(text, ["system", text], [["a", text]])
@@ -55,8 +55,8 @@ errors.run(main)
 
 
 @pytest.mark.parametrize("terminal", TERMINALS)
-def test_what_a_terminal_cannot_show_is_replaced_and_files_are_utf8(tmp_path, terminal):
-    (tmp_path / "given.txt").write_text(TEXT, encoding="utf-8")
+def test_a_terminal_gets_replacements_and_files_are_utf8(tmp_path, terminal):
+    (tmp_path / "input.txt").write_text(TEXT, encoding="utf-8")
     done = run(terminal, "-c", PROGRAM, cwd=tmp_path)
     assert done.returncode == 1 and b"Traceback" not in done.stderr
     assert done.stderr.startswith(b"error: Gr") and done.stderr.count(b"\n") == 1
@@ -79,7 +79,7 @@ def test_a_command_scores_texts_that_the_terminal_cannot_show(tmp_path):
             "--resamples", "100", "--no-bertscore", "--language", "und", "--output", str(output),
         )  # fmt: skip
 
-    # A name in bytes that the terminal's encoding does not have is no text, and could not be stored.
+    # Bytes that the terminal's encoding cannot decode are not text, and could not be stored.
     refused = score("Ü")
     assert refused.returncode == 1 and refused.stderr.count(b"\n") == 1 and not output.parent.exists()
     assert refused.stderr.startswith(b"error: SYSTEM: expected a name of printable characters, found ")
@@ -88,11 +88,11 @@ def test_a_command_scores_texts_that_the_terminal_cannot_show(tmp_path):
     assert "a" in json.loads(output.read_text(encoding="utf-8"))["systems"]
 
 
-def test_every_program_goes_through_the_place_that_settles_the_terminal():
+def test_every_program_starts_through_errors_run():
     programs = [path for path in SOURCES if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
     assert len(programs) > 20
     for path in programs:
-        if path.name == "ctranslate.py":  # a child of its benchmark, which must not import the project
+        if path.name == "ctranslate.py":  # a child process that must not import the project
             continue
         end = path.read_text(encoding="utf-8").partition('__name__ == "__main__"')[2]
         assert "errors.run(" in end, path
@@ -106,7 +106,7 @@ def test_every_output_option_is_checked_before_the_work():
         if "add_argument" in path.read_text(encoding="utf-8")
     ]
     assert len(options) >= 8
-    for name in ("score", "rate"):  # of click: as the first thing in the command
+    for name in ("score", "rate"):  # click commands check it in their first line
         body = (
             (ROOT / f"onesentence/commands/{name}.py")
             .read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, with the same bytes every time."""
+"""Files are written completely or not at all, with the same bytes every time."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ from onesentence.core.files import (
 )
 
 
-def test_replacing_puts_the_new_file_in_place_and_leaves_no_temporary(tmp_path):
+def test_atomic_write_replaces_the_file_and_leaves_no_temporary(tmp_path):
     path = tmp_path / "new folder" / "file.txt"
     for text in ("first", "second"):
         with atomic_write(path) as temporary:
@@ -43,7 +43,7 @@ def test_replacing_puts_the_new_file_in_place_and_leaves_no_temporary(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
 
 
-def test_the_old_file_is_there_until_the_body_is_done(tmp_path):
+def test_the_old_file_exists_until_the_body_is_done(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     with atomic_write(path) as temporary:
@@ -162,7 +162,7 @@ def test_parquet_has_the_columns_no_metadata_and_the_same_bytes_every_time(tmp_p
     table = read_parquet(first)
     assert table.column_names == ["id", "value"] and table.schema.metadata is None
     assert all(table[name].to_pylist() == column.to_pylist() for name, column in columns().items())
-    # Beside the schema itself, in the form that Arrow adds to every file.
+    # Arrow adds the schema to every file in this form; nothing else is there.
     assert set(pq.read_metadata(first).metadata) <= {b"ARROW:schema"}
     assert read_parquet(first, columns=["value"]).column_names == ["value"]
 
@@ -177,8 +177,8 @@ def test_parquet_that_cannot_be_written_leaves_the_old_file(tmp_path):
 
 
 @pytest.mark.parametrize("read", [read_json, read_jsonl, read_parquet])
-def test_a_file_of_an_earlier_stage_that_is_not_there_is_named(tmp_path, read):
-    with pytest.raises(UserError, match=r"missing\.file: not there; run `dvc repro`"):
+def test_a_missing_file_of_an_earlier_stage_is_named(tmp_path, read):
+    with pytest.raises(UserError, match=r"missing\.file: not found; run `dvc repro`"):
         read(tmp_path / "missing.file")
 
 
@@ -188,7 +188,7 @@ def test_sha256_of_a_file(tmp_path):
     assert file_sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
-def test_json_may_hold_a_value_on_one_line(tmp_path):
+def test_json_can_write_a_value_on_one_line(tmp_path):
     value = {
         "n": 2,
         "systems": {"lead": {"rouge1": {"value": 1.23456, "low": None}}, "none": {}},
@@ -224,7 +224,7 @@ def test_a_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["data", "drive", "link", "new"]
 
 
-def test_a_link_to_a_file_gives_way_and_the_file_behind_it_stays(tmp_path):
+def test_a_link_to_a_file_is_replaced_and_its_target_stays(tmp_path):
     """DVC's cache may be behind a link."""
     (tmp_path / "cached").write_text("cached")
     (tmp_path / "link").symlink_to(tmp_path / "cached")
@@ -233,7 +233,7 @@ def test_a_link_to_a_file_gives_way_and_the_file_behind_it_stays(tmp_path):
 
 
 def tree(folder: Path) -> dict[str, tuple]:
-    """What is below a folder: content, rights and time of change of every file, and every folder."""
+    """All files and folders in a folder, with content, mode and modification time of each file."""
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mode, path.stat().st_mtime_ns)
         if path.is_file()
@@ -243,7 +243,7 @@ def tree(folder: Path) -> dict[str, tuple]:
 
 
 def workspace(folder: Path) -> list[Path]:
-    """Three paths, of which the last is not there, in a folder that is not there either."""
+    """Three paths; the last one does not exist, nor does its folder."""
     (folder / "a").write_text("a")
     (folder / "b").write_bytes(b"b\r\n\xff")
     (folder / "b").chmod(0o640)
@@ -259,7 +259,7 @@ def change(paths: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_restoring_puts_everything_back_after_an_error(tmp_path, error):
+def test_restoring_undoes_all_changes_after_an_error(tmp_path, error):
     paths = workspace(tmp_path)
     before = tree(tmp_path)
     with pytest.raises(error), restoring(paths, tmp_path / ".undo"):
@@ -268,7 +268,7 @@ def test_restoring_puts_everything_back_after_an_error(tmp_path, error):
     assert tree(tmp_path) == before
 
 
-def test_restoring_keeps_what_succeeded_and_leaves_no_journal(tmp_path):
+def test_restoring_keeps_successful_changes_and_leaves_no_journal(tmp_path):
     paths = workspace(tmp_path)
     with restoring(paths, tmp_path / ".undo"):
         change(paths)
@@ -293,7 +293,7 @@ with restoring(paths, folder / ".undo"):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_killed_program_is_taken_back_at_once_or_by_the_next(tmp_path, number):
+def test_changes_of_a_killed_program_are_undone_at_once_or_by_the_next_call(tmp_path, number):
     workspace(tmp_path)
     before = tree(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -308,26 +308,26 @@ def test_a_killed_program_is_taken_back_at_once_or_by_the_next(tmp_path, number)
     assert tree(tmp_path) == before and not restore(tmp_path / ".undo")
 
 
-def test_a_restoring_that_was_stopped_half_way_is_finished(tmp_path):
+def test_a_half_finished_restore_is_completed(tmp_path):
     paths = workspace(tmp_path)
     before = tree(tmp_path)
     journal = tmp_path / ".undo"
     with pytest.raises(OSError, match="full"), restoring(paths, journal):
         change(paths)
-        # As a restore leaves it that was killed after its first file.
+        # The state after a restore that was killed after its first file.
         (journal / "0").replace(paths[0])
         raise OSError("disk full")
     assert tree(tmp_path) == before
 
 
-def test_an_output_is_found_writable_and_nothing_is_left_by_the_trial(tmp_path):
-    (tmp_path / "there.json").write_text("old")
-    for name in ("there.json", "new.json", "some/new/folder/out.json"):
+def test_testing_an_output_path_leaves_nothing_behind(tmp_path):
+    (tmp_path / "present.json").write_text("old")
+    for name in ("present.json", "new.json", "some/new/folder/out.json"):
         assert output_file(str(tmp_path / name)) == tmp_path / name
-    assert {name: content[0] for name, content in tree(tmp_path).items()} == {"there.json": b"old"}
+    assert {name: content[0] for name, content in tree(tmp_path).items()} == {"present.json": b"old"}
 
 
-def test_an_output_replaces_no_device_and_no_pipe(tmp_path):
+def test_a_device_or_a_pipe_is_refused_as_output(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/null")
     for name in (str(tmp_path / "pipe"), str(tmp_path / "link"), "/dev/null", "/dev/new.json"):
@@ -352,7 +352,7 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_an_output_in_a_folder_without_the_right_to_write_is_refused(tmp_path):
+def test_an_output_in_a_read_only_folder_is_refused(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     tmp_path.chmod(0o500)
@@ -364,11 +364,11 @@ def test_an_output_in_a_folder_without_the_right_to_write_is_refused(tmp_path):
 
 
 def test_an_output_that_is_also_read_is_refused(tmp_path):
-    given, link = tmp_path / "given.txt", tmp_path / "link.txt"
-    given.write_text("text")
-    link.symlink_to(given)
-    for output in (given, link, tmp_path / "." / "given.txt"):
+    source, link = tmp_path / "source.txt", tmp_path / "link.txt"
+    source.write_text("text")
+    link.symlink_to(source)
+    for output in (source, link, tmp_path / "." / "source.txt"):
         with pytest.raises(UserError, match="is read by the same command; name another file"):
-            require_other_file(output, [None, tmp_path / "other", given])
-    require_other_file(tmp_path / "new.json", [given])
-    require_other_file(None, [given])
+            require_other_file(output, [None, tmp_path / "other", source])
+    require_other_file(tmp_path / "new.json", [source])
+    require_other_file(None, [source])

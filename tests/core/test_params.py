@@ -1,4 +1,4 @@
-"""The reader of params.yaml: strict, every error at once, and the committed file passes."""
+"""The reader of params.yaml is strict and reports every error at once; the committed file passes."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -15,7 +15,7 @@ COMMITTED = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))
 
 @pytest.fixture
 def values() -> dict:
-    """The committed values, with the data and the model of the default so that tests know the start."""
+    """The committed values with the default data and model, so that tests have a known start."""
     values = deepcopy(COMMITTED)
     values["data"].update(source="docstrings", watch="requirements.txt", revision=None)
     values["model"].update(name="models/phi-tiny", watch="models/phi-tiny", revision=None)
@@ -39,17 +39,17 @@ def write(path: Path, values: dict) -> Path:
 def test_the_committed_file_loads_with_the_values_that_yaml_reads():
     loaded = params.load(tuple(COMMITTED), REPO / "params.yaml")
     for section, expected in COMMITTED.items():
-        found = getattr(loaded, section)
-        assert (vars(found) if isinstance(expected, dict) else found) == expected
+        value = getattr(loaded, section)
+        assert (vars(value) if isinstance(expected, dict) else value) == expected
 
 
-def test_every_key_of_the_committed_file_has_a_rule_and_the_other_way_round():
+def test_the_committed_file_and_the_rules_have_the_same_keys():
     keys = {section: set(v) if isinstance(v, dict) else None for section, v in COMMITTED.items()}
     rules = {section: set(v) if isinstance(v, dict) else None for section, v in params.SCHEMA.items()}
     assert keys == rules
 
 
-def test_a_stage_holds_what_it_named_and_nothing_else(tmp_path, values):
+def test_a_stage_gets_only_the_keys_that_it_names(tmp_path, values):
     path = write(tmp_path / "params.yaml", values)
     loaded = params.load(("seed", "lora", "data.source", "data.seed"), path)
     assert loaded.seed == values["seed"] and loaded.lora.rank == values["lora"]["rank"]
@@ -79,7 +79,7 @@ def test_an_unknown_key_or_section_is_named_with_the_nearest_known_one(values, n
 
 
 @pytest.mark.parametrize(("old", "new"), params.RENAMED.items())
-def test_a_key_by_its_old_name_is_told_the_new_one_and_nothing_else(values, old, new):
+def test_an_old_key_is_one_problem_that_names_the_new_key(values, old, new):
     section, _, key = old.partition(".")
     assert new.startswith(f"{section}.")
     values[section][key] = values[section].pop(new.partition(".")[2])
@@ -145,7 +145,7 @@ def test_a_missing_key_or_section_is_named(values, name):
         ("evaluate.split", "train"),
         ("evaluate.language", "english"),
         ("evaluate.language", "EN"),
-        ("evaluate.language", False),  # what YAML makes of an unquoted no
+        ("evaluate.language", False),  # YAML reads an unquoted no as false
         ("evaluate.confidence", 1),
         ("evaluate.confidence", 95),
         ("evaluate.resamples", 99),
@@ -158,8 +158,8 @@ def test_a_missing_key_or_section_is_named(values, name):
 def test_a_wrong_value_is_refused_by_name(values, name, value):
     (problem,) = params.problems(changed(values, name, value))
     assert problem.startswith(f"{name}: expected ")
-    found, _, hint = problem.partition(", did you mean ")
-    assert found.endswith(f"found {value!r}")
+    error, _, hint = problem.partition(", did you mean ")
+    assert error.endswith(f"found {value!r}")
     assert not hint or name in ("prompt.template", "model.dtype", "model.quantization", "evaluate.split")
 
 
@@ -180,11 +180,11 @@ def test_a_wrong_value_is_refused_by_name(values, name, value):
         ("evaluate.confidence", 0.5),
     ],
 )
-def test_the_ends_of_a_range_are_in_it(values, name, value):
+def test_the_ends_of_a_range_are_accepted(values, name, value):
     assert params.problems(changed(values, name, value)) == []
 
 
-def test_word_net_is_english(values):
+def test_wordnet_synonyms_need_english(values):
     values = changed(values, "evaluate.language", "de")
     values["evaluate"]["meteor_synonyms"] = True
     assert params.problems(values) == [
@@ -192,16 +192,16 @@ def test_word_net_is_english(values):
     ]
 
 
-def test_a_choice_lists_what_there_is(values):
+def test_the_error_for_a_wrong_choice_lists_all_choices(values):
     (problem,) = params.problems(changed(values, "model.quantization", "int4"))
-    wanted = "model.quantization: expected one of none, int8, nf4, found 'int4', did you mean 'int8'?"
-    assert problem == wanted
+    expected = "model.quantization: expected one of none, int8, nf4, found 'int4', did you mean 'int8'?"
+    assert problem == expected
 
 
 @pytest.mark.parametrize(
     ("written", "value"), [("1e-3", 0.001), ("1e-05", 0.00001), ("1.0e-3", 0.001), ("2E-4", 2e-4)]
 )
-def test_a_number_in_exponent_form_is_a_number_as_dvc_writes_it(tmp_path, written, value):
+def test_a_number_in_exponent_form_is_read_as_dvc_writes_it(tmp_path, written, value):
     text = "".join(
         f"  learning_rate: {written}\n" if line.startswith("  learning_rate:") else line
         for line in (REPO / "params.yaml").read_text(encoding="utf-8").splitlines(True)
@@ -227,10 +227,10 @@ def test_every_problem_is_reported_at_once(tmp_path, values):
     del values["train"]["epochs"]
     path = write(tmp_path / "params.yaml", values)
     with pytest.raises(UserError) as raised:
-        params.load(("seed",), path)  # also the sections that the stage does not read
-    head, *found = str(raised.value).splitlines()
+        params.load(("seed",), path)  # problems of sections that the stage does not read, too
+    head, *lines = str(raised.value).splitlines()
     assert head == f"{path}: 5 problem(s)"
-    assert {line.split(":")[0].strip() for line in found} == {
+    assert {line.split(":")[0].strip() for line in lines} == {
         "lora.rnak",
         "lora.rank",
         "data.train_size",
@@ -251,11 +251,11 @@ def test_every_problem_is_reported_at_once(tmp_path, values):
         ("", "expected a mapping of sections, found NoneType"),
         ("seed: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
         ("seed: &a {b: *a}\n", "not valid YAML"),
-        ("? [a, b]\n: 1\n", "not valid YAML"),  # a key that cannot be one of a dict
-        ("revision: 2024-99-99\n", "not valid YAML"),  # YAML takes it for a date
+        ("? [a, b]\n: 1\n", "not valid YAML"),  # a list cannot be a key of a dict
+        ("revision: 2024-99-99\n", "not valid YAML"),  # YAML reads a date
     ],
 )
-def test_what_is_no_mapping_in_yaml_is_one_line_that_names_the_file(tmp_path, text, message):
+def test_invalid_yaml_is_a_one_line_error_that_names_the_file(tmp_path, text, message):
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as raised:
@@ -266,7 +266,7 @@ def test_what_is_no_mapping_in_yaml_is_one_line_that_names_the_file(tmp_path, te
 
 def test_a_file_that_is_missing_or_not_utf8_is_named(tmp_path):
     path = tmp_path / "params.yaml"
-    with pytest.raises(UserError, match="not found; run from the repository's root"):
+    with pytest.raises(UserError, match="not found; run the command in the repository's root folder"):
         params.load(("seed",), path)
     path.write_bytes(b"seed: \xff\n")
     with pytest.raises(UserError, match="not valid YAML"):
@@ -281,7 +281,7 @@ HUB_MODEL = {"name": "owner/model", "watch": "requirements.txt", "revision": "ab
 
 @pytest.mark.parametrize("data", [{}, HUB_DATA, LOCAL_DATA, GROUPED, {**GROUPED, **HUB_DATA}])
 @pytest.mark.parametrize("model", [{}, HUB_MODEL, {"name": "some/folder", "watch": "some/folder"}])
-def test_values_that_go_together_pass(values, data, model, tmp_path, monkeypatch):
+def test_consistent_values_pass(values, data, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values["data"].update(data)
     values["model"].update(model)
@@ -320,14 +320,14 @@ def test_a_folder_on_disk_must_be_watched(values, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values["model"].update(name="here", watch="requirements.txt", revision=None)
     (problem,) = params.problems(values)
-    assert problem.startswith("model.revision: pin")  # nothing there: a hub id
+    assert problem.startswith("model.revision: pin")  # no such folder: a hub id
     (tmp_path / "here").mkdir()
     (problem,) = params.problems(values)
     assert problem.startswith("model.watch: must be the folder in model.name ('here')")
 
 
 @pytest.mark.parametrize("model", [{"dtype": "bfloat16"}, {"quantization": "nf4"}])
-def test_autocast_is_for_float32_weights(values, model):
+def test_autocast_needs_float32_weights(values, model):
     values["train"]["autocast"] = "bfloat16"
     assert params.problems(values) == []
     values["model"].update(model)
@@ -338,21 +338,29 @@ def test_autocast_is_for_float32_weights(values, model):
 @pytest.mark.parametrize(
     ("section", "update", "problem"),
     [
-        ("train", {"epochs": None}, "train.steps: must be null unless train.epochs is null"),
-        ("train", {"steps": 10}, "train.steps: must be null unless train.epochs is null"),
+        (
+            "train",
+            {"epochs": None},
+            "train.steps: must be a number where train.epochs is null",
+        ),
+        (
+            "train",
+            {"steps": 10},
+            "train.steps: must be a number where train.epochs is null",
+        ),
         ("generate", {"num_beams": 1, "length_penalty": 2.0}, "generate.length_penalty: must be 1.0"),
     ],
 )
-def test_settings_of_which_one_would_not_be_read(values, section, update, problem):
+def test_a_setting_that_another_one_makes_meaningless_is_refused(values, section, update, problem):
     values[section].update(update)
-    (found,) = params.problems(values)
-    assert found.startswith(problem)
+    (error,) = params.problems(values)
+    assert error.startswith(problem)
 
 
 @pytest.mark.parametrize("model", [{"dtype": "bfloat16"}, {"quantization": "nf4"}])
-def test_every_weight_is_trained_in_float32(values, model):
+def test_full_fine_tuning_needs_float32_weights(values, model):
     values["train"].update(method="full", epochs=None, steps=5)
     assert params.problems(values) == []
     values["model"].update(model)
-    (found,) = params.problems(values)
-    assert found.startswith("train.method: full needs model.dtype: float32")
+    (problem,) = params.problems(values)
+    assert problem.startswith("train.method: full needs model.dtype: float32")

@@ -1,8 +1,8 @@
-"""The same bytes with and without AVX512: what the stages compute, in processes of their own.
+"""The stages compute the same bytes with and without AVX512; each case runs in its own process.
 
-Three runs of kernels.py: under the kernels that onesentence/core/runtime.py chooses; with AVX512 hidden by
-hand as far as variables can hide it, glibc's choice included; and with each library choosing by itself. The
-second must give the first's bytes. The third must not, or the comparison would prove nothing on this CPU.
+kernels.py runs three times: with the kernels that onesentence/core/runtime.py chooses; with AVX512 hidden by
+hand, as far as variables can hide it, also from glibc; and with kernels that each library chooses. The second
+run must give the bytes of the first. The third must not, or the comparison proves nothing on this CPU.
 """
 
 import json
@@ -29,7 +29,7 @@ BY_HAND = {
     "OPENBLAS_NUM_THREADS": "1",
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
 }
-GLIBC = "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX512DQ"  # it is read before a process begins
+GLIBC = "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX512DQ"  # read before a process starts
 needs_avx512 = pytest.mark.skipif("avx512f" not in FLAGS, reason="this CPU has no AVX512 to hide")
 needs_avx2 = pytest.mark.skipif(not runtime.has_kernels(), reason="no x86 CPU with AVX2 and FMA")
 
@@ -57,7 +57,7 @@ def write_neox(folder, phi):
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory, pairs) -> dict[str, dict[str, str]]:
-    """Hashes by what was computed, of the three ways to choose kernels."""
+    """Hashes of the results, for each of the three ways to choose kernels."""
     folder = tmp_path_factory.mktemp("models")
     write_neox(folder / "neox", write_tiny_model(folder / "phi", [pair["document"] for pair in pairs]))
     environment = {name: value for name, value in os.environ.items() if name not in runtime.KERNELS}
@@ -74,9 +74,9 @@ def computed(tmp_path_factory, pairs) -> dict[str, dict[str, str]]:
         "by hand": start("--instead", json.dumps(BY_HAND), GLIBC_TUNABLES=GLIBC),
         "free": start("--instead", "{}"),
     }
-    shown = {name: process.communicate()[0] for name, process in running.items()}
+    outputs = {name: process.communicate()[0] for name, process in running.items()}
     assert all(process.returncode == 0 for process in running.values())
-    return {name: json.loads(text.splitlines()[-1]) for name, text in shown.items()}
+    return {name: json.loads(text.splitlines()[-1]) for name, text in outputs.items()}
 
 
 @needs_avx512
@@ -90,7 +90,7 @@ def test_avx512_changes_no_byte(computed, name):
 @needs_avx512
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_free_to_choose_the_libraries_give_other_bytes(computed, name):
+def test_libraries_that_choose_their_kernels_give_other_bytes(computed, name):
     assert computed["chosen"][name] != computed["free"][name]
 
 
@@ -110,7 +110,7 @@ def test_importing_the_package_chooses_the_kernels_before_any_library_is_loaded(
 
 
 @needs_avx2
-def test_the_kernels_are_chosen_over_what_a_user_has_set(monkeypatch):
+def test_a_users_choice_of_kernels_is_overridden(monkeypatch):
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx512")
     onesentence.choose_kernels()
     assert os.environ["ATEN_CPU_CAPABILITY"] == "avx2"
@@ -125,7 +125,7 @@ def test_a_cpu_without_the_kernels_keeps_its_own(monkeypatch, flags):
 
 
 @needs_avx512
-def test_torch_that_was_loaded_first_is_refused():
+def test_torch_loaded_before_the_package_is_refused():
     code = (
         "import torch\n"
         "torch.backends.cpu.get_cpu_capability()\n"
@@ -137,22 +137,22 @@ def test_torch_that_was_loaded_first_is_refused():
 
 
 @pytest.mark.parametrize("has", [True, False])
-def test_bfloat16_is_computed_by_its_own_instructions_where_the_cpu_has_them(monkeypatch, has):
-    """Held to AVX2, its products are emulated, at a fifth of float32's speed."""
+def test_bfloat16_uses_the_cpus_own_instructions_if_it_has_them(monkeypatch, has):
+    """Limited to AVX2, bfloat16 products are emulated, at a fifth of float32's speed."""
     monkeypatch.setattr(os, "environ", {})
     flags = "avx2 fma avx512f" + has * " avx512_bf16"
     monkeypatch.setattr(runtime, "cpu_info", lambda: {"flags": flags})
     runtime.choose_kernels()
     runtime.choose_bfloat16_kernels()
-    wanted = ("avx512", "AVX512_CORE_BF16") if has else ("avx2", "AVX2")
-    assert (os.environ["ATEN_CPU_CAPABILITY"], os.environ["ONEDNN_MAX_CPU_ISA"]) == wanted
+    expected = ("avx512", "AVX512_CORE_BF16") if has else ("avx2", "AVX2")
+    assert (os.environ["ATEN_CPU_CAPABILITY"], os.environ["ONEDNN_MAX_CPU_ISA"]) == expected
 
 
 @pytest.mark.skipif("avx512_bf16" not in FLAGS, reason="this CPU does not compute in bfloat16")
 @pytest.mark.parametrize(
     ("formats", "kernels"), [((), "AVX2"), (("float32", "none"), "AVX2"), (("bfloat16", "none"), "AVX512")]
 )
-def test_a_run_in_bfloat16_gets_its_kernels_and_no_other_does(formats, kernels):
+def test_only_a_run_in_bfloat16_gets_bfloat16_kernels(formats, kernels):
     code = (
         "from onesentence.core.runtime import set_up\n"
         f"set_up(0, {formats!r})\n"
@@ -165,7 +165,7 @@ def test_a_run_in_bfloat16_gets_its_kernels_and_no_other_does(formats, kernels):
 @pytest.mark.parametrize(
     "own", ["OMP_WAIT_POLICY=ACTIVE", "GOMP_SPINCOUNT=7", "OMP_NUM_THREADS=1", "STAGES_CHOSE_WAITING=1"]
 )
-def test_how_threads_wait_is_the_users_where_he_has_chosen(monkeypatch, own):
+def test_a_users_choice_of_how_threads_wait_is_kept(monkeypatch, own):
     name, _, value = own.partition("=")
     monkeypatch.setattr(runtime, "busy_cores", lambda: 64.0)
     monkeypatch.setattr(os, "environ", {name: value})
@@ -176,20 +176,17 @@ def test_how_threads_wait_is_the_users_where_he_has_chosen(monkeypatch, own):
         assert os.environ == {name: value}
 
 
-def test_threads_sleep_at_once_beside_other_work_and_wait_as_the_library_does_where_the_machine_is_free(
-    monkeypatch,
-):
+def test_threads_sleep_at_once_only_beside_other_work(monkeypatch):
     cores = len(os.sched_getaffinity(0))
     for busy, expected in ((0.0, None), (cores - 0.2, "0")):
         monkeypatch.setattr(runtime, "busy_cores", lambda busy=busy: busy)
-        # A parent's choice beside other work does not outlive that work.
+        # A choice that the parent made beside other work ends with that work.
         monkeypatch.setattr(os, "environ", {"GOMP_SPINCOUNT": "0", "STAGES_CHOSE_WAITING": "1"})
         runtime.choose_waiting()
         assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
-def test_busy_cores_are_counted():
-    """Beside a process for each core, all of them are busy."""
+def test_all_cores_are_busy_beside_a_process_for_each():
     code = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
     cores = len(os.sched_getaffinity(0))
     others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(cores)]

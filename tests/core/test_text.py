@@ -1,4 +1,4 @@
-"""Words, sentences and n-grams against values worked out by hand."""
+"""Words, sentences and n-grams agree with values computed by hand."""
 
 import random
 import re
@@ -48,12 +48,12 @@ def test_words_are_folded_runs_of_letters_and_digits_of_any_script(text, expecte
         ("\u732b\u304c\u5ea7\u308b", ["\u732b", "\u304c", "\u5ea7", "\u308b"]),
         ("\u7b2c10\u56deNHK\u676f", ["\u7b2c", "10", "\u56de", "nhk", "\u676f"]),
         ("\uff11\uff12\uff13 \uff21\uff42", ["123", "ab"]),  # full width
-        ("\uff76\uff9e", ["\u30ac"]),  # a kana of half width and its mark are one
+        ("\uff76\uff9e", ["\u30ac"]),  # a half-width kana and its mark are one word
         ("\u0e1b\u0e25\u0e32", ["\u0e1b", "\u0e25", "\u0e32"]),  # Thai
         ("\u1781\u17d2\u1798\u17c2\u179a", ["\u1781\u17d2", "\u1798\u17c2", "\u179a"]),  # Khmer
         ("\ud55c\uad6d\uc5b4 \ubb38\uc7a5", ["\ud55c\uad6d\uc5b4", "\ubb38\uc7a5"]),  # Korean has blanks
         ("हिन्दी में", ["हिन्दी", "में"]),
-        ("می\u200cخواهم", ["میخواهم"]),  # one word, its joiner unseen
+        ("می\u200cخواهم", ["میخواهم"]),  # one word; its joiner is dropped
         ("ΟΔΟΣ οδός", ["οδοσ", "οδόσ"]),  # final sigma
         ("Привет, мир!", ["привет", "мир"]),
         ("It\u2019s \u00a330m \u2013 \u201cno\u201d", ["it", "s", "30m", "no"]),
@@ -181,19 +181,19 @@ def test_no_quote_makes_the_whole_article_its_first_sentence(quotes):
 
 
 def ascii_sentences(text: str) -> list[str]:
-    """The rule for English in ASCII, from which the published scores come."""
+    """The sentences of English ASCII text by the rule behind the published scores."""
     end = re.compile(r"[.!?][\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9`*:]|\s*$)")
-    found = []
+    result = []
     for paragraph in re.split(r"\n\s*\n", text):
         paragraph, start = " ".join(paragraph.split()), 0
         for match in end.finditer(paragraph):
             last = paragraph[start : match.end()].rsplit(" ", 1)[-1].lstrip("\"'([")
             short = last.lower() in ABBREVIATIONS["en"] or re.fullmatch(r"[A-Z]\.", last)
             if not short or match.end() == len(paragraph):
-                found.append(paragraph[start : match.end()].strip())
+                result.append(paragraph[start : match.end()].strip())
                 start = match.end()
-        found += [paragraph[start:].strip()] if paragraph[start:].strip() else []
-    return found
+        result += [paragraph[start:].strip()] if paragraph[start:].strip() else []
+    return result
 
 
 def test_sentences_and_words_of_english_in_ascii_are_as_published():
@@ -222,7 +222,7 @@ def test_sentences_and_words_of_english_in_ascii_are_as_published():
 @pytest.mark.parametrize(
     "text", [".", '." ', "e.g. E ", "A", "\n", "\u3002", "\u201c", ". \u201c", "\u00e9", ".\u00bb "]
 )
-def test_the_time_for_a_text_grows_with_its_length(text):
+def test_time_grows_linearly_with_the_length_of_a_text(text):
     started = time.process_time()
     sentences(text * 20_000, "de")
     words(text * 20_000)
@@ -246,11 +246,11 @@ def test_emoji_and_right_to_left_text_lose_nothing():
     "text",
     ["One. Two\n\nThree! (Four.) J. Doe etc. five? \U0001f600 Six.", "x" * 50, "A.B.C. D! E?", "... . ."],
 )
-def test_sentences_put_together_are_the_text(text):
+def test_joined_sentences_are_the_text(text):
     assert " ".join(sentences(text, "en")).split() == text.split()
 
 
-def test_greek_asks_with_a_mark_that_parts_clauses_elsewhere():
+def test_a_semicolon_ends_a_sentence_only_in_greek():
     assert sentences("Τι είναι; Ήταν εδώ.", "el") == ["Τι είναι;", "Ήταν εδώ."]
     assert sentences("Τι είναι; ήταν εδώ.", "el") == ["Τι είναι; ήταν εδώ."]
     assert sentences("It is; He left.", "en") == ["It is; He left."]

@@ -1,4 +1,4 @@
-"""Docstrings: the documented objects of source files written here, and the same entries on every Python."""
+"""Documented objects of source files written here; installed packages give the same on every Python."""
 
 import inspect
 import os
@@ -117,12 +117,12 @@ def test_a_comment_with_an_apostrophe_is_dropped_from_a_signature(parse):
         ("class a(b):", "class package.module.a(b)"),
     ],
 )
-def test_a_name_that_stands_inside_the_keyword_leaves_the_keyword_whole(parse, source, heading):
+def test_a_name_that_is_part_of_the_keyword_changes_only_the_name(parse, source, heading):
     (entry,) = parse(f'{source}\n    "Docstring."\n')
     assert entry.heading == heading
 
 
-def test_definitions_inside_if_try_and_with_are_found_and_inside_other_blocks_not(parse):
+def test_definitions_inside_if_try_and_with_are_entries_but_not_those_in_loops(parse):
     entries = parse(
         "if CONDITION:\n"
         '    def in_if(): "1"\n'
@@ -147,14 +147,14 @@ def test_definitions_inside_if_try_and_with_are_found_and_inside_other_blocks_no
     "body",
     ['f"a {1}"', 'b"bytes"', "1", "...", "pass", "x = 'text'", '""', '"   "', "'a' + 'b'"],
 )
-def test_what_is_no_docstring(parse, body):
+def test_an_expression_that_is_not_a_docstring_gives_no_entry(parse, body):
     assert parse(f"def function():\n    {body}\n") == []
 
 
 SOURCE = 'class A:\n\tdef method(self,\n\t\tx=1):\n\t\t"""First line.\n\n\t\tMore\n\t\t\tindented.\n\t\t"""\n'
 
 
-def test_line_ends_and_byte_order_mark_change_nothing(parse):
+def test_line_ends_and_a_byte_order_mark_make_no_difference(parse):
     plain = parse(SOURCE)
     assert plain[0].heading == "def package.module.A.method(self, x=1)"
     assert plain[0].docstring == "First line.\n\nMore\n        indented."  # a tab is 8 columns
@@ -178,13 +178,13 @@ def test_columns_are_counted_in_bytes(parse):
     assert entry.heading == 'def package.module.function(x="\u05e9\u05dc\u05d5\u05dd \U0001f600")'
 
 
-def test_an_invalid_escape_is_kept_and_warns_nobody(parse, recwarn):
+def test_an_invalid_escape_is_kept_without_a_warning(parse, recwarn):
     (entry,) = parse('def function():\n    "A \\q and a \\d."\n')
     assert entry.docstring == "A \\q and a \\d."
     assert len(recwarn) == 0
 
 
-def test_a_lone_surrogate_in_a_docstring_becomes_something_utf8_can_store(parse):
+def test_a_lone_surrogate_in_a_docstring_is_replaced(parse):
     (entry,) = parse('def function():\n    "A \\ud800 b."\n')
     assert entry.docstring == "A ? b."
     assert len(entries_hash([entry])) == 64
@@ -208,7 +208,7 @@ def test_a_package_file_is_named_after_its_package(tmp_path):
     ],
 )
 def test_a_file_that_does_not_parse_is_named(parse, source):
-    with pytest.raises(UserError, match=r"dist/package/module\.py: not parsed by this Python"):
+    with pytest.raises(UserError, match=r"dist/package/module\.py: this Python cannot parse it"):
         parse(source)
 
 
@@ -273,7 +273,7 @@ def test_pair_of_is_heading_and_body_against_the_first_line():
         ("Return the sum of x.\n\n" + "word " * 5_001, "body outside 12 to 5000 words"),
     ],
 )
-def test_pair_of_names_why_an_entry_gives_none(docstring, reason):
+def test_pair_of_gives_the_reason_why_an_entry_has_no_pair(docstring, reason):
     assert pair_of(entry_of(docstring)) == reason
 
 
@@ -321,7 +321,7 @@ def test_the_committed_requirements_pin_every_distribution_that_is_read():
     assert {name.replace("_", "-").lower() for name in DISTRIBUTIONS} <= set(pins)
 
 
-def test_source_files_are_sorted_and_leave_out_tests_and_copies_of_others(monkeypatch):
+def test_source_files_are_sorted_without_tests_and_vendored_packages(monkeypatch):
     monkeypatch.setattr(docstrings, "DISTRIBUTIONS", ("networkx",))
     files = list(source_files())
     names = [name for name, _ in files]
@@ -358,14 +358,14 @@ def interpreter(version: str) -> str | None:
     candidates = [shutil.which(f"python{version}")]
     candidates += sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
     for candidate in filter(None, candidates):
-        # A pyenv shim can be on PATH and yet start nothing.
-        found = subprocess.run(
+        # A pyenv shim on PATH may start nothing.
+        probe = subprocess.run(
             [str(candidate), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
             capture_output=True,
             text=True,
             check=False,
         )
-        if found.stdout.strip() == version:
+        if probe.stdout.strip() == version:
             return str(candidate)
     return None
 
@@ -408,11 +408,11 @@ def test_the_same_packages_give_the_same_entries_on_another_python(version, hash
         ("Return the sum of x.", True),
         ("Return the sum, e.g. Of x, by J. Smith.", True),
         ("Return x. Then stop.", False),
-        ("Return x. \u00c9lan.", True),  # by the rule in ASCII that the docstrings' rows come from
+        ("Return x. \u00c9lan.", True),  # the ASCII rule sees no sentence end here
         ("Say \u201cno.\u201d Then stop.", True),
     ],
 )
-def test_docstrings_keep_their_own_sentences_and_words(line, expected):
+def test_docstrings_have_their_own_rules_for_sentences_and_words(line, expected):
     assert docstrings.is_one_sentence(line) is expected
     assert docstrings.words("caf\u00e9 \u2013 Snake_case \u732b\u304c") == [
         "caf", "\u00e9", "\u2013", "snake_case", "\u732b\u304c",

@@ -1,4 +1,4 @@
-"""Near-duplicates against brute force on sets and multisets of words, in whole numbers."""
+"""Near-duplicates agree with brute force on sets and multisets of words, in whole numbers."""
 
 import os
 import random
@@ -47,7 +47,7 @@ def text_of(rng: random.Random, vocabulary: int, low: int, high: int) -> str:
 
 
 def changed(rng: random.Random, text: str) -> str:
-    """The text with a few words replaced, dropped or put in, so that pairs lie around the bound."""
+    """The text with a few words replaced, dropped or inserted, so that overlaps are around the bound."""
     tokens = text.split()
     for _ in range(rng.randint(0, max(1, len(tokens) // 6))):
         place = rng.randrange(len(tokens) + 1)
@@ -56,7 +56,7 @@ def changed(rng: random.Random, text: str) -> str:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_matches_are_those_of_brute_force(seed):
+def test_matches_equal_those_of_brute_force(seed):
     rng = random.Random(seed)
     rows = [(text_of(rng, 40, 0, 60), text_of(rng, 12, 0, 15)) for _ in range(40)]
     rows += [(changed(rng, body), changed(rng, summary)) for body, summary in rows]
@@ -64,16 +64,16 @@ def test_matches_are_those_of_brute_force(seed):
     rng.shuffle(rows)
     indexed, queries = rows[:90], rows
     index = NearDuplicates(*zip(*indexed, strict=True))
-    found, by_body, by_summary = 0, 0, 0
+    matches, by_body, by_summary = 0, 0, 0
     for body, summary in queries:
         of_body = {i for i, (other, _) in enumerate(indexed) if bodies_match(body, other)}
         of_summary = {i for i, (_, other) in enumerate(indexed) if summaries_match(summary, other)}
         assert index.matches(body, summary).tolist() == sorted(of_body | of_summary)
-        found += len(of_body | of_summary)
+        matches += len(of_body | of_summary)
         by_body += len(of_body - of_summary)
         by_summary += len(of_summary - of_body)
-    # The test has seen many matches, and matches by each rule alone.
-    assert found > 150 and by_body > 10 and by_summary > 10
+    # There were many matches, and matches by each rule alone.
+    assert matches > 150 and by_body > 10 and by_summary > 10
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -99,7 +99,7 @@ def numbered(prefix: str, count: int) -> str:
 
 
 @pytest.mark.parametrize(("left", "right"), [(1, 1), (2, 1), (3, 3), (5, 7), (16, 16), (40, 41), (100, 3)])
-def test_a_body_jaccard_of_exactly_one_half_is_no_match(left, right):
+def test_a_body_jaccard_of_exactly_one_half_does_not_match(left, right):
     # k + 4 distinct words make k 5-grams. Outputs with a common beginning of o + 4 words, then `left` and
     # `right` words of their own, have a Jaccard of o / (o + left + right).
     for overlap, expected in ((left + right - 1, []), (left + right, []), (left + right + 1, [0])):
@@ -110,7 +110,7 @@ def test_a_body_jaccard_of_exactly_one_half_is_no_match(left, right):
 
 
 @pytest.mark.parametrize(("left", "right"), [(1, 1), (1, 2), (0, 1), (3, 3), (5, 8), (16, 16), (30, 0)])
-def test_a_summary_f1_of_exactly_0_8_is_no_match(left, right):
+def test_a_summary_f1_of_exactly_0_8_does_not_match(left, right):
     # F1 is 2 o / (2 o + left + right): 0.8 at o = 2 (left + right).
     edge = 2 * (left + right)
     for overlap, expected in ((edge - 1, []), (edge, []), (edge + 1, [0])):

@@ -1,4 +1,4 @@
-"""Local files and hub datasets: the same rows from every format, and errors that name the place."""
+"""Local files and hub datasets give the same rows from every format; errors name the place."""
 
 import csv
 import datetime
@@ -89,7 +89,7 @@ def test_a_single_file_is_split_in_the_same_way_whatever_its_format(tmp_path):
     suffixes = [*FORMATS, ".jsonl.gz", ".csv.gz"]
     splits = [read(write(tmp_path / f"data{suffix}", RECORDS)) for suffix in suffixes]
     assert all(other == splits[0] for other in splits)
-    # The split hangs on the document: not on its place, its id, its summary or the other rows.
+    # The split depends on the document alone, not on its place, id, summary or the other rows.
     other = [{**record, "id": "x" + record["id"], "summary": "other"} for record in RECORDS[::-2]]
     for split, rows in read(write(tmp_path / "other.jsonl", other)).items():
         assert {row.document for row in rows} <= {row.document for row in splits[0][split]}
@@ -111,7 +111,7 @@ def test_a_folder_gives_the_rows_of_each_split_in_order(tmp_path, suffix):
     assert read(tmp_path) == {split: [Example(**record) for record in part] for split, part in parts.items()}
 
 
-def test_a_folder_can_hold_splits_of_several_formats(tmp_path):
+def test_splits_in_a_folder_can_have_different_formats(tmp_path):
     for split, suffix in zip(SPLITS, (".json.gz", ".tsv", ".parquet"), strict=True):
         write(tmp_path / f"{split}{suffix}", RECORDS[:3])
     assert read(tmp_path) == {split: [Example(**record) for record in RECORDS[:3]] for split in SPLITS}
@@ -121,14 +121,14 @@ def ids(path: Path, **changes) -> list[str]:
     return sorted(row.id for rows in read(path, **changes).values() for row in rows)
 
 
-def test_ids_are_those_of_the_data_else_line_numbers(tmp_path):
+def test_ids_come_from_the_data_or_are_line_numbers(tmp_path):
     file = tmp_path / "data.jsonl"
     for values, expected in (
         ([7, 0, 2.0, 1.5, "x"], ["0", "1.5", "2", "7", "x"]),
         ([None, "", " ", float("nan")], ["2", "3", "4", "5"]),
     ):
         lines = [json.dumps({"id": value, "document": f"d {value}", "summary": "s"}) for value in values]
-        file.write_text("\n" + "\n".join(lines))  # an empty line counts and is no row
+        file.write_text("\n" + "\n".join(lines))  # an empty line counts as a line but gives no row
         assert ids(file) == expected
     file.write_text('{"document": "d", "summary": "s"}\n')
     assert ids(file) == ["1"]
@@ -149,7 +149,7 @@ def test_columns_can_have_other_names(tmp_path):
     ]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path):
+def test_a_byte_order_mark_is_removed(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfdocument,summary\r\nd,s\r\n")
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"document": "d", "summary": "s"}\r\n')
     for name in ("a.csv", "a.jsonl"):
@@ -159,7 +159,7 @@ def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path):
 
 
 def store(rows: list[Example], path: Path) -> list[Example]:
-    """Through parquet and back, as `prepare` and later stages do."""
+    """Write rows to parquet and read them back, as `prepare` and later stages do."""
     fields = ("id", "document", "summary")
     write_parquet(
         path, {name: pa.array([getattr(row, name) for row in rows], pa.string()) for name in fields}
@@ -206,14 +206,14 @@ GOOD = {"document": "d", "summary": "s"}
         b'{"document": "d", "summary": "s"',
         b"document,summary",
         b"{'document': 'd'}",
-        b'{"document": "\xff"}',  # "in UTF-8" is said of this one
+        b'{"document": "\xff"}',  # the error adds "in UTF-8"
         b'{"document": "a\nb"}',
-        b"[" * 100_000,  # deeper than the parser goes
-        b'{"document": "d", "summary": "s", "n": ' + b"9" * 5_000 + b"}",  # longer than int() takes
+        b"[" * 100_000,  # deeper than the parser can go
+        b'{"document": "d", "summary": "s", "n": ' + b"9" * 5_000 + b"}",  # longer than int() accepts
     ],
     ids=["cut off", "CSV", "single quotes", "not UTF-8", "line break", "too deep", "too long a number"],
 )
-def test_a_line_that_is_no_json_is_named(tmp_path, line):
+def test_a_line_of_invalid_json_is_named(tmp_path, line):
     file = tmp_path / "data.jsonl"
     good = json.dumps(GOOD).encode()
     file.write_bytes(b"\n".join([good, good, line, good]))
@@ -223,14 +223,14 @@ def test_a_line_that_is_no_json_is_named(tmp_path, line):
 @pytest.mark.parametrize(
     ("line", "kind"), [("[1]", "list"), ('"text"', "str"), ("null", "NoneType"), ("3", "int")]
 )
-def test_a_line_that_is_no_object_is_named(tmp_path, line, kind):
+def test_a_line_that_is_not_an_object_is_named(tmp_path, line, kind):
     file = tmp_path / "data.jsonl"
     file.write_text(f"{json.dumps(GOOD)}\n{line}\n")
     assert error_of(file) == f"{file}, line 2: expected an object, found {kind}"
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_missing_column_is_named_with_those_there_are(tmp_path, suffix):
+def test_the_error_for_a_missing_column_lists_the_columns(tmp_path, suffix):
     file = write(tmp_path / f"data{suffix}", [{"id": "1", "text": "d", "summary": "s"}])
     message = error_of(file)
     assert str(file) in message
@@ -261,7 +261,7 @@ def test_a_column_that_is_missing_from_one_json_line_is_named_with_the_line(tmp_
     ],
 )
 @pytest.mark.parametrize("folder", [False, True])
-def test_a_value_that_is_no_text_is_named_by_file_line_and_column(
+def test_a_value_that_is_not_text_is_named_by_file_line_and_column(
     tmp_path, suffix, column, value, problem, folder
 ):
     for split in SPLITS:
@@ -306,8 +306,8 @@ def test_an_empty_csv_file_has_no_columns(tmp_path):
 @pytest.mark.parametrize("name", ["data.txt", "data", "data.xlsx", "data.parquet.gz", "data.csv.zip"])
 def test_another_suffix_is_refused(tmp_path, name):
     (tmp_path / name).write_text("{}")
-    found = Path(name).suffix or "no suffix"
-    assert error_of(tmp_path / name) == f"{tmp_path / name}: expected one of {EXPECTED}, found {found}"
+    suffix = Path(name).suffix or "no suffix"
+    assert error_of(tmp_path / name) == f"{tmp_path / name}: expected one of {EXPECTED}, found {suffix}"
 
 
 def test_a_missing_path_is_named(tmp_path):
@@ -315,7 +315,7 @@ def test_a_missing_path_is_named(tmp_path):
     assert message.startswith(f"data.watch: {tmp_path / 'nowhere'} not found")
 
 
-def test_a_folder_must_hold_exactly_one_file_of_each_split(tmp_path):
+def test_a_folder_must_have_exactly_one_file_for_each_split(tmp_path):
     write(tmp_path / "train.jsonl", [GOOD])
     write(tmp_path / "test.jsonl", [GOOD])
     assert f"expected exactly one validation file ({EXPECTED}), found none" in error_of(tmp_path)
@@ -327,17 +327,17 @@ def test_a_folder_must_hold_exactly_one_file_of_each_split(tmp_path):
     )
 
 
-def test_a_file_that_is_no_parquet_is_named(tmp_path):
+def test_a_file_that_is_not_parquet_is_named(tmp_path):
     file = tmp_path / "data.parquet"
     for content in (b"", b"PAR1", b"text, not parquet" * 10):
         file.write_bytes(content)
-        assert error_of(file).startswith(f"{file}: not a sound parquet file")
+        assert error_of(file).startswith(f"{file}: not a valid parquet file")
 
 
 def test_a_parquet_file_with_damaged_data_is_named(tmp_path):
     file = write(tmp_path / "data.parquet", [{"document": f"text {i}", "summary": "s"} for i in range(2_000)])
     content = bytearray(file.read_bytes())
-    content[50:2_000] = b"\x99" * 1_950  # the data stand first, the schema last
+    content[50:2_000] = b"\x99" * 1_950  # the data come first, the schema last
     file.write_bytes(content)
     assert str(file) in error_of(file)
 
@@ -354,64 +354,66 @@ def test_a_parquet_text_that_is_not_utf8_is_named(tmp_path):
     "name",
     ["data.CSV", "data.JSONL", "data.Parquet", "data.Json", "data.TSV", "data.CSV.GZ", "my.data.v2.csv"],
 )
-def test_a_suffix_may_be_in_capitals(tmp_path, name):
+def test_a_suffix_can_be_in_capitals(tmp_path, name):
     lower = name.lower()
     suffix = ".csv.gz" if lower.endswith(".csv.gz") else Path(lower).suffix
     file = write(tmp_path / f"plain{suffix}", RECORDS).rename(tmp_path / name)
     assert set(row for rows in read(file).values() for row in rows) == ROWS
 
 
-def test_a_folder_may_hold_files_in_capitals(tmp_path):
+def test_file_names_in_a_folder_can_be_in_capitals(tmp_path):
     for split, name in zip(SPLITS, ("Train.CSV", "validation.JSONL.gz", "TEST.parquet"), strict=True):
         plain = write(tmp_path / f"{split}{name[name.index('.') :].lower()}", RECORDS[:2])
         plain.rename(tmp_path / name)
     assert {split: len(rows) for split, rows in read(tmp_path).items()} == dict.fromkeys(SPLITS, 2)
 
 
-GIVEN = [
+EXPORTED = [
     {"id": "1", "document": "Grüße; aus, Köln\tund\nBonn", "summary": "“Grüße”"},
     {"id": "2", "document": "Plain", "summary": "text"},
 ]
 
 
-def spelled(delimiter: str, ends: str = "\r\n", quote_all: bool = False) -> str:
-    """GIVEN as a spreadsheet exports it."""
+def exported(delimiter: str, ends: str = "\r\n", quote_all: bool = False) -> str:
+    """EXPORTED as a spreadsheet exports it."""
     import io
 
     buffer = io.StringIO(newline="")
     quoting = csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL
-    writer = csv.DictWriter(buffer, list(GIVEN[0]), delimiter=delimiter, lineterminator=ends, quoting=quoting)
+    writer = csv.DictWriter(
+        buffer, list(EXPORTED[0]), delimiter=delimiter, lineterminator=ends, quoting=quoting
+    )
     writer.writeheader()
-    writer.writerows(GIVEN)
+    writer.writerows(EXPORTED)
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_what_spreadsheets_export_is_read_as_it_was(tmp_path, suffix, delimiter, encoding):
+def test_spreadsheet_exports_are_read_unchanged(tmp_path, suffix, delimiter, encoding):
     file = tmp_path / f"data{suffix}"
-    for text in (spelled(delimiter), spelled(delimiter, "\n"), spelled(delimiter, quote_all=True)):
+    for text in (exported(delimiter), exported(delimiter, "\n"), exported(delimiter, quote_all=True)):
         for prefix in ("", f"sep={delimiter}\r\n"):
             file.write_bytes((prefix + text).encode(encoding))
             rows = sorted((r for rows in read(file).values() for r in rows), key=lambda row: row.id)
-            assert rows == [Example(**record) for record in GIVEN]
+            assert rows == [Example(**record) for record in EXPORTED]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
 def test_json_in_every_unicode_encoding(tmp_path, encoding, suffix):
     if suffix == ".json":
-        text = json.dumps(GIVEN, ensure_ascii=False)
+        text = json.dumps(EXPORTED, ensure_ascii=False)
     else:
-        text = "\r\n".join(json.dumps(record, ensure_ascii=False) for record in GIVEN)
+        text = "\r\n".join(json.dumps(record, ensure_ascii=False) for record in EXPORTED)
     (tmp_path / f"data{suffix}").write_bytes(text.encode(encoding))
     assert ids(tmp_path / f"data{suffix}") == ["1", "2"]
 
 
 def test_json_lines_under_the_name_json_are_read(tmp_path):
     file = tmp_path / "data.json"
-    file.write_text("".join(json.dumps(record) + "\n" for record in GIVEN))
+    file.write_text("".join(json.dumps(record) + "\n" for record in EXPORTED))
     assert ids(file) == ["1", "2"]
     file.write_text('{"train": [1]}')
     assert error_of(file).startswith(f"{file}, line 1: no column 'document'")
@@ -424,8 +426,8 @@ def test_json_lines_under_the_name_json_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("row", [0, 1, 2_000])
-def test_windows_text_is_refused_with_its_line_and_what_to_do(tmp_path, row):
-    """cp1252 and its siblings differ in letters, and nothing in a file says which it is."""
+def test_windows_text_is_refused_with_its_line_and_advice(tmp_path, row):
+    """cp1252 and similar encodings differ in letters, and nothing in a file tells which one it uses."""
     lines = [f"d {i},s\n" for i in range(2_001)]
     lines[row] = "d,“quoted”\n"
     file = tmp_path / "data.csv"
@@ -435,7 +437,7 @@ def test_windows_text_is_refused_with_its_line_and_what_to_do(tmp_path, row):
     assert "save the file as UTF-8" in message
 
 
-def test_an_unknown_delimiter_is_named_and_so_are_those_that_are_known(tmp_path):
+def test_the_error_for_an_unknown_delimiter_lists_the_known_ones(tmp_path):
     file = tmp_path / "data.csv"
     file.write_text("document~summary\nd~s\n")
     message = error_of(file)
@@ -467,16 +469,16 @@ def test_a_damaged_gzip_file_is_named(tmp_path, suffix):
         assert str(file) in error_of(file)
 
 
-def test_a_file_that_may_not_be_read_is_named(tmp_path):
+def test_a_folder_named_like_a_file_is_read_as_a_folder(tmp_path):
     (tmp_path / "data.csv").mkdir()
     for split in SPLITS:
         write(tmp_path / "data.csv" / f"{split}.csv", [GOOD])
-    assert set(read(tmp_path / "data.csv")) == set(SPLITS)  # a folder, whatever its name
+    assert set(read(tmp_path / "data.csv")) == set(SPLITS)
 
 
 @pytest.mark.parametrize("column", ["document", "summary", "id", "other"])
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_column_that_occurs_twice_is_an_error_that_names_it(tmp_path, suffix, column):
+def test_a_column_that_occurs_twice_is_named(tmp_path, suffix, column):
     names = ["id", "document", "summary", "other"]
     file = tmp_path / f"data{suffix}"
     if suffix == ".parquet":
@@ -492,28 +494,28 @@ def test_a_column_that_occurs_twice_is_an_error_that_names_it(tmp_path, suffix, 
     assert f"column {column!r} occurs twice" in message and str(file) in message
 
 
-def test_a_key_twice_inside_a_value_that_is_not_read_is_no_error(tmp_path):
+def test_a_repeated_key_inside_an_unused_value_is_accepted(tmp_path):
     file = tmp_path / "data.jsonl"
     file.write_text('{"document": "d", "summary": "s", "other": {"a": 1, "a": 2}}\n')
     assert ids(file) == ["1"]
 
 
-def test_empty_columns_at_the_end_of_a_spreadsheet_are_no_error(tmp_path):
+def test_empty_columns_at_the_end_of_a_spreadsheet_are_accepted(tmp_path):
     file = tmp_path / "data.csv"
     file.write_text("document,summary,,\nd,s,,\n")
     assert ids(file) == ["2"]
 
 
-def test_an_unused_parquet_column_stops_nothing(tmp_path):
-    """A date of the year 300,000 and a time zone that does not exist: Python has neither."""
+def test_an_unused_parquet_column_is_not_read(tmp_path):
+    """Python can represent neither a date in the year 300,000 nor a time zone that does not exist."""
     file = tmp_path / "data.parquet"
     day = pa.array([110_000_000], pa.int32()).cast(pa.date32())
     zoned = pa.array([0], pa.timestamp("us", tz="Nowhere/Atall"))
     columns = {"document": pa.array(["d"]), "summary": pa.array(["s"]), "day": day, "zoned": zoned}
     pq.write_table(pa.table(columns), file)
     assert ids(file) == ["1"]
-    # As a group, it is read, and named in one sentence.
-    assert error_of(file, group_column="day").startswith(f"{file}: not a sound parquet file after row 0")
+    # As the group column it is read, and the error names it.
+    assert error_of(file, group_column="day").startswith(f"{file}: not a valid parquet file after row 0")
 
 
 @pytest.mark.parametrize(
@@ -521,7 +523,7 @@ def test_an_unused_parquet_column_stops_nothing(tmp_path):
     [
         (["a", "b"], ["a", "b"]),
         ([3, 4], ["3", "4"]),
-        ([3.0, 4.0], ["3", "4"]),  # what pandas makes of whole numbers
+        ([3.0, 4.0], ["3", "4"]),  # pandas writes whole numbers this way
         ([1.5, 4.0], ["1.5", "4"]),
         ([float("nan"), float("nan")], ["1", "2"]),
         ([None, None], ["1", "2"]),
@@ -537,31 +539,32 @@ def test_parquet_ids_of_every_type(tmp_path, values, expected):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("first", [True, False])
-def test_ids_of_some_rows_only_are_refused_with_the_row_that_has_none(tmp_path, suffix, first):
+def test_if_only_some_rows_have_ids_a_row_without_one_is_named(tmp_path, suffix, first):
     named, without = {"id": "a", **GOOD}, {"id": None, "document": "e", "summary": "s"}
     file = write(tmp_path / f"data{suffix}", [named, without] if first else [without, named])
     offset = 1 if suffix in (".csv", ".tsv") else 0
     unit = "row" if suffix == ".json" else "line"
     lacking, having = (2 + offset, 1 + offset) if first else (1 + offset, 2 + offset)
     assert error_of(file) == (
-        f"{file}, {unit} {lacking}: no 'id', where {file}, {unit} {having} has one; give every row an id of "
-        "its own, or none"
+        f"{file}, {unit} {lacking}: no 'id', but {file}, {unit} {having} has one; give every row its own "
+        "id, or none"
     )
 
 
-def test_an_id_with_another_text_is_an_error_in_one_file_and_over_all(tmp_path):
+def test_one_id_for_two_texts_is_refused_within_a_file_and_across_files(tmp_path):
     one = {"id": "same", "document": "One text.", "summary": "s"}
     for other in ({**one, "document": "Another."}, {**one, "summary": "Another."}):
         file = write(tmp_path / "data.csv", [one, GOOD | {"id": "x"}, other])
         assert error_of(file) == (
-            f"{file}, line 4: id 'same' occurs twice, with another text in {file}, line 2; make ids unique"
+            f"{file}, line 4: id 'same' occurs twice, with a different text in {file}, line 2; make ids "
+            "unique"
         )
         folder = tmp_path / "folder"
         for split, record in zip(SPLITS, (one, GOOD | {"id": "x"}, other), strict=True):
             write(folder / f"{split}.jsonl", [record])
         message = error_of(folder)
         assert message.startswith(
-            f"{folder}/test.jsonl, line 1: id 'same' occurs twice, with another text in "
+            f"{folder}/test.jsonl, line 1: id 'same' occurs twice, with a different text in "
         )
         assert "train.jsonl, line 1" in message
     # The same row twice is no error: `prepare` drops and counts it.
@@ -569,7 +572,7 @@ def test_an_id_with_another_text_is_an_error_in_one_file_and_over_all(tmp_path):
 
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}, b"a"])
-def test_an_id_that_is_no_name_is_refused(tmp_path, value):
+def test_an_id_of_an_unusable_type_is_refused(tmp_path, value):
     pq.write_table(pa.Table.from_pylist([{**GOOD, "id": value}]), tmp_path / "data.parquet")
     message = error_of(tmp_path / "data.parquet")
     assert f"'id' must be text, a number or a date, found {type(value).__name__}" in message
@@ -641,39 +644,39 @@ def test_a_group_column_that_does_not_exist_is_named(tmp_path):
     )
 
 
-def test_a_single_file_is_split_by_group_and_no_group_is_cut(tmp_path):
+def test_a_single_file_is_split_by_group_and_no_group_is_in_two_splits(tmp_path):
     records = [{"document": f"text {i}", "summary": "s", "paper": f"paper {i % 400}"} for i in range(4_000)]
     splits = read(write(tmp_path / "data.jsonl", records), group_column="paper")
     papers = {split: {row.group for row in rows} for split, rows in splits.items()}
     assert sum(map(len, papers.values())) == len(set().union(*papers.values())) == 400
     # 4 standard errors of a share of 0.1 of 400 groups are 24.
     assert abs(len(papers["test"]) - 40) < 24 and abs(len(papers["validation"]) - 40) < 24
-    # The side hangs on the group alone.
+    # The split depends on the group alone.
     other = [{**record, "document": f"other {i}"} for i, record in enumerate(records[::7])]
     again = read(write(tmp_path / "other.jsonl", other), group_column="paper")
     assert all({row.group for row in rows} <= papers[split] for split, rows in again.items())
 
 
-def test_the_hash_of_what_was_read_by_hand(tmp_path):
+def test_the_hash_of_the_rows_by_hand(tmp_path):
     for split in SPLITS:
         write(tmp_path / f"{split}.jsonl", [{"id": f"{split} ü", "document": "d", "summary": 's "x"'}])
     source = open_source(settings(tmp_path))
     with pytest.raises(ValueError, match="not read to the end: test, train, validation"):
         source.sha256()
-    for split in reversed(SPLITS):  # as `prepare` reads them; the hash does not depend on it
+    for split in reversed(SPLITS):  # the order in which `prepare` reads; the hash does not depend on it
         list(source.splits[split])
     lines = "".join(
         f"{split} {hashlib.sha256(line.encode()).hexdigest()}\n"
         for split in SPLITS
         for line in [f'["{split} ü", "d", "s \\"x\\"", "{split} ü"]\n']
     )
-    found = source.sha256()
-    assert found == hashlib.sha256(lines.encode()).hexdigest()
-    require_pinned(found, SimpleNamespace(sha256=None))
-    require_pinned(found, SimpleNamespace(sha256=found))
+    sha256 = source.sha256()
+    assert sha256 == hashlib.sha256(lines.encode()).hexdigest()
+    require_pinned(sha256, SimpleNamespace(sha256=None))
+    require_pinned(sha256, SimpleNamespace(sha256=sha256))
     with pytest.raises(UserError) as raised:
-        require_pinned(found, SimpleNamespace(sha256="0" * 64))
-    assert found in str(raised.value) and "0" * 64 in str(raised.value)
+        require_pinned(sha256, SimpleNamespace(sha256="0" * 64))
+    assert sha256 in str(raised.value) and "0" * 64 in str(raised.value)
 
 
 def test_formats_by_name():
@@ -695,7 +698,7 @@ except UserError as error:
 
 
 def read_hub(cache: Path, source: str, **changes) -> dict | str:
-    """What the hub source gives, or its error; offline, in a process whose cache is empty."""
+    """The rows of the hub source, or its error; offline, in a process with an empty cache."""
     data = settings(Path("requirements.txt"), **{"source": source, "revision": "main", **changes})
     result = subprocess.run(
         [sys.executable, "-c", HUB_PROGRAM, json.dumps(vars(data))],
@@ -714,21 +717,21 @@ def test_a_hub_dataset_that_cannot_be_reached_is_one_line_without_an_address(tmp
     assert "data.source: 'nobody-here/no-such-dataset' at revision '0123abc'" in message
 
 
-def test_a_hub_dataset_gives_its_splits_and_names_what_is_wrong(tmp_path):
-    # A folder of data files goes through the same loader as a dataset of the hub.
+def test_a_hub_dataset_gives_its_splits_and_names_a_missing_column_or_split(tmp_path):
+    # The loader treats a folder of data files like a dataset of the hub.
     folder = tmp_path / "set"
     for split in SPLITS:
         write(folder / f"{split}.jsonl", [{"id": f"{split} 1", "text": "d \U0001f600", "summary": ""}])
     cache, source = tmp_path / "cache", str(folder)
     assert read_hub(cache, source, document_column="text") == {
         split: [[f"{split} 1", "d \U0001f600", ""]]
-        for split in SPLITS  # prepare drops and counts the empty ones
+        for split in SPLITS  # `prepare` drops and counts rows with an empty text
     }
     assert "(train): no column 'document' (data.document_column); has id, text, summary" in read_hub(
         cache, source
     )
     (folder / "validation.jsonl").unlink()
-    assert "has no split validation; has train, test" in read_hub(cache, source)
+    assert "has no split validation, only train, test" in read_hub(cache, source)
 
 
 def test_a_hub_dataset_whose_files_cannot_be_read_is_one_line(tmp_path):

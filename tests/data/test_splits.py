@@ -1,4 +1,4 @@
-"""The split of a docstring's row: fixed by its file, with near-duplicates brought together."""
+"""A docstring's row gets the split of its file; near-duplicates get one split."""
 
 import os
 import random
@@ -17,7 +17,7 @@ REPO = Path(__file__).parents[2]
 NAMES = [f"dist/package/module_{i}.py" for i in range(10_000)]
 
 
-def test_the_shares_of_files_are_those_configured():
+def test_the_shares_of_files_are_as_configured():
     counts = Counter(side_of_file(name) for name in NAMES)
     expected = {
         "test": TEST_SHARE,
@@ -54,7 +54,7 @@ TRAIN, VALIDATION, TEST = (files_of(side)[0] for side in ("train", "validation",
 
 
 def text(start: int, stop: int) -> str:
-    """Distinct words, so that overlaps can be counted on the fingers."""
+    """Distinct words, so that overlaps are easy to count."""
     return " ".join(f"w{i}" for i in range(start, stop))
 
 
@@ -82,7 +82,7 @@ def test_a_row_without_near_duplicates_is_on_the_side_of_its_file():
     ("left", "right", "side"),
     [(TRAIN, TEST, "train"), (TRAIN, VALIDATION, "train"), (VALIDATION, TEST, "validation")],
 )
-def test_near_duplicates_end_on_the_side_nearest_to_training(left, right, side, reverse):
+def test_near_duplicates_go_to_the_split_nearest_to_training(left, right, side, reverse):
     entries = [
         entry(left, "a", text(0, 60)),
         entry(right, "b", text(5, 65)),
@@ -92,7 +92,7 @@ def test_near_duplicates_end_on_the_side_nearest_to_training(left, right, side, 
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (0, 2, 1)])
-def test_chains_of_near_duplicates_end_on_one_side(order):
+def test_chains_of_near_duplicates_go_to_one_split(order):
     # Windows of 60 words (56 5-grams) shifted by 15: neighbors share 41 of 71 (0.58), ends 26 of 86 (0.30).
     chain = [
         entry(TEST, "a", text(0, 60)),
@@ -153,7 +153,7 @@ def test_no_near_duplicate_is_left_across_sides(seed):
     entries = []
     for i in range(150):
         start = rng.randrange(1_200)
-        # Summaries of words of their own, so that bodies alone decide.
+        # Every summary has its own words, so that only bodies decide.
         entries.append(
             entry(
                 rng.choice(NAMES[:60]), f"n{i}", text(start, start + rng.randint(20, 60)), f"A{i} b{i} c{i}."
@@ -168,7 +168,7 @@ def test_no_near_duplicate_is_left_across_sides(seed):
     ]
     assert sum(side_of_file(rows[i].file) != side_of_file(rows[j].file) for i, j in pairs) > 10
     assert all(rows[i].split == rows[j].split for i, j in pairs)
-    # Rows never leave train; a row moves only where a chain of near-duplicates leads to the side it ends on.
+    # Rows never leave train, and a row moves only to a split that a chain of near-duplicates reaches.
     group = list(range(150))
     for i, j in pairs:
         old, new = group[i], group[j]

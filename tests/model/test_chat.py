@@ -135,7 +135,7 @@ def test_what_else_a_template_puts_before_an_answer_ends_the_prompt(tiny):
     [
         ("{{ raise_exception('needs a system message') }}", "needs a system message"),
         ("{% for m in messages %}", "cannot be filled"),
-        (CLOCK.replace("'%d %B %Y'", "form"), "today's date in a form that is not known"),
+        (CLOCK.replace("'%d %B %Y'", "form"), "today's date in a form that is not supported"),
         ({"rag": CHATML, "tool_use": CHATML}, "cannot be filled"),
         (CHATML.replace("m.content", "m.content if m.role == 'user' else ''"), "no place for an answer"),
     ],

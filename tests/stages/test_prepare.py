@@ -1,4 +1,4 @@
-"""Cleaning, subsets and descriptions by hand, and the stage itself on a folder of data."""
+"""Cleaning, subsets and descriptions by hand; the whole stage on a folder of data."""
 
 import hashlib
 import json
@@ -30,9 +30,9 @@ REPO = Path(__file__).parents[2]
 
 
 def cleaned(**splits: list[Example]):
-    """`clean` on lists by split; the counts as plain dicts."""
-    kept, counts = clean({split: iter(splits.get(split, [])) for split in SPLITS}, "en")
-    return kept, {split: dict(count) for split, count in counts.items()}
+    """`clean` on lists by split, with plain dicts of counts."""
+    rows, counts = clean({split: iter(splits.get(split, [])) for split in SPLITS}, "en")
+    return rows, {split: dict(count) for split, count in counts.items()}
 
 
 def test_good_rows_are_kept_in_order():
@@ -79,7 +79,7 @@ def test_each_reason_drops_and_counts():
     assert counts["test"] == {"read": 1}
 
 
-def test_of_a_document_in_all_splits_the_most_held_out_copy_stays():
+def test_of_equal_documents_the_most_held_out_one_stays():
     text = "The same. In all."
     kept, counts = cleaned(
         train=[Example("a", text, "s")],
@@ -99,7 +99,7 @@ def test_of_a_document_in_all_splits_the_most_held_out_copy_stays():
     assert counts["validation"] == {"read": 2, "duplicate document": 1}
 
 
-def test_rows_of_a_group_that_is_in_a_more_held_out_split_are_dropped_and_counted():
+def test_rows_of_a_group_in_a_more_held_out_split_are_dropped_and_counted():
     def row(name: str, group: str, summary: str = "s") -> Example:
         return Example(name, f"Document {name}. More of it.", summary, group)
 
@@ -118,12 +118,12 @@ def test_rows_of_a_group_that_is_in_a_more_held_out_split_are_dropped_and_counte
     assert counts["train"]["group is in another split"] == 2
     assert counts["validation"]["group is in another split"] == 1
     assert "group is in another split" not in counts["test"]
-    # Without a group column every row is kept: a docstring's file may be on two sides.
+    # Without a group column every row stays: docstrings of one file may be in two splits.
     kept, _ = cleaned(**splits)
     assert len(kept["train"]) == 5 and len(kept["validation"]) == 2
 
 
-def test_a_row_without_a_group_is_its_own():
+def test_a_row_without_a_group_is_its_own_group():
     assert Example("7", "d", "s").group == "7" and Example("7", "d", "s", "Herald").group == "Herald"
 
 
@@ -151,9 +151,10 @@ def test_very_long_and_very_short_documents_pass():
     short = Example("short", "word", "Another one")
     kept, _ = cleaned(train=[long, short])
     assert kept["train"] == [long, short]
-    found = describe([long, short])
-    assert (found["document_words"]["p0"], found["document_words"]["p100"]) == (1, 100_000)
-    assert found["novel_ngrams_percent"]["1"] == 100
+    description = describe([long, short])
+    lengths = description["document_words"]
+    assert (lengths["p0"], lengths["p100"]) == (1, 100_000)
+    assert description["novel_ngrams_percent"]["1"] == 100
 
 
 def rows_of(count: int) -> list[Example]:
@@ -187,9 +188,9 @@ def test_every_row_is_as_likely_to_be_chosen():
     assert all(abs(count - 300) < 5 * 14.5 for count in counts.values())
 
 
-def test_asking_for_more_rows_than_there_are_says_how_many_there_are():
+def test_the_error_for_too_large_a_subset_gives_the_number_of_rows():
     with pytest.raises(
-        UserError, match=r"data\.test_size: asks for 1,201 rows, test has 1,200 after cleaning"
+        UserError, match=r"data\.test_size: asks for 1,201 rows, but test has 1,200 after cleaning"
     ):
         subset(rows_of(1_200), 1_201, 0, "test")
 
@@ -227,11 +228,11 @@ def test_describe_by_hand():
     rows = [
         # 1-grams: x of {a, b, x}; 2-grams: b-x of {a-b, b-x}; 3-grams: a-b-x alone; no 4-gram.
         Example("1", "a b c d", "A b x."),
-        # 1-grams: none of {c, d, e, f}; 2-grams: d-e of three is not there; 3-grams: both; the 4-gram.
+        # 1-grams: none of {c, d, e, f}; 2-grams: d-e of three does not occur; 3-grams: both; the 4-gram.
         Example("2", "c d. f! e f", "c d e f"),
     ]
-    found = describe(rows)
-    assert found["novel_ngrams_percent"] == pytest.approx(
+    description = describe(rows)
+    assert description["novel_ngrams_percent"] == pytest.approx(
         {
             "1": 100 * (1 / 3 + 0) / 2,
             "2": 100 * (1 / 2 + 1 / 3) / 2,
@@ -239,11 +240,19 @@ def test_describe_by_hand():
             "4": 100,  # of the one summary that has a 4-gram
         }
     )
-    assert found["document_words"] == {"p0": 4, "p5": 4, "p25": 4, "p50": 4, "p75": 5, "p95": 5, "p100": 5}
-    assert found["summary_words"]["p0"] == 3 and found["summary_words"]["p100"] == 4
+    assert description["document_words"] == {
+        "p0": 4,
+        "p5": 4,
+        "p25": 4,
+        "p50": 4,
+        "p75": 5,
+        "p95": 5,
+        "p100": 5,
+    }
+    assert description["summary_words"]["p0"] == 3 and description["summary_words"]["p100"] == 4
 
 
-def test_describe_leaves_out_the_heading_and_gives_null_where_no_summary_is_long_enough():
+def test_describe_counts_novelty_without_the_heading_and_null_without_ngrams():
     row = Example("1", "other text", "name", heading="def name(x)")
     assert describe([row])["document_words"]["p50"] == 5  # of the whole article
     assert describe([row])["novel_ngrams_percent"] == {
@@ -262,11 +271,11 @@ def test_near_duplicate_percent_counts_held_out_rows_once():
     train = [
         Example("1", numbered(0, 60), "one of a kind"),
         Example("2", numbered(3, 63), "two of a pair"),
-        Example("3", numbered(500, 560), "a summary that stands on both sides"),
+        Example("3", numbered(500, 560), "a summary that occurs in both splits"),
     ]
     held_out = [
         Example("a", numbered(5, 65), "body like rows 1 and 2"),
-        Example("b", numbered(700, 760), "a summary that stands on both sides"),
+        Example("b", numbered(700, 760), "a summary that occurs in both splits"),
         Example("c", numbered(800, 860), "nothing like it anywhere"),
         Example("d", numbered(40, 100), "too little in common"),
     ]
@@ -277,7 +286,7 @@ def test_near_duplicate_percent_counts_held_out_rows_once():
 
 @pytest.fixture
 def workspace(tmp_path) -> Path:
-    """A folder with params.yaml for local data in splits, as a clone has it."""
+    """A folder with a params.yaml for local data and a file for each split."""
     rng = random.Random(0)
     vocabulary = [f"word{i}" for i in range(500)]
     for split, count in (("train", 40), ("validation", 8), ("test", 9)):
@@ -318,7 +327,7 @@ def run_prepare(folder: Path, hash_seed: str = "0") -> subprocess.CompletedProce
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder but its inputs; hidden temporary ones too."""
+    """Every file in the output folders, hidden temporary ones included."""
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for top in ("data", "metrics")
@@ -328,7 +337,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 
 def hash_of(folder: Path, group: str = "id") -> str:
-    """The hash of the rows in folder/articles, worked out from the text of the files."""
+    """The hash of the rows in folder/articles, computed from the text of the files."""
     lines = ""
     for split in SPLITS:
         text = (folder / f"articles/{split}.jsonl").read_text(encoding="utf-8")
@@ -347,7 +356,7 @@ def set_data(folder: Path, **changes) -> None:
 
 
 def test_groups_are_stored_described_and_pinned(workspace):
-    # Every row has x = 1: one group in three splits, of which test alone keeps its rows.
+    # Every row has x = 1: one group in three splits, so only test keeps its rows.
     set_data(workspace, group_column="x", train_size=None)
     failed = run_prepare(workspace)
     assert failed.returncode == 1
@@ -374,7 +383,7 @@ def test_groups_are_stored_described_and_pinned(workspace):
     assert (metrics["train"]["groups"], metrics["train"]["largest_group"]) == (5, 7)
     assert (metrics["test"]["groups"], metrics["test"]["largest_group"]) == (3, 3)
 
-    # Other content is refused with both hashes, before anything is written.
+    # Changed content is refused with both hashes, before anything is written.
     before, pinned = outputs(workspace), hash_of(workspace, "x")
     file = workspace / "articles/train.jsonl"
     file.write_text(file.read_text().replace("Start train 7.", "Start train 7!"))
@@ -395,7 +404,7 @@ def test_the_stage_writes_its_outputs_whole_and_the_same_every_time(workspace):
         table = read_parquet(workspace / f"data/prepared/{split}.parquet")
         assert table.column_names == ["id", "heading", "document", "summary", "group"]
         assert table.num_rows == size
-        given = {
+        source = {
             record["id"]: record
             for line in (workspace / f"articles/{split}.jsonl").read_text().splitlines()
             for record in [json.loads(line)]
@@ -403,7 +412,7 @@ def test_the_stage_writes_its_outputs_whole_and_the_same_every_time(workspace):
         rows = table.to_pylist()
         assert len({row["id"] for row in rows}) == size
         added = [{"heading": "", "group": row["id"]} for row in rows]
-        assert [{**given[row["id"]], **more} for row, more in zip(rows, added, strict=True)] == [
+        assert [{**source[row["id"]], **more} for row, more in zip(rows, added, strict=True)] == [
             {**row, "x": 1} for row in rows
         ]
 
@@ -420,7 +429,7 @@ def test_the_stage_writes_its_outputs_whole_and_the_same_every_time(workspace):
     assert second.returncode == 0, second.stderr
     assert outputs(workspace) == before
 
-    # A bad row in the split that is read last: nothing of the old outputs is touched.
+    # A bad row in the split that is read last leaves all old outputs untouched.
     with (workspace / "articles/train.jsonl").open("a") as file:
         file.write('{"id": "bad", "document": null, "summary": "s"}\n')
     third = run_prepare(workspace)
@@ -437,7 +446,7 @@ def test_the_stage_writes_its_outputs_whole_and_the_same_every_time(workspace):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train_size": 41}, "data.train_size: asks for 41 rows, train has 40 after cleaning"),
+        ({"train_size": 41}, "data.train_size: asks for 41 rows, but train has 40 after cleaning"),
         ({"watch": "elsewhere"}, "data.watch: elsewhere not found"),
     ],
 )
@@ -453,7 +462,7 @@ def test_a_stage_that_fails_writes_nothing(workspace, change, message):
 
 @pytest.mark.slow
 def test_hub_data_is_pinned_by_its_content(workspace, monkeypatch):
-    """A folder of data files goes through the same loader as a dataset of the hub."""
+    """The loader treats a folder of data files like a dataset of the hub."""
     monkeypatch.setenv("HF_HOME", str(workspace / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     set_data(workspace, source="articles", watch="requirements.txt", revision="main", group_column="x")
@@ -464,13 +473,15 @@ def test_hub_data_is_pinned_by_its_content(workspace, monkeypatch):
     assert first.returncode == 0, first.stderr
     expected = hash_of(workspace, "x")
     last = first.stdout.splitlines()[-1]
-    assert last == f"prepare: to refuse other rows from now on, set in params.yaml: data.sha256: '{expected}'"
+    assert (
+        last == f"prepare: to refuse changed rows from now on, set in params.yaml: data.sha256: '{expected}'"
+    )
     assert json.loads((workspace / "metrics/data.json").read_text())["sha256"] == expected
 
     set_data(workspace, sha256=expected)
     second = run_prepare(workspace)
-    assert second.returncode == 0 and "to refuse other rows" not in second.stdout, second.stderr
-    # The dataset moves under the same name: one word of a row that is not even used changes.
+    assert second.returncode == 0 and "to refuse changed rows" not in second.stdout, second.stderr
+    # The dataset changes under the same name: one word, in a row that is not used.
     before = outputs(workspace)
     file = workspace / "articles/validation.jsonl"
     file.write_text(file.read_text().replace("Start validation 3.", "Start validation 4."))
@@ -480,14 +491,14 @@ def test_hub_data_is_pinned_by_its_content(workspace, monkeypatch):
 
 
 @pytest.mark.slow
-def test_summaries_that_the_language_could_not_score_are_refused_before_anything_is_trained(workspace):
+def test_summaries_in_another_language_are_refused_before_training(workspace):
     path = workspace / "articles" / "test.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps({**row, "summary": "猫坐在垫子上"}) + "\n" for row in rows))
     result = run_prepare(workspace)
     assert result.returncode == 1 and outputs(workspace) == {}
-    said = result.stderr.splitlines()[-1]
-    assert "error: evaluate.language: 'en' does not fit the references" in said and "such as 'zh'" in said
+    error = result.stderr.splitlines()[-1]
+    assert "error: evaluate.language: 'en' does not fit the references" in error and "such as 'zh'" in error
     values = yaml.safe_load((workspace / "params.yaml").read_text())
     values["evaluate"]["language"] = "zh"
     (workspace / "params.yaml").write_text(yaml.safe_dump(values))

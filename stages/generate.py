@@ -1,8 +1,8 @@
-"""Stage `generate`: summaries of the evaluated split by one system.
+"""Stage `generate`: write one system's summaries of the evaluated split.
 
 Reads   data/tokenized/SPLIT.parquet, the base model, and for `tuned` models/tuned/.
 Writes  data/predictions/SYSTEM.jsonl (id, prediction, status, input_tokens, output_tokens,
-        document_tokens_cut, stopped), one line for every row, in the rows' order.
+        document_tokens_cut, stopped), one line for each row, in the same order.
 Run     python -m stages.generate base | tuned
 """
 
@@ -27,12 +27,12 @@ SYSTEMS = ("base", "tuned")
 
 
 def generate_all(model, tokenizer, ids: list[str], prompts: list[list[int]], settings, name: str) -> list:
-    """Outputs for all prompts, in their order."""
+    """The Output of each prompt, in order; a RuntimeError if one ended early."""
     outputs = [None] * len(prompts)
     with tqdm(total=len(prompts), desc=f"generate {name}", unit="article") as bar:
-        for batch, found in summarize_in_batches(model, tokenizer, prompts, settings, ids):
-            for i, output in zip(batch, found, strict=True):
-                if not output.complete:
+        for batch, batch_outputs in summarize_in_batches(model, tokenizer, prompts, settings, ids):
+            for i, output in zip(batch, batch_outputs, strict=True):
+                if not output.complete:  # the pipeline is broken, whatever the model: see `smoke_test`
                     raise RuntimeError(
                         f"generate {name}: {ids[i]} stopped after {len(output.tokens)} of "
                         f"{settings.max_new_tokens} new tokens without EOS"
@@ -82,7 +82,7 @@ def main() -> None:
     )
     stopped = sum(output.stopped for output in outputs)
     ok = sum(output.succeeded for output in outputs)
-    print(f"generate {system}: {len(outputs):,} articles, {ok:,} ok, {stopped:,} stopped by EOS")
+    print(f"generate {system}: {len(outputs):,} articles, {ok:,} ok, {stopped:,} ended by EOS")
 
 
 if __name__ == "__main__":

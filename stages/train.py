@@ -1,12 +1,12 @@
-"""Stage `train`: fine-tune the base, an adapter on it (LoRA, rsLoRA, DoRA) or every weight.
+"""Stage `train`: fine-tune an adapter on the base model (LoRA, rsLoRA, DoRA), or every weight of it.
 
 Reads   data/tokenized/{train,validation}.parquet, the base model, metrics/smoke.json (the smoke test).
 Writes  models/tuned/ (its tuning.json says how it was trained), metrics/train.json, plots/loss.csv; seconds
         and memory to data/cost/train.json, which nothing compares.
 Run     python -m stages.train
 
-Killed and started again with the same data and settings, it goes on from its last whole checkpoint and
-ends in the same bytes.
+If it is killed and started again with the same data and settings, it continues from its last whole checkpoint
+and writes the same bytes.
 """
 
 import hashlib
@@ -37,13 +37,13 @@ TUNED = Path("models/tuned")
 METRICS_FILE = Path("metrics/train.json")
 CURVE = Path("plots/loss.csv")
 COST = Path("data/cost/train.json")
-# A study's variants run in temporary folders; their checkpoints outlive them in the folder that it names.
+# The variants of a study run in temporary folders. The study names a folder where their checkpoints survive.
 CHECKPOINTS = Path(os.environ.get("STUDY_CHECKPOINTS", "models/checkpoints"))
 BILLION = 1_000_000_000
 
 
 def run_key(p) -> str:
-    """What a checkpoint belongs to: the data, the settings and the code of this run."""
+    """A hash of the data, the settings and the code of this run, to which a checkpoint belongs."""
     code = code_identity.identity(code_identity.WorkingTree(Path(__file__).parents[1]), ["stages.train"])
     digest = hashlib.sha256(code_identity.digest(code).encode())
     base = Path(p.model.name)
@@ -61,7 +61,10 @@ def run_key(p) -> str:
 
 
 def warn(p, trained: int, total: int) -> None:
-    """Settings that are allowed and rarely meant."""
+    """Print a warning for settings that are allowed but rarely intended.
+
+    trained, total: numbers of parameters.
+    """
     if p.train.method == "full":
         return
     if not 8 <= p.lora.rank <= 64:
@@ -70,7 +73,7 @@ def warn(p, trained: int, total: int) -> None:
     if total > BILLION and not 0.1 <= share <= 1:
         print(
             f"train: warning: {share:.2f} % of the parameters are trained, outside the usual 0.1 to 1 % "
-            "of a base of over a billion"
+            "for a base of more than a billion"
         )
 
 
@@ -81,13 +84,13 @@ def curve_rows(history: list[dict]) -> list[list]:
         for key in ("loss", "eval_loss"):
             if key in entry:
                 steps.setdefault(entry["step"], {})[key] = entry[key]
-    return [[step, found.get("loss"), found.get("eval_loss")] for step, found in sorted(steps.items())]
+    return [[step, losses.get("loss"), losses.get("eval_loss")] for step, losses in sorted(steps.items())]
 
 
 def metrics_of(p, state, rows: list, losses: dict, counts: tuple[int, int], base_bytes: int) -> dict:
-    """What metrics/train.json holds: what was trained, on how much, and the losses.
+    """The content of metrics/train.json: what was trained, on how much, and the losses.
 
-    state: the Trainer's; rows: (prompt, completion) ids that were trained on; losses: as they are written;
+    state: the Trainer's; rows: (prompt, completion) ids that were trained on; losses: entries of the result;
     counts: (trained, all) parameters; base_bytes: of the base in memory.
     """
     trained, total = counts
@@ -99,6 +102,7 @@ def metrics_of(p, state, rows: list, losses: dict, counts: tuple[int, int], base
         "total_parameters": total,
         "trainable_percent": 100 * trained / total,
         "tuned_bytes": sum(file.stat().st_size for file in TUNED.glob("*.safetensors")),
+        # A copy of every weight of the base, to compare with the size of an adapter.
         "full_checkpoint_bytes": (total - (trained if p.train.method != "full" else 0)) * stored,
         "base_footprint_bytes": base_bytes,
         "steps": state.global_step,
@@ -108,11 +112,14 @@ def metrics_of(p, state, rows: list, losses: dict, counts: tuple[int, int], base
 
 
 def write_cost(started: float, resumed: bool) -> None:
-    """Seconds, bytes and the device, which no two runs share: nothing compares this file."""
+    """Write this run's seconds, peak memory and device; they differ between runs, so nothing compares them.
+
+    started: time.monotonic() at the start; resumed: whether the run continued from a checkpoint.
+    """
     import torch
 
     on_gpu = torch.cuda.is_available()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
     COST.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         COST,
@@ -128,7 +135,7 @@ def write_cost(started: float, resumed: bool) -> None:
 def main() -> None:
     p = params.load(PARAMS)
     started = time.monotonic()
-    read_json(SMOKE)
+    read_json(SMOKE)  # a UserError if the smoke test has not passed
     set_up(p.seed, [p.model.dtype, p.train.autocast])
     if p.train.autocast == "bfloat16":
         require_bfloat16("train.autocast", "none")

@@ -1,4 +1,4 @@
-"""Which of a model's parts are replaced by faster ones while it is trained on a CPU."""
+"""Replace parts of a model by faster ones for training on a CPU."""
 
 import torch
 
@@ -12,10 +12,10 @@ from onesentence.training.rotary import use_fast_rotary
 
 
 def use_fast_parts(model, dtype: str, autocast: str) -> None:
-    """Put faster modules in the place of some of a model's, before it is trained; on a GPU none.
+    """Replace some modules of a model by faster ones before it is trained; on a GPU none.
 
-    dtype, autocast: `model.dtype` and `train.autocast`. A run in float32 keeps its attention and its norms,
-    which its kernels compute well, and with them its bytes.
+    dtype, autocast: `model.dtype` and `train.autocast`. A run in float32 keeps its attention and norms:
+    torch's kernels are fast there, and the bytes of its results stay the same.
     """
     if torch.cuda.is_available():
         return
@@ -32,11 +32,12 @@ def use_fast_parts(model, dtype: str, autocast: str) -> None:
 
 
 def hold_frozen_in_bfloat16(model) -> None:
-    """Round the frozen weights of linear layers once, as autocast does anew in every pass.
+    """Round the frozen weights of linear layers to bfloat16 once; autocast would do so in every pass.
 
-    The products stay the same to the bit. Weights that something else reads too (tied embeddings), and
-    quantized ones, stay as they are.
+    The products stay the same to the bit. Quantized weights stay as they are, and so do weights that another
+    kind of layer reads too (tied embeddings).
     """
+    # Exactly Linear: bitsandbytes' layers are subclasses of it.
     layers = [module for module in model.modules() if type(module) is torch.nn.Linear]
     linear = {id(module) for module in layers}
     shared = {
@@ -52,7 +53,7 @@ def hold_frozen_in_bfloat16(model) -> None:
 
 
 def keep_inputs_narrow(model) -> None:
-    """Have adapters take their input as it comes, where peft would cast it to float32 and autocast back."""
+    """Let adapters use their input as it is: peft would cast it to float32, and autocast back again."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for module in model.modules():

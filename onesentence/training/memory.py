@@ -1,8 +1,8 @@
-"""How much memory a run takes, from the model's configuration alone: nothing is downloaded but that.
+"""Estimate the memory of a run from the model's configuration; nothing else is downloaded.
 
 The model is built without data: its tensors have a shape, a format and a device. What autograd keeps for the
-backward pass is not guessed from a formula: a forward pass over such tensors takes the kernels that training
-takes and lists every tensor that would be kept.
+backward pass is not guessed by a formula. A forward pass over such tensors uses the kernels of training, and
+lists every tensor that autograd would keep.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,20 +21,22 @@ from onesentence.model.loading import (
 from onesentence.training.batches import EVAL_BATCH, batches_of, measured_batches, most_labels
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# bitsandbytes: a 4-bit code, an 8-bit scale for 64 of them and a float32 scale for 256 scales; an 8-bit code
-# and a float32 scale for each output row.
+# Bytes of a weight in bitsandbytes' formats. nf4: a code of 4 bits, a scale of 8 bits for 64 codes, a float32
+# scale for 256 scales. int8: a code of 8 bits; `weight_bytes` adds a float32 scale for each output row.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.0
-FRAGMENTATION = 2.3  # times what small blocks hold is what they take
-LIBRARIES = 80_000_000  # bytes of code and buffers that come with the first step on a CPU
-LOGIT_COPIES = 2  # of a step's logits, in float32: themselves and their softmax, later their gradient
+FRAGMENTATION = 2.3  # small blocks take this many times the bytes that they hold
+LIBRARIES = 80_000_000  # bytes of code and buffers that the first step on a CPU loads
+LOGIT_COPIES = 2  # of a step's logits, in float32: the logits and their softmax, later their gradient
 WIDEST_COPIES = 2  # of the widest activation, while its gradient is computed
 
 
 @dataclass(frozen=True)
 class Training:
-    """Bytes of one training step. libraries: theirs; activations: kept for the backward pass; transient:
-    logits or the widest gradient, there for a moment."""
+    """Bytes of one training step, by what they hold.
+
+    activations: what autograd keeps for the backward pass; transient: the logits, or the widest gradient.
+    """
 
     libraries: int
     weights: int
@@ -46,21 +48,21 @@ class Training:
 
     @property
     def resident(self) -> int:
-        """What is there throughout."""
+        """Bytes that are held for the whole run."""
         return self.libraries + self.weights + self.trained + self.gradients + self.optimizer
 
     @property
     def total(self) -> int:
-        """Everything at once."""
+        """The peak: all parts at once."""
         return self.resident + self.activations + self.transient
 
 
 class NoEstimate(UserError):
-    """The model's forward pass cannot be followed without data, so what it keeps is not known."""
+    """No estimate is possible: the model's forward pass needs data."""
 
 
 def meta_model(config, dtype: str):
-    """The architecture without data, in the format of its weights."""
+    """A model of this configuration on the meta device (no data), in the format of its weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -78,7 +80,7 @@ def meta_model(config, dtype: str):
 
 
 def weight_bytes(model, dtype: str, quantization: str) -> int:
-    """Bytes of the base's weights as they are held: linear layers quantized but for the output's."""
+    """Bytes of the base's weights in memory; all linear layers except the output layer are quantized."""
     quantized = (
         {id(layer.weight): layer for layer in quantized_layers(model)} if quantization != "none" else {}
     )
@@ -92,7 +94,7 @@ def weight_bytes(model, dtype: str, quantization: str) -> int:
 
 
 def quantized_layers(model) -> list:
-    """The layers that bitsandbytes replaces: linear ones, GPT-2's Conv1D too, but not the output's."""
+    """The layers that bitsandbytes replaces: Linear and GPT-2's Conv1D, except the output layer."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -107,17 +109,17 @@ def quantized_layers(model) -> list:
 def without_data(model, mode, precision=None) -> None:
     """Replace each weight of `model`, on the meta device, by a tensor without data on this machine's device.
 
-    mode: the FakeTensorMode that they belong to; precision: of the layers that are quantized, where autocast
-    multiplies in it (their weights are no operand of autocast).
+    mode: the FakeTensorMode of the new tensors; precision: the format of quantized layers under autocast,
+    which then keeps no cast copy of their weights.
     """
     import torch
 
     quantized = {id(layer.weight) for layer in quantized_layers(model)} if precision else set()
-    made: dict[int, torch.Tensor] = {}  # by the identity of what it replaces: tied weights stay tied
+    made: dict[int, torch.Tensor] = {}  # by the id of the replaced tensor, so that tied weights stay tied
 
     def copied(tensor):
         if id(tensor) not in made:
-            frozen = id(tensor) in quantized and not tensor.requires_grad  # an adapter's own are not
+            frozen = id(tensor) in quantized and not tensor.requires_grad  # an adapter's weights are trained
             dtype = precision if frozen else tensor.dtype
             with mode:
                 made[id(tensor)] = torch.empty(tensor.shape, dtype=dtype, device=device_name())
@@ -133,15 +135,15 @@ def without_data(model, mode, precision=None) -> None:
 
 
 def grouped_products_by_shape():
-    """A mode in which the products of a mixture's experts, of one matrix each, have shapes alone.
+    """A mode in which torch's grouped products (of a mixture's experts) compute shapes only.
 
-    torch's own kernel takes float32 on a CPU; its description for tensors without data takes bfloat16 alone.
+    torch's kernel computes float32 on a CPU, but its version for tensors without data accepts bfloat16 only.
     """
     import torch
     from torch.overrides import TorchFunctionMode
 
     class Product(torch.autograd.Function):
-        """[rows, n] times a [n, m] for each expert: what each one's gradient needs is kept."""
+        """[rows, n] times one [n, m] for each expert; keeps what the gradients need."""
 
         @staticmethod
         def forward(ctx, rows, weights):
@@ -160,28 +162,28 @@ def grouped_products_by_shape():
 
 @contextmanager
 def one_sequence_a_row() -> Iterator[None]:
-    """Inside, transformers does not look for several sequences in a row.
+    """Inside, transformers assumes one sequence a row.
 
-    It compares positions to find out, which it cannot without data; it would then build masks that training,
-    with one sequence a row, does without.
+    Otherwise it compares positions to detect several, which is impossible without data. It would then build
+    masks that training, with one sequence a row, does not need.
     """
     from transformers import masking_utils
 
-    searched = masking_utils.find_packed_sequence_indices
+    original = masking_utils.find_packed_sequence_indices
     masking_utils.find_packed_sequence_indices = lambda position_ids: None
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = searched
+        masking_utils.find_packed_sequence_indices = original
 
 
 def saved_bytes(
     base, rows: int, length: int, autocast: str = "none", quantization: str = "none"
 ) -> list[int]:
-    """Bytes of each tensor that autograd keeps of a forward pass over [rows, length] tokens, but weights.
+    """Bytes of each tensor except weights that autograd keeps of a forward pass over [rows, length] tokens.
 
-    base: a model on the meta device, into which an adapter may have been put; its weights are replaced.
-    Raises NoEstimate for a model whose computation depends on the data.
+    base: a model on the meta device, with or without an adapter; its weights are replaced. Raises NoEstimate
+    for a model whose computation depends on the data.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -190,12 +192,12 @@ def saved_bytes(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     without_data(base, mode, torch.bfloat16 if narrow and quantization != "none" else None)
     own = {weight.untyped_storage()._cdata for weight in base.parameters()}
-    kept = {}  # by storage: views of one tensor are kept once
+    storages = {}  # by address, so that several views of one tensor count once
 
     def pack(tensor):
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            kept[storage._cdata] = storage
+            storages[storage._cdata] = storage
         return tensor
 
     try:
@@ -207,11 +209,11 @@ def saved_bytes(
             torch.autocast(device, torch.bfloat16, enabled=narrow),
         ):
             ids = torch.zeros((rows, length), dtype=torch.long, device=device)
-            # Without logits: they are counted apart, at the few positions that have a label.
+            # Without logits: `passing_bytes` counts them, at the few positions that have a label.
             output = base.base_model(input_ids=ids, use_cache=False)
-            sizes = [storage.nbytes() for storage in kept.values()]
+            sizes = [storage.nbytes() for storage in storages.values()]
             del output
-    except Exception as error:  # whatever a model's own code raises where it looks at numbers
+    except Exception as error:  # a model's code may raise anything when it reads numbers that do not exist
         raise NoEstimate(
             f"memory: no estimate for a model of type {base.config.model_type!r}, whose forward pass needs "
             f"real numbers ({type(error).__name__})"
@@ -220,9 +222,9 @@ def saved_bytes(
 
 
 def held_bytes(sizes: list[int]) -> int:
-    """Bytes that blocks of these sizes take with this machine's allocator.
+    """Bytes that blocks of these sizes take from this machine's allocator.
 
-    A GPU's reuses what is freed. glibc's leaves holes between blocks below MAPPED_BYTES (see
+    A GPU's allocator reuses freed blocks. glibc's leaves holes between blocks below MAPPED_BYTES (see
     `runtime.map_large_blocks`); FRAGMENTATION is measured (benchmarks.memory).
     """
     if device_name() == "cuda":
@@ -231,29 +233,29 @@ def held_bytes(sizes: list[int]) -> int:
 
 
 def training_memory(
-    config, settings, lora, rows: int, length: int, kept: int, method: str = "lora", autocast: str = "none"
+    config, settings, lora, rows: int, length: int, labels: int, method: str = "lora", autocast: str = "none"
 ) -> Training:
-    """Bytes of a training step over `rows` padded to `length` tokens, with logits at `kept` of them in all.
+    """Bytes of a training step over `rows` padded to `length` tokens, with `labels` labels in all.
 
-    settings: params.yaml's `model` section; method, autocast: of `train`. What is trained is float32, with a
-    gradient and two moments. Raises NoEstimate where the activations cannot be known beforehand.
+    settings: params.yaml's `model` section; method, autocast: of its `train` section. Trained weights are
+    float32, each with a gradient and two moments. Raises NoEstimate if the activations cannot be predicted.
     """
     from onesentence.training.fast import use_fast_parts
 
     base = meta_model(config, settings.dtype)
     weights = weight_bytes(base, settings.dtype, settings.quantization)
     trainable(base.requires_grad_(False), lora, 0, method)
-    use_fast_parts(base, settings.dtype, autocast)  # as the stage does: other parts keep other tensors
+    use_fast_parts(base, settings.dtype, autocast)  # as stage `train` does: other parts keep other tensors
     base.train()
     trained = sum(weight.numel() for weight in base.parameters() if weight.requires_grad)
     return Training(
         libraries=LIBRARIES if device_name() == "cpu" else 0,
         weights=weights,
-        trained=0 if method == "full" else 4 * trained,
+        trained=0 if method == "full" else 4 * trained,  # in full fine-tuning they are the weights
         gradients=4 * trained,
         optimizer=8 * trained,
         activations=held_bytes(saved_bytes(base, rows, length, autocast, settings.quantization)),
-        transient=passing_bytes(config, settings.dtype, rows, length, kept),
+        transient=passing_bytes(config, settings.dtype, rows, length, labels),
     )
 
 
@@ -262,11 +264,11 @@ def cache_bytes_per_token(config, dtype: str) -> int:
     config = config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * width * BYTES[dtype]
+    return 2 * config.num_hidden_layers * heads * width * BYTES[dtype]  # 2: keys and values
 
 
 def generation_memory(config, settings, generate, longest: int) -> dict[str, int]:
-    """Bytes of generation by part: weights, cache (the whole budget of tokens), logits of all beams."""
+    """Bytes of generation by part: weights, cache (of the whole token budget), logits of all beams."""
     base = meta_model(config, settings.dtype)
     own = generate.num_beams * generate.max_new_tokens
     articles = max(1, generate.max_batch_tokens // (longest + own))
@@ -277,19 +279,22 @@ def generation_memory(config, settings, generate, longest: int) -> dict[str, int
     }
 
 
-def passing_bytes(config, dtype: str, rows: int, length: int, kept: int) -> int:
-    """Bytes that are there for a moment, and all that measuring the loss takes: first the logits at `kept`
-    positions in all, later the gradient of the widest activation of [rows, length] tokens."""
-    config = config.get_text_config()  # of a model that also sees, the part that reads
+def passing_bytes(config, dtype: str, rows: int, length: int, labels: int) -> int:
+    """Bytes that are held only for a moment; measuring a loss takes no others.
+
+    First they are the logits of all `labels`, later the gradient of the widest activation of [rows, length]
+    tokens; the larger of the two counts.
+    """
+    config = config.get_text_config()  # the text part of a multimodal model
     widest = max(getattr(config, "intermediate_size", None) or 0, config.hidden_size)
     return max(
-        LOGIT_COPIES * kept * config.vocab_size * 4,
+        LOGIT_COPIES * labels * config.vocab_size * 4,
         WIDEST_COPIES * rows * length * widest * BYTES[dtype],
     )
 
 
 def free_bytes() -> int:
-    """What is left for a run: of the GPU's memory where there is one, else of the machine's."""
+    """Free bytes for a run: of the GPU's memory if there is a GPU, else of the machine's."""
     import psutil
     import torch
 
@@ -299,7 +304,10 @@ def free_bytes() -> int:
 
 
 def fitting_batch(needed: Callable[[int], int], batch_size: int, free: int) -> int | None:
-    """The largest batch size, halving from `batch_size`, whose need (bytes of a batch size) is free."""
+    """The largest batch size that fits in `free` bytes, halving from `batch_size`; None if none fits.
+
+    needed: bytes that a batch size needs.
+    """
     while batch_size > 1:
         batch_size //= 2
         if needed(batch_size) <= free:
@@ -308,26 +316,27 @@ def fitting_batch(needed: Callable[[int], int], batch_size: int, free: int) -> i
 
 
 def require_fit(needed: Callable[[int, str], int], p, free: int) -> int:
-    """Bytes that training needs; a UserError with the settings that would fit where it is more than is free.
+    """Bytes that training needs; a UserError with settings that would fit if more than `free` are needed.
 
-    needed: bytes of a batch size and a quantization; p: params.yaml's `model` and `train` sections.
+    needed: bytes that a batch size and a quantization need; p: params.yaml's `model` and `train` sections.
     """
     batch_size, accumulation = p.train.batch_size, p.train.gradient_accumulation
     total = needed(batch_size, p.model.quantization)
     if total <= free:
         return total
     full = p.train.method == "full"
+    # First as set, then in nf4, which full fine-tuning cannot train.
     for quantization in dict.fromkeys((p.model.quantization, p.model.quantization if full else "nf4")):
         smaller = fitting_batch(lambda size: needed(size, quantization), batch_size, free)  # noqa: B023
         if smaller:
-            steps = accumulation * batch_size // smaller
+            steps = accumulation * batch_size // smaller  # as many rows a step as before
             also = "" if quantization == p.model.quantization else f", model.quantization: {quantization}"
             advice = (
                 f"these would fit: train.batch_size: {smaller}, train.gradient_accumulation: {steps}{also}"
             )
             break
     else:
-        tried, instead = ("", "train.method: lora") if full else (", in nf4 neither", "a smaller base")
+        tried, instead = ("", "train.method: lora") if full else (", not even in nf4", "a smaller base")
         advice = f"no batch size fits{tried}; lower prompt.max_input_tokens or use {instead}"
     raise UserError(
         f"train: will not fit: needs about {total / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; {advice}"
@@ -335,9 +344,10 @@ def require_fit(needed: Callable[[int, str], int], p, free: int) -> int:
 
 
 def needed_bytes(p, config, rows: list, batch_size: int, quantization: str) -> int:
-    """Bytes that training takes beyond this process's own, with the longest rows in one batch.
+    """Bytes that training adds to this process, with the longest rows in one batch.
 
-    Raises NoEstimate for a model whose activations cannot be known beforehand.
+    p: the sections `model`, `lora`, `train` and `seed`; rows: (prompt ids, completion ids). Raises NoEstimate
+    for a model whose activations cannot be predicted.
     """
     length = max(len(prompt) + len(completion) for prompt, completion in rows)
     settings = replace(p.train, batch_size=batch_size)
@@ -351,7 +361,7 @@ def needed_bytes(p, config, rows: list, batch_size: int, quantization: str) -> i
 
 
 def check_memory(p, config, rows: list) -> None:
-    """Refuse a run that will not fit; where nobody can know beforehand, say so and go on."""
+    """Raise a UserError if training will not fit in memory; without an estimate, say so and continue."""
     try:
         needed = require_fit(partial(needed_bytes, p, config, rows), p, free_bytes())
     except NoEstimate as error:

@@ -1,8 +1,8 @@
-"""RMSNorm in few passes, on a CPU, with its result in the format of the products that read it.
+"""A faster RMSNorm for training on a CPU, whose result has the format of the products that read it.
 
-Written out in torch's functions a norm passes some 6 times over its input, and autograd some 12 times over
-what these left. Here it is 4 and 6. Under autocast the result is bfloat16 at once: every layer that reads it
-would cast it anyway, three projections and their adapters' one by one.
+Written with torch's functions, a norm makes about 6 passes over its input, and its gradient about 12. Here
+they make 4 and 6. Under autocast the result is bfloat16 at once. Otherwise each layer that reads it would
+cast it again: three projections and their adapters.
 """
 
 from copy import deepcopy
@@ -28,15 +28,15 @@ class _RmsNorm(torch.autograd.Function):
         of_weight = None
         if ctx.needs_input_grad[1]:
             of_weight = (wide * inverse).mul_(gradient).flatten(0, -2).sum(0).to(weight.dtype)
-        found = gradient * weight
+        of_x = gradient * weight
         # d(x s)/dx with s = (mean(x^2) + eps)^-1/2: s g - x s^3 mean(g x)
-        share = (found * wide).mean(-1, keepdim=True).mul_(inverse.pow(3))
-        found = found.mul_(inverse).addcmul_(wide, share, value=-1)
-        return found.to(x.dtype), of_weight, None, None
+        share = (of_x * wide).mean(-1, keepdim=True).mul_(inverse.pow(3))
+        of_x = of_x.mul_(inverse).addcmul_(wide, share, value=-1)
+        return of_x.to(x.dtype), of_weight, None, None
 
 
 class RmsNorm(torch.nn.Module):
-    """An RMSNorm with another's weight. x: [..., width]."""
+    """An RMSNorm with a given weight. x: [..., width]."""
 
     def __init__(self, weight, eps: float) -> None:
         super().__init__()
@@ -54,10 +54,10 @@ class RmsNorm(torch.nn.Module):
 
 
 def use_fast_norms(model) -> None:
-    """Put RmsNorm in the place of every norm of a whole row that computes the same.
+    """Replace every norm over the hidden size that computes the same by RmsNorm.
 
-    Tried on random numbers, since some of that name do otherwise: Gemma's adds 1 to its weight. A norm of
-    each head's queries or keys stays: what reads it is not a product under autocast.
+    Each is compared on random numbers, since some norms of this name differ: Gemma's adds 1 to its weight.
+    A norm over the queries or keys of a head stays: no product under autocast reads its result.
     """
     width = model.config.get_text_config().hidden_size
     for module in list(model.modules()):
@@ -69,8 +69,8 @@ def use_fast_norms(model) -> None:
 
 
 def _computes_the_same(norm) -> bool:
-    """Whether RmsNorm gives what `norm` gives, for another weight and row. `norm` may be without data."""
-    # A generator of its own: the global one decides the run's dropout.
+    """Whether RmsNorm equals `norm` for a random weight and rows. `norm` may be on the meta device."""
+    # With its own generator: the global one determines the dropout of the run.
     generator = torch.Generator().manual_seed(0)
     tried = deepcopy(norm).to_empty(device="cpu").float()
     with torch.no_grad():

@@ -52,8 +52,8 @@ BROKEN = {
     "empty": (lambda f: f.write_bytes(b""), "the file is empty"),
     "no header": (lambda f: cut(f, 5), "not a safetensors file"),
     "half a header": (lambda f: cut(f, 500), "cut off inside its header"),
-    "cut": (lambda f: cut(f, f.stat().st_size - 1), "its header names"),
-    "too long": (lambda f: f.write_bytes(f.read_bytes() + b"\0"), "its header names"),
+    "cut": (lambda f: cut(f, f.stat().st_size - 1), "its size differs from its header"),
+    "too long": (lambda f: f.write_bytes(f.read_bytes() + b"\0"), "its size differs from its header"),
     "another format": (lambda f: f.write_bytes(b"\x80\x02}q\x00." * 100), "not a safetensors file"),
     "no JSON": (lambda f: f.write_bytes((4).to_bytes(8, "little") + b"{..}"), "its header cannot be read"),
 }
@@ -77,7 +77,7 @@ def test_a_broken_json_file_is_named(folder, name, text):
 
 def test_a_folder_without_a_tokenizer(folder):
     (folder / "tokenizer.json").unlink()
-    assert "has no tokenizer; expected tokenizer.json" in said(loading.load_tokenizer, folder)
+    assert "has no tokenizer; copy tokenizer.json" in said(loading.load_tokenizer, folder)
 
 
 def test_a_shard_that_is_missing_or_lacks_a_tensor_is_named(folder):

@@ -226,7 +226,7 @@ def test_killed_at_step_150_and_run_again_gives_the_same_bytes(project):
     assert list((project / "models/checkpoints").glob("train-*/checkpoint-100"))
 
     again = stage(project, "train")
-    assert "going on from" in again.stdout and "checkpoint-100" in again.stdout
+    assert "continuing from" in again.stdout and "checkpoint-100" in again.stdout
     assert digest(project / "models/tuned") == uninterrupted
     assert (project / "metrics/train.json").read_bytes() == metrics
     assert (project / "plots/loss.csv").read_bytes() == curve

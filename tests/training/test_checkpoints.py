@@ -48,7 +48,7 @@ def test_each_damage_to_each_file_is_found_and_the_one_before_is_taken(tmp_path,
     damage(newest / name)
     assert last_checkpoint(tmp_path, "train") == before
     said = capsys.readouterr().out
-    assert said.startswith(f"train: going on from {before}: checkpoint-10 was removed because ")
+    assert said.startswith(f"train: continuing from {before}: checkpoint-10 was removed because ")
     assert said.count("\n") == 1
     assert saved_checkpoints(tmp_path) == [before]
 
@@ -57,7 +57,7 @@ def test_a_whole_one_is_taken_without_more_words(tmp_path, capsys):
     checkpoint(tmp_path, 9)
     newest = checkpoint(tmp_path, 10)
     assert last_checkpoint(tmp_path, "train") == newest
-    assert capsys.readouterr().out == f"train: going on from {newest}\n"
+    assert capsys.readouterr().out == f"train: continuing from {newest}\n"
     assert len(saved_checkpoints(tmp_path)) == 2
 
 

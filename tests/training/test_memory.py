@@ -77,7 +77,7 @@ def test_weights_are_counted_as_they_are_held(base, tiny_settings):
 
 def test_the_parts_of_a_step(tiny_settings):
     config = load_config(tiny_settings)
-    lora = training_memory(config, tiny_settings, LORA, rows=2, length=32, kept=6)
+    lora = training_memory(config, tiny_settings, LORA, rows=2, length=32, labels=6)
     trained = 2 * 2 * 2 * 64 * 4  # layers x modules x (A and B) x width x rank
     assert lora.trained == lora.gradients == 4 * trained
     assert lora.optimizer == 8 * trained  # two moments in float32
@@ -85,7 +85,7 @@ def test_the_parts_of_a_step(tiny_settings):
     full = training_memory(config, tiny_settings, LORA, 2, 32, 6, method="full")
     assert full.trained == 0 and full.gradients == full.weights and full.optimizer == 2 * full.weights
     assert full.activations > lora.activations * 0.9
-    more = training_memory(config, tiny_settings, LORA, rows=4, length=32, kept=6)
+    more = training_memory(config, tiny_settings, LORA, rows=4, length=32, labels=6)
     assert more.activations == pytest.approx(2 * lora.activations, rel=0.02)
     assert more.resident == lora.resident
 
@@ -128,7 +128,7 @@ def test_what_fits_goes_on():
         (11, r"train.batch_size: 2, train.gradient_accumulation: 4$"),
         (9, r"train.batch_size: 1, train.gradient_accumulation: 8$"),
         (5, r"train.batch_size: 2, train.gradient_accumulation: 4, model.quantization: nf4$"),
-        (2, r"no batch size fits, in nf4 neither"),
+        (2, r"no batch size fits, not even in nf4"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(free, advice):

@@ -6,18 +6,25 @@ Writes  data/predictions/SYSTEM.jsonl (id, prediction, status, input_tokens, out
 Run     python -m stages.generate base | tuned
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from onesentence.core import errors, params
 from onesentence.core.files import read_parquet, write_jsonl
 from onesentence.core.runtime import set_up
-from onesentence.generation.decoding import evenly_spaced_by_length, summarize_in_batches
+from onesentence.generation.decoding import Output, evenly_spaced_by_length, summarize_in_batches
 from onesentence.generation.smoke_test import run_smoke_test
 from onesentence.model.adapters import load_tuned
 from onesentence.model.loading import load_base, load_tokenizer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PARAMS = ("model", "generate", "smoke", "evaluate.split")
 TOKENIZED = Path("data/tokenized")
@@ -26,9 +33,16 @@ PREDICTIONS = Path("data/predictions")
 SYSTEMS = ("base", "tuned")
 
 
-def generate_all(model, tokenizer, ids: list[str], prompts: list[list[int]], settings, name: str) -> list:
+def generate_all(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[str],
+    prompts: list[list[int]],
+    settings: params.Generate,
+    name: str,
+) -> list[Output]:
     """The Output of each prompt, in order; a RuntimeError if one ended early."""
-    outputs = [None] * len(prompts)
+    by_index: dict[int, Output] = {}
     with tqdm(total=len(prompts), desc=f"generate {name}", unit="article") as bar:
         for batch, batch_outputs in summarize_in_batches(model, tokenizer, prompts, settings, ids):
             for i, output in zip(batch, batch_outputs, strict=True):
@@ -37,9 +51,9 @@ def generate_all(model, tokenizer, ids: list[str], prompts: list[list[int]], set
                         f"generate {name}: {ids[i]} stopped after {len(output.tokens)} of "
                         f"{settings.max_new_tokens} new tokens without EOS"
                     )
-                outputs[i] = output
+                by_index[i] = output
             bar.update(len(batch))
-    return outputs
+    return [by_index[i] for i in range(len(prompts))]
 
 
 def main() -> None:

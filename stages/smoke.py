@@ -11,7 +11,11 @@ finite loss and finite gradients. If the base writes nothing, or nothing useful,
 counted.
 """
 
+from __future__ import annotations
+
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
@@ -26,13 +30,16 @@ from onesentence.model.loading import load_base, load_tokenizer
 from onesentence.model.model_files import listed
 from onesentence.training.loss import completion_loss
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 PARAMS = ("model", "lora.target_modules", "smoke.examples", "generate")
 TOKENIZED = Path("data/tokenized")
 SPLITS = ("validation", "test")  # both, so that the result does not depend on evaluate.split
 METRICS_FILE = Path("metrics/smoke.json")
 # The update of a new adapter is zero at any rank. With a fixed rank the result does not depend on lora.rank,
 # so a study of ranks repeats neither this stage nor generate@base.
-SMOKE_ADAPTER = {"rank": 8, "alpha": None, "dropout": 0.0}
+SMOKE_ADAPTER = params.Lora(rank=8, alpha=None, dropout=0.0, target_modules=[])
 
 
 def few_rows(split: str, examples: int) -> tuple[list[str], list[list[int]], list[list[int]]]:
@@ -49,7 +56,7 @@ def few_rows(split: str, examples: int) -> tuple[list[str], list[list[int]], lis
     )
 
 
-def training_step(model, rows: list[tuple[list[int], list[int]]], pad_id: int) -> float:
+def training_step(model: PeftModel, rows: list[tuple[list[int], list[int]]], pad_id: int) -> float:
     """The loss (nats a token) of one optimizer step on (prompt, completion) rows.
 
     Raises a UserError if a module of lora.target_modules gets no gradient, or if the loss or a gradient is
@@ -77,7 +84,7 @@ def training_step(model, rows: list[tuple[list[int], list[int]]], pad_id: int) -
             f"smoke test: a training step gave loss {loss.item()} with "
             f"{'finite' if finite else 'non-finite'} gradients; use another model.dtype"
         )
-    return loss.item()
+    return float(loss.item())
 
 
 def main() -> None:
@@ -103,7 +110,7 @@ def main() -> None:
             f"the untuned base on {split} articles",
         )
 
-    lora = params.Lora(**SMOKE_ADAPTER, target_modules=p.lora.target_modules)
+    lora = replace(SMOKE_ADAPTER, target_modules=p.lora.target_modules)
     model = add_adapter(base, lora, seed=0)
     model.eval()
     again = summarize(model, tokenizer, prompts, p.generate)

@@ -9,6 +9,8 @@ If it is killed and started again with the same data and settings, it continues 
 and writes the same bytes.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -16,6 +18,7 @@ import resource
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from onesentence.core import code_identity, errors, params
 from onesentence.core.files import atomic_write, file_sha256, read_json, write_json
@@ -23,11 +26,12 @@ from onesentence.core.plots import write_csv
 from onesentence.core.runtime import set_up
 from onesentence.model.adapters import parameter_counts, save_tuned, trainable
 from onesentence.model.loading import load_base, load_config, load_tokenizer, require_bfloat16
-from onesentence.training.batches import batches_of, read_rows
+from onesentence.training.batches import Row, batches_of, read_rows
 from onesentence.training.checkpoints import last_checkpoint
-from onesentence.training.memory import (
-    check_memory,
-)
+from onesentence.training.memory import check_memory
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
 
 PARAMS = ("seed", "model", "lora", "train")
 TOKENIZED = Path("data/tokenized")
@@ -42,9 +46,10 @@ CHECKPOINTS = Path(os.environ.get("STUDY_CHECKPOINTS", "models/checkpoints"))
 BILLION = 1_000_000_000
 
 
-def run_key(p) -> str:
+def run_key(p: params.Params) -> str:
     """A hash of the data, the settings and the code of this run, to which a checkpoint belongs."""
     code = code_identity.identity(code_identity.WorkingTree(Path(__file__).parents[1]), ["stages.train"])
+    assert code is not None  # stages.train is this file
     digest = hashlib.sha256(code_identity.digest(code).encode())
     base = Path(p.model.name)
     for file in (
@@ -60,7 +65,7 @@ def run_key(p) -> str:
     return digest.hexdigest()[:16]
 
 
-def warn(p, trained: int, total: int) -> None:
+def warn(p: params.Params, trained: int, total: int) -> None:
     """Print a warning for settings that are allowed but rarely intended.
 
     trained, total: numbers of parameters.
@@ -77,9 +82,9 @@ def warn(p, trained: int, total: int) -> None:
         )
 
 
-def curve_rows(history: list[dict]) -> list[list]:
+def curve_rows(history: list[dict[str, float]]) -> list[list[float | None]]:
     """(step, training loss, validation loss) rows of the trainer's log."""
-    steps: dict[int, dict] = {}
+    steps: dict[float, dict[str, float]] = {}
     for entry in history:
         for key in ("loss", "eval_loss"):
             if key in entry:
@@ -87,7 +92,14 @@ def curve_rows(history: list[dict]) -> list[list]:
     return [[step, losses.get("loss"), losses.get("eval_loss")] for step, losses in sorted(steps.items())]
 
 
-def metrics_of(p, state, rows: list, losses: dict, counts: tuple[int, int], base_bytes: int) -> dict:
+def metrics_of(
+    p: params.Params,
+    state: TrainerState,
+    rows: list[Row],
+    losses: dict[str, Any],
+    counts: tuple[int, int],
+    base_bytes: int,
+) -> dict[str, Any]:
     """The content of metrics/train.json: what was trained, on how much, and the losses.
 
     state: the Trainer's; rows: (prompt, completion) ids that were trained on; losses: entries of the result;

@@ -14,16 +14,23 @@ but one. Finished articles leave the batch. The search itself (scores, stopping,
 transformers' own.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from types import MethodType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AttentionInterface, DynamicCache, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.generation.logits_process import LogitsProcessor
 from transformers.masking_utils import AttentionMaskInterface
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel
 
 SHARED_ATTENTION = "shared_prompt"
 # Arguments that change the scores: soft caps (Gemma 2), sinks (gpt-oss), windows, biases (T5), head masks.
@@ -64,12 +71,16 @@ class SharedPromptLayer(DynamicLayer):
     still equal. Each later step fills one slot for each beam.
     """
 
+    is_initialized: bool
+
     def __init__(self, progress: Progress, slots: int, last: bool) -> None:
         super().__init__()
         self.progress, self.slots, self.last = progress, slots, last
         self.prompt = self.filled = self.steps = 0
 
-    def read_prompts(self, key_states, value_states):
+    def read_prompts(
+        self, key_states: torch.Tensor, value_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store and return the prompts that are being read: their attention needs no other tokens."""
         if not self.is_initialized:
             self.keys, self.values = (
@@ -90,7 +101,9 @@ class SharedPromptLayer(DynamicLayer):
         """Begin the search: `update` now appends the tokens of the beams."""
         self.prompt = self.filled = self.progress.longest
 
-    def update(self, key_states, value_states, *args, **kwargs):
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append keys and values [rows, kv heads, tokens, head_dim] and return all; once a step and layer.
 
         While prompts are being read the rows are prompts, afterwards beams with one token each.
@@ -107,18 +120,27 @@ class SharedPromptLayer(DynamicLayer):
             new = new.reshape(articles, rows // articles, heads, width).transpose(1, 2)
             stored[:, :, start : self.filled] = new
         keys = self.keys[:, :, : self.filled]
-        keys.mask = self.progress.visible  # the attention function gets these tensors, but no cache
+        # The attention function gets these tensors, but no cache: the keys carry the mask.
+        keys.mask = self.progress.visible  # type: ignore[attr-defined]
         return keys, self.values[:, :, : self.filled]
 
     def get_seq_length(self) -> int:
         return self.prompt + self.steps
 
-    def keep(self, articles) -> None:
+    def keep(self, articles: torch.Tensor) -> None:
         """Drop all articles except these."""
         self.keys, self.values = self.keys[articles], self.values[articles]
 
 
-def shared_prompt_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
+def shared_prompt_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
     """Attention of one new token for each beam, over its article's prompt and the beam's earlier tokens.
 
     query: [rows, heads, 1, head_dim], rows of one article together; key, value: [articles, kv heads, slots,
@@ -155,7 +177,9 @@ class SharedPromptCache(Cache):
     search has finished with each.
     """
 
-    def __init__(self, model, articles: int, longest: int, beams: int, room: int) -> None:
+    mask: torch.Tensor
+
+    def __init__(self, model: PreTrainedModel, articles: int, longest: int, beams: int, room: int) -> None:
         """longest: slots for a prompt; room: the largest number of new tokens of a beam."""
         slots = longest + 1 + (room - 1) * beams
         count = len(DynamicCache(config=model.config).layers)
@@ -166,9 +190,8 @@ class SharedPromptCache(Cache):
         self.beams, self.total = beams, articles
         self.articles = torch.arange(articles, device=model.device)
         self.finished = torch.zeros(articles, dtype=torch.bool, device=model.device)
-        self.mask = None
 
-    def read_prompts(self, model, ids, lengths) -> None:
+    def read_prompts(self, model: PreTrainedModel, ids: torch.Tensor, lengths: torch.Tensor) -> None:
         """Fill the cache with prompts [articles, longest], padded on the right; lengths: [articles].
 
         Such prompts need no mask, since no token reads what is on its right.
@@ -193,7 +216,7 @@ class SharedPromptCache(Cache):
         read = torch.arange(keys.shape[2], device=keys.device) < lengths[:, None]
         self.mask.masked_fill_(read[:, None, :], 0)
 
-    def begin_step(self):
+    def begin_step(self) -> torch.Tensor:
         """Let each beam see the slot that it will fill; returns the rows of the batch to compute."""
         steps, start = self.layers[0].steps, self.layers[0].filled
         if steps == 0:  # all beams of an article read the last token of its prompt: compute the first beam
@@ -205,7 +228,7 @@ class SharedPromptCache(Cache):
         self.progress.visible = self.mask[:, None, :, : start + self.beams]
         return (self.articles[:, None] * self.beams + beams).flatten()
 
-    def reorder_cache(self, beam_idx) -> None:
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Let beam k of an article continue what beam_idx[k], a row of the whole batch, has written."""
         origin = beam_idx.view(self.total, self.beams)[self.articles] % self.beams
         self.mask = self.mask.take_along_dim(origin[:, :, None].long(), dim=1)
@@ -225,12 +248,12 @@ class Suppress(LogitsProcessor):
     def __init__(self, tokens: list[int]) -> None:
         self.tokens = torch.tensor(tokens)
 
-    def __call__(self, input_ids, scores):
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         return scores.index_fill_(1, self.tokens.to(scores.device), -torch.inf)
 
 
 @contextmanager
-def sharing(model, cache: SharedPromptCache, config):
+def sharing(model: PreTrainedModel, cache: SharedPromptCache, config: GenerationConfig) -> Iterator[None]:
     """Inside, `model.generate` uses the shared prompts, and skips articles that have finished.
 
     config: of the generation; it replaces the model's own, which would fill in what it leaves unset. Leaving
@@ -239,7 +262,7 @@ def sharing(model, cache: SharedPromptCache, config):
     forward, update = model.forward, model._update_finished_beams
     attention, own_config = model.config._attn_implementation, model.generation_config
 
-    def update_finished_beams(self, **kwargs):
+    def update_finished_beams(self: PreTrainedModel, **kwargs: Any) -> Any:
         results = update(**kwargs)
         # The search accepts no new candidate of such an article any more.
         cache.finished |= ~kwargs["is_early_stop_heuristic_unsatisfied"][:, 0]
@@ -247,7 +270,13 @@ def sharing(model, cache: SharedPromptCache, config):
             cache.finished |= results[-1].all(dim=1)
         return results
 
-    def forward_those_left(self, input_ids, position_ids, attention_mask=None, **kwargs):
+    def forward_unfinished(
+        self: PreTrainedModel,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
         cache.let_finished_leave()
         first, rows = cache.layers[0].steps == 0, cache.begin_step()
         output = forward(input_ids=input_ids[rows], position_ids=position_ids[rows], **kwargs)
@@ -261,7 +290,7 @@ def sharing(model, cache: SharedPromptCache, config):
         return output
 
     model.config._attn_implementation, model.generation_config = SHARED_ATTENTION, config
-    model.forward = MethodType(forward_those_left, model)
+    model.forward = MethodType(forward_unfinished, model)
     model._update_finished_beams = MethodType(update_finished_beams, model)
     try:
         yield
@@ -270,7 +299,7 @@ def sharing(model, cache: SharedPromptCache, config):
         del model.forward, model._update_finished_beams
 
 
-def supports_shared_prompt(model, num_beams: int) -> bool:
+def supports_shared_prompt(model: PreTrainedModel, num_beams: int) -> bool:
     """Whether the shared prompt can replace the model's own cache, by what the model says of itself.
 
     It needs full attention in every layer, through transformers' attention interface, with plain scores, and
@@ -282,7 +311,13 @@ def supports_shared_prompt(model, num_beams: int) -> bool:
     return num_beams > 1 and full and plain and getattr(model, "_supports_attention_backend", False)
 
 
-def beam_search(model, ids, mask, config, processors=None):
+def beam_search(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    config: GenerationConfig,
+    processors: LogitsProcessorList | None = None,
+) -> Any:
     """What `model.generate(ids, attention_mask=mask, generation_config=config)` returns, [prompts, tokens].
 
     ids, mask: left-padded prompts [prompts, length], length > 1; processors: of logits, as generate's

@@ -4,16 +4,28 @@ It prevents the two mistakes that cost the original study its results. `max_new_
 not a length that includes the prompt. A batch that is not padded on the left is refused.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from onesentence.core.errors import UserError
 from onesentence.model.encoding import pad_left
 
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+    from onesentence.core.params import Generate
+
 LONGEST_PROOF = 128  # prompt tokens for `prove_sharing`, where transformers reads them once for each beam
-PROVEN: WeakKeyDictionary = WeakKeyDictionary()  # by model: whether its beams may share their prompt
+PROVEN: WeakKeyDictionary[PreTrainedModel, bool] = (
+    WeakKeyDictionary()
+)  # by model: whether its beams may share their prompt
 # The largest difference between two ways to compute one score (nats a token). Measured: 1e-6 in float32 on 20
 # architectures, and 8e-2 if attention ignores its sinks; 0.2 in bfloat16, whose rounding can decide between
 # two nearly equal beams.
@@ -40,7 +52,9 @@ class Output:
         return self.complete and self.status == "ok"
 
 
-def generation_config(tokenizer, settings, vocabulary: int):
+def generation_config(
+    tokenizer: PreTrainedTokenizerBase, settings: Generate, vocabulary: int
+) -> GenerationConfig:
     """transformers' GenerationConfig for params.yaml's `generate` section.
 
     vocabulary: number of the model's ids. Every argument is explicit: no sampling, pad and eos by id, the
@@ -69,12 +83,12 @@ def generation_config(tokenizer, settings, vocabulary: int):
     )
 
 
-def inner_model(model):
+def inner_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model inside a peft model; any other model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def processors(no_repeat_ngram_size: int, prompt_length: int):
+def processors(no_repeat_ngram_size: int, prompt_length: int) -> LogitsProcessorList:
     """Logits processors that forbid an n-gram to occur twice in an output (Paulus et al. 2018).
 
     transformers' own argument counts the prompt too, and would forbid every n-gram of the article.
@@ -88,13 +102,20 @@ def processors(no_repeat_ngram_size: int, prompt_length: int):
         def __init__(self) -> None:
             self.inner = NoRepeatNGramLogitsProcessor(no_repeat_ngram_size)
 
-        def __call__(self, input_ids, scores):
-            return self.inner(input_ids[:, prompt_length:], scores)
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            allowed: torch.Tensor = self.inner(input_ids[:, prompt_length:], scores)
+            return allowed
 
     return LogitsProcessorList([OutputOnly()] if no_repeat_ngram_size else [])
 
 
-def generate_tokens(model, ids, mask, config, no_repeat_ngram_size: int = 0):
+def generate_tokens(
+    model: PreTrainedModel | PeftModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    config: GenerationConfig,
+    no_repeat_ngram_size: int = 0,
+) -> torch.Tensor:
     """New tokens [prompts, at most max_new_tokens] for left-padded prompts; ids, mask: [prompts, length].
 
     Beams share the cache of their prompt if that gives transformers' own tokens (`shares_prompt`).
@@ -111,7 +132,7 @@ def generate_tokens(model, ids, mask, config, no_repeat_ngram_size: int = 0):
     changed = processors(no_repeat_ngram_size, ids.shape[1])
     with torch.inference_mode():
         if ids.shape[1] > 1 and config.num_beams > 1 and shares_prompt(model, ids, mask, config):
-            sequences = beam_search(model, ids, mask, config, changed)
+            sequences: torch.Tensor = beam_search(model, ids, mask, config, changed)
         else:
             sequences = model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=changed
@@ -119,7 +140,9 @@ def generate_tokens(model, ids, mask, config, no_repeat_ngram_size: int = 0):
     return sequences[:, ids.shape[1] :]
 
 
-def shares_prompt(model, ids, mask, config) -> bool:
+def shares_prompt(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, config: GenerationConfig
+) -> bool:
     """Whether beams may share the cache of their prompt: proved once for each model, on its first prompts.
 
     ids, mask: left-padded prompts [prompts, length]. Call it in inference mode.
@@ -127,7 +150,7 @@ def shares_prompt(model, ids, mask, config) -> bool:
     from onesentence.generation.beam_search import supports_shared_prompt
 
     if model not in PROVEN:
-        reason = "the model's kind of attention or cache is not supported"
+        reason: str | None = "the model's kind of attention or cache is not supported"
         if supports_shared_prompt(model, config.num_beams):
             reason = prove_sharing(model, ids, mask, config)
         if reason:
@@ -136,7 +159,9 @@ def shares_prompt(model, ids, mask, config) -> bool:
     return PROVEN[model]
 
 
-def prove_sharing(model, ids, mask, config) -> str | None:
+def prove_sharing(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, config: GenerationConfig
+) -> str | None:
     """How `beam_search` differs from `generate()` on these prompts; None if both give the same.
 
     Both write four tokens with two beams, for the end of the longest prompt and for half of it, padded.
@@ -167,7 +192,9 @@ def prove_sharing(model, ids, mask, config) -> str | None:
     return None
 
 
-def read_output(tokenizer, new_tokens: list[int], prompt_ids: list[int], max_new_tokens: int) -> Output:
+def read_output(
+    tokenizer: PreTrainedTokenizerBase, new_tokens: list[int], prompt_ids: list[int], max_new_tokens: int
+) -> Output:
     """The Output of one row of new tokens."""
     stopped = tokenizer.eos_token_id in new_tokens
     tokens = new_tokens[: new_tokens.index(tokenizer.eos_token_id) + 1] if stopped else list(new_tokens)
@@ -182,7 +209,12 @@ def read_output(tokenizer, new_tokens: list[int], prompt_ids: list[int], max_new
     return Output(text, tokens, stopped, status, stopped or len(tokens) == max_new_tokens)
 
 
-def summarize_batch(model, tokenizer, prompts: list[list[int]], settings) -> list[Output]:
+def summarize_batch(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    settings: Generate,
+) -> list[Output]:
     """The Output of each prompt (token ids) of one batch, in order."""
     ids, mask = pad_left(prompts, tokenizer.pad_token_id)
     device = next(model.parameters()).device
@@ -206,7 +238,11 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def summarize_in_batches(
-    model, tokenizer, prompts: list[list[int]], settings, names: list[str]
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    settings: Generate,
+    names: list[str],
 ) -> Iterator[tuple[list[int], list[Output]]]:
     """Yield (indices, outputs) of prompts (token ids), batch after batch, longest prompts first.
 
@@ -241,7 +277,11 @@ def summarize_in_batches(
 
 
 def summarize(
-    model, tokenizer, prompts: list[list[int]], settings, names: list[str] | None = None
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    settings: Generate,
+    names: list[str] | None = None,
 ) -> list[Output]:
     """The Output of each prompt (token ids), in order; see `summarize_in_batches`."""
     names = names or [str(i) for i in range(len(prompts))]

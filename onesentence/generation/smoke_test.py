@@ -6,9 +6,19 @@ the task may write nothing, or repeat its prompt: this is a result, which is cou
 model that does so too often (`smoke.min_success_rate`) stops its run.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from onesentence.core.errors import UserError
 from onesentence.generation.decoding import Output, summarize
 from onesentence.model.encoding import pad_left
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from onesentence.core.params import Generate
 
 SURELY_COPIED = 8  # tokens; a model may repeat a shorter prompt by chance
 MOST_OVERCONFIDENCE = 2.2  # nats a token; `check_tokenizer` says why
@@ -63,7 +73,13 @@ def check_success(
 
 
 def run_smoke_test(
-    model, tokenizer, ids, prompts, settings, min_success_rate: float | None, who: str
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[str],
+    prompts: list[list[int]],
+    settings: Generate,
+    min_success_rate: float | None,
+    who: str,
 ) -> tuple[list[Output], float]:
     """Generate for some articles and check the outputs as `check_success` does. Returns (outputs, rate)."""
     outputs = summarize(model, tokenizer, prompts, settings, ids)
@@ -71,7 +87,9 @@ def run_smoke_test(
     return outputs, rate
 
 
-def check_tokenizer(model, tokenizer, prompts: list[list[int]]) -> float:
+def check_tokenizer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]
+) -> float:
     """The base's mean loss (nats a token) on the articles; a UserError if the tokenizer is another model's.
 
     A model's loss is near the entropy of its predictions: it is as surprised as it expects to be. That holds

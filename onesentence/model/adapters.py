@@ -1,16 +1,27 @@
 """Add, save and load what is trained: an adapter on the base model (LoRA, rsLoRA, DoRA), or every weight."""
 
+from __future__ import annotations
+
 import json
 import shutil
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_json, write_json
 from onesentence.model.loading import _first_sentence, load_base
 from onesentence.model.model_files import listed
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from onesentence.core.params import Lora, Model
 
 TUNING = "tuning.json"  # in the folder of a tuned model: how it was trained
 # Merging adds the update to the weights in another order of float32 sums: 1e-5 of the logits' standard
@@ -18,7 +29,7 @@ TUNING = "tuning.json"  # in the folder of a tuned model: how it was trained
 MERGE_TOLERANCE = 1e-3
 
 
-def adaptable(module) -> bool:
+def adaptable(module: torch.nn.Module) -> bool:
     """Whether peft has a LoRA layer for this kind of module."""
     import torch
     from transformers.pytorch_utils import Conv1D  # a linear layer whose weight is [in, out]: GPT-2
@@ -27,7 +38,7 @@ def adaptable(module) -> bool:
     return isinstance(module, kinds)  # bitsandbytes' layers are Linear too
 
 
-def check_targets(base, target_modules: list[str]) -> None:
+def check_targets(base: PreTrainedModel, target_modules: list[str]) -> None:
     """Raise a UserError unless every name matches a layer, and only layers that peft can adapt.
 
     peft skips a name that matches nothing, as long as another one matches. A name matches as in peft: it is
@@ -47,7 +58,7 @@ def check_targets(base, target_modules: list[str]) -> None:
 
 
 @contextmanager
-def quiet_peft():
+def quiet_peft() -> Iterator[None]:
     """Inside, peft does not warn about Conv1D, which it corrects, or tied weights, which `merged` handles."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
@@ -55,7 +66,7 @@ def quiet_peft():
         yield
 
 
-def add_adapter(base, lora, seed: int, method: str = "lora"):
+def add_adapter(base: PreTrainedModel, lora: Lora, seed: int, method: str = "lora") -> PeftModel:
     """`base` with a new adapter, whose update is zero until it is trained (B = 0).
 
     method: lora (Hu et al. 2021: the update is alpha / rank x BA), rslora (Kalajdzievski 2023: alpha /
@@ -87,14 +98,14 @@ def add_adapter(base, lora, seed: int, method: str = "lora"):
         ) from error
 
 
-def trainable(base, lora, seed: int, method: str):
+def trainable(base: PreTrainedModel, lora: Lora, seed: int, method: str) -> PreTrainedModel | PeftModel:
     """`base`, ready for training: with a new adapter, or with every weight trainable (method full)."""
     if method == "full":
         return base.requires_grad_(True)
     return add_adapter(base, lora, seed, method)
 
 
-def load_tuned(settings, folder: Path):
+def load_tuned(settings: Model, folder: Path) -> PreTrainedModel | PeftModel:
     """The model that stage `train` wrote to `folder`, in eval mode; its adapter is merged where `merged` can.
 
     settings: params.yaml's `model` section, which names the base.
@@ -106,14 +117,14 @@ def load_tuned(settings, folder: Path):
     if read_json(folder / TUNING)["method"] == "full":
         return load_base(replace(settings, name=str(folder), watch=str(folder)))
 
-    def adapted():
+    def adapted() -> PeftModel:
         with quiet_peft():
             return PeftModel.from_pretrained(load_base(settings), folder).eval()
 
     return merged(adapted, settings)
 
 
-def merged(adapted, settings):
+def merged(adapted: Callable[[], PeftModel], settings: Model) -> PreTrainedModel | PeftModel:
     """The model that `adapted()` loads, its adapter merged into the weights where that changes no output.
 
     settings: params.yaml's `model` section. The adapter stays separate in three cases. In other formats than
@@ -135,7 +146,7 @@ def merged(adapted, settings):
     return adapted()  # merging cannot be undone exactly
 
 
-def shared_targets(model) -> list[str]:
+def shared_targets(model: PeftModel) -> list[str]:
     """Names of the adapted layers that share their weight with another module."""
     holders: dict[int, set[int]] = {}  # by the identity of a weight: the modules that hold it
     for module in model.modules():
@@ -148,17 +159,18 @@ def shared_targets(model) -> list[str]:
     ]
 
 
-def probe_logits(model):
+def probe_logits(model: PreTrainedModel | PeftModel) -> torch.Tensor:
     """Logits [1, 64, vocabulary] for ids spread over the vocabulary."""
     import torch
 
     table = model.get_input_embeddings().weight
     ids = torch.linspace(0, len(table) - 1, 64, device=table.device).long()[None]
     with torch.inference_mode():
-        return model(input_ids=ids, use_cache=False).logits.float()
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits.float()
+    return logits
 
 
-def save_tuned(model, folder: Path, base_name: str, method: str) -> None:
+def save_tuned(model: PreTrainedModel | PeftModel, folder: Path, base_name: str, method: str) -> None:
     """Write what was trained, and how (tuning.json); every run writes the same bytes.
 
     An adapter is adapter_model.safetensors and adapter_config.json. All weights are model.safetensors and
@@ -180,7 +192,7 @@ def save_tuned(model, folder: Path, base_name: str, method: str) -> None:
     write_json(folder / TUNING, {"method": method, "base": base_name})
 
 
-def parameter_counts(config, lora, method: str) -> tuple[int, int]:
+def parameter_counts(config: PreTrainedConfig, lora: Lora, method: str) -> tuple[int, int]:
     """(trained parameters, all parameters with the adapter's) of a model of this configuration."""
     import torch
     from transformers import AutoModelForCausalLM

@@ -4,11 +4,17 @@ Stage `tokenize` checks the configuration and the tokenizer. Stage `smoke` check
 checks the files of a model when it loads them, and `decoding.shares_prompt` whether beams can share a prompt.
 """
 
+from __future__ import annotations
+
 import unicodedata
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from onesentence.core.errors import UserError
 from onesentence.model.encoding import ids_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TRIED = 16  # tokens of a prompt; `check_causal` replaces their second half
 # Largest change of a logit, in standard deviations of the logits. Measured: 0 in float32 on 20 architectures,
@@ -17,7 +23,7 @@ CAUSAL_TOLERANCE = {"float32": 1e-4, "other": 0.3}
 MOST_LOST = 0.01  # share of the letters that a tokenizer may lose
 
 
-def check_ids(tokenizer, embeddings: int, highest: int = 0) -> None:
+def check_ids(tokenizer: PreTrainedTokenizerBase, embeddings: int, highest: int = 0) -> None:
     """Raise a UserError unless every id that is used has an embedding.
 
     embeddings: how many the model has; highest: the highest id in the tokenized rows.
@@ -37,7 +43,7 @@ def check_ids(tokenizer, embeddings: int, highest: int = 0) -> None:
         )
 
 
-def position_limit(config) -> tuple[int | None, bool]:
+def position_limit(config: PreTrainedConfig) -> tuple[int | None, bool]:
     """(the number of positions of a model, whether it fails beyond them); (None, False) without a limit.
 
     A rotary model computes any position, also those it was not trained on. Learned positions are a table,
@@ -51,7 +57,7 @@ def position_limit(config) -> tuple[int | None, bool]:
     return limit, getattr(config, "rope_parameters", None) is None
 
 
-def check_positions(config, longest: int, key: str) -> str | None:
+def check_positions(config: PreTrainedConfig, longest: int, key: str) -> str | None:
     """A warning if the longest text exceeds the positions of a rotary model, else None.
 
     longest: tokens of a prompt and what follows it; key: the key of params.yaml that bounds what follows.
@@ -69,12 +75,12 @@ def check_positions(config, longest: int, key: str) -> str | None:
     return f"{text}; its outputs may be poor beyond them"
 
 
-def letters(text: str) -> Counter:
+def letters(text: str) -> Counter[str]:
     """How often each letter and digit of `text` occurs, after NFKC normalization; case matters."""
     return Counter(char for char in unicodedata.normalize("NFKC", text) if char.isalnum())
 
 
-def check_round_trip(tokenizer, ids: list[str], texts: list[str]) -> str | None:
+def check_round_trip(tokenizer: PreTrainedTokenizerBase, ids: list[str], texts: list[str]) -> str | None:
     """A warning if encoding and decoding lose the case of the texts, else None.
 
     ids: names of the texts, for the error. Blanks may change: they carry no word. Raises a UserError if more
@@ -102,7 +108,7 @@ def check_round_trip(tokenizer, ids: list[str], texts: list[str]) -> str | None:
     return None
 
 
-def check_causal(model, prompts: list[list[int]]) -> None:
+def check_causal(model: PreTrainedModel, prompts: list[list[int]]) -> None:
     """Raise a UserError if later tokens change earlier logits: training would see the answer.
 
     prompts: token ids. The second half of one prompt is replaced by other ids that occur in the prompts.
@@ -128,7 +134,7 @@ def check_causal(model, prompts: list[list[int]]) -> None:
         )
 
 
-def check_base(model, tokenizer, prompts: list[list[int]]) -> None:
+def check_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]) -> None:
     """Check the weights on prompts (token ids): every id has an embedding, and the model is causal."""
     embeddings = model.get_input_embeddings().weight.shape[0]
     check_ids(tokenizer, embeddings, max(max(prompt) for prompt in prompts))

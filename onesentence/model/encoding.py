@@ -4,10 +4,18 @@ Only the document is ever cut, at its end. Only the summary and EOS have labels.
 prompt ends, never on pad ids, so that EOS keeps its label even where pad and eos are the same token.
 """
 
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from onesentence.core.errors import UserError
 from onesentence.core.prompts import CHAT, TEMPLATES, Frame, completion, frame_of
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 IGNORED = -100  # the label that cross-entropy skips
 
@@ -22,7 +30,9 @@ class Prompt:
     document_tokens_cut: int
 
 
-def filled_ids(tokenizer, frame: Frame, document: str) -> tuple[list[int], list[tuple[int, int]]]:
+def filled_ids(
+    tokenizer: PreTrainedTokenizerBase, frame: Frame, document: str
+) -> tuple[list[int], list[tuple[int, int]]]:
     """(token ids, their spans in the text) of a prompt, with BOS where the model expects it.
 
     The summary follows, so what a tokenizer appends to a text (EOS, as in `<s> $A </s>`) is left out.
@@ -42,7 +52,9 @@ def filled_ids(tokenizer, frame: Frame, document: str) -> tuple[list[int], list[
     return list(ids[:end]), list(spans[:end])
 
 
-def _chat_ids(tokenizer, frame: Frame, document: str) -> tuple[list[int], list[tuple[int, int]]]:
+def _chat_ids(
+    tokenizer: PreTrainedTokenizerBase, frame: Frame, document: str
+) -> tuple[list[int], list[tuple[int, int]]]:
     """`filled_ids` of a chat: special tokens of the frame are tokens, those that the article spells are text.
 
     An article that spells none is tokenized with its frame as one text. Otherwise the text is tokenized in
@@ -69,43 +81,46 @@ def _chat_ids(tokenizer, frame: Frame, document: str) -> tuple[list[int], list[t
     return ids, spans
 
 
-def special_places(tokenizer, text: str) -> list[tuple[int, int]]:
+def special_places(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[int, int]]:
     """(start, end) of each special token that a text spells."""
     return _special_places(tokenizer, tokenizer(text, add_special_tokens=False, return_offsets_mapping=True))
 
 
-def _special_places(tokenizer, encoded) -> list[tuple[int, int]]:
+def _special_places(tokenizer: PreTrainedTokenizerBase, encoded: BatchEncoding) -> list[tuple[int, int]]:
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     return [span for number, span in pairs if number in special]
 
 
-def special_end(tokenizer, text: str) -> int:
+def special_end(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     """Where the last special token of a text ends; 0 if it has none."""
     return max((end for _, end in special_places(tokenizer, text)), default=0)
 
 
-def special_start(tokenizer, text: str) -> int:
+def special_start(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     """Where the first special token of a text starts; the text's length if it has none."""
     return min((start for start, _ in special_places(tokenizer, text)), default=len(text))
 
 
-def ids_of(tokenizer, text: str) -> list[int]:
+def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of `text` alone, without special tokens.
 
     A special token that `text` spells is tokenized as text: an article about tokenizers must not end a
     sequence.
     """
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
 
 
-def overhead(tokenizer, template: str, document: str) -> int:
+def overhead(tokenizer: PreTrainedTokenizerBase, template: str, document: str) -> int:
     """The number of tokens that the template adds to `document`."""
     ids, _ = filled_ids(tokenizer, frame_of(tokenizer, template), document)
     return len(ids) - len(ids_of(tokenizer, document))
 
 
-def encode_prompt(tokenizer, template: str, document: str, max_tokens: int) -> Prompt:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, template: str, document: str, max_tokens: int
+) -> Prompt:
     """`template`, filled with as much of the start of `document` as fits in `max_tokens` tokens.
 
     Raises a UserError if the template leaves no room for a token of the document.
@@ -138,7 +153,7 @@ def encode_prompt(tokenizer, template: str, document: str, max_tokens: int) -> P
     return Prompt(text, ids, total, total - left)
 
 
-def encode_completion(tokenizer, summary: str, template: str) -> list[int]:
+def encode_completion(tokenizer: PreTrainedTokenizerBase, summary: str, template: str) -> list[int]:
     """Token ids of the summary, as it follows the prompt, and EOS.
 
     The summary is tokenized behind the end of the template, and the template's tokens are taken off: alone,
@@ -157,7 +172,7 @@ def encode_completion(tokenizer, summary: str, template: str) -> list[int]:
     return [*ids_of(tokenizer, text), tokenizer.eos_token_id]
 
 
-def _answer_ids(tokenizer, frame: Frame, text: str) -> list[int]:
+def _answer_ids(tokenizer: PreTrainedTokenizerBase, frame: Frame, text: str) -> list[int]:
     """Token ids of an answer in a chat, tokenized behind the frame's last special token and what follows it.
 
     An answer that spells a special token is tokenized alone, as text.
@@ -167,11 +182,12 @@ def _answer_ids(tokenizer, frame: Frame, text: str) -> list[int]:
         tail = frame.after[last:]
         lead, whole = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (tail, tail + text))
         if whole[: len(lead)] == lead:
-            return whole[len(lead) :]
+            ids: list[int] = whole[len(lead) :]
+            return ids
     return ids_of(tokenizer, text)
 
 
-def pad_left(rows: list[list[int]], pad_id: int):
+def pad_left(rows: Sequence[Collection[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(input_ids, attention_mask), each int64 [rows, longest], padded on the left."""
     import torch
 
@@ -184,7 +200,9 @@ def pad_left(rows: list[list[int]], pad_id: int):
     return ids, mask
 
 
-def training_batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> dict:
+def training_batch(
+    rows: Sequence[tuple[Collection[int], Collection[int]]], pad_id: int
+) -> dict[str, torch.Tensor]:
     """input_ids and labels of (prompt ids, completion ids) rows, each int64 [rows, longest].
 
     Rows are padded on the right. No token of a causal model reads what comes after it, so training needs no
@@ -203,7 +221,7 @@ def training_batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> dict
     return {"input_ids": ids, "labels": labels}
 
 
-def template_overheads(tokenizer, document: str) -> dict[str, int]:
+def template_overheads(tokenizer: PreTrainedTokenizerBase, document: str) -> dict[str, int]:
     """The number of tokens that each template adds to `document`, by name."""
     names = list(TEMPLATES)
     try:

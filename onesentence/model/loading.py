@@ -3,12 +3,22 @@
 It reads safetensors only and runs no remote code. It loads what params.yaml names, or raises an error.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from onesentence.core.errors import UserError
 from onesentence.core.runtime import has_bfloat16_instructions, quiet_libraries
 from onesentence.model.model_files import check_model_folder, check_vocabulary, listed
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from onesentence.core.params import Model
 
 FLOAT32_ATTENTION = "float32_sdpa"
 # The same function as one kernel, instead of eight passes over the widest tensor of the model.
@@ -31,7 +41,7 @@ def has_bfloat16() -> bool:
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return has_bfloat16_instructions()
 
 
@@ -53,7 +63,14 @@ def check_dtype(dtype: str) -> None:
         require_bfloat16("model.dtype", "float16 (presets/phi2-xsum-t4.yaml) or float32")
 
 
-def _float32_attention(module, query, key, value, attention_mask, **kwargs):
+def _float32_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Scaled dot-product attention, computed in float32 whatever the model's format.
 
     In float16 Phi's attention scores overflow, and the logits are NaN (transformers#28163).
@@ -80,11 +97,11 @@ def register_float32_attention() -> None:
     AttentionMaskInterface.register(FLOAT32_ATTENTION, sdpa_mask)
 
 
-def _where(model) -> str:
+def _where(model: Model) -> str:
     return f"model.name: {model.name!r}" + (f" at revision {model.revision!r}" if model.revision else "")
 
 
-def load_tokenizer(model):
+def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     """The tokenizer of params.yaml's `model` section; it pads on the left.
 
     A tokenizer without a pad token gets eos as pad. That is safe: labels do not depend on pad ids.
@@ -115,21 +132,21 @@ def load_tokenizer(model):
     return tokenizer
 
 
-def is_folder(model) -> bool:
+def is_folder(model: Model) -> bool:
     """Whether params.yaml's `model` section names a folder, and not a model on the hub."""
     name = model.name
     no_hub_id = name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith("/")
     return model.watch == name or no_hub_id or Path(name).exists()
 
 
-def check_folder(model) -> None:
+def check_folder(model: Model) -> None:
     """Raise a UserError unless a local model folder holds a config and whole safetensors weights."""
     if is_folder(model):
         check_model_folder(Path(model.name), _where(model))
 
 
 @contextmanager
-def readable_errors(model, what: str):
+def readable_errors(model: Model, what: str) -> Iterator[None]:
     """Inside, an error that transformers raises while it loads `what` becomes a UserError of one sentence."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -148,7 +165,7 @@ def readable_errors(model, what: str):
         ) from error
 
 
-def _reason(model, error: Exception) -> str:
+def _reason(model: Model, error: Exception) -> str:
     """Why a model could not be loaded, and what to do: the predicate of the error's sentence."""
     from huggingface_hub import errors as hub
 
@@ -162,7 +179,8 @@ def _reason(model, error: Exception) -> str:
     if is_folder(model):
         return f"could not be loaded from this folder ({kind}: {text})"
     # huggingface_hub's error is the cause of the one that transformers raises, sometimes several steps away.
-    causes, cause = [], error
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
     while cause is not None:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
@@ -187,7 +205,7 @@ def _first_sentence(error: Exception) -> str:
     return " ".join(str(error).split()).split(". ")[0]
 
 
-def load_config(model):
+def load_config(model: Model) -> PreTrainedConfig:
     """The configuration of the base model; a UserError unless it is a decoder-only model of transformers."""
     from transformers import AutoConfig
 
@@ -201,7 +219,7 @@ def load_config(model):
     return config
 
 
-def check_architecture(model, config) -> None:
+def check_architecture(model: Model, config: PreTrainedConfig) -> None:
     """Raise a UserError if the configuration shows that the model is no decoder-only language model.
 
     Some encoders have a causal class too (BertLMHeadModel); `base_check.check_causal` tries the weights.
@@ -230,7 +248,7 @@ def check_architecture(model, config) -> None:
         )
 
 
-def check_loaded(model, base, info: dict) -> None:
+def check_loaded(model: Model, base: PreTrainedModel, info: dict[str, Any]) -> None:
     """Raise a UserError unless every weight of the base was read, and every weight of its layers was used.
 
     info: from_pretrained's output_loading_info. transformers gives a missing weight random values.
@@ -263,14 +281,14 @@ def _numberless(name: str) -> str:
     return ".".join("N" if part.isdigit() else part for part in name.split("."))
 
 
-def with_fused_activation(config):
+def with_fused_activation(config: PreTrainedConfig) -> PreTrainedConfig:
     """`config`; its activation function is replaced by the same one as a single kernel, if there is one."""
     if getattr(config, "hidden_act", None) in FUSED_ACTIVATIONS:
         config.hidden_act = FUSED_ACTIVATIONS[config.hidden_act]
     return config
 
 
-def load_base(model):
+def load_base(model: Model) -> PreTrainedModel:
     """The base model on its device, frozen, in eval mode, in the dtype and quantization of params.yaml."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -278,7 +296,7 @@ def load_base(model):
     check_dtype(model.dtype)
     check_folder(model)
     dtype = getattr(torch, model.dtype)
-    options = {"dtype": dtype, "use_safetensors": True, "revision": model.revision or "main"}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "revision": model.revision or "main"}
     if model.dtype == "float16":
         register_float32_attention()
         options["attn_implementation"] = FLOAT32_ATTENTION
@@ -305,7 +323,7 @@ def load_base(model):
     return base.eval()
 
 
-def keep_quantized_layers_trainable(base) -> None:
+def keep_quantized_layers_trainable(base: PreTrainedModel) -> None:
     """Stop 4-bit layers from repacking their weights for inference on CPUs with AVX512-BF16.
 
     bitsandbytes 0.50.2 repacks at the first forward pass in eval mode, and never undoes it. Its kernel for
@@ -317,7 +335,7 @@ def keep_quantized_layers_trainable(base) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def quantization_config(quantization: str, dtype):
+def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     """The configuration of bitsandbytes for nf4 (with double quantization) or int8."""
     from transformers import BitsAndBytesConfig
 

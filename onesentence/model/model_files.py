@@ -5,7 +5,9 @@ with the dtype, the shape, and the first and last byte of each tensor. The tenso
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from onesentence.core.errors import UserError
 
@@ -18,7 +20,7 @@ LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 NAMES_IN_ERROR = 3  # names that an error lists
 
 
-def listed(names) -> str:
+def listed(names: Iterable[str]) -> str:
     """The first names in alphabetical order, and the number of the others: "a, b, c and 5 more"."""
     names = sorted(names)
     more = f" and {len(names) - NAMES_IN_ERROR} more" if len(names) > NAMES_IN_ERROR else ""
@@ -35,7 +37,7 @@ def require_whole(path: Path) -> None:
         raise UserError(f"{path}: holds a git-lfs pointer, not the file itself; run `git lfs pull` there")
 
 
-def read_object(path: Path) -> dict:
+def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a model's folder."""
     require_whole(path)
     try:

@@ -5,9 +5,15 @@ pass keeps the derivative in place of x, which takes as many bytes, so the backw
 Measured on one thread for [1,840 x 1,024] numbers: both passes take 5 ms instead of 11.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SLOPE = 2 * math.sqrt(2 / math.pi)  # 2u = SLOPE (x + CUBIC x^3)
 CUBIC = 0.044715
@@ -17,7 +23,7 @@ class _Gelu(torch.autograd.Function):
     """x sigmoid(2u) and its derivative. x: any shape."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         square = x * x
         gate = (square * (SLOPE * CUBIC)).add_(SLOPE).mul_(x).sigmoid_()
         value = x * gate
@@ -28,7 +34,8 @@ class _Gelu(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        derivative: torch.Tensor
         (derivative,) = ctx.saved_tensors
         return gradient * derivative
 
@@ -36,13 +43,14 @@ class _Gelu(torch.autograd.Function):
 class Gelu(torch.nn.Module):
     """torch's gelu(approximate="tanh"), equal up to the rounding of float32."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.dtype != torch.float32:  # in bfloat16 each step above would be rounded
             return torch.nn.functional.gelu(x, approximate="tanh")
-        return _Gelu.apply(x)
+        result: torch.Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]  # torch has no type for it
+        return result
 
 
-def use_fast_gelu(model) -> None:
+def use_fast_gelu(model: PreTrainedModel) -> None:
     """Replace every GELU of the tanh form by Gelu. For a CPU only: on a GPU torch's own is one kernel."""
     from transformers.activations import GELUTanh
 

@@ -7,7 +7,14 @@ bfloat16, as in transformers' eager attention; their softmax and the sums of gra
 backward pass computes the weights again, so a layer keeps only its queries, keys and values.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAME = "bfloat16_blocks"  # as transformers knows it
 BLOCK = 128  # queries; a block reads only the keys up to its last query, so later keys cost nothing
@@ -24,7 +31,7 @@ HARMLESS = {
 }
 
 
-def _weights(queries, keys, first: int, groups: int):
+def _weights(queries: torch.Tensor, keys: torch.Tensor, first: int, groups: int) -> torch.Tensor:
     """Attention weights [batch, groups * block, keys] of a block of queries; later keys get 0.
 
     queries: [batch, groups * block, head_dim], scaled, ordered by their group; keys: [batch, first + block,
@@ -45,7 +52,9 @@ class _BlockAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, scaling: float):
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
         ctx.save_for_backward(query, key, value)
         ctx.scaling = scaling
         batch, heads, tokens, width = query.shape
@@ -62,9 +71,10 @@ class _BlockAttention(torch.autograd.Function):
         return output.view(batch, heads, tokens, -1)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         query, key, value = ctx.saved_tensors
-        groups, tokens, width = query.shape[1] // key.shape[1], *query.shape[2:]
+        _, heads, tokens, width = query.shape
+        groups = heads // key.shape[1]
         queries = (query * ctx.scaling).reshape(-1, groups, tokens, width)
         keys, values = key.reshape(-1, tokens, width), value.reshape(-1, tokens, value.shape[-1])
         gradients = gradient.reshape(-1, groups, tokens, value.shape[-1])
@@ -91,7 +101,14 @@ class _BlockAttention(torch.autograd.Function):
         )
 
 
-def attention(module, query, key, value, attention_mask, **options):
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention as transformers calls it; a call that blocks do not support goes to `sdpa`.
 
     query: [batch, heads, tokens, head_dim]; the result is [batch, tokens, heads, head_dim]. Blocks support
@@ -110,17 +127,18 @@ def attention(module, query, key, value, attention_mask, **options):
         and (reduced or {query.dtype, key.dtype, value.dtype} == {torch.bfloat16})
     )
     if not plain:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return output, weights
     scaling = options.get("scaling")
     with torch.autocast(device, enabled=False):
-        output = _BlockAttention.apply(
+        output = _BlockAttention.apply(  # type: ignore[no-untyped-call]  # torch has no type for it
             *(tensor.to(torch.bfloat16) for tensor in (query, key, value)),
             query.shape[-1] ** -0.5 if scaling is None else scaling,
         )
     return output.transpose(1, 2).contiguous(), None
 
 
-def use_block_attention(model) -> None:
+def use_block_attention(model: PreTrainedModel) -> None:
     """Make a model that uses `sdpa` compute its attention in blocks of bfloat16 products."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -128,6 +146,6 @@ def use_block_attention(model) -> None:
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     for part in model.modules():
-        config = getattr(part, "config", None)
+        config: Any = getattr(part, "config", None)
         if getattr(config, "_attn_implementation", None) == "sdpa":
             config._attn_implementation = NAME

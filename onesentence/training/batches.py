@@ -1,11 +1,17 @@
 """Batches: which rows share one, and their order."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onesentence.core.files import id_arrays, read_parquet
+from onesentence.core.params import Train
+
+Ids = NDArray[np.int32]
+Row = tuple[Ids, Ids]  # the token ids of a prompt, and those of its completion
 
 EVAL_BATCH = 8  # rows; more do not fit in the CPU's cache (measured: 8 give 1.4 times the tokens/s of 32)
 
@@ -38,13 +44,13 @@ def batch_order(
     return batches
 
 
-def token_novelty(prompt: np.ndarray, completion: np.ndarray) -> float:
+def token_novelty(prompt: Ids, completion: Ids) -> float:
     """Share (0 to 1) of the summary's distinct token 2-grams that its prompt lacks; 1 if it has no 2-gram."""
     pairs = set(pairwise(completion.tolist()))
     return len(pairs - set(pairwise(prompt.tolist()))) / len(pairs) if pairs else 1.0
 
 
-def batches_of(rows: list, settings, seed: int) -> list[list[int]]:
+def batches_of(rows: Sequence[Row], settings: Train, seed: int) -> list[list[int]]:
     """The row indices of every batch of a run over (prompt, completion) rows.
 
     settings: params.yaml's `train` section, which sets whole epochs, or a number of optimizer steps over as
@@ -54,24 +60,25 @@ def batches_of(rows: list, settings, seed: int) -> list[list[int]]:
     novelty = [token_novelty(*row) for row in rows] if settings.order == "extractive_first" else None
     size = settings.batch_size
     if settings.steps is None:
+        assert settings.epochs is not None  # params.yaml must set one of the two
         return batch_order(lengths, size, settings.epochs, seed, novelty)
     count = settings.steps * settings.gradient_accumulation
     epochs = -(-count // -(-len(rows) // size))  # -(-a // b) rounds up
     return batch_order(lengths, size, epochs, seed, novelty)[:count]
 
 
-def measured_batches(rows: list) -> list[list]:
+def measured_batches(rows: Sequence[Row]) -> list[list[Row]]:
     """The batches on which a loss is measured: rows of similar length together."""
     ordered = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
     return [ordered[start : start + EVAL_BATCH] for start in range(0, len(ordered), EVAL_BATCH)]
 
 
-def most_labels(batches: list[list]) -> int:
+def most_labels(batches: Sequence[Sequence[Row]]) -> int:
     """The number of labels in the batch that has most; logits are computed for labels only."""
     return max(sum(len(completion) for _, completion in batch) for batch in batches)
 
 
-def read_rows(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+def read_rows(path: Path) -> list[Row]:
     """(prompt ids, completion ids), int32, of each row of a tokenized split, in its order."""
     table = read_parquet(path, ["prompt_ids", "completion_ids"])
     return list(zip(id_arrays(table["prompt_ids"]), id_arrays(table["completion_ids"]), strict=True))

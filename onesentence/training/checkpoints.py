@@ -56,7 +56,7 @@ def last_checkpoint(folder: Path, stage: str) -> Path | None:
     Prints one sentence in the name of `stage`: where the run continues, and what was removed. A new run
     prints nothing.
     """
-    removed = []
+    removed: list[str] = []
     for path in reversed(saved_checkpoints(folder)):
         reason = fault(path)
         if reason is None:

@@ -1,5 +1,9 @@
 """Replace parts of a model by faster ones for training on a CPU."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 
 from onesentence.core.runtime import has_bfloat16_instructions
@@ -10,8 +14,11 @@ from onesentence.training.mlp import use_fast_mlp
 from onesentence.training.norms import use_fast_norms
 from onesentence.training.rotary import use_fast_rotary
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def use_fast_parts(model, dtype: str, autocast: str) -> None:
+
+def use_fast_parts(model: PreTrainedModel, dtype: str, autocast: str) -> None:
     """Replace some modules of a model by faster ones before it is trained; on a GPU none.
 
     dtype, autocast: `model.dtype` and `train.autocast`. A run in float32 keeps its attention and norms:
@@ -31,7 +38,7 @@ def use_fast_parts(model, dtype: str, autocast: str) -> None:
             keep_inputs_narrow(model)
 
 
-def hold_frozen_in_bfloat16(model) -> None:
+def hold_frozen_in_bfloat16(model: PreTrainedModel) -> None:
     """Round the frozen weights of linear layers to bfloat16 once; autocast would do so in every pass.
 
     The products stay the same to the bit. Quantized weights stay as they are, and so do weights that another
@@ -52,7 +59,7 @@ def hold_frozen_in_bfloat16(model) -> None:
                 weight.data = weight.data.bfloat16()
 
 
-def keep_inputs_narrow(model) -> None:
+def keep_inputs_narrow(model: PreTrainedModel) -> None:
     """Let adapters use their input as it is: peft would cast it to float32, and autocast back again."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

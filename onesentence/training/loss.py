@@ -1,12 +1,21 @@
 """The training loss: cross-entropy on the summary and EOS; logits are computed for these tokens only."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from onesentence.model.encoding import IGNORED
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
-def completion_loss(model, batch: dict, reduction: str = "mean"):
+
+def completion_loss(
+    model: PreTrainedModel, batch: dict[str, torch.Tensor], reduction: str = "mean"
+) -> torch.Tensor:
     """Cross-entropy (nats) over the labelled tokens of a batch padded on the right.
 
     batch: input_ids and labels, each [rows, length]. The last layer's MLP (a twelfth of the products of a
@@ -25,7 +34,7 @@ def completion_loss(model, batch: dict, reduction: str = "mean"):
     )
 
 
-def in_format(model, autocast: str):
+def in_format(model: PreTrainedModel, autocast: str) -> torch.autocast:
     """A context in which the model's products are computed in the format of `train.autocast`."""
     import torch
 
@@ -34,7 +43,7 @@ def in_format(model, autocast: str):
 
 
 @contextmanager
-def predicting_at(model, places) -> Iterator[None]:
+def predicting_at(model: PreTrainedModel, places: torch.Tensor) -> Iterator[None]:
     """Inside, the last MLP and the output layer compute only at `places`: logits are [1, places, vocabulary].
 
     places: indices into the rows x length positions of a batch. Elsewhere the MLP's output is 0, which
@@ -42,18 +51,18 @@ def predicting_at(model, places) -> Iterator[None]:
     hooks. What a model does to its logits (scaling, soft-capping) still applies to each of them.
     """
 
-    def select(module, inputs):
+    def select(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (inputs[0].flatten(0, 1).index_select(0, places)[None], *inputs[1:])
 
     hooks = [model.get_output_embeddings().register_forward_pre_hook(select)]
     if (mlp := last_mlp(model)) is not None:
         shape: list[int] = []
 
-        def select_and_note(module, inputs):
+        def select_and_note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             shape[:] = inputs[0].shape
             return select(module, inputs)
 
-        def spread(module, inputs, output):
+        def spread(module: torch.nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
             flat = output.new_zeros(shape[0] * shape[1], output.shape[-1])
             return flat.index_copy(0, places, output[0]).view(*shape[:2], -1)
 
@@ -65,7 +74,7 @@ def predicting_at(model, places) -> Iterator[None]:
             hook.remove()
 
 
-def last_mlp(model):
+def last_mlp(model: PreTrainedModel) -> torch.nn.Module | None:
     """The last layer's MLP if it treats each position by itself, else None.
 
     It does if it consists of linear layers and functions of single numbers. A mixture of experts, a state

@@ -5,20 +5,29 @@ backward pass is not guessed by a formula. A forward pass over such tensors uses
 lists every tensor that autograd would keep.
 """
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from onesentence.core.errors import UserError
 from onesentence.core.runtime import MAPPED_BYTES
 from onesentence.model.adapters import trainable
-from onesentence.model.loading import (
-    device_name,
-    with_fused_activation,
-)
-from onesentence.training.batches import EVAL_BATCH, batches_of, measured_batches, most_labels
+from onesentence.model.loading import device_name, with_fused_activation
+from onesentence.training.batches import EVAL_BATCH, Row, batches_of, measured_batches, most_labels
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.overrides import TorchFunctionMode
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from onesentence.core.params import Generate, Lora, Model, Params
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes of a weight in bitsandbytes' formats. nf4: a code of 4 bits, a scale of 8 bits for 64 codes, a float32
@@ -61,7 +70,7 @@ class NoEstimate(UserError):
     """No estimate is possible: the model's forward pass needs data."""
 
 
-def meta_model(config, dtype: str):
+def meta_model(config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
     """A model of this configuration on the meta device (no data), in the format of its weights."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -79,7 +88,7 @@ def meta_model(config, dtype: str):
     return model.eval()
 
 
-def weight_bytes(model, dtype: str, quantization: str) -> int:
+def weight_bytes(model: PreTrainedModel, dtype: str, quantization: str) -> int:
     """Bytes of the base's weights in memory; all linear layers except the output layer are quantized."""
     quantized = (
         {id(layer.weight): layer for layer in quantized_layers(model)} if quantization != "none" else {}
@@ -93,7 +102,7 @@ def weight_bytes(model, dtype: str, quantization: str) -> int:
     return round(total)
 
 
-def quantized_layers(model) -> list:
+def quantized_layers(model: PreTrainedModel) -> list[Any]:
     """The layers that bitsandbytes replaces: Linear and GPT-2's Conv1D, except the output layer."""
     import torch
     from transformers.pytorch_utils import Conv1D
@@ -106,7 +115,9 @@ def quantized_layers(model) -> list:
     ]
 
 
-def without_data(model, mode, precision=None) -> None:
+def without_data(
+    model: PreTrainedModel | PeftModel, mode: FakeTensorMode, precision: torch.dtype | None = None
+) -> None:
     """Replace each weight of `model`, on the meta device, by a tensor without data on this machine's device.
 
     mode: the FakeTensorMode of the new tensors; precision: the format of quantized layers under autocast,
@@ -117,7 +128,7 @@ def without_data(model, mode, precision=None) -> None:
     quantized = {id(layer.weight) for layer in quantized_layers(model)} if precision else set()
     made: dict[int, torch.Tensor] = {}  # by the id of the replaced tensor, so that tied weights stay tied
 
-    def copied(tensor):
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in made:
             frozen = id(tensor) in quantized and not tensor.requires_grad  # an adapter's weights are trained
             dtype = precision if frozen else tensor.dtype
@@ -134,7 +145,7 @@ def without_data(model, mode, precision=None) -> None:
                 module._buffers[name] = copied(buffer)
 
 
-def grouped_products_by_shape():
+def grouped_products_by_shape() -> TorchFunctionMode:
     """A mode in which torch's grouped products (of a mixture's experts) compute shapes only.
 
     torch's kernel computes float32 on a CPU, but its version for tensors without data accepts bfloat16 only.
@@ -146,15 +157,21 @@ def grouped_products_by_shape():
         """[rows, n] times one [n, m] for each expert; keeps what the gradients need."""
 
         @staticmethod
-        def forward(ctx, rows, weights):
+        def forward(ctx: Any, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
             needs_rows, needs_weights = ctx.needs_input_grad
             ctx.save_for_backward(weights if needs_rows else None, rows if needs_weights else None)
             return rows.new_empty(rows.shape[0], weights.shape[-1])
 
     class Mode(TorchFunctionMode):
-        def __torch_function__(self, function, types, arguments=(), options=None):
+        def __torch_function__(
+            self,
+            function: Callable[..., Any],
+            types: Any,
+            arguments: Sequence[Any] = (),
+            options: dict[str, Any] | None = None,
+        ) -> Any:
             if function in (torch.nn.functional.grouped_mm, torch._grouped_mm):
-                return Product.apply(*arguments[:2])
+                return Product.apply(*arguments[:2])  # type: ignore[no-untyped-call]  # torch has no type for it
             return function(*arguments, **(options or {}))
 
     return Mode()
@@ -178,7 +195,11 @@ def one_sequence_a_row() -> Iterator[None]:
 
 
 def saved_bytes(
-    base, rows: int, length: int, autocast: str = "none", quantization: str = "none"
+    base: PreTrainedModel | PeftModel,
+    rows: int,
+    length: int,
+    autocast: str = "none",
+    quantization: str = "none",
 ) -> list[int]:
     """Bytes of each tensor except weights that autograd keeps of a forward pass over [rows, length] tokens.
 
@@ -192,9 +213,11 @@ def saved_bytes(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     without_data(base, mode, torch.bfloat16 if narrow and quantization != "none" else None)
     own = {weight.untyped_storage()._cdata for weight in base.parameters()}
-    storages = {}  # by address, so that several views of one tensor count once
+    storages: dict[
+        int, torch.UntypedStorage
+    ] = {}  # by address, so that several views of one tensor count once
 
-    def pack(tensor):
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
             storages[storage._cdata] = storage
@@ -233,7 +256,14 @@ def held_bytes(sizes: list[int]) -> int:
 
 
 def training_memory(
-    config, settings, lora, rows: int, length: int, labels: int, method: str = "lora", autocast: str = "none"
+    config: PreTrainedConfig,
+    settings: Model,
+    lora: Lora,
+    rows: int,
+    length: int,
+    labels: int,
+    method: str = "lora",
+    autocast: str = "none",
 ) -> Training:
     """Bytes of a training step over `rows` padded to `length` tokens, with `labels` labels in all.
 
@@ -259,15 +289,18 @@ def training_memory(
     )
 
 
-def cache_bytes_per_token(config, dtype: str) -> int:
+def cache_bytes_per_token(config: PreTrainedConfig, dtype: str) -> int:
     """Bytes of one token's keys and values in every layer."""
     config = config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * width * BYTES[dtype]  # 2: keys and values
+    numbers: int = 2 * config.num_hidden_layers * heads * width  # 2: keys and values
+    return numbers * BYTES[dtype]
 
 
-def generation_memory(config, settings, generate, longest: int) -> dict[str, int]:
+def generation_memory(
+    config: PreTrainedConfig, settings: Model, generate: Generate, longest: int
+) -> dict[str, int]:
     """Bytes of generation by part: weights, cache (of the whole token budget), logits of all beams."""
     base = meta_model(config, settings.dtype)
     own = generate.num_beams * generate.max_new_tokens
@@ -279,7 +312,7 @@ def generation_memory(config, settings, generate, longest: int) -> dict[str, int
     }
 
 
-def passing_bytes(config, dtype: str, rows: int, length: int, labels: int) -> int:
+def passing_bytes(config: PreTrainedConfig, dtype: str, rows: int, length: int, labels: int) -> int:
     """Bytes that are held only for a moment; measuring a loss takes no others.
 
     First they are the logits of all `labels`, later the gradient of the widest activation of [rows, length]
@@ -287,10 +320,11 @@ def passing_bytes(config, dtype: str, rows: int, length: int, labels: int) -> in
     """
     config = config.get_text_config()  # the text part of a multimodal model
     widest = max(getattr(config, "intermediate_size", None) or 0, config.hidden_size)
-    return max(
+    peak: int = max(
         LOGIT_COPIES * labels * config.vocab_size * 4,
         WIDEST_COPIES * rows * length * widest * BYTES[dtype],
     )
+    return peak
 
 
 def free_bytes() -> int:
@@ -300,7 +334,8 @@ def free_bytes() -> int:
 
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
-    return psutil.virtual_memory().available
+    available: int = psutil.virtual_memory().available
+    return available
 
 
 def fitting_batch(needed: Callable[[int], int], batch_size: int, free: int) -> int | None:
@@ -315,7 +350,7 @@ def fitting_batch(needed: Callable[[int], int], batch_size: int, free: int) -> i
     return None
 
 
-def require_fit(needed: Callable[[int, str], int], p, free: int) -> int:
+def require_fit(needed: Callable[[int, str], int], p: Params, free: int) -> int:
     """Bytes that training needs; a UserError with settings that would fit if more than `free` are needed.
 
     needed: bytes that a batch size and a quantization need; p: params.yaml's `model` and `train` sections.
@@ -343,7 +378,9 @@ def require_fit(needed: Callable[[int, str], int], p, free: int) -> int:
     )
 
 
-def needed_bytes(p, config, rows: list, batch_size: int, quantization: str) -> int:
+def needed_bytes(
+    p: Params, config: PreTrainedConfig, rows: Sequence[Row], batch_size: int, quantization: str
+) -> int:
     """Bytes that training adds to this process, with the longest rows in one batch.
 
     p: the sections `model`, `lora`, `train` and `seed`; rows: (prompt ids, completion ids). Raises NoEstimate
@@ -360,7 +397,7 @@ def needed_bytes(p, config, rows: list, batch_size: int, quantization: str) -> i
     return training.resident + max(training.activations + training.transient, measuring)
 
 
-def check_memory(p, config, rows: list) -> None:
+def check_memory(p: Params, config: PreTrainedConfig, rows: Sequence[Row]) -> None:
     """Raise a UserError if training will not fit in memory; without an estimate, say so and continue."""
     try:
         needed = require_fit(partial(needed_bytes, p, config, rows), p, free_bytes())

@@ -5,8 +5,16 @@ kept, and the others are computed again. A training step at SmolLM2's size (8 x 
 instead of 4.2, in the same time. Both passes go through blocks of rows that fit in the cache.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch.nn.functional import silu
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BLOCK = 1 << 17  # numbers: 256 KiB of bfloat16; three blocks fit in a core's second-level cache
 
@@ -15,7 +23,7 @@ class _Gated(torch.autograd.Function):
     """silu(gate) * up; both [rows, width]."""
 
     @staticmethod
-    def forward(ctx, gate, up):
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
         output = torch.empty_like(up)
         for output_block, gate_block, up_block in _blocks(output, gate, up):
@@ -23,7 +31,7 @@ class _Gated(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         gate, up = ctx.saved_tensors
         of_gate, of_up = torch.empty_like(gate), torch.empty_like(up)
         for to_gate, to_up, of_output, gate_block, up_block in _blocks(
@@ -34,21 +42,22 @@ class _Gated(torch.autograd.Function):
         return of_gate, of_up
 
 
-def _blocks(*tensors):
+def _blocks(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     """Block after block of rows of all tensors [rows, width], side by side; blocks are views."""
     rows = max(1, BLOCK // tensors[0].shape[-1])
     return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
-def _forward(self, x):
+def _forward(self: Any, x: torch.Tensor) -> Any:
     gate, up = self.gate_proj(x), self.up_proj(x)
     if gate.dtype != torch.bfloat16 or up.dtype != torch.bfloat16:
         return self.down_proj(self.act_fn(gate) * up)
-    product = _Gated.apply(gate.flatten(0, -2).contiguous(), up.flatten(0, -2).contiguous())
+    rows = (tensor.flatten(0, -2).contiguous() for tensor in (gate, up))
+    product = _Gated.apply(*rows)  # type: ignore[no-untyped-call]  # torch has no type for it
     return self.down_proj(product.view(up.shape))
 
 
-def use_fast_mlp(model) -> None:
+def use_fast_mlp(model: PreTrainedModel) -> None:
     """Make every MLP that computes down(silu(gate) * up) keep less and pass over its rows in blocks."""
     for module in model.modules():
         children = dict(module.named_children())
@@ -56,7 +65,7 @@ def use_fast_mlp(model) -> None:
             module.forward = _forward.__get__(module)
 
 
-def _is_gated(module) -> bool:
+def _is_gated(module: Any) -> bool:
     """Whether the class's forward computes down(silu(gate) * up), tried with simple functions as layers."""
     from copy import copy
 
@@ -80,5 +89,5 @@ class _Plus(torch.nn.Module):
         super().__init__()
         self.number = number
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.number

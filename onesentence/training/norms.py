@@ -5,24 +5,32 @@ they make 4 and 6. Under autocast the result is bfloat16 at once. Otherwise each
 cast it again: three projections and their adapters.
 """
 
+from __future__ import annotations
+
 from copy import deepcopy
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class _RmsNorm(torch.autograd.Function):
     """weight * x / sqrt(mean(x^2) + eps) over the last dimension, computed in float32."""
 
     @staticmethod
-    def forward(ctx, x, weight, eps: float, dtype):
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype
+    ) -> torch.Tensor:
         wide = x.float()
-        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse: torch.Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         inverse.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
         return (wide * inverse).mul_(weight).to(dtype)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         x, weight, inverse = ctx.saved_tensors
         wide, gradient = x.float(), gradient.float()
         of_weight = None
@@ -38,7 +46,7 @@ class _RmsNorm(torch.autograd.Function):
 class RmsNorm(torch.nn.Module):
     """An RMSNorm with a given weight. x: [..., width]."""
 
-    def __init__(self, weight, eps: float) -> None:
+    def __init__(self, weight: torch.nn.Parameter, eps: float) -> None:
         super().__init__()
         self.weight = weight
         self.eps = eps
@@ -46,14 +54,15 @@ class RmsNorm(torch.nn.Module):
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}"
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         device, dtype = x.device.type, x.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        return _RmsNorm.apply(x, self.weight, self.eps, dtype)
+        result: torch.Tensor = _RmsNorm.apply(x, self.weight, self.eps, dtype)  # type: ignore[no-untyped-call]  # torch's
+        return result
 
 
-def use_fast_norms(model) -> None:
+def use_fast_norms(model: PreTrainedModel) -> None:
     """Replace every norm over the hidden size that computes the same by RmsNorm.
 
     Each is compared on random numbers, since some norms of this name differ: Gemma's adds 1 to its weight.
@@ -62,13 +71,13 @@ def use_fast_norms(model) -> None:
     width = model.config.get_text_config().hidden_size
     for module in list(model.modules()):
         for name, child in module.named_children():
-            weight = getattr(child, "weight", None)
+            weight: Any = getattr(child, "weight", None)
             known = hasattr(child, "variance_epsilon") and weight is not None and weight.shape == (width,)
             if known and not isinstance(child, RmsNorm) and _computes_the_same(child):
                 setattr(module, name, RmsNorm(weight, child.variance_epsilon).train(child.training))
 
 
-def _computes_the_same(norm) -> bool:
+def _computes_the_same(norm: Any) -> bool:
     """Whether RmsNorm equals `norm` for a random weight and rows. `norm` may be on the meta device."""
     # With its own generator: the global one determines the dropout of the run.
     generator = torch.Generator().manual_seed(0)

@@ -4,13 +4,20 @@ Cosines and sines stay float32, and each result is rounded once. torch's functio
 of a query first. A training step at SmolLM2's size (8 x 414 tokens) takes 7 % less time.
 """
 
+from __future__ import annotations
+
 import functools
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def _turn(x, cos, sin, sign: int):
+
+def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sign: int) -> torch.Tensor:
     """`x`, rotated by its angles (sign 1), or a gradient, rotated back (sign -1); computed in float32.
 
     x: [batch, heads, tokens, head_dim]; cos, sin: [batch or 1, 1, tokens, head_dim].
@@ -36,20 +43,29 @@ class _Rotary(torch.autograd.Function):
     """`_turn` with its gradient; cosines and sines get none."""
 
     @staticmethod
-    def forward(ctx, x, cos, sin):
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
         return _turn(x, cos, sin, 1)
 
     @staticmethod
-    def backward(ctx, gradient):
-        return _turn(gradient, *ctx.saved_tensors, -1), None, None
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(gradient, cos, sin, -1), None, None
 
 
-def _fast(original):
+def _fast(original: Callable[..., Any]) -> Callable[..., Any]:
     """A faster `apply_rotary_pos_emb` for a bfloat16 query and key on a CPU; other calls go to `original`."""
 
     @functools.wraps(original)
-    def apply(q, k, cos, sin, *others, unsqueeze_dim: int = 1, **options):
+    def apply(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *others: Any,
+        unsqueeze_dim: int = 1,
+        **options: Any,
+    ) -> Any:
         plain = (
             not others
             and not options
@@ -64,13 +80,13 @@ def _fast(original):
         if not plain:
             return original(q, k, cos, sin, *others, unsqueeze_dim=unsqueeze_dim, **options)
         cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-        return _Rotary.apply(q, cos, sin), _Rotary.apply(k, cos, sin)
+        return tuple(_Rotary.apply(x, cos, sin) for x in (q, k))  # type: ignore[no-untyped-call]  # torch has no type for it
 
-    apply.in_few_passes = True
+    apply.in_few_passes = True  # type: ignore[attr-defined]  # a mark, so that it is replaced once
     return apply
 
 
-def use_fast_rotary(model) -> None:
+def use_fast_rotary(model: PreTrainedModel) -> None:
     """Make the modules of a model's architecture rotate queries and keys in few passes.
 
     transformers calls a function of the architecture's module, so it is replaced in that module, for every
@@ -78,13 +94,13 @@ def use_fast_rotary(model) -> None:
     function that rotates pairs of neighbours (Cohere), or does something else, stays.
     """
     for file in {type(part).__module__ for part in model.modules()}:
-        module = sys.modules[file]
+        module: Any = sys.modules[file]
         original = getattr(module, "apply_rotary_pos_emb", None)
         if original and not getattr(original, "in_few_passes", False) and _is_rotate_half(original):
             module.apply_rotary_pos_emb = _fast(original)
 
 
-def _is_rotate_half(original) -> bool:
+def _is_rotate_half(original: Callable[..., Any]) -> bool:
     """Whether `original` rotates the first half of the head's numbers with the second, as `_turn` does."""
     # With its own generator: the global one determines the dropout of the run.
     generator = torch.Generator().manual_seed(0)

@@ -151,6 +151,7 @@ def main() -> None:
     set_up(p.seed, [p.model.dtype, p.train.autocast])
     if p.train.autocast == "bfloat16":
         require_bfloat16("train.autocast", "none")
+    # Only after set_up, which must choose the kernels before these modules load torch.
     from onesentence.training.fast import use_fast_parts
     from onesentence.training.trainer import build_trainer, measured_loss, scale_float16_gradients
 
@@ -186,7 +187,7 @@ def main() -> None:
     metrics = metrics_of(p, state, train_rows, losses, (trained, total), base_bytes)
     write_json(METRICS_FILE, metrics)
     write_cost(started, checkpoint is not None)
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # the checkpoints: the outputs are complete
     print(
         f"train: {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %), "
         f"{state.global_step:,} steps, {metrics['tokens_trained']:,} tokens; loss "

@@ -47,6 +47,7 @@ def filled_ids(
     )
     ids, spans, added = (encoded[key] for key in ("input_ids", "offset_mapping", "special_tokens_mask"))
     end = len(ids)
+    # Special tokens that the tokenizer adds at the end; BOS, at the beginning, stays.
     while end and added[end - 1]:
         end -= 1
     return list(ids[:end]), list(spans[:end])
@@ -87,6 +88,7 @@ def special_places(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[
 
 
 def _special_places(tokenizer: PreTrainedTokenizerBase, encoded: BatchEncoding) -> list[tuple[int, int]]:
+    # Added tokens too: a chat template may use some that are not declared special.
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     return [span for number, span in pairs if number in special]
@@ -140,6 +142,7 @@ def encode_prompt(
             if end > len(before) and start < len(before) + len(shortened) and end > start
         ]
         excess = len(ids) - max_tokens
+        # Cutting every token would leave an empty document.
         if excess >= len(inside):
             raise UserError(
                 f"prompt.max_input_tokens: {max_tokens} leaves no room for the document: the template "
@@ -194,7 +197,7 @@ def pad_left(rows: Sequence[Collection[int]], pad_id: int) -> tuple[torch.Tensor
     longest = max(len(row) for row in rows)
     ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    for i, row in enumerate(rows):
+    for i, row in enumerate(rows):  # each row ends in the last column, where generation begins
         ids[i, longest - len(row) :] = torch.as_tensor(row, dtype=torch.long)
         mask[i, longest - len(row) :] = 1
     return ids, mask

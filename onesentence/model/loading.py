@@ -81,7 +81,7 @@ def _float32_attention(
 
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
-    with torch.autocast(query.device.type, enabled=False):
+    with torch.autocast(query.device.type, enabled=False):  # it would cast the products back
         output, weights = sdpa_attention_forward(
             module, query.float(), key.float(), value.float(), attention_mask, **kwargs
         )
@@ -135,6 +135,7 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
 def is_folder(model: Model) -> bool:
     """Whether params.yaml's `model` section names a folder, and not a model on the hub."""
     name = model.name
+    # A hub id is NAME or OWNER/NAME. A mistyped path must not become a question to the hub.
     no_hub_id = name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith("/")
     return model.watch == name or no_hub_id or Path(name).exists()
 
@@ -231,7 +232,7 @@ def check_architecture(model: Model, config: PreTrainedConfig) -> None:
     reason = None
     if getattr(config, "is_encoder_decoder", False):
         reason = "an encoder-decoder, which reads the article and writes the summary in two parts"
-    elif config.get_text_config() is not config:
+    elif config.get_text_config() is not config:  # its text part has a configuration of its own
         reason = "a multimodal model, with parts for more than text"
     elif not getattr(config, "is_decoder", False) and any("MaskedLM" in known for known in architectures):
         reason = "an encoder, whose tokens read those after them: training would see the answer"
@@ -302,7 +303,7 @@ def load_base(model: Model) -> PreTrainedModel:
         options["attn_implementation"] = FLOAT32_ATTENTION
     if model.quantization != "none":
         options["quantization_config"] = quantization_config(model.quantization, dtype)
-        options["device_map"] = {"": device_name()}
+        options["device_map"] = {"": device_name()}  # bitsandbytes quantizes weights where they are placed
     config = with_fused_activation(load_config(model))
     if getattr(config, "auto_map", None):
         print(f"{_where(model)}: its own Python code is not run; transformers' {config.model_type} is used")

@@ -60,7 +60,7 @@ def tensors_of(path: Path) -> set[str]:
         if size < 8 + length:
             raise UserError(f"{path}: cut off inside its header ({size:,} bytes); copy it again")
         try:
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length))  # only the header: the tensors may take many GB
             header.pop("__metadata__", None)
             ends = [entry["data_offsets"][1] for entry in header.values()]
         except (UnicodeDecodeError, ValueError, AttributeError, KeyError, TypeError) as error:
@@ -78,7 +78,7 @@ def tensors_of(path: Path) -> set[str]:
 
 def check_weights(folder: Path) -> None:
     """Raise a UserError unless the weights are one whole file, or all the files that an index names."""
-    if (folder / WEIGHTS).is_file():
+    if (folder / WEIGHTS).is_file():  # transformers loads it even if there is an index
         tensors_of(folder / WEIGHTS)
         return
     index = folder / INDEX

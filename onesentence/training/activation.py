@@ -46,7 +46,7 @@ class Gelu(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.dtype != torch.float32:  # in bfloat16 each step above would be rounded
             return torch.nn.functional.gelu(x, approximate="tanh")
-        result: torch.Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]  # torch has no type for it
+        result: torch.Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]  # untyped in torch
         return result
 
 

@@ -131,7 +131,7 @@ def attention(
         return output, weights
     scaling = options.get("scaling")
     with torch.autocast(device, enabled=False):
-        output = _BlockAttention.apply(  # type: ignore[no-untyped-call]  # torch has no type for it
+        output = _BlockAttention.apply(  # type: ignore[no-untyped-call]  # untyped in torch
             *(tensor.to(torch.bfloat16) for tensor in (query, key, value)),
             query.shape[-1] ** -0.5 if scaling is None else scaling,
         )

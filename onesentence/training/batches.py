@@ -36,6 +36,7 @@ def batch_order(
         if novelty is not None:
             order.sort(key=lambda i: novelty[i])
         epoch = []
+        # A pool of 16 batches: large enough for rows of one length, small enough to stay random.
         for start in range(0, len(order), 16 * batch_size):
             pool = sorted(order[start : start + 16 * batch_size], key=lambda i: (lengths[i], i))
             cut = [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]

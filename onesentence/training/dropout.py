@@ -51,7 +51,9 @@ class PackedDropout(torch.nn.Module):
         # int16 is at least -2**15, so the `dropped` lowest of its 65,536 values are zeroed.
         mask = draws.view(torch.int16)[: x.numel()].view(x.shape) >= self.dropped - 2**15
         scale = 1 / (1 - self.dropped / 2**16)
-        result: torch.Tensor = _Drop.apply(x, mask, scale)  # type: ignore[no-untyped-call]  # torch has no type for it
+        result: torch.Tensor = _Drop.apply(  # type: ignore[no-untyped-call]  # untyped in torch
+            x, mask, scale
+        )
         return result
 
 

@@ -47,6 +47,7 @@ def hold_frozen_in_bfloat16(model: PreTrainedModel) -> None:
     # Exactly Linear: bitsandbytes' layers are subclasses of it.
     layers = [module for module in model.modules() if type(module) is torch.nn.Linear]
     linear = {id(module) for module in layers}
+    # Weights of other modules: an embedding reads its rows in float32, also if they are a layer's weight too.
     shared = {
         id(weight)
         for module in model.modules()

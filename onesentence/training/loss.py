@@ -56,7 +56,7 @@ def predicting_at(model: PreTrainedModel, places: torch.Tensor) -> Iterator[None
 
     hooks = [model.get_output_embeddings().register_forward_pre_hook(select)]
     if (mlp := last_mlp(model)) is not None:
-        shape: list[int] = []
+        shape: list[int] = []  # of the MLP's input, noted by one hook for the other
 
         def select_and_note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             shape[:] = inputs[0].shape

@@ -171,7 +171,7 @@ def grouped_products_by_shape() -> TorchFunctionMode:
             options: dict[str, Any] | None = None,
         ) -> Any:
             if function in (torch.nn.functional.grouped_mm, torch._grouped_mm):
-                return Product.apply(*arguments[:2])  # type: ignore[no-untyped-call]  # torch has no type for it
+                return Product.apply(*arguments[:2])  # type: ignore[no-untyped-call]  # untyped in torch
             return function(*arguments, **(options or {}))
 
     return Mode()
@@ -213,9 +213,8 @@ def saved_bytes(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     without_data(base, mode, torch.bfloat16 if narrow and quantization != "none" else None)
     own = {weight.untyped_storage()._cdata for weight in base.parameters()}
-    storages: dict[
-        int, torch.UntypedStorage
-    ] = {}  # by address, so that several views of one tensor count once
+    # By address, so that several views of one tensor count once.
+    storages: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()

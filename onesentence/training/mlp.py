@@ -53,7 +53,7 @@ def _forward(self: Any, x: torch.Tensor) -> Any:
     if gate.dtype != torch.bfloat16 or up.dtype != torch.bfloat16:
         return self.down_proj(self.act_fn(gate) * up)
     rows = (tensor.flatten(0, -2).contiguous() for tensor in (gate, up))
-    product = _Gated.apply(*rows)  # type: ignore[no-untyped-call]  # torch has no type for it
+    product = _Gated.apply(*rows)  # type: ignore[no-untyped-call]  # untyped in torch
     return self.down_proj(product.view(up.shape))
 
 

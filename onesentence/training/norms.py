@@ -58,7 +58,9 @@ class RmsNorm(torch.nn.Module):
         device, dtype = x.device.type, x.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        result: torch.Tensor = _RmsNorm.apply(x, self.weight, self.eps, dtype)  # type: ignore[no-untyped-call]  # torch's
+        result: torch.Tensor = _RmsNorm.apply(  # type: ignore[no-untyped-call]  # untyped in torch
+            x, self.weight, self.eps, dtype
+        )
         return result
 
 

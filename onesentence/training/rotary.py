@@ -80,7 +80,11 @@ def _fast(original: Callable[..., Any]) -> Callable[..., Any]:
         if not plain:
             return original(q, k, cos, sin, *others, unsqueeze_dim=unsqueeze_dim, **options)
         cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-        return tuple(_Rotary.apply(x, cos, sin) for x in (q, k))  # type: ignore[no-untyped-call]  # torch has no type for it
+        turned = (
+            _Rotary.apply(x, cos, sin)  # type: ignore[no-untyped-call]  # untyped in torch
+            for x in (q, k)
+        )
+        return tuple(turned)
 
     apply.in_few_passes = True  # type: ignore[attr-defined]  # a mark, so that it is replaced once
     return apply

@@ -224,10 +224,11 @@ class ScaledGradient(torch.autograd.Function):
 
 def scale_float16_gradients(model: PreTrainedModel | PeftModel) -> None:
     """Scale the loss's gradient before it is cast to float16, and undo it at the adapter."""
-    head = model.get_output_embeddings()
-    head.register_forward_hook(
-        lambda module, inputs, output: ScaledGradient.apply(output.float())  # type: ignore[no-untyped-call]  # torch has no type for it
-    )
+
+    def scaled(module: Any, inputs: Any, output: torch.Tensor) -> Any:
+        return ScaledGradient.apply(output.float())  # type: ignore[no-untyped-call]  # untyped in torch
+
+    model.get_output_embeddings().register_forward_hook(scaled)
     for weight in model.parameters():
         if weight.requires_grad:
             weight.register_hook(lambda gradient: gradient / FLOAT16_SCALE)

@@ -1,17 +1,21 @@
-"""Stage `smoke`: minutes before hours. Nothing is trained until this has passed.
+"""Stage `smoke`: check in minutes what would fail after hours. No stage trains until it has passed.
 
 Reads   data/tokenized/{validation,test}.parquet, the base model.
 Writes  metrics/smoke.json.
 Run     python -m stages.smoke
 
-On a few articles of each split that outputs are written for, from the shortest to the longest: every id has
-an embedding; no later token changes earlier logits; the tokenizer is the model's; what the untuned base
-generates ends by itself or uses all of `generate.max_new_tokens`; a fresh adapter changes no token; one
-training step has a finite loss and finite gradients. That the base says nothing, or nothing of use, stops no
-run: it is counted.
+It takes a few articles of each split, from the shortest to the longest, and checks: every id has an
+embedding; later tokens do not change earlier logits; the tokenizer is the model's own; the untuned base
+writes EOS or uses all of `generate.max_new_tokens`; a new adapter changes no token; one training step has a
+finite loss and finite gradients. If the base writes nothing, or nothing useful, the run goes on: this is
+counted.
 """
 
+from __future__ import annotations
+
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
@@ -26,20 +30,23 @@ from onesentence.model.loading import load_base, load_tokenizer
 from onesentence.model.model_files import listed
 from onesentence.training.loss import completion_loss
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 PARAMS = ("model", "lora.target_modules", "smoke.examples", "generate")
 TOKENIZED = Path("data/tokenized")
-SPLITS = ("validation", "test")  # both, so that the outcome stays the same when evaluate.split changes
+SPLITS = ("validation", "test")  # both, so that the result does not depend on evaluate.split
 METRICS_FILE = Path("metrics/smoke.json")
-# A fresh adapter's update is zero at any rank, so the smoke test need not wait on the rank that is studied:
-# its outcome, and with it generate@base, stays when lora.rank changes.
-SMOKE_ADAPTER = {"rank": 8, "alpha": None, "dropout": 0.0}
+# The update of a new adapter is zero at any rank. With a fixed rank the result does not depend on lora.rank,
+# so a study of ranks repeats neither this stage nor generate@base.
+SMOKE_ADAPTER = params.Lora(rank=8, alpha=None, dropout=0.0, target_modules=[])
 
 
 def few_rows(split: str, examples: int) -> tuple[list[str], list[list[int]], list[list[int]]]:
     """(ids, prompts, completions) of some rows of a tokenized split, from the shortest to the longest."""
     table = read_parquet(TOKENIZED / f"{split}.parquet")
     prompts = table["prompt_ids"].to_pylist()
-    # Ties in length at the input limit: the full document's length decides which article is longest.
+    # Many prompts have the length of the input limit: the length of the whole document orders them.
     lengths = (table["document_tokens"].to_numpy() + [len(ids) for ids in prompts]).tolist()
     chosen = evenly_spaced_by_length(lengths, examples)
     return (
@@ -49,10 +56,11 @@ def few_rows(split: str, examples: int) -> tuple[list[str], list[list[int]], lis
     )
 
 
-def training_step(model, rows: list[tuple[list[int], list[int]]], pad_id: int) -> float:
-    """The loss (nats a token) of one optimizer step on (prompt, completion) rows; a UserError where it fails.
+def training_step(model: PeftModel, rows: list[tuple[list[int], list[int]]], pad_id: int) -> float:
+    """The loss (nats a token) of one optimizer step on (prompt, completion) rows.
 
-    That is where training does not reach a module that was asked for, or a loss or gradient is not finite.
+    Raises a UserError if a module of lora.target_modules gets no gradient, or if the loss or a gradient is
+    not finite.
     """
     import torch
 
@@ -63,7 +71,9 @@ def training_step(model, rows: list[tuple[list[int], list[int]]], pad_id: int) -
     loss = completion_loss(model, {key: value.to(device) for key, value in batch.items()})
     loss.backward()
     torch.optim.AdamW(trained, lr=1e-4).step()
-    unused = [name for name, w in model.named_parameters() if w.requires_grad and w.grad is None]
+    unused = [
+        name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None
+    ]
     if unused:
         raise UserError(
             f"smoke test: lora.target_modules: training does not reach {listed(unused)}; name other modules"
@@ -74,7 +84,7 @@ def training_step(model, rows: list[tuple[list[int], list[int]]], pad_id: int) -
             f"smoke test: a training step gave loss {loss.item()} with "
             f"{'finite' if finite else 'non-finite'} gradients; use another model.dtype"
         )
-    return loss.item()
+    return float(loss.item())
 
 
 def main() -> None:
@@ -82,43 +92,53 @@ def main() -> None:
     set_up(seed=0, formats=[p.model.dtype])
     rows = {split: few_rows(split, p.smoke.examples) for split in SPLITS}
     ids, prompts, completions = rows["validation"]
-    every = [prompt for _, asked, _ in rows.values() for prompt in asked]
+    all_prompts = [prompt for _, split_prompts, _ in rows.values() for prompt in split_prompts]
 
     tokenizer = load_tokenizer(p.model)
     base = load_base(p.model)
-    check_base(base, tokenizer, every)
+    check_base(base, tokenizer, all_prompts)
     document_loss = check_tokenizer(base, tokenizer, prompts)
     outputs, rates = {}, {}
-    for split, (names, asked, _) in rows.items():
+    for split, (split_ids, split_prompts, _) in rows.items():
         outputs[split], rates[split] = run_smoke_test(
-            base, tokenizer, names, asked, p.generate, None, f"the untuned base on {split} articles"
+            base,
+            tokenizer,
+            split_ids,
+            split_prompts,
+            p.generate,
+            None,
+            f"the untuned base on {split} articles",
         )
 
-    lora = params.Lora(**SMOKE_ADAPTER, target_modules=p.lora.target_modules)
+    lora = replace(SMOKE_ADAPTER, target_modules=p.lora.target_modules)
     model = add_adapter(base, lora, seed=0)
     model.eval()
     again = summarize(model, tokenizer, prompts, p.generate)
-    both = zip(ids, outputs["validation"], again, strict=True)
-    changed = [name for name, old, new in both if old.tokens != new.tokens]
+    pairs = zip(ids, outputs["validation"], again, strict=True)
+    changed = [name for name, before, after in pairs if before.tokens != after.tokens]
     if changed:
-        raise UserError(f"smoke test: a fresh adapter changed the output of {', '.join(changed)}")
+        raise UserError(
+            f"smoke test: a new adapter, whose update is zero, changed the output of {', '.join(changed)}; "
+            "use other lora.target_modules"
+        )
 
-    # The shortest and the longest: what does not fit or overflows at full length shows here.
+    # The shortest and the longest row: the longest shows what does not fit in memory, or overflows.
     ends = [(prompts[0], completions[0]), (prompts[-1], completions[-1])]
     loss = training_step(model, ends, tokenizer.pad_token_id)
     write_json(
         METRICS_FILE,
         {
-            "examples": {split: len(names) for split, (names, _, _) in rows.items()},
+            "examples": {split: len(split_ids) for split, (split_ids, _, _) in rows.items()},
             "success_rate": rates,
             "document_loss": document_loss,
             "training_step_loss": loss,
         },
     )
+    lengths = [len(prompt) for prompt in all_prompts]
     print(
-        f"smoke: the untuned base wrote a summary for {rates['validation']:.0%} and {rates['test']:.0%} of "
-        f"{len(every)} validation and test articles ({min(map(len, every))} to {max(map(len, every))} prompt "
-        f"tokens), training loss {loss:.3f}: passed"
+        f"smoke: passed; the untuned base wrote a summary for {rates['validation']:.0%} of the validation "
+        f"and {rates['test']:.0%} of the test articles ({len(lengths)} articles, {min(lengths)} to "
+        f"{max(lengths)} prompt tokens); training loss {loss:.3f}"
     )
 
 

@@ -1,13 +1,15 @@
-"""Stage `train`: fine-tune the base, an adapter on it (LoRA, rsLoRA, DoRA) or every weight.
+"""Stage `train`: fine-tune an adapter on the base model (LoRA, rsLoRA, DoRA), or every weight of it.
 
 Reads   data/tokenized/{train,validation}.parquet, the base model, metrics/smoke.json (the smoke test).
 Writes  models/tuned/ (its tuning.json says how it was trained), metrics/train.json, plots/loss.csv; seconds
         and memory to data/cost/train.json, which nothing compares.
 Run     python -m stages.train
 
-Killed and started again with the same data and settings, it goes on from its last whole checkpoint and
-ends in the same bytes.
+If it is killed and started again with the same data and settings, it continues from its last whole checkpoint
+and writes the same bytes.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -16,6 +18,7 @@ import resource
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from onesentence.core import code_identity, errors, params
 from onesentence.core.files import atomic_write, file_sha256, read_json, write_json
@@ -23,11 +26,12 @@ from onesentence.core.plots import write_csv
 from onesentence.core.runtime import set_up
 from onesentence.model.adapters import parameter_counts, save_tuned, trainable
 from onesentence.model.loading import load_base, load_config, load_tokenizer, require_bfloat16
-from onesentence.training.batches import batches_of, read_rows
+from onesentence.training.batches import Row, batches_of, read_rows
 from onesentence.training.checkpoints import last_checkpoint
-from onesentence.training.memory import (
-    check_memory,
-)
+from onesentence.training.memory import check_memory
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
 
 PARAMS = ("seed", "model", "lora", "train")
 TOKENIZED = Path("data/tokenized")
@@ -37,14 +41,15 @@ TUNED = Path("models/tuned")
 METRICS_FILE = Path("metrics/train.json")
 CURVE = Path("plots/loss.csv")
 COST = Path("data/cost/train.json")
-# A study's variants run in temporary folders; their checkpoints outlive them in the folder that it names.
+# The variants of a study run in temporary folders. The study names a folder where their checkpoints survive.
 CHECKPOINTS = Path(os.environ.get("STUDY_CHECKPOINTS", "models/checkpoints"))
 BILLION = 1_000_000_000
 
 
-def run_key(p) -> str:
-    """What a checkpoint belongs to: the data, the settings and the code of this run."""
+def run_key(p: params.Params) -> str:
+    """A hash of the data, the settings and the code of this run, to which a checkpoint belongs."""
     code = code_identity.identity(code_identity.WorkingTree(Path(__file__).parents[1]), ["stages.train"])
+    assert code is not None  # stages.train is this file
     digest = hashlib.sha256(code_identity.digest(code).encode())
     base = Path(p.model.name)
     for file in (
@@ -60,8 +65,11 @@ def run_key(p) -> str:
     return digest.hexdigest()[:16]
 
 
-def warn(p, trained: int, total: int) -> None:
-    """Settings that are allowed and rarely meant."""
+def warn(p: params.Params, trained: int, total: int) -> None:
+    """Print a warning for settings that are allowed but rarely intended.
+
+    trained, total: numbers of parameters.
+    """
     if p.train.method == "full":
         return
     if not 8 <= p.lora.rank <= 64:
@@ -70,24 +78,31 @@ def warn(p, trained: int, total: int) -> None:
     if total > BILLION and not 0.1 <= share <= 1:
         print(
             f"train: warning: {share:.2f} % of the parameters are trained, outside the usual 0.1 to 1 % "
-            "of a base of over a billion"
+            "for a base of more than a billion"
         )
 
 
-def curve_rows(history: list[dict]) -> list[list]:
+def curve_rows(history: list[dict[str, float]]) -> list[list[float | None]]:
     """(step, training loss, validation loss) rows of the trainer's log."""
-    steps: dict[int, dict] = {}
+    steps: dict[float, dict[str, float]] = {}
     for entry in history:
         for key in ("loss", "eval_loss"):
             if key in entry:
                 steps.setdefault(entry["step"], {})[key] = entry[key]
-    return [[step, found.get("loss"), found.get("eval_loss")] for step, found in sorted(steps.items())]
+    return [[step, losses.get("loss"), losses.get("eval_loss")] for step, losses in sorted(steps.items())]
 
 
-def metrics_of(p, state, rows: list, losses: dict, counts: tuple[int, int], base_bytes: int) -> dict:
-    """What metrics/train.json holds: what was trained, on how much, and the losses.
+def metrics_of(
+    p: params.Params,
+    state: TrainerState,
+    rows: list[Row],
+    losses: dict[str, Any],
+    counts: tuple[int, int],
+    base_bytes: int,
+) -> dict[str, Any]:
+    """The content of metrics/train.json: what was trained, on how much, and the losses.
 
-    state: the Trainer's; rows: (prompt, completion) ids that were trained on; losses: as they are written;
+    state: the Trainer's; rows: (prompt, completion) ids that were trained on; losses: entries of the result;
     counts: (trained, all) parameters; base_bytes: of the base in memory.
     """
     trained, total = counts
@@ -99,6 +114,7 @@ def metrics_of(p, state, rows: list, losses: dict, counts: tuple[int, int], base
         "total_parameters": total,
         "trainable_percent": 100 * trained / total,
         "tuned_bytes": sum(file.stat().st_size for file in TUNED.glob("*.safetensors")),
+        # A copy of every weight of the base, to compare with the size of an adapter.
         "full_checkpoint_bytes": (total - (trained if p.train.method != "full" else 0)) * stored,
         "base_footprint_bytes": base_bytes,
         "steps": state.global_step,
@@ -108,11 +124,14 @@ def metrics_of(p, state, rows: list, losses: dict, counts: tuple[int, int], base
 
 
 def write_cost(started: float, resumed: bool) -> None:
-    """Seconds, bytes and the device, which no two runs share: nothing compares this file."""
+    """Write this run's seconds, peak memory and device; they differ between runs, so nothing compares them.
+
+    started: time.monotonic() at the start; resumed: whether the run continued from a checkpoint.
+    """
     import torch
 
     on_gpu = torch.cuda.is_available()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
     COST.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         COST,
@@ -128,10 +147,11 @@ def write_cost(started: float, resumed: bool) -> None:
 def main() -> None:
     p = params.load(PARAMS)
     started = time.monotonic()
-    read_json(SMOKE)
+    read_json(SMOKE)  # a UserError if the smoke test has not passed
     set_up(p.seed, [p.model.dtype, p.train.autocast])
     if p.train.autocast == "bfloat16":
         require_bfloat16("train.autocast", "none")
+    # Only after set_up, which must choose the kernels before these modules load torch.
     from onesentence.training.fast import use_fast_parts
     from onesentence.training.trainer import build_trainer, measured_loss, scale_float16_gradients
 
@@ -167,7 +187,7 @@ def main() -> None:
     metrics = metrics_of(p, state, train_rows, losses, (trained, total), base_bytes)
     write_json(METRICS_FILE, metrics)
     write_cost(started, checkpoint is not None)
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # the checkpoints: the outputs are complete
     print(
         f"train: {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %), "
         f"{state.global_step:,} steps, {metrics['tokens_trained']:,} tokens; loss "

@@ -346,7 +346,7 @@ def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch, capsys):
     assert len(saved["losses"]) == 30
     # First from the last checkpoint, nothing left to do; then it is cut short, and the one before is taken.
     for said in (
-        f"pretrain: going on from {folder / 'checkpoint-30'}\n",
+        f"pretrain: continuing from {folder / 'checkpoint-30'}\n",
         "checkpoint-20: checkpoint-30 was removed",
     ):
         again, resumed = trained(30)

@@ -1,1 +1,1 @@
-"""Decoding: beam search with a shared prompt, and the smoke test before a training."""
+"""Generation: decoding, beam search over a shared prompt, and the smoke test."""

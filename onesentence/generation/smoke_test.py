@@ -1,28 +1,38 @@
-"""The smoke test: what must hold on a handful of articles before anything longer is started.
+"""The smoke test: checks on a few articles before anything longer is started.
 
-A broken pipeline and a model that says nothing look alike in a score and are kept apart here. A wrong length,
-padding or slice shows in the tokens, and stops any run. A base that has not been trained for the task may
-answer with nothing, or repeat its prompt: that is a result, counted and scored 0; the same of a tuned model,
-under `smoke.min_success_rate`, stops its run.
+A broken pipeline and a model that writes nothing have the same score, so the smoke test separates them. A
+wrong length, padding or slice shows in the tokens and stops every run. A base that has not been trained for
+the task may write nothing, or repeat its prompt: this is a result, which is counted and scored 0. A tuned
+model that does so too often (`smoke.min_success_rate`) stops its run.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from onesentence.core.errors import UserError
 from onesentence.generation.decoding import Output, summarize
 from onesentence.model.encoding import pad_left
 
-SURELY_COPIED = 8  # tokens; a model may repeat a shorter prompt by itself
-MOST_OVERCONFIDENCE = 2.2  # nats a token, see check_tokenizer
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from onesentence.core.params import Generate
+
+SURELY_COPIED = 8  # tokens; a model may repeat a shorter prompt by chance
+MOST_OVERCONFIDENCE = 2.2  # nats a token; `check_tokenizer` says why
 
 
-def fault(prompt: list[int], output: Output, wanted: int) -> str | None:
-    """What shows that the pipeline is broken, whatever the model is; None where nothing does.
+def fault(prompt: list[int], output: Output, max_new_tokens: int) -> str | None:
+    """What in an output shows that the pipeline is broken, whatever the model is; None if nothing does.
 
-    prompt: its token ids; wanted: generate.max_new_tokens.
+    prompt: its token ids.
     """
-    if len(output.tokens) > wanted:
-        return f"{len(output.tokens)} new tokens, where {wanted} were asked for"
+    if len(output.tokens) > max_new_tokens:
+        return f"{len(output.tokens)} new tokens, more than the limit of {max_new_tokens}"
     if not output.complete:
-        return f"stopped after {len(output.tokens)} of {wanted} new tokens without EOS"
+        return f"stopped after {len(output.tokens)} of {max_new_tokens} new tokens without EOS"
     if len(prompt) >= SURELY_COPIED and output.tokens[: len(prompt)] == prompt:
         return "the output begins with the tokens of the prompt"
     return None
@@ -32,21 +42,22 @@ def check_success(
     ids: list[str],
     prompts: list[list[int]],
     outputs: list[Output],
-    wanted: int,
+    max_new_tokens: int,
     min_success_rate: float | None,
     who: str,
 ) -> float:
-    """Share of successful outputs; raises UserError with the offending articles where a run must not start.
+    """The share of successful outputs; raises a UserError that lists the failed articles if a run must stop.
 
-    min_success_rate: least share, or None for a base, which may fail as long as the pipeline is whole.
+    min_success_rate: the lowest share that passes, or None for a base, which may fail as long as the pipeline
+    works; who: the model, for the error.
     """
-    faults = [fault(prompt, output, wanted) for prompt, output in zip(prompts, outputs, strict=True)]
+    faults = [fault(prompt, output, max_new_tokens) for prompt, output in zip(prompts, outputs, strict=True)]
     rate = sum(output.succeeded for output in outputs) / len(outputs)
     if any(faults):
-        bad = faults
+        failures = faults
         why = f"the generation of {who} is broken for {sum(map(bool, faults))} of {len(outputs)} articles"
     elif min_success_rate is not None and rate < min_success_rate:
-        bad = [None if output.succeeded else f"output is {output.status}" for output in outputs]
+        failures = [None if output.succeeded else f"output is {output.status}" for output in outputs]
         why = (
             f"{who} succeeded on {rate:.0%} of {len(outputs)} articles, smoke.min_success_rate is "
             f"{min_success_rate:.0%}"
@@ -55,28 +66,36 @@ def check_success(
         return rate
     lines = [
         f"\n  {name}: {len(prompt)} prompt tokens, {reason}"
-        for name, prompt, reason in zip(ids, prompts, bad, strict=True)
+        for name, prompt, reason in zip(ids, prompts, failures, strict=True)
         if reason
     ]
-    raise UserError(f"smoke test: {why}. Not started. Failed:{''.join(lines)}")
+    raise UserError(f"smoke test: {why}; the run was not started. Failed:{''.join(lines)}")
 
 
 def run_smoke_test(
-    model, tokenizer, ids, prompts, settings, min_success_rate: float | None, who: str
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[str],
+    prompts: list[list[int]],
+    settings: Generate,
+    min_success_rate: float | None,
+    who: str,
 ) -> tuple[list[Output], float]:
-    """Generate for the articles and check them as `check_success` does. Returns (outputs, rate)."""
+    """Generate for some articles and check the outputs as `check_success` does. Returns (outputs, rate)."""
     outputs = summarize(model, tokenizer, prompts, settings, ids)
     rate = check_success(ids, prompts, outputs, settings.max_new_tokens, min_success_rate, who)
     return outputs, rate
 
 
-def check_tokenizer(model, tokenizer, prompts: list[list[int]]) -> float:
-    """Mean loss (nats a token) of the base on the articles; refuses a tokenizer that is not the model's.
+def check_tokenizer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]
+) -> float:
+    """The base's mean loss (nats a token) on the articles; a UserError if the tokenizer is another model's.
 
-    A model expects to be as surprised as it is: its loss is near the entropy of its own predictions, and
-    so is a random model's (both are ln(vocabulary)). Under another model's tokenizer it is confident and
-    wrong. Loss less entropy, measured on models/phi-tiny: 0.3 on documentation, 0.8 on abstracts, 1.5
-    on news it has never seen; 2.9 to 6.8 under other tokenizers.
+    A model's loss is near the entropy of its predictions: it is as surprised as it expects to be. That holds
+    for a random model too (both are ln(vocabulary)). With another model's tokenizer it is confident and
+    wrong. Loss minus entropy, measured on models/phi-tiny: 0.3 on documentation, 0.8 on abstracts, 1.5 on
+    news, which it has never seen; 2.9 to 6.8 with other tokenizers.
     """
     import torch
 
@@ -84,8 +103,8 @@ def check_tokenizer(model, tokenizer, prompts: list[list[int]]) -> float:
     highest = max(max(prompt) for prompt in prompts)
     if highest >= vocabulary:
         raise UserError(
-            f"smoke test: the tokenizer gives id {highest}, the model knows ids below {vocabulary}; "
-            "the tokenizer is not this model's"
+            f"smoke test: the tokenizer is not this model's (expected ids below {vocabulary}, found "
+            f"{highest}); use the model's own tokenizer"
         )
     device = next(model.parameters()).device
     loss, entropy, count = 0.0, 0.0, 0
@@ -102,7 +121,8 @@ def check_tokenizer(model, tokenizer, prompts: list[list[int]]) -> float:
     loss, entropy = loss / count, entropy / count
     if loss - entropy > MOST_OVERCONFIDENCE:
         raise UserError(
-            f"smoke test: the base model's loss on the articles is {loss:.2f} nats a token where it expects "
-            f"{entropy:.2f}; the tokenizer is not this model's, or the articles are in no language it knows"
+            f"smoke test: the base model's loss on the articles is {loss:.2f} nats a token, but it expects "
+            f"{entropy:.2f}: the tokenizer is not this model's, or the model does not know the articles' "
+            "language; use the model's own tokenizer, or another base model"
         )
     return loss

@@ -1,1 +1,1 @@
-"""The base model: its tokenizer and files, how it is loaded, what is trained of it."""
+"""The base model: its files and tokenizer, how it is loaded, and the adapters that are trained on it."""

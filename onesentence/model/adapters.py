@@ -1,16 +1,27 @@
-"""What is trained of a base model: adapters (LoRA, rsLoRA, DoRA) or every weight; added, saved, loaded."""
+"""Add, save and load what is trained: an adapter on the base model (LoRA, rsLoRA, DoRA), or every weight."""
+
+from __future__ import annotations
 
 import json
 import shutil
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_json, write_json
 from onesentence.model.loading import _first_sentence, load_base
 from onesentence.model.model_files import listed
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from onesentence.core.params import Lora, Model
 
 TUNING = "tuning.json"  # in the folder of a tuned model: how it was trained
 # Merging adds the update to the weights in another order of float32 sums: 1e-5 of the logits' standard
@@ -18,7 +29,7 @@ TUNING = "tuning.json"  # in the folder of a tuned model: how it was trained
 MERGE_TOLERANCE = 1e-3
 
 
-def adaptable(module) -> bool:
+def adaptable(module: torch.nn.Module) -> bool:
     """Whether peft has a LoRA layer for this kind of module."""
     import torch
     from transformers.pytorch_utils import Conv1D  # a linear layer whose weight is [in, out]: GPT-2
@@ -27,49 +38,51 @@ def adaptable(module) -> bool:
     return isinstance(module, kinds)  # bitsandbytes' layers are Linear too
 
 
-def check_targets(base, target_modules: list[str]) -> None:
-    """Every name must match layers that peft can adapt, and nothing else (peft passes over a wrong name).
+def check_targets(base: PreTrainedModel, target_modules: list[str]) -> None:
+    """Raise a UserError unless every name matches a layer, and only layers that peft can adapt.
 
-    A name matches as peft has it: a module's whole name, or its end after a dot.
+    peft skips a name that matches nothing, as long as another one matches. A name matches as in peft: it is
+    a module's whole name, or the end of one after a dot.
     """
     modules = dict(base.named_modules())
-    has = sorted({name.rsplit(".", 1)[-1] for name, module in modules.items() if adaptable(module)})
+    known = sorted({name.rsplit(".", 1)[-1] for name, module in modules.items() if adaptable(module)})
     for target in target_modules:
         matches = [module for name, module in modules.items() if f".{name}".endswith(f".{target}")]
         other = next((module for module in matches if not adaptable(module)), None)
         if not matches or other is not None:
             what = f"a {type(other).__name__}, which takes no adapter" if matches else "no module"
             raise UserError(
-                f"lora.target_modules: {target} matches {what} of the base model; it has {', '.join(has)}"
+                f"lora.target_modules: {target} matches {what} of the base model; use some of "
+                f"{', '.join(known)}"
             )
 
 
 @contextmanager
-def quiet_peft():
-    """Inside, peft does not warn of what is settled here: Conv1D's orientation, tied weights (`merged`)."""
+def quiet_peft() -> Iterator[None]:
+    """Inside, peft does not warn about Conv1D, which it corrects, or tied weights, which `merged` handles."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings")
         yield
 
 
-def add_adapter(base, lora, seed: int, method: str = "lora"):
-    """A fresh adapter on `base`: its update is zero until trained (B = 0).
+def add_adapter(base: PreTrainedModel, lora: Lora, seed: int, method: str = "lora") -> PeftModel:
+    """`base` with a new adapter, whose update is zero until it is trained (B = 0).
 
     method: lora (Hu et al. 2021: the update is alpha / rank x BA), rslora (Kalajdzievski 2023: alpha /
     sqrt(rank)) or dora (Liu et al. 2024: the length of each column is trained apart from its direction).
-    Adapter weights are float32 whatever the base's dtype.
+    Adapter weights are float32, whatever the dtype of the base.
     """
     import torch
     from peft import LoraConfig, get_peft_model
 
     check_targets(base, lora.target_modules)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # A starts from random numbers
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.rank,
         lora_dropout=lora.dropout,
-        target_modules=sorted(lora.target_modules),
+        target_modules=sorted(lora.target_modules),  # so that the order in params.yaml changes no byte
         bias="none",
         task_type="CAUSAL_LM",
         use_rslora=method == "rslora",
@@ -78,63 +91,64 @@ def add_adapter(base, lora, seed: int, method: str = "lora"):
     try:
         with quiet_peft():
             return get_peft_model(base, config)
-    except ValueError as error:  # Mamba's out_proj, for one, is read past its forward
+    except ValueError as error:  # e.g. Mamba reads the weight of out_proj without calling the layer
         raise UserError(
             f"lora.target_modules: peft cannot adapt {', '.join(lora.target_modules)} of this model: "
-            f"{_first_sentence(error)}"
+            f"{_first_sentence(error)}; use other modules"
         ) from error
 
 
-def trainable(base, lora, seed: int, method: str):
-    """`base` ready to be trained: with a fresh adapter on it, or with every weight free (full)."""
+def trainable(base: PreTrainedModel, lora: Lora, seed: int, method: str) -> PreTrainedModel | PeftModel:
+    """`base`, ready for training: with a new adapter, or with every weight trainable (method full)."""
     if method == "full":
         return base.requires_grad_(True)
     return add_adapter(base, lora, seed, method)
 
 
-def load_tuned(settings, folder: Path):
-    """The model that `train` wrote to `folder`, in eval mode, its adapter merged where that loses nothing.
+def load_tuned(settings: Model, folder: Path) -> PreTrainedModel | PeftModel:
+    """The model that stage `train` wrote to `folder`, in eval mode; its adapter is merged where `merged` can.
 
-    settings: params.yaml's `model` section, the base that it was trained on.
+    settings: params.yaml's `model` section, which names the base.
     """
     from peft import PeftModel
 
     if not (folder / TUNING).is_file():
-        raise UserError(f"{folder}: no {TUNING} there; run `dvc repro` to train a model")
+        raise UserError(f"{folder}: {TUNING} not found; run `dvc repro` to train a model")
     if read_json(folder / TUNING)["method"] == "full":
         return load_base(replace(settings, name=str(folder), watch=str(folder)))
 
-    def adapted():
+    def adapted() -> PeftModel:
         with quiet_peft():
             return PeftModel.from_pretrained(load_base(settings), folder).eval()
 
     return merged(adapted, settings)
 
 
-def merged(adapted, settings):
-    """The model that `adapted()` loads, its adapter's update added to the weights where that loses nothing.
+def merged(adapted: Callable[[], PeftModel], settings: Model) -> PreTrainedModel | PeftModel:
+    """The model that `adapted()` loads, its adapter merged into the weights where that changes no output.
 
-    settings: params.yaml's `model` section. Only in float32: a 16-bit weight rounds most of a small update
-    away, and merging into 4-bit weights degrades outputs (peft#2321). Nor where an adapted weight is another
-    layer's too (tied embeddings): the update would change both. There the adapter stays beside the weights.
+    settings: params.yaml's `model` section. The adapter stays separate in three cases. In other formats than
+    float32, a weight of 16 bits rounds most of a small update away, and merging into 4-bit weights degrades
+    outputs (peft#2321). Where two layers share an adapted weight (tied embeddings), the update would change
+    both. And where the merged model has other logits.
     """
     model = adapted()
     if settings.quantization != "none" or settings.dtype != "float32":
         return model
     if shared_targets(model):
-        print(f"the adapter stays beside the base: {listed(shared_targets(model))} shares its weights")
+        print(f"the adapter is not merged: {listed(shared_targets(model))} shares its weights")
         return model
     wanted = probe_logits(model)
     model = model.merge_and_unload()
     if (probe_logits(model) - wanted).abs().max() <= MERGE_TOLERANCE * wanted.std():
         return model
-    print("the adapter stays beside the base: merged into it, the logits are others")
-    return adapted()
+    print("the adapter is not merged: merging would change the logits")
+    return adapted()  # merging cannot be undone exactly
 
 
-def shared_targets(model) -> list[str]:
-    """Names of adapted layers whose weight another module holds too."""
-    holders: dict[int, set[int]] = {}
+def shared_targets(model: PeftModel) -> list[str]:
+    """Names of the adapted layers that share their weight with another module."""
+    holders: dict[int, set[int]] = {}  # by the identity of a weight: the modules that hold it
     for module in model.modules():
         for weight in module.parameters(recurse=False):
             holders.setdefault(id(weight), set()).add(id(module))
@@ -145,23 +159,25 @@ def shared_targets(model) -> list[str]:
     ]
 
 
-def probe_logits(model):
+def probe_logits(model: PreTrainedModel | PeftModel) -> torch.Tensor:
     """Logits [1, 64, vocabulary] for ids spread over the vocabulary."""
     import torch
 
     table = model.get_input_embeddings().weight
     ids = torch.linspace(0, len(table) - 1, 64, device=table.device).long()[None]
     with torch.inference_mode():
-        return model(input_ids=ids, use_cache=False).logits.float()
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits.float()
+    return logits
 
 
-def save_tuned(model, folder: Path, base_name: str, method: str) -> None:
-    """Write what was trained, and how, the same bytes on every run.
+def save_tuned(model: PreTrainedModel | PeftModel, folder: Path, base_name: str, method: str) -> None:
+    """Write what was trained, and how (tuning.json); every run writes the same bytes.
 
-    An adapter: adapter_model.safetensors and adapter_config.json; peft writes sets in hash order, the base's
-    path as it was resolved, and a README with both. All weights: model.safetensors and config.json.
+    An adapter is adapter_model.safetensors and adapter_config.json. All weights are model.safetensors and
+    config.json. What peft writes differs between runs, so it is corrected here: sets in hash order, the
+    resolved path of the base, and a README with both.
     """
-    # Embeddings under an adapter stay the base's own: peft would copy them, and ask the hub whether to.
+    # By default peft copies adapted embeddings into the adapter, and asks the hub whether it should.
     options = {} if method == "full" else {"save_embedding_layers": False}
     model.save_pretrained(folder, safe_serialization=True, **options)
     path = folder / "adapter_config.json"
@@ -176,12 +192,12 @@ def save_tuned(model, folder: Path, base_name: str, method: str) -> None:
     write_json(folder / TUNING, {"method": method, "base": base_name})
 
 
-def parameter_counts(config, lora, method: str) -> tuple[int, int]:
-    """(trained, all with those of an adapter) parameters of a configuration, counted on the meta device."""
+def parameter_counts(config: PreTrainedConfig, lora: Lora, method: str) -> tuple[int, int]:
+    """(trained parameters, all parameters with the adapter's) of a model of this configuration."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes without data: Phi-2 is counted in no memory
         base = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         model = trainable(base, lora, 0, method)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

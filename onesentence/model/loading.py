@@ -1,58 +1,79 @@
-"""Loading the base model and its tokenizer: one loader for every stage.
+"""Load the base model and its tokenizer: one loader for every stage.
 
-Safetensors only, no remote code. What params.yaml asks for is what is loaded, or an error.
+It reads safetensors only and runs no remote code. It loads what params.yaml names, or raises an error.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from onesentence.core.errors import UserError
 from onesentence.core.runtime import has_bfloat16_instructions, quiet_libraries
 from onesentence.model.model_files import check_model_folder, check_vocabulary, listed
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from onesentence.core.params import Model
+
 FLOAT32_ATTENTION = "float32_sdpa"
-# The same function in one kernel instead of eight passes over the widest tensor of the model.
+# The same function as one kernel, instead of eight passes over the widest tensor of the model.
 FUSED_ACTIVATIONS = {"gelu_new": "gelu_pytorch_tanh"}
 
 
 def device_name() -> str:
-    """cuda where there is one, else cpu."""
+    """cuda if this machine has a CUDA GPU, else cpu."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def has_bfloat16() -> bool:
-    """Whether this machine computes in bfloat16 by itself.
+    """Whether this machine has bfloat16 instructions.
 
-    Emulated, it is slower and no better than what it replaces: a T4, a CPU without AVX512-BF16.
+    Without them (a T4, a CPU without AVX512-BF16) bfloat16 is emulated: slower, and no better than what it
+    replaces.
     """
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return has_bfloat16_instructions()
 
 
 def require_bfloat16(key: str, instead: str) -> None:
-    """Raise a UserError that names the key of params.yaml unless this machine computes in bfloat16."""
+    """Raise a UserError unless this machine has bfloat16 instructions.
+
+    key: the key of params.yaml that asks for them; instead: the value to use otherwise.
+    """
     if not has_bfloat16():
         what = "GPU" if device_name() == "cuda" else "CPU"
         raise UserError(f"{key}: bfloat16 was requested but this {what} does not have it; use {instead}")
 
 
 def check_dtype(dtype: str) -> None:
-    """Refuse a number format that this GPU does not compute in; a CPU may be slow in one."""
+    """Raise a UserError for a number format that this GPU does not have; a CPU only computes it slowly."""
     import torch
 
     if dtype == "bfloat16" and torch.cuda.is_available():
         require_bfloat16("model.dtype", "float16 (presets/phi2-xsum-t4.yaml) or float32")
 
 
-def _float32_attention(module, query, key, value, attention_mask, **kwargs):
-    """Scaled dot-product attention computed in float32, whatever the model's format.
+def _float32_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scaled dot-product attention, computed in float32 whatever the model's format.
 
-    In float16 Phi's attention scores overflow and the logits are NaN (transformers#28163).
+    In float16 Phi's attention scores overflow, and the logits are NaN (transformers#28163).
     query, key, value: [batch, heads, tokens, head_dim]; the result is [batch, tokens, heads, head_dim].
     """
     import torch
@@ -60,7 +81,7 @@ def _float32_attention(module, query, key, value, attention_mask, **kwargs):
 
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
-    with torch.autocast(query.device.type, enabled=False):
+    with torch.autocast(query.device.type, enabled=False):  # it would cast the products back
         output, weights = sdpa_attention_forward(
             module, query.float(), key.float(), value.float(), attention_mask, **kwargs
         )
@@ -68,7 +89,7 @@ def _float32_attention(module, query, key, value, attention_mask, **kwargs):
 
 
 def register_float32_attention() -> None:
-    """Make FLOAT32_ATTENTION known to transformers."""
+    """Register FLOAT32_ATTENTION with transformers."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -76,14 +97,14 @@ def register_float32_attention() -> None:
     AttentionMaskInterface.register(FLOAT32_ATTENTION, sdpa_mask)
 
 
-def _where(model) -> str:
+def _where(model: Model) -> str:
     return f"model.name: {model.name!r}" + (f" at revision {model.revision!r}" if model.revision else "")
 
 
-def load_tokenizer(model):
-    """The tokenizer of params.yaml's `model` section. Padding is on the left.
+def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
+    """The tokenizer of params.yaml's `model` section; it pads on the left.
 
-    Where the tokenizer has no pad token, pad is eos; no label rule looks at pad ids.
+    A tokenizer without a pad token gets eos as pad. That is safe: labels do not depend on pad ids.
     """
     from transformers import AutoTokenizer
 
@@ -96,32 +117,38 @@ def load_tokenizer(model):
             model.name, revision=model.revision or "main", trust_remote_code=False
         )
     if tokenizer.eos_token_id is None:
-        raise UserError(f"{_where(model)}: the tokenizer has no eos token, so no summary could end")
+        raise UserError(
+            f"{_where(model)}: the tokenizer has no eos token, so no summary could end; use another model"
+        )
     if not tokenizer.is_fast:
-        raise UserError(f"{_where(model)}: needs a fast tokenizer (tokenizer.json) to know where a cut falls")
+        raise UserError(
+            f"{_where(model)}: expected a fast tokenizer (tokenizer.json), which knows the span of each "
+            "token; use another model"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    tokenizer.model_max_length = 10**9  # the cut is ours; a long document is no warning
+    tokenizer.model_max_length = 10**9  # `encoding` cuts long documents; transformers need not warn
     return tokenizer
 
 
-def is_folder(model) -> bool:
-    """Whether params.yaml's `model` section names a folder, not a model of the hub."""
+def is_folder(model: Model) -> bool:
+    """Whether params.yaml's `model` section names a folder, and not a model on the hub."""
     name = model.name
+    # A hub id is NAME or OWNER/NAME. A mistyped path must not become a question to the hub.
     no_hub_id = name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith("/")
     return model.watch == name or no_hub_id or Path(name).exists()
 
 
-def check_folder(model) -> None:
-    """A local model folder must hold a config and whole safetensors weights."""
+def check_folder(model: Model) -> None:
+    """Raise a UserError unless a local model folder holds a config and whole safetensors weights."""
     if is_folder(model):
         check_model_folder(Path(model.name), _where(model))
 
 
 @contextmanager
-def readable_errors(model, what: str):
-    """Turn what transformers raises while it loads `what` into one sentence."""
+def readable_errors(model: Model, what: str) -> Iterator[None]:
+    """Inside, an error that transformers raises while it loads `what` becomes a UserError of one sentence."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -132,15 +159,15 @@ def readable_errors(model, what: str):
     except RuntimeError as error:
         if "conversion of the weights" not in str(error):
             raise
-        # transformers joins stored parts, such as a layer's experts, while it loads; it names none of them.
+        # transformers joins stored parts, such as a layer's experts, while it loads. Its error names none.
         raise UserError(
             f"{_where(model)}: its {what} lack parts of a layer (such as one of its experts), or hold "
             "them in another shape than config.json says; copy the whole model, or use its own config"
         ) from error
 
 
-def _reason(model, error: Exception) -> str:
-    """Why a model could not be loaded, and what to do: the end of an error's sentence."""
+def _reason(model: Model, error: Exception) -> str:
+    """Why a model could not be loaded, and what to do: the predicate of the error's sentence."""
     from huggingface_hub import errors as hub
 
     text = _first_sentence(error)
@@ -152,7 +179,9 @@ def _reason(model, error: Exception) -> str:
     kind = type(error).__name__
     if is_folder(model):
         return f"could not be loaded from this folder ({kind}: {text})"
-    causes, cause = [], error
+    # huggingface_hub's error is the cause of the one that transformers raises, sometimes several steps away.
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
     while cause is not None:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
@@ -173,12 +202,12 @@ def _reason(model, error: Exception) -> str:
 
 
 def _first_sentence(error: Exception) -> str:
-    """What a library says first, on one line."""
+    """The first sentence of an error, on one line."""
     return " ".join(str(error).split()).split(". ")[0]
 
 
-def load_config(model):
-    """The configuration of the base model, a decoder-only language model of transformers' own."""
+def load_config(model: Model) -> PreTrainedConfig:
+    """The configuration of the base model; a UserError unless it is a decoder-only model of transformers."""
     from transformers import AutoConfig
 
     quiet_libraries()
@@ -191,10 +220,10 @@ def load_config(model):
     return config
 
 
-def check_architecture(model, config) -> None:
-    """Refuse by name what is no decoder-only language model, as far as the configuration says so.
+def check_architecture(model: Model, config: PreTrainedConfig) -> None:
+    """Raise a UserError if the configuration shows that the model is no decoder-only language model.
 
-    Some encoders have a class for it too (BertLMHeadModel); `base_check.check_causal` tries the weights.
+    Some encoders have a causal class too (BertLMHeadModel); `base_check.check_causal` tries the weights.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -203,27 +232,27 @@ def check_architecture(model, config) -> None:
     reason = None
     if getattr(config, "is_encoder_decoder", False):
         reason = "an encoder-decoder, which reads the article and writes the summary in two parts"
-    elif config.get_text_config() is not config:
-        reason = "a model of text and other media, whose text part is one of several"
+    elif config.get_text_config() is not config:  # its text part has a configuration of its own
+        reason = "a multimodal model, with parts for more than text"
     elif not getattr(config, "is_decoder", False) and any("MaskedLM" in known for known in architectures):
         reason = "an encoder, whose tokens read those after them: training would see the answer"
     elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        reason = "of a kind that has no causal language model in transformers"
+        reason = "not a causal language model of transformers"
     if reason:
         raise UserError(f"{_where(model)}: {name} is {reason}; use a decoder-only causal language model")
     quantized = getattr(config, "quantization_config", None)
     if quantized:
         method = dict(quantized).get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
         raise UserError(
-            f"{_where(model)}: its weights are quantized already ({method}); use the model they were made "
-            "from, and model.quantization"
+            f"{_where(model)}: its weights are quantized already ({method}); use the unquantized model, and "
+            "model.quantization"
         )
 
 
-def check_loaded(model, base, info: dict) -> None:
-    """Every weight of the base comes from its files, and no weight of its layers is left out.
+def check_loaded(model: Model, base: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Raise a UserError unless every weight of the base was read, and every weight of its layers was used.
 
-    info: from_pretrained's output_loading_info. transformers gives random values to what is missing.
+    info: from_pretrained's output_loading_info. transformers gives a missing weight random values.
     """
     where = _where(model)
     if info["mismatched_keys"]:
@@ -234,11 +263,11 @@ def check_loaded(model, base, info: dict) -> None:
         )
     if info["missing_keys"]:
         raise UserError(
-            f"{where}: its weights lack {listed(info['missing_keys'])}, which config.json asks for; random "
-            "values would take their place. Copy the whole model, or use the config of these weights"
+            f"{where}: its weights lack {listed(info['missing_keys'])}, which config.json asks for (random "
+            "values would replace them); copy the whole model, or use the config of these weights"
         )
-    # A vision tower or a head of another task may be left out. Without a bias or a layer it is another model;
-    # names are compared without the layers' numbers.
+    # A vision tower or the head of another task may be left out. Without a bias or a layer, however, it is
+    # another model. Names are compared without the layers' numbers, so that whole layers count too.
     owners = {_numberless(name.rpartition(".")[0]) for name, _ in base.named_parameters()}
     dropped = [name for name in info["unexpected_keys"] if _numberless(name.rpartition(".")[0]) in owners]
     if dropped:
@@ -249,32 +278,32 @@ def check_loaded(model, base, info: dict) -> None:
 
 
 def _numberless(name: str) -> str:
-    """A module's name without the numbers in it."""
+    """A module's name with N in place of every number: `model.layers.3.mlp` is `model.layers.N.mlp`."""
     return ".".join("N" if part.isdigit() else part for part in name.split("."))
 
 
-def with_fused_activation(config):
-    """`config` with an activation function that is one kernel, where it names the same one in parts."""
+def with_fused_activation(config: PreTrainedConfig) -> PreTrainedConfig:
+    """`config`; its activation function is replaced by the same one as a single kernel, if there is one."""
     if getattr(config, "hidden_act", None) in FUSED_ACTIVATIONS:
         config.hidden_act = FUSED_ACTIVATIONS[config.hidden_act]
     return config
 
 
-def load_base(model):
-    """The base model on its device, in eval mode, frozen, in the dtype and quantization asked for."""
+def load_base(model: Model) -> PreTrainedModel:
+    """The base model on its device, frozen, in eval mode, in the dtype and quantization of params.yaml."""
     import torch
     from transformers import AutoModelForCausalLM
 
     check_dtype(model.dtype)
     check_folder(model)
     dtype = getattr(torch, model.dtype)
-    options = {"dtype": dtype, "use_safetensors": True, "revision": model.revision or "main"}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "revision": model.revision or "main"}
     if model.dtype == "float16":
         register_float32_attention()
         options["attn_implementation"] = FLOAT32_ATTENTION
     if model.quantization != "none":
         options["quantization_config"] = quantization_config(model.quantization, dtype)
-        options["device_map"] = {"": device_name()}
+        options["device_map"] = {"": device_name()}  # bitsandbytes quantizes weights where they are placed
     config = with_fused_activation(load_config(model))
     if getattr(config, "auto_map", None):
         print(f"{_where(model)}: its own Python code is not run; transformers' {config.model_type} is used")
@@ -295,20 +324,20 @@ def load_base(model):
     return base.eval()
 
 
-def keep_quantized_layers_trainable(base) -> None:
-    """Stop 4-bit layers from repacking themselves for inference on CPUs with AVX512-BF16.
+def keep_quantized_layers_trainable(base: PreTrainedModel) -> None:
+    """Stop 4-bit layers from repacking their weights for inference on CPUs with AVX512-BF16.
 
-    bitsandbytes 0.50.2 does so at the first forward in eval mode and never goes back, and its kernel
-    for the packed layout has no gradient: a model that has generated or been evaluated once could not
-    be trained any more. Other CPUs and GPUs take the path that is kept here.
+    bitsandbytes 0.50.2 repacks at the first forward pass in eval mode, and never undoes it. Its kernel for
+    the packed layout has no gradient, so a model that has generated once could not be trained any more.
+    Other CPUs and GPUs never repack.
     """
     for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 
-def quantization_config(quantization: str, dtype):
-    """bitsandbytes' configuration of nf4 (double quantization) or int8."""
+def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """The configuration of bitsandbytes for nf4 (with double quantization) or int8."""
     from transformers import BitsAndBytesConfig
 
     if quantization == "int8":

@@ -1,11 +1,13 @@
-"""A model's folder, read without loading it: every file is whole, and holds what its name promises.
+"""Check the files of a model's folder without loading the model: each is whole and has the right format.
 
-A safetensors file: 8 bytes, the header's length N (little-endian); N bytes of JSON, which names each tensor's
-dtype, shape, and first and last byte; then the tensors, and nothing behind them.
+A safetensors file begins with 8 bytes, the length N of its header (little-endian). N bytes of JSON follow,
+with the dtype, the shape, and the first and last byte of each tensor. The tensors follow, and nothing else.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from onesentence.core.errors import UserError
 
@@ -15,18 +17,18 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 GIT_LFS = b"version https://git-lfs"
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
-NAMES_IN_ERROR = 3  # names in an error
+NAMES_IN_ERROR = 3  # names that an error lists
 
 
-def listed(names) -> str:
-    """The first names in alphabetical order, and how many more there are."""
+def listed(names: Iterable[str]) -> str:
+    """The first names in alphabetical order, and the number of the others: "a, b, c and 5 more"."""
     names = sorted(names)
     more = f" and {len(names) - NAMES_IN_ERROR} more" if len(names) > NAMES_IN_ERROR else ""
     return ", ".join(names[:NAMES_IN_ERROR]) + more
 
 
 def require_whole(path: Path) -> None:
-    """Refuse an empty file and what git leaves where git-lfs did not fetch the file itself."""
+    """Raise a UserError for an empty file, and for a pointer that git-lfs has not replaced by its file."""
     with path.open("rb") as file:
         start = file.read(len(GIT_LFS))
     if not start:
@@ -35,8 +37,8 @@ def require_whole(path: Path) -> None:
         raise UserError(f"{path}: holds a git-lfs pointer, not the file itself; run `git lfs pull` there")
 
 
-def read_object(path: Path) -> dict:
-    """The JSON object that a file of a model's folder holds."""
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model's folder."""
     require_whole(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -48,7 +50,7 @@ def read_object(path: Path) -> dict:
 
 
 def tensors_of(path: Path) -> set[str]:
-    """Names of the tensors in a safetensors file, whose size must be what its header says."""
+    """Names of the tensors in a safetensors file; a UserError unless its size agrees with its header."""
     require_whole(path)
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -58,43 +60,51 @@ def tensors_of(path: Path) -> set[str]:
         if size < 8 + length:
             raise UserError(f"{path}: cut off inside its header ({size:,} bytes); copy it again")
         try:
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length))  # only the header: the tensors may take many GB
             header.pop("__metadata__", None)
             ends = [entry["data_offsets"][1] for entry in header.values()]
         except (UnicodeDecodeError, ValueError, AttributeError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not a safetensors file (its header cannot be read)") from error
+            raise UserError(
+                f"{path}: not a safetensors file (its header cannot be read); copy it again"
+            ) from error
     expected = 8 + length + max(ends, default=0)
     if size != expected:
-        raise UserError(f"{path}: holds {size:,} bytes, its header names {expected:,}; copy it again")
+        raise UserError(
+            f"{path}: its size differs from its header (expected {expected:,} bytes, found {size:,}); "
+            "copy it again"
+        )
     return set(header)
 
 
 def check_weights(folder: Path) -> None:
-    """The weights are in one whole file, or in all the files that an index names."""
-    if (folder / WEIGHTS).is_file():
+    """Raise a UserError unless the weights are one whole file, or all the files that an index names."""
+    if (folder / WEIGHTS).is_file():  # transformers loads it even if there is an index
         tensors_of(folder / WEIGHTS)
         return
     index = folder / INDEX
     if not index.is_file():
         raise UserError(
-            f"{folder}: its weights are called {listed(path.name for path in folder.glob('*.safetensors'))}; "
-            f"expected {WEIGHTS}, or several files and {INDEX}"
+            f"{folder}: its weights have other names (expected {WEIGHTS}, or several files and {INDEX}; "
+            f"found {listed(path.name for path in folder.glob('*.safetensors'))}); copy the whole model"
         )
     places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise UserError(f"{index}: expected a weight_map from tensor to file")
+        raise UserError(f"{index}: expected a weight_map from tensor to file; copy it again")
     for name in sorted(set(places.values())):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: not found, though {INDEX} names it; copy it into the folder")
         lacking = {tensor for tensor, file in places.items() if file == name} - tensors_of(folder / name)
         if lacking:
-            raise UserError(f"{folder / name}: lacks {listed(lacking)}, which {INDEX} places there")
+            raise UserError(
+                f"{folder / name}: lacks {listed(lacking)}, which {INDEX} expects in this file; copy the "
+                "files and the index from one model"
+            )
 
 
 def check_model_folder(folder: Path, where: str) -> None:
-    """A local model folder holds a config, whole safetensors weights and nothing that would replace them.
+    """Raise a UserError unless a folder holds a config and whole safetensors weights, and no adapter.
 
-    where: how the error names the folder's key in params.yaml.
+    where: the start of the error, which names the key of params.yaml.
     """
     if (folder / "adapter_config.json").is_file():
         raise UserError(
@@ -108,22 +118,22 @@ def check_model_folder(folder: Path, where: str) -> None:
         missing.append("*.safetensors")
     if missing:
         pickled = [path.name for pattern in PICKLED for path in folder.glob(pattern)]
-        also = (
+        advice = (
             f". Its weights are pickled ({listed(pickled)}), and a pickle can run code when it is read; "
             "save them again with save_pretrained"
             if pickled and "*.safetensors" in missing
-            else "; expected the layout that save_pretrained writes"
+            else "; use a folder that save_pretrained wrote"
         )
-        raise UserError(f"{where}: not a model folder, {' and '.join(missing)} not found{also}")
+        raise UserError(f"{where}: not a model folder, {' and '.join(missing)} not found{advice}")
     read_object(folder / "config.json")
     check_weights(folder)
 
 
 def check_vocabulary(folder: Path, where: str) -> None:
-    """A local model folder holds its tokenizer's vocabulary (transformers would take an empty one)."""
+    """Raise a UserError unless a model folder holds a vocabulary: transformers would use an empty one."""
     present = [path for pattern in VOCABULARIES for path in folder.glob(pattern)]
     if not present:
-        raise UserError(f"{where}: has no tokenizer; expected tokenizer.json beside config.json")
+        raise UserError(f"{where}: has no tokenizer; copy tokenizer.json beside config.json")
     for path in present:
         require_whole(path)
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -1,1 +1,1 @@
-"""Losses, dropout, memory and checkpoints of a training, and its fast parts on a CPU."""
+"""Training: batches, loss, trainer, checkpoints, an estimate of memory, and faster parts for a CPU."""

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not used: each folder lists its own files with their hashes.
+"""Checkpoints that are used only if they are whole: each lists its files with their hashes.
 
-A kill, a full disk or a broken copy can leave a file that is short, damaged or missing. Loading would end in
-a traceback or, worse, go on from wrong numbers, so every file is read and hashed before any is loaded.
+A kill, a full disk or a broken copy can leave a file that is short, damaged or missing. Loading it would end
+in a traceback or, worse, continue from wrong numbers. So every file is hashed before any is loaded.
 """
 
 import json
@@ -11,18 +11,18 @@ from pathlib import Path
 
 from onesentence.core.files import file_sha256, write_json
 
-MANIFEST = "whole.json"  # in a checkpoint's folder: SHA-256 of each of its other files, written last
+MANIFEST = "whole.json"  # in a checkpoint's folder: SHA-256 of each other file; it is written last
 
 
 def seal(folder: Path) -> None:
-    """Declare the checkpoint `folder` whole. Until then it counts as unfinished, whatever is in it."""
+    """Mark the checkpoint `folder` as whole. Until then it counts as unfinished, whatever it contains."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
     write_json(folder / MANIFEST, hashes)
 
 
 def fault(folder: Path) -> str | None:
-    """Why the checkpoint `folder` cannot be used, in a few words; None where every file is as written."""
+    """Why the checkpoint `folder` cannot be used, in a few words; None if every file is as it was written."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return "it was not finished"
@@ -41,7 +41,7 @@ def fault(folder: Path) -> str | None:
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:
-    """The folders checkpoint-STEP in `folder`, whole or not, from the first step to the last."""
+    """The folders checkpoint-STEP in `folder`, whole or not, ordered by step."""
     numbered = [
         (int(match[1]), path)
         for path in folder.glob("checkpoint-*")
@@ -51,16 +51,17 @@ def saved_checkpoints(folder: Path) -> list[Path]:
 
 
 def last_checkpoint(folder: Path, stage: str) -> Path | None:
-    """The newest whole checkpoint in `folder`, if there is one; newer ones are removed.
+    """The newest whole checkpoint in `folder`, or None; newer ones, which are broken, are removed.
 
-    Prints one sentence as `stage` about what was removed and where the run goes on; nothing for a new run.
+    Prints one sentence in the name of `stage`: where the run continues, and what was removed. A new run
+    prints nothing.
     """
-    removed = []
+    removed: list[str] = []
     for path in reversed(saved_checkpoints(folder)):
         reason = fault(path)
         if reason is None:
             why = f": {', '.join(removed)}" if removed else ""
-            print(f"{stage}: going on from {path}{why}")
+            print(f"{stage}: continuing from {path}{why}")
             return path
         shutil.rmtree(path)
         removed.append(f"{path.name} was removed because {reason}")
@@ -70,6 +71,6 @@ def last_checkpoint(folder: Path, stage: str) -> Path | None:
 
 
 def keep_last(folder: Path, count: int) -> None:
-    """Remove all checkpoints in `folder` but the last `count`."""
+    """Remove all checkpoints in `folder` except the last `count`."""
     for path in saved_checkpoints(folder)[:-count]:
         shutil.rmtree(path)

@@ -1,4 +1,8 @@
-"""Which of a model's parts are replaced by faster ones while it is trained on a CPU."""
+"""Replace parts of a model by faster ones for training on a CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,12 +14,15 @@ from onesentence.training.mlp import use_fast_mlp
 from onesentence.training.norms import use_fast_norms
 from onesentence.training.rotary import use_fast_rotary
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def use_fast_parts(model, dtype: str, autocast: str) -> None:
-    """Put faster modules in the place of some of a model's, before it is trained; on a GPU none.
 
-    dtype, autocast: `model.dtype` and `train.autocast`. A run in float32 keeps its attention and its norms,
-    which its kernels compute well, and with them its bytes.
+def use_fast_parts(model: PreTrainedModel, dtype: str, autocast: str) -> None:
+    """Replace some modules of a model by faster ones before it is trained; on a GPU none.
+
+    dtype, autocast: `model.dtype` and `train.autocast`. A run in float32 keeps its attention and norms:
+    torch's kernels are fast there, and the bytes of its results stay the same.
     """
     if torch.cuda.is_available():
         return
@@ -31,14 +38,16 @@ def use_fast_parts(model, dtype: str, autocast: str) -> None:
             keep_inputs_narrow(model)
 
 
-def hold_frozen_in_bfloat16(model) -> None:
-    """Round the frozen weights of linear layers once, as autocast does anew in every pass.
+def hold_frozen_in_bfloat16(model: PreTrainedModel) -> None:
+    """Round the frozen weights of linear layers to bfloat16 once; autocast would do so in every pass.
 
-    The products stay the same to the bit. Weights that something else reads too (tied embeddings), and
-    quantized ones, stay as they are.
+    The products stay the same to the bit. Quantized weights stay as they are, and so do weights that another
+    kind of layer reads too (tied embeddings).
     """
+    # Exactly Linear: bitsandbytes' layers are subclasses of it.
     layers = [module for module in model.modules() if type(module) is torch.nn.Linear]
     linear = {id(module) for module in layers}
+    # Weights of other modules: an embedding reads its rows in float32, also if they are a layer's weight too.
     shared = {
         id(weight)
         for module in model.modules()
@@ -51,8 +60,8 @@ def hold_frozen_in_bfloat16(model) -> None:
                 weight.data = weight.data.bfloat16()
 
 
-def keep_inputs_narrow(model) -> None:
-    """Have adapters take their input as it comes, where peft would cast it to float32 and autocast back."""
+def keep_inputs_narrow(model: PreTrainedModel) -> None:
+    """Let adapters use their input as it is: peft would cast it to float32, and autocast back again."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for module in model.modules():

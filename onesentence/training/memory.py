@@ -1,40 +1,51 @@
-"""How much memory a run takes, from the model's configuration alone: nothing is downloaded but that.
+"""Estimate the memory of a run from the model's configuration; nothing else is downloaded.
 
 The model is built without data: its tensors have a shape, a format and a device. What autograd keeps for the
-backward pass is not guessed from a formula: a forward pass over such tensors takes the kernels that training
-takes and lists every tensor that would be kept.
+backward pass is not guessed by a formula. A forward pass over such tensors uses the kernels of training, and
+lists every tensor that autograd would keep.
 """
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from onesentence.core.errors import UserError
 from onesentence.core.runtime import MAPPED_BYTES
 from onesentence.model.adapters import trainable
-from onesentence.model.loading import (
-    device_name,
-    with_fused_activation,
-)
-from onesentence.training.batches import EVAL_BATCH, batches_of, measured_batches, most_labels
+from onesentence.model.loading import device_name, with_fused_activation
+from onesentence.training.batches import EVAL_BATCH, Row, batches_of, measured_batches, most_labels
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.overrides import TorchFunctionMode
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from onesentence.core.params import Generate, Lora, Model, Params
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# bitsandbytes: a 4-bit code, an 8-bit scale for 64 of them and a float32 scale for 256 scales; an 8-bit code
-# and a float32 scale for each output row.
+# Bytes of a weight in bitsandbytes' formats. nf4: a code of 4 bits, a scale of 8 bits for 64 codes, a float32
+# scale for 256 scales. int8: a code of 8 bits; `weight_bytes` adds a float32 scale for each output row.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.0
-FRAGMENTATION = 2.3  # times what small blocks hold is what they take
-LIBRARIES = 80_000_000  # bytes of code and buffers that come with the first step on a CPU
-LOGIT_COPIES = 2  # of a step's logits, in float32: themselves and their softmax, later their gradient
+FRAGMENTATION = 2.3  # small blocks take this many times the bytes that they hold
+LIBRARIES = 80_000_000  # bytes of code and buffers that the first step on a CPU loads
+LOGIT_COPIES = 2  # of a step's logits, in float32: the logits and their softmax, later their gradient
 WIDEST_COPIES = 2  # of the widest activation, while its gradient is computed
 
 
 @dataclass(frozen=True)
 class Training:
-    """Bytes of one training step. libraries: theirs; activations: kept for the backward pass; transient:
-    logits or the widest gradient, there for a moment."""
+    """Bytes of one training step, by what they hold.
+
+    activations: what autograd keeps for the backward pass; transient: the logits, or the widest gradient.
+    """
 
     libraries: int
     weights: int
@@ -46,21 +57,21 @@ class Training:
 
     @property
     def resident(self) -> int:
-        """What is there throughout."""
+        """Bytes that are held for the whole run."""
         return self.libraries + self.weights + self.trained + self.gradients + self.optimizer
 
     @property
     def total(self) -> int:
-        """Everything at once."""
+        """The peak: all parts at once."""
         return self.resident + self.activations + self.transient
 
 
 class NoEstimate(UserError):
-    """The model's forward pass cannot be followed without data, so what it keeps is not known."""
+    """No estimate is possible: the model's forward pass needs data."""
 
 
-def meta_model(config, dtype: str):
-    """The architecture without data, in the format of its weights."""
+def meta_model(config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
+    """A model of this configuration on the meta device (no data), in the format of its weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -77,8 +88,8 @@ def meta_model(config, dtype: str):
     return model.eval()
 
 
-def weight_bytes(model, dtype: str, quantization: str) -> int:
-    """Bytes of the base's weights as they are held: linear layers quantized but for the output's."""
+def weight_bytes(model: PreTrainedModel, dtype: str, quantization: str) -> int:
+    """Bytes of the base's weights in memory; all linear layers except the output layer are quantized."""
     quantized = (
         {id(layer.weight): layer for layer in quantized_layers(model)} if quantization != "none" else {}
     )
@@ -91,8 +102,8 @@ def weight_bytes(model, dtype: str, quantization: str) -> int:
     return round(total)
 
 
-def quantized_layers(model) -> list:
-    """The layers that bitsandbytes replaces: linear ones, GPT-2's Conv1D too, but not the output's."""
+def quantized_layers(model: PreTrainedModel) -> list[Any]:
+    """The layers that bitsandbytes replaces: Linear and GPT-2's Conv1D, except the output layer."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -104,20 +115,22 @@ def quantized_layers(model) -> list:
     ]
 
 
-def without_data(model, mode, precision=None) -> None:
+def without_data(
+    model: PreTrainedModel | PeftModel, mode: FakeTensorMode, precision: torch.dtype | None = None
+) -> None:
     """Replace each weight of `model`, on the meta device, by a tensor without data on this machine's device.
 
-    mode: the FakeTensorMode that they belong to; precision: of the layers that are quantized, where autocast
-    multiplies in it (their weights are no operand of autocast).
+    mode: the FakeTensorMode of the new tensors; precision: the format of quantized layers under autocast,
+    which then keeps no cast copy of their weights.
     """
     import torch
 
     quantized = {id(layer.weight) for layer in quantized_layers(model)} if precision else set()
-    made: dict[int, torch.Tensor] = {}  # by the identity of what it replaces: tied weights stay tied
+    made: dict[int, torch.Tensor] = {}  # by the id of the replaced tensor, so that tied weights stay tied
 
-    def copied(tensor):
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in made:
-            frozen = id(tensor) in quantized and not tensor.requires_grad  # an adapter's own are not
+            frozen = id(tensor) in quantized and not tensor.requires_grad  # an adapter's weights are trained
             dtype = precision if frozen else tensor.dtype
             with mode:
                 made[id(tensor)] = torch.empty(tensor.shape, dtype=dtype, device=device_name())
@@ -132,27 +145,33 @@ def without_data(model, mode, precision=None) -> None:
                 module._buffers[name] = copied(buffer)
 
 
-def grouped_products_by_shape():
-    """A mode in which the products of a mixture's experts, of one matrix each, have shapes alone.
+def grouped_products_by_shape() -> TorchFunctionMode:
+    """A mode in which torch's grouped products (of a mixture's experts) compute shapes only.
 
-    torch's own kernel takes float32 on a CPU; its description for tensors without data takes bfloat16 alone.
+    torch's kernel computes float32 on a CPU, but its version for tensors without data accepts bfloat16 only.
     """
     import torch
     from torch.overrides import TorchFunctionMode
 
     class Product(torch.autograd.Function):
-        """[rows, n] times a [n, m] for each expert: what each one's gradient needs is kept."""
+        """[rows, n] times one [n, m] for each expert; keeps what the gradients need."""
 
         @staticmethod
-        def forward(ctx, rows, weights):
+        def forward(ctx: Any, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
             needs_rows, needs_weights = ctx.needs_input_grad
             ctx.save_for_backward(weights if needs_rows else None, rows if needs_weights else None)
             return rows.new_empty(rows.shape[0], weights.shape[-1])
 
     class Mode(TorchFunctionMode):
-        def __torch_function__(self, function, types, arguments=(), options=None):
+        def __torch_function__(
+            self,
+            function: Callable[..., Any],
+            types: Any,
+            arguments: Sequence[Any] = (),
+            options: dict[str, Any] | None = None,
+        ) -> Any:
             if function in (torch.nn.functional.grouped_mm, torch._grouped_mm):
-                return Product.apply(*arguments[:2])
+                return Product.apply(*arguments[:2])  # type: ignore[no-untyped-call]  # untyped in torch
             return function(*arguments, **(options or {}))
 
     return Mode()
@@ -160,28 +179,32 @@ def grouped_products_by_shape():
 
 @contextmanager
 def one_sequence_a_row() -> Iterator[None]:
-    """Inside, transformers does not look for several sequences in a row.
+    """Inside, transformers assumes one sequence a row.
 
-    It compares positions to find out, which it cannot without data; it would then build masks that training,
-    with one sequence a row, does without.
+    Otherwise it compares positions to detect several, which is impossible without data. It would then build
+    masks that training, with one sequence a row, does not need.
     """
     from transformers import masking_utils
 
-    searched = masking_utils.find_packed_sequence_indices
+    original = masking_utils.find_packed_sequence_indices
     masking_utils.find_packed_sequence_indices = lambda position_ids: None
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = searched
+        masking_utils.find_packed_sequence_indices = original
 
 
 def saved_bytes(
-    base, rows: int, length: int, autocast: str = "none", quantization: str = "none"
+    base: PreTrainedModel | PeftModel,
+    rows: int,
+    length: int,
+    autocast: str = "none",
+    quantization: str = "none",
 ) -> list[int]:
-    """Bytes of each tensor that autograd keeps of a forward pass over [rows, length] tokens, but weights.
+    """Bytes of each tensor except weights that autograd keeps of a forward pass over [rows, length] tokens.
 
-    base: a model on the meta device, into which an adapter may have been put; its weights are replaced.
-    Raises NoEstimate for a model whose computation depends on the data.
+    base: a model on the meta device, with or without an adapter; its weights are replaced. Raises NoEstimate
+    for a model whose computation depends on the data.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -190,12 +213,13 @@ def saved_bytes(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     without_data(base, mode, torch.bfloat16 if narrow and quantization != "none" else None)
     own = {weight.untyped_storage()._cdata for weight in base.parameters()}
-    kept = {}  # by storage: views of one tensor are kept once
+    # By address, so that several views of one tensor count once.
+    storages: dict[int, torch.UntypedStorage] = {}
 
-    def pack(tensor):
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            kept[storage._cdata] = storage
+            storages[storage._cdata] = storage
         return tensor
 
     try:
@@ -207,11 +231,11 @@ def saved_bytes(
             torch.autocast(device, torch.bfloat16, enabled=narrow),
         ):
             ids = torch.zeros((rows, length), dtype=torch.long, device=device)
-            # Without logits: they are counted apart, at the few positions that have a label.
+            # Without logits: `passing_bytes` counts them, at the few positions that have a label.
             output = base.base_model(input_ids=ids, use_cache=False)
-            sizes = [storage.nbytes() for storage in kept.values()]
+            sizes = [storage.nbytes() for storage in storages.values()]
             del output
-    except Exception as error:  # whatever a model's own code raises where it looks at numbers
+    except Exception as error:  # a model's code may raise anything when it reads numbers that do not exist
         raise NoEstimate(
             f"memory: no estimate for a model of type {base.config.model_type!r}, whose forward pass needs "
             f"real numbers ({type(error).__name__})"
@@ -220,9 +244,9 @@ def saved_bytes(
 
 
 def held_bytes(sizes: list[int]) -> int:
-    """Bytes that blocks of these sizes take with this machine's allocator.
+    """Bytes that blocks of these sizes take from this machine's allocator.
 
-    A GPU's reuses what is freed. glibc's leaves holes between blocks below MAPPED_BYTES (see
+    A GPU's allocator reuses freed blocks. glibc's leaves holes between blocks below MAPPED_BYTES (see
     `runtime.map_large_blocks`); FRAGMENTATION is measured (benchmarks.memory).
     """
     if device_name() == "cuda":
@@ -231,42 +255,52 @@ def held_bytes(sizes: list[int]) -> int:
 
 
 def training_memory(
-    config, settings, lora, rows: int, length: int, kept: int, method: str = "lora", autocast: str = "none"
+    config: PreTrainedConfig,
+    settings: Model,
+    lora: Lora,
+    rows: int,
+    length: int,
+    labels: int,
+    method: str = "lora",
+    autocast: str = "none",
 ) -> Training:
-    """Bytes of a training step over `rows` padded to `length` tokens, with logits at `kept` of them in all.
+    """Bytes of a training step over `rows` padded to `length` tokens, with `labels` labels in all.
 
-    settings: params.yaml's `model` section; method, autocast: of `train`. What is trained is float32, with a
-    gradient and two moments. Raises NoEstimate where the activations cannot be known beforehand.
+    settings: params.yaml's `model` section; method, autocast: of its `train` section. Trained weights are
+    float32, each with a gradient and two moments. Raises NoEstimate if the activations cannot be predicted.
     """
     from onesentence.training.fast import use_fast_parts
 
     base = meta_model(config, settings.dtype)
     weights = weight_bytes(base, settings.dtype, settings.quantization)
     trainable(base.requires_grad_(False), lora, 0, method)
-    use_fast_parts(base, settings.dtype, autocast)  # as the stage does: other parts keep other tensors
+    use_fast_parts(base, settings.dtype, autocast)  # as stage `train` does: other parts keep other tensors
     base.train()
     trained = sum(weight.numel() for weight in base.parameters() if weight.requires_grad)
     return Training(
         libraries=LIBRARIES if device_name() == "cpu" else 0,
         weights=weights,
-        trained=0 if method == "full" else 4 * trained,
+        trained=0 if method == "full" else 4 * trained,  # in full fine-tuning they are the weights
         gradients=4 * trained,
         optimizer=8 * trained,
         activations=held_bytes(saved_bytes(base, rows, length, autocast, settings.quantization)),
-        transient=passing_bytes(config, settings.dtype, rows, length, kept),
+        transient=passing_bytes(config, settings.dtype, rows, length, labels),
     )
 
 
-def cache_bytes_per_token(config, dtype: str) -> int:
+def cache_bytes_per_token(config: PreTrainedConfig, dtype: str) -> int:
     """Bytes of one token's keys and values in every layer."""
     config = config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * width * BYTES[dtype]
+    numbers: int = 2 * config.num_hidden_layers * heads * width  # 2: keys and values
+    return numbers * BYTES[dtype]
 
 
-def generation_memory(config, settings, generate, longest: int) -> dict[str, int]:
-    """Bytes of generation by part: weights, cache (the whole budget of tokens), logits of all beams."""
+def generation_memory(
+    config: PreTrainedConfig, settings: Model, generate: Generate, longest: int
+) -> dict[str, int]:
+    """Bytes of generation by part: weights, cache (of the whole token budget), logits of all beams."""
     base = meta_model(config, settings.dtype)
     own = generate.num_beams * generate.max_new_tokens
     articles = max(1, generate.max_batch_tokens // (longest + own))
@@ -277,29 +311,37 @@ def generation_memory(config, settings, generate, longest: int) -> dict[str, int
     }
 
 
-def passing_bytes(config, dtype: str, rows: int, length: int, kept: int) -> int:
-    """Bytes that are there for a moment, and all that measuring the loss takes: first the logits at `kept`
-    positions in all, later the gradient of the widest activation of [rows, length] tokens."""
-    config = config.get_text_config()  # of a model that also sees, the part that reads
+def passing_bytes(config: PreTrainedConfig, dtype: str, rows: int, length: int, labels: int) -> int:
+    """Bytes that are held only for a moment; measuring a loss takes no others.
+
+    First they are the logits of all `labels`, later the gradient of the widest activation of [rows, length]
+    tokens; the larger of the two counts.
+    """
+    config = config.get_text_config()  # the text part of a multimodal model
     widest = max(getattr(config, "intermediate_size", None) or 0, config.hidden_size)
-    return max(
-        LOGIT_COPIES * kept * config.vocab_size * 4,
+    peak: int = max(
+        LOGIT_COPIES * labels * config.vocab_size * 4,
         WIDEST_COPIES * rows * length * widest * BYTES[dtype],
     )
+    return peak
 
 
 def free_bytes() -> int:
-    """What is left for a run: of the GPU's memory where there is one, else of the machine's."""
+    """Free bytes for a run: of the GPU's memory if there is a GPU, else of the machine's."""
     import psutil
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
-    return psutil.virtual_memory().available
+    available: int = psutil.virtual_memory().available
+    return available
 
 
 def fitting_batch(needed: Callable[[int], int], batch_size: int, free: int) -> int | None:
-    """The largest batch size, halving from `batch_size`, whose need (bytes of a batch size) is free."""
+    """The largest batch size that fits in `free` bytes, halving from `batch_size`; None if none fits.
+
+    needed: bytes that a batch size needs.
+    """
     while batch_size > 1:
         batch_size //= 2
         if needed(batch_size) <= free:
@@ -307,37 +349,41 @@ def fitting_batch(needed: Callable[[int], int], batch_size: int, free: int) -> i
     return None
 
 
-def require_fit(needed: Callable[[int, str], int], p, free: int) -> int:
-    """Bytes that training needs; a UserError with the settings that would fit where it is more than is free.
+def require_fit(needed: Callable[[int, str], int], p: Params, free: int) -> int:
+    """Bytes that training needs; a UserError with settings that would fit if more than `free` are needed.
 
-    needed: bytes of a batch size and a quantization; p: params.yaml's `model` and `train` sections.
+    needed: bytes that a batch size and a quantization need; p: params.yaml's `model` and `train` sections.
     """
     batch_size, accumulation = p.train.batch_size, p.train.gradient_accumulation
     total = needed(batch_size, p.model.quantization)
     if total <= free:
         return total
     full = p.train.method == "full"
+    # First as set, then in nf4, which full fine-tuning cannot train.
     for quantization in dict.fromkeys((p.model.quantization, p.model.quantization if full else "nf4")):
         smaller = fitting_batch(lambda size: needed(size, quantization), batch_size, free)  # noqa: B023
         if smaller:
-            steps = accumulation * batch_size // smaller
+            steps = accumulation * batch_size // smaller  # as many rows a step as before
             also = "" if quantization == p.model.quantization else f", model.quantization: {quantization}"
             advice = (
                 f"these would fit: train.batch_size: {smaller}, train.gradient_accumulation: {steps}{also}"
             )
             break
     else:
-        tried, instead = ("", "train.method: lora") if full else (", in nf4 neither", "a smaller base")
+        tried, instead = ("", "train.method: lora") if full else (", not even in nf4", "a smaller base")
         advice = f"no batch size fits{tried}; lower prompt.max_input_tokens or use {instead}"
     raise UserError(
         f"train: will not fit: needs about {total / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; {advice}"
     )
 
 
-def needed_bytes(p, config, rows: list, batch_size: int, quantization: str) -> int:
-    """Bytes that training takes beyond this process's own, with the longest rows in one batch.
+def needed_bytes(
+    p: Params, config: PreTrainedConfig, rows: Sequence[Row], batch_size: int, quantization: str
+) -> int:
+    """Bytes that training adds to this process, with the longest rows in one batch.
 
-    Raises NoEstimate for a model whose activations cannot be known beforehand.
+    p: the sections `model`, `lora`, `train` and `seed`; rows: (prompt ids, completion ids). Raises NoEstimate
+    for a model whose activations cannot be predicted.
     """
     length = max(len(prompt) + len(completion) for prompt, completion in rows)
     settings = replace(p.train, batch_size=batch_size)
@@ -350,8 +396,8 @@ def needed_bytes(p, config, rows: list, batch_size: int, quantization: str) -> i
     return training.resident + max(training.activations + training.transient, measuring)
 
 
-def check_memory(p, config, rows: list) -> None:
-    """Refuse a run that will not fit; where nobody can know beforehand, say so and go on."""
+def check_memory(p: Params, config: PreTrainedConfig, rows: Sequence[Row]) -> None:
+    """Raise a UserError if training will not fit in memory; without an estimate, say so and continue."""
     try:
         needed = require_fit(partial(needed_bytes, p, config, rows), p, free_bytes())
     except NoEstimate as error:

@@ -1,9 +1,13 @@
 """The training loop: transformers' Trainer over a fixed order of batches.
 
-It loads torch and transformers: import it where a model is about to be loaded.
+Importing this module loads torch and transformers, so import it where a model is about to be loaded.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -12,65 +16,87 @@ from transformers.trainer_callback import PrinterCallback
 
 from onesentence.core.errors import UserError
 from onesentence.model.encoding import training_batch
-from onesentence.training.batches import batches_of, measured_batches
+from onesentence.training.batches import Row, batches_of, measured_batches
 from onesentence.training.checkpoints import seal
 from onesentence.training.loss import completion_loss, in_format
 
-# Gradients flow back through float16 activations and would vanish below 6e-8; scaled by this they do
-# not, and the adapter's float32 gradients are divided by it again. A power of two is exact.
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerControl, TrainerState
+
+    from onesentence.core.params import Params
+
+# Gradients flow back through float16 activations, where numbers below 6e-8 become 0. They are scaled by this
+# on the way, and the float32 gradients of the adapter are divided by it again. A power of two is exact.
 FLOAT16_SCALE = 1024.0
 
 
-def measured_loss(model, rows: list, pad_id: int, autocast: str) -> float:
-    """Mean loss a label token (nats) over rows, without dropout, weighted by tokens.
+def measured_loss(
+    model: PreTrainedModel | PeftModel, rows: Sequence[Row], pad_id: int, autocast: str
+) -> float:
+    """The mean loss (nats a label token) over all label tokens of the rows, without dropout.
 
-    autocast: train.autocast; in another format than the training's it would take longer than need be, and be
-    the loss of another model.
+    autocast: train.autocast. In another format than the training's, this would take longer and be the loss
+    of another model.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     total, count = 0.0, 0
     with torch.inference_mode(), in_format(model, autocast):
-        for chosen in measured_batches(rows):
-            batch = training_batch(chosen, pad_id)
+        for batch_rows in measured_batches(rows):
+            batch = training_batch(batch_rows, pad_id)
             batch = {key: value.to(device) for key, value in batch.items()}
             total += completion_loss(model, batch, reduction="sum").item()
-            count += sum(len(completion) for _, completion in chosen)
+            count += sum(len(completion) for _, completion in batch_rows)
     model.train(was_training)
     return total / count
 
 
 class SummaryTrainer(Trainer):
-    """A transformers.Trainer over a fixed order of batches, with the loss on the summaries alone."""
+    """A transformers.Trainer over a fixed order of batches, with the loss on the summaries only."""
 
-    # compute_loss divides by the label tokens of all accumulated batches.
+    # compute_loss divides by the label tokens of all accumulated batches, so the Trainer need not.
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, rows: list, batches: list[list[int]], measured: list, pad_id: int, autocast: str, **options
+        self,
+        rows: Sequence[Row],
+        batches: list[list[int]],
+        measured: Sequence[Row],
+        pad_id: int,
+        autocast: str,
+        **options: Any,
     ) -> None:
-        """rows, measured: (prompt, completion) ids that are trained on and whose loss is measured; batches:
-        indices into `rows` of the whole run; autocast: train.autocast; options: the Trainer's own.
+        """rows: (prompt, completion) ids to train on; measured: those whose loss `evaluate` measures.
+
+        batches: indices into `rows` for the whole run; autocast: train.autocast; options: the Trainer's own.
         """
-        # `evaluate` reads `measured` itself; the Trainer only checks that it has some.
+        # `evaluate` reads `measured` itself; the Trainer only checks that an eval_dataset exists.
         super().__init__(eval_dataset=measured, **options)
         self.rows, self.batches, self.measured = rows, batches, measured
         self.pad_id, self.autocast = pad_id, autocast
 
-    def get_train_dataloader(self):
-        """One pass over the batches of all epochs, so that a resumed run skips what it has seen."""
-        loader = torch.utils.data.DataLoader(
-            self.rows,
+    def get_train_dataloader(self) -> Any:
+        """One pass over the batches of all epochs, so that a resumed run can skip those it has seen."""
+        loader: torch.utils.data.DataLoader[Row] = torch.utils.data.DataLoader(
+            self.rows,  # type: ignore[arg-type]  # a list has what a Dataset needs
             batch_sampler=self.batches,
-            collate_fn=lambda chosen: training_batch(chosen, self.pad_id),
+            collate_fn=lambda batch_rows: training_batch(batch_rows, self.pad_id),
         )
         return self.accelerator.prepare(loader)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The batch's share of the mean loss over the label tokens of a step; a UserError where it is NaN."""
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,  # label tokens of the step; the Trainer always counts them
+    ) -> torch.Tensor:
+        """The batch's share of the step's mean loss over label tokens; a UserError if it is not finite."""
         with in_format(model, self.autocast):
-            loss = completion_loss(model, inputs, reduction="sum") / num_items_in_batch
+            total = completion_loss(model, inputs, reduction="sum")
+            loss: torch.Tensor = total / num_items_in_batch
         if not bool(torch.isfinite(loss)):
             raise UserError(
                 f"train: loss {loss.item()} at step {self.state.global_step + 1}; "
@@ -78,39 +104,55 @@ class SummaryTrainer(Trainer):
             )
         return loss
 
-    def _save_checkpoint(self, model, trial):
-        # The one before is kept until this one is sealed: save_total_limit=2.
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        # save_total_limit=2 keeps the previous checkpoint until this one is sealed.
         super()._save_checkpoint(model, trial)
         seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
-    def evaluate(self, *args, **kwargs):
-        """The measured rows' loss without dropout; generation is another stage's."""
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Log and return the loss on `measured`, without dropout; another stage generates and scores."""
         loss = measured_loss(self.model, self.measured, self.pad_id, self.autocast)
         self.log({"eval_loss": loss})
         return {"eval_loss": loss}
 
 
 class Progress(TrainerCallback):
-    """One bar with the rate, the estimate and the last losses."""
+    """One progress bar with the rate, the remaining time and the last losses."""
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step")
-        self.shown = {}
+        self.losses: dict[str, str] = {}
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.bar.update(state.global_step - self.bar.n)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         names = {"loss": "loss", "eval_loss": "validation"}
-        self.shown |= {names[k]: f"{v:.3f}" for k, v in (logs or {}).items() if k in names}
-        self.bar.set_postfix(self.shown)
+        self.losses |= {names[k]: f"{v:.3f}" for k, v in (logs or {}).items() if k in names}
+        self.bar.set_postfix(self.losses)
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.bar.close()
 
 
-def training_arguments(p, steps: int, folder: Path) -> TrainingArguments:
-    """The Trainer's settings: AdamW without decay, linear warm-up and decay, gradients clipped at norm 1."""
+def training_arguments(p: Params, steps: int, folder: Path) -> TrainingArguments:
+    """The Trainer's settings: AdamW without weight decay, linear warm-up and decay, gradient norm at most 1.
+
+    p: the sections `train` and `seed`; steps: of the optimizer; folder: where checkpoints are written.
+    """
     settings = p.train
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -137,12 +179,19 @@ def training_arguments(p, steps: int, folder: Path) -> TrainingArguments:
         remove_unused_columns=False,
         label_names=["labels"],
     )
-    arguments._n_gpu = 1  # more would be wrapped in DataParallel, which splits the batches
+    arguments._n_gpu = 1  # with more, the Trainer would split the batches over them (DataParallel)
     return arguments
 
 
-def build_trainer(model, tokenizer, train_rows: list, validation_rows: list, p, folder: Path):
-    """A SummaryTrainer as params.yaml says, with its checkpoints in `folder`.
+def build_trainer(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train_rows: Sequence[Row],
+    validation_rows: Sequence[Row],
+    p: Params,
+    folder: Path,
+) -> SummaryTrainer:
+    """A SummaryTrainer with the settings of params.yaml and its checkpoints in `folder`.
 
     train_rows, validation_rows: (prompt ids, completion ids); p: the sections `train` and `seed`.
     """
@@ -157,26 +206,29 @@ def build_trainer(model, tokenizer, train_rows: list, validation_rows: list, p, 
         args=training_arguments(p, -(-len(batches) // p.train.gradient_accumulation), folder),
         callbacks=[Progress()],
     )
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)  # it prints every log as a dict; Progress shows them
     return trainer
 
 
 class ScaledGradient(torch.autograd.Function):
-    """Identity forward; gradient times FLOAT16_SCALE backward."""
+    """The identity; in the backward pass the gradient times FLOAT16_SCALE."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         return gradient * FLOAT16_SCALE
 
 
-def scale_float16_gradients(model) -> None:
+def scale_float16_gradients(model: PreTrainedModel | PeftModel) -> None:
     """Scale the loss's gradient before it is cast to float16, and undo it at the adapter."""
-    head = model.get_output_embeddings()
-    head.register_forward_hook(lambda module, inputs, output: ScaledGradient.apply(output.float()))
+
+    def scaled(module: Any, inputs: Any, output: torch.Tensor) -> Any:
+        return ScaledGradient.apply(output.float())  # type: ignore[no-untyped-call]  # untyped in torch
+
+    model.get_output_embeddings().register_forward_hook(scaled)
     for weight in model.parameters():
         if weight.requires_grad:
             weight.register_hook(lambda gradient: gradient / FLOAT16_SCALE)

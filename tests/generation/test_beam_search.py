@@ -1,4 +1,4 @@
-"""The shared prompt gives what the library's own generation gives: same search, same tokens."""
+"""Beam search over a shared prompt gives the tokens of transformers' own generation."""
 
 import gc
 import random
@@ -54,7 +54,7 @@ CONFIGS = {
 
 
 def random_model(config, seed: int):
-    """Weights large enough that the beams differ, in double precision, so that a tie is a tie."""
+    """A random model with large weights, so that beams differ, in double precision, so that ties are ties."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config).double().eval()
     with torch.no_grad():
@@ -83,7 +83,7 @@ def settings(beams: int, new: int = 12, **more) -> GenerationConfig:
 
 
 def both(model, ids, mask, config):
-    """(the library's tokens, ours), padded to one length."""
+    """(transformers' tokens, ours), padded to one length."""
     model.generation_config = config
     with torch.inference_mode():
         theirs = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
@@ -93,7 +93,7 @@ def both(model, ids, mask, config):
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("beams", [2, 4, 8])
-def test_the_same_tokens_as_the_library(name, beams):
+def test_it_gives_the_tokens_of_transformers(name, beams):
     for seed in range(3):
         model = random_model(CONFIGS[name], seed)
         ids, mask = prompts(seed, [3, 40, 2, 17, 40, 5, 29])  # very unequal: most rows are padded
@@ -116,7 +116,7 @@ def test_the_same_tokens_as_the_library(name, beams):
         {"num_return_sequences": 2},
     ],
 )
-def test_the_search_is_the_librarys_own_whatever_its_settings(more):
+def test_it_gives_the_tokens_of_transformers_with_other_settings(more):
     for seed in range(3):
         model = random_model(CONFIGS["phi"], seed)
         ids, mask = prompts(seed, [11, 30, 4, 9])
@@ -124,8 +124,8 @@ def test_the_search_is_the_librarys_own_whatever_its_settings(more):
         assert torch.equal(theirs, ours), (more, seed)
 
 
-def test_articles_leave_when_they_have_finished_and_the_others_go_on():
-    """EOS made likely: articles finish at different steps, and the batch that is computed shrinks."""
+def test_finished_articles_leave_and_the_others_continue():
+    """EOS is made likely, so articles finish at different steps and the batch shrinks."""
     model = random_model(CONFIGS["phi"], 0)
     with torch.no_grad():
         model.lm_head.bias[EOS] += 1.0
@@ -138,7 +138,7 @@ def test_articles_leave_when_they_have_finished_and_the_others_go_on():
     model.generation_config = config
     with torch.inference_mode():
         ours = beam_search(model, ids, mask, config)
-        assert computed[:3] == [8, 8, 32]  # prompts once, their last tokens once, then 4 beams of each
+        assert computed[:3] == [8, 8, 32]  # the prompts once, their last tokens once, then 4 beams of each
         assert computed[-1] < 32
         assert all(right <= left for left, right in pairwise(computed[2:]))
         handle.remove()
@@ -148,7 +148,7 @@ def test_articles_leave_when_they_have_finished_and_the_others_go_on():
     assert len(set(ends)) > 1
 
 
-def test_any_settings_drawn_at_random_give_the_librarys_tokens():
+def test_it_gives_the_tokens_of_transformers_with_random_settings():
     for seed in range(12):
         draw = random.Random(seed)
         beams, new = draw.choice([2, 3, 5]), draw.choice([1, 2, 9, 20])
@@ -165,8 +165,8 @@ def test_any_settings_drawn_at_random_give_the_librarys_tokens():
         assert torch.equal(theirs, ours), (seed, beams, new, more)
 
 
-def test_prompts_may_be_read_one_at_a_time_and_the_last_layer_reads_only_keys_and_values(monkeypatch):
-    """A prompt of one token leaves nothing to read but its last; shorter ones beside it are never NaN."""
+def test_prompts_can_be_read_one_by_one_and_the_last_layer_computes_only_keys_and_values(monkeypatch):
+    """Some prompts have only one token, so only the beams read it; their empty slots must not be NaN."""
     model = random_model(CONFIGS["llama, grouped queries"], 1)
     ids, mask = prompts(1, [1, 40, 2, 17, 1])
     computed: dict[int, list[int]] = {0: [], 1: []}
@@ -181,7 +181,7 @@ def test_prompts_may_be_read_one_at_a_time_and_the_last_layer_reads_only_keys_an
     with torch.inference_mode():
         monkeypatch.setattr("onesentence.generation.beam_search.READ_TOKENS", 1)
         alone = beam_search(model, ids, mask, config)
-        # One pass a prompt, of all its tokens but the last, and at least one.
+        # One pass for each prompt, over all its tokens except the last, and at least one.
         assert computed[0][:6] == [1, 39, 1, 16, 1, 5]
         assert computed[1] == computed[0][5:]
         for handle in handles:
@@ -192,7 +192,7 @@ def test_prompts_may_be_read_one_at_a_time_and_the_last_layer_reads_only_keys_an
     assert torch.equal(alone, together) and torch.equal(alone, theirs)
 
 
-def test_the_model_is_left_as_it_was_also_after_an_error():
+def test_the_model_is_restored_also_after_an_error():
     model = random_model(CONFIGS["phi"], 0)
     ids, mask = prompts(0, [4, 9])
     before = model.config._attn_implementation
@@ -233,7 +233,7 @@ def fail_at_new_tokens(module, inputs):
         raise RuntimeError("on purpose")
 
 
-def test_what_it_does_not_serve_is_said_by_a_rule():
+def test_the_rule_refuses_models_that_it_does_not_support():
     assert supports_shared_prompt(random_model(CONFIGS["phi"], 0), num_beams=4)
     assert not supports_shared_prompt(random_model(CONFIGS["phi"], 0), num_beams=1)
     windowed = MistralConfig(**SIZE, num_key_value_heads=2, sliding_window=8)
@@ -269,8 +269,8 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_attention_that_it_does_not_implement_gets_the_librarys_tokens(name, capsys):
-    """Whichever of the two knows it, the rule or the proof."""
+def test_unsupported_attention_gives_the_tokens_of_transformers(name, capsys):
+    """Either the rule or the proof detects it."""
     model = random_model(OTHERS[name], 0).float()
     ids, mask = prompts(0, [30, 12, 21])
     config = settings(4)
@@ -279,23 +279,23 @@ def test_attention_that_it_does_not_implement_gets_the_librarys_tokens(name, cap
         wanted = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     assert torch.equal(generate_tokens(model, ids, mask, config), wanted[:, ids.shape[1] :])
     generate_tokens(model, ids, mask, config)
-    said = capsys.readouterr().out
-    assert said.count("beams do not share their prompt") == 1
-    assert "the library's own search is used" in said
+    printed = capsys.readouterr().out
+    assert printed.count("beams do not share their prompt") == 1
+    assert "using transformers' own search" in printed
 
 
 @pytest.mark.parametrize("name", ["soft caps", "sinks", "latent attention"])
-def test_the_search_refuses_scores_that_it_does_not_implement(name):
-    """Also where nothing has asked `supports_shared_prompt`: other tokens must not come out silently."""
+def test_the_search_refuses_unsupported_scores(name):
+    """Even without a call of `supports_shared_prompt`: it must not silently give other tokens."""
     ids, mask = prompts(0, [30, 12])
     model = random_model(OTHERS[name], 0).float()
     model.generation_config = settings(2)
-    with torch.inference_mode(), pytest.raises(ValueError, match="keys or scores are changed in a way"):
+    with torch.inference_mode(), pytest.raises(ValueError, match="does not support this change"):
         beam_search(model, ids, mask, settings(2))
 
 
 def by_distance(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """Causal attention with a bias on the scores that the configuration does not name."""
+    """Causal attention with a bias on the scores that the configuration does not mention."""
     scores = query @ key.transpose(2, 3) * scaling  # [rows, heads, queries, keys]
     places = torch.arange(key.shape[2], dtype=scores.dtype)
     own = places[len(places) - query.shape[2] :, None]
@@ -303,7 +303,7 @@ def by_distance(module, query, key, value, attention_mask, scaling=None, **kwarg
     return (scores.softmax(dim=-1) @ value).transpose(1, 2), None
 
 
-def test_a_model_that_is_not_what_it_says_is_found_by_the_proof(capsys):
+def test_the_proof_detects_a_model_that_differs_from_its_configuration(capsys):
     AttentionInterface.register("by_distance", by_distance)
     model = random_model(CONFIGS["phi"], 0).float()
     model.config._attn_implementation = "by_distance"
@@ -311,4 +311,4 @@ def test_a_model_that_is_not_what_it_says_is_found_by_the_proof(capsys):
     assert supports_shared_prompt(model, 4)
     with torch.inference_mode():
         assert not shares_prompt(model, ids, mask, settings(4))
-    assert "on a prompt, a beam's score is off by" in capsys.readouterr().out
+    assert "a beam's score differs by" in capsys.readouterr().out

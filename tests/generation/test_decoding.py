@@ -1,4 +1,4 @@
-"""Generation: the library's tokens, and the study's mistakes put back by hand go red."""
+"""Generation gives transformers' tokens, and the smoke test detects the original study's mistakes."""
 
 from itertools import pairwise
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ def settings(beams=4, new=12):
 
 
 @pytest.mark.parametrize("beams", [1, 2, 4])
-def test_the_shared_prefill_gives_the_librarys_tokens(base, tokenizer, beams):
+def test_the_shared_prompt_gives_the_tokens_of_transformers(base, tokenizer, beams):
     ids, mask = pad_left(prompts(), tokenizer.pad_token_id)
     config = generation_config(tokenizer, settings(beams), base.config.vocab_size)
     with torch.inference_mode():
@@ -41,10 +41,10 @@ def test_the_shared_prefill_gives_the_librarys_tokens(base, tokenizer, beams):
     assert torch.equal(generate_tokens(base, ids, mask, config), wanted[:, ids.shape[1] :])
 
 
-def test_the_prompt_is_prefilled_once_not_once_a_beam(base, tokenizer):
+def test_a_prompt_is_read_once_and_not_once_a_beam(base, tokenizer):
     ids, mask = pad_left(prompts(), tokenizer.pad_token_id)
     config = generation_config(tokenizer, settings(4, 5), base.config.vocab_size)
-    generate_tokens(base, ids, mask, config)  # the first time, sharing is proven
+    generate_tokens(base, ids, mask, config)  # the first call proves that beams may share
     seen = []
     base.model.embed_tokens.register_forward_hook(lambda m, inputs, output: seen.append(output.shape[:2]))
     generate_tokens(base, ids, mask, config)
@@ -67,23 +67,23 @@ def test_every_output_uses_the_whole_of_max_new_tokens_or_stops(base, tokenizer)
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_no_ngram_twice_in_an_output_and_the_prompts_may_be_copied(base, tokenizer, beams):
-    """transformers' own ban counts the prompt; ours is of the output alone."""
+def test_no_ngram_occurs_twice_in_an_output_but_those_of_the_prompt_may_be_copied(base, tokenizer, beams):
+    """transformers' own rule counts the prompt; ours counts the output only."""
     plain = summarize(base, tokenizer, prompts(), settings(beams, 30))
     banned = settings(beams, 30)
     banned.no_repeat_ngram_size = 2
-    found = summarize(base, tokenizer, prompts(), banned)
+    outputs = summarize(base, tokenizer, prompts(), banned)
 
     def repeats(tokens):
         pairs = list(pairwise(tokens))
         return len(pairs) - len(set(pairs))
 
     assert any(repeats(output.tokens) for output in plain)
-    assert not any(repeats(output.tokens) for output in found)
-    # A prompt that holds what the model would say anyway does not forbid it.
-    said = found[0].tokens[:3]
+    assert not any(repeats(output.tokens) for output in outputs)
+    # A prompt that contains the model's output does not forbid it.
+    first = outputs[0].tokens[:3]
     with torch.inference_mode():
-        ids = torch.tensor([[*prompts()[0], *said, *prompts()[0]]])
+        ids = torch.tensor([[*prompts()[0], *first, *prompts()[0]]])
         ours = generate_tokens(
             base, ids, torch.ones_like(ids), generation_config(tokenizer, banned, 600), no_repeat_ngram_size=2
         )
@@ -95,8 +95,8 @@ def test_no_ngram_twice_in_an_output_and_the_prompts_may_be_copied(base, tokeniz
     assert seen & set(pairwise([ids[0, -1].item(), *ours[0].tolist()]))
 
 
-def test_the_length_penalty_reaches_the_search(base, tokenizer):
-    """Far below 1 short outputs win, far above long ones."""
+def test_the_length_penalty_changes_the_lengths(base, tokenizer):
+    """Far below 1 it favours short outputs, far above 1 long ones."""
     with torch.no_grad():
         base.lm_head.bias[tokenizer.eos_token_id] = 1.5
     lengths = []
@@ -147,7 +147,7 @@ def test_status_and_stop_of_an_output(tokenizer):
     assert (echo.status, echo.succeeded) == ("echo", False)
     running = read_output(tokenizer, prompt[:10], prompt, 10)
     assert (running.status, running.succeeded) == ("echo", False)
-    copied = read_output(tokenizer, [*prompt[:10], eos], prompt, 20)  # ends by itself: a copy, no echo
+    copied = read_output(tokenizer, [*prompt[:10], eos], prompt, 20)  # EOS ends it: a copy, no echo
     assert (copied.status, copied.succeeded) == ("ok", True)
     full = read_output(tokenizer, ids(" a b c d"), prompt, len(ids(" a b c d")))
     assert (full.stopped, full.succeeded) == (False, True)
@@ -168,13 +168,13 @@ def test_batches_hold_every_row_once_longest_first(base, tokenizer):
         max_new_tokens=4, num_beams=2, max_batch_tokens=140, length_penalty=1.0, no_repeat_ngram_size=0
     )
     names = [str(len(row)) for row in rows]
-    found = [batch for batch, _ in summarize_in_batches(base, tokenizer, rows, few, names)]
+    batches = [batch for batch, _ in summarize_in_batches(base, tokenizer, rows, few, names)]
     # 90 + 8 = 98: one; 60 + 8 = 68: two; 17 + 8 = 25: the rest
-    assert [[len(rows[i]) for i in batch] for batch in found] == [[90], [60, 40], [17, 8, 3]]
+    assert [[len(rows[i]) for i in batch] for batch in batches] == [[90], [60, 40], [17, 8, 3]]
 
 
 def fail_above(base, rows: int):
-    """An allocation that really fails whenever more than `rows` rows go through the model."""
+    """Make an allocation fail whenever more than `rows` rows pass through the model."""
 
     def hook(module, inputs, output):
         if len(output) > rows:
@@ -192,10 +192,12 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_tokens_stay_the_same(base, 
     fail_above(base, 8)  # two articles of four beams
     batches = list(summarize_in_batches(base, tokenizer, rows, large, names))
     assert max(len(batch) for batch, _ in batches) <= 2
-    found = {i: output.tokens for batch, outputs in batches for i, output in zip(batch, outputs, strict=True)}
-    assert [found[i] for i in range(6)] == wanted
-    said = capsys.readouterr().out
-    assert "out of memory with 6 articles; going on with 3" in said and "going on with 1" in said
+    tokens = {
+        i: output.tokens for batch, outputs in batches for i, output in zip(batch, outputs, strict=True)
+    }
+    assert [tokens[i] for i in range(6)] == wanted
+    printed = capsys.readouterr().out
+    assert "out of memory with 6 articles; continuing with 3" in printed and "continuing with 1" in printed
 
 
 def test_an_article_that_does_not_fit_alone_is_named(base, tokenizer):
@@ -218,25 +220,25 @@ def test_another_error_names_the_ids_of_its_batch(base, tokenizer):
     assert caught.value.__notes__ == ["while generating for b, a"]
 
 
-def test_spanning_goes_from_the_shortest_to_the_longest():
+def test_evenly_spaced_rows_go_from_the_shortest_to_the_longest():
     lengths = [50, 10, 40, 30, 20, 60, 70]
     assert [lengths[i] for i in evenly_spaced_by_length(lengths, 3)] == [10, 40, 70]
     assert sorted(evenly_spaced_by_length(lengths, 20)) == list(range(7))
 
 
-def gated(base, tokenizer, new=12):
+def run_smoke_test(base, tokenizer, new=12):
     rows = prompts()
     names = [f"id{len(row)}" for row in rows]
     return smoke_test.run_smoke_test(base, tokenizer, names, rows, settings(new=new), 0.9, "the untuned base")
 
 
-def test_the_gate_passes_as_things_are(base, tokenizer):
-    _, rate = gated(base, tokenizer)
+def test_the_smoke_test_passes(base, tokenizer):
+    _, rate = run_smoke_test(base, tokenizer)
     assert rate == 1.0
 
 
-def test_max_length_put_back_by_hand_goes_red(base, tokenizer, monkeypatch):
-    """The study's mistake: a bound that counts the prompt's tokens too."""
+def test_a_limit_that_counts_the_prompt_is_detected(base, tokenizer, monkeypatch):
+    """A mistake of the original study: `max_length`, which counts the prompt's tokens too."""
 
     def misused(tokenizer, settings, vocabulary):
         config = generation_config(tokenizer, settings, vocabulary)
@@ -247,17 +249,17 @@ def test_max_length_put_back_by_hand_goes_red(base, tokenizer, monkeypatch):
     with pytest.raises(
         UserError, match=r"(?s)is broken for 6 of 6 articles.*id90: 90 prompt tokens, stopped after 5 of 12"
     ):
-        gated(base, tokenizer)
+        run_smoke_test(base, tokenizer)
 
 
-def test_right_padding_put_back_by_hand_goes_red(base, tokenizer, monkeypatch):
+def test_padding_on_the_right_is_detected(base, tokenizer, monkeypatch):
     def pad_right(rows, pad_id):
         ids, mask = pad_left([row[::-1] for row in rows], pad_id)
         return ids.flip(1), mask.flip(1)
 
     monkeypatch.setattr(decoding, "pad_left", pad_right)
     with pytest.raises(ValueError, match="padded on the left"):
-        gated(base, tokenizer)
+        run_smoke_test(base, tokenizer)
 
 
 def output(text="fine", tokens=(5, 6, 0), stopped=True, status="ok", complete=True):
@@ -273,7 +275,7 @@ def checked(outputs, least):
     return smoke_test.check_success(["a", "b", "c"], PROMPTS, outputs, 8, least, "the model")
 
 
-def test_a_base_may_say_nothing_and_repeat_its_prompt():
+def test_a_base_may_write_nothing_or_repeat_its_prompt():
     assert checked([output(), SILENT, ECHO], None) == pytest.approx(1 / 3)
     assert checked([SILENT] * 3, None) == checked([ECHO] * 3, None) == 0
 
@@ -292,8 +294,8 @@ def test_a_tuned_model_under_the_rate_is_stopped_with_the_articles_that_failed()
     ("broken", "reason"),
     [
         (output("x", (4,), stopped=False, complete=False), "stopped after 1 of 8 new tokens without EOS"),
-        (output("x", range(50, 60)), "10 new tokens, where 8 were asked for"),
-        (output("x", [*range(20, 50), 5, 0]), "32 new tokens, where 8 were asked for"),
+        (output("x", range(50, 60)), "10 new tokens, more than the limit of 8"),
+        (output("x", [*range(20, 50), 5, 0]), "32 new tokens, more than the limit of 8"),
     ],
 )
 def test_a_broken_pipeline_stops_any_model(least, broken, reason):
@@ -304,14 +306,14 @@ def test_a_broken_pipeline_stops_any_model(least, broken, reason):
 
 
 def test_outputs_that_begin_with_the_whole_prompt_stop_any_model():
-    """What a wrong slice gives; short prompts fit into the tokens asked for."""
+    """A wrong slice of the tokens gives such outputs, if the prompt is short enough."""
     rows = [list(range(20, 30))]
     with pytest.raises(UserError, match="the output begins with the tokens of the prompt"):
         smoke_test.check_success(["a"], rows, [output("x", [*rows[0], 5, 0])], 40, None, "the model")
 
 
-def test_another_models_tokenizer_put_back_by_hand_goes_red(pairs):
-    """On the embedded base itself: a random model has no idea of its tokenizer to lose."""
+def test_another_models_tokenizer_is_detected(pairs):
+    """With the embedded base: a random model knows no tokenizer."""
     from conftest import ROOT
 
     from onesentence.model.loading import load_base, load_tokenizer
@@ -331,7 +333,7 @@ def test_another_models_tokenizer_put_back_by_hand_goes_red(pairs):
     for vocabulary in (8_192, 1_000):
         with pytest.raises(UserError, match="the tokenizer is not this model's"):
             check(train_tokenizer(documents, vocabulary))
-    with pytest.raises(UserError, match="gives id 9000, the model knows ids below 8192"):
+    with pytest.raises(UserError, match=r"expected ids below 8192, found 9000"):
         smoke_test.check_tokenizer(model, tokenizer, [[1, 9_000]])
 
 

@@ -1,4 +1,4 @@
-"""What must hold of a base model before training: ids, positions, causality, letters."""
+"""Checks of a base model before training: ids, positions, causality, letters."""
 
 from types import SimpleNamespace
 
@@ -33,7 +33,7 @@ def test_the_tiny_model_passes(base, tokenizer):
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_rounding_is_not_taken_for_a_look_ahead(tiny_settings, tokenizer, quantization):
+def test_rounding_does_not_count_as_reading_ahead(tiny_settings, tokenizer, quantization):
     from onesentence.model.loading import load_base
 
     settings = SimpleNamespace(**{**vars(tiny_settings), "quantization": quantization})
@@ -52,7 +52,7 @@ def test_a_special_token_beyond_the_embeddings_is_named(tokenizer, kind):
 
 def test_an_added_token_of_the_articles_beyond_the_embeddings_is_named(base, tokenizer):
     tokenizer.add_tokens(["<page>"])
-    base_check.check_base(base, tokenizer, prompts())  # unused, it harms nothing
+    base_check.check_base(base, tokenizer, prompts())  # an unused token is harmless
     ids = tokenizer("one <page> two")["input_ids"]
     with pytest.raises(UserError, match="token '<page>' of the articles has id 600"):
         base_check.check_base(base, tokenizer, [ids])
@@ -73,7 +73,7 @@ TABLES = [
 
 @pytest.mark.parametrize(("kind", "config"), TABLES)
 def test_positions_in_a_table_end_where_the_model_does(kind, config):
-    """The model itself is asked: it computes as many positions as are allowed, and no more."""
+    """The model itself computes as many positions as the check allows, and no more."""
     model = kind(config).eval()
     with torch.no_grad():
         model(input_ids=torch.ones(1, 32, dtype=torch.long))
@@ -84,11 +84,11 @@ def test_positions_in_a_table_end_where_the_model_does(kind, config):
         base_check.check_positions(config, 40, "generate.max_new_tokens")
 
 
-def test_rotary_positions_beyond_training_are_a_warning():
+def test_rotary_positions_beyond_training_give_a_warning():
     config = PhiConfig(max_position_embeddings=32)
     assert base_check.check_positions(config, 32, "its summary") is None
-    said = base_check.check_positions(config, 33, "its summary")
-    assert "a prompt and its summary take 33 tokens, the model was trained on at most 32 positions" in said
+    warning = base_check.check_positions(config, 33, "its summary")
+    assert "a prompt and its summary take 33 tokens, the model was trained on at most 32 positions" in warning
 
 
 @pytest.mark.parametrize("config", [MambaConfig(), FalconConfig(alibi=True), XLNetConfig()])
@@ -97,7 +97,7 @@ def test_a_model_without_positions_has_no_limit(config):
 
 
 class Peeking(torch.nn.Module):
-    """A causal model whose logits get a share of the next position's."""
+    """A causal model, to whose logits a share of the next position's is added."""
 
     def __init__(self, inner, share):
         super().__init__()
@@ -108,7 +108,7 @@ class Peeking(torch.nn.Module):
         return SimpleNamespace(logits=logits + self.share * logits.roll(-1, dims=1))
 
 
-def test_a_peek_at_the_next_token_is_seen(base):
+def test_reading_the_next_token_is_detected(base):
     base_check.check_causal(Peeking(base, 0.0), prompts())
     with pytest.raises(UserError, match=r"Peeking \(model_type phi\) is not causal"):
         base_check.check_causal(Peeking(base, 0.001), prompts())
@@ -119,7 +119,7 @@ def test_one_short_prompt_is_enough(base):
 
 
 def wordpieces(**normalizer):
-    """An uncased tokenizer of BERT's kind, trained on a few words; it knows the Latin letters."""
+    """An uncased tokenizer like BERT's, trained on a few words; it knows the Latin letters."""
     inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer(**normalizer)
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -136,15 +136,15 @@ TEXTS = ["the mean of the values", "the values of the mean", "mean of the values
 NAMES = ["a", "b", "c"]
 
 
-def test_a_tokenizer_that_keeps_everything_is_silent(tokenizer):
+def test_a_tokenizer_that_loses_nothing_gets_no_warning(tokenizer):
     texts = ["Müller traf Bär.", "他们离开了", "naïve ﬁle No. 1"]
     assert base_check.check_round_trip(tokenizer, NAMES, texts) is None
 
 
-def test_a_tokenizer_that_lower_cases_is_a_warning():
+def test_a_tokenizer_that_lower_cases_gets_a_warning():
     texts = [text.title() for text in TEXTS]
-    said = base_check.check_round_trip(wordpieces(lowercase=True), NAMES, texts)
-    assert "changes the case of letters" in said
+    warning = base_check.check_round_trip(wordpieces(lowercase=True), NAMES, texts)
+    assert "changes the case of letters" in warning
     assert base_check.check_round_trip(wordpieces(lowercase=True), NAMES, TEXTS) is None
 
 
@@ -158,7 +158,7 @@ def test_a_tokenizer_that_loses_letters_is_refused_with_an_example(texts):
         base_check.check_round_trip(wordpieces(lowercase=True), NAMES, texts)
 
 
-def test_letters_count_once_each():
+def test_letters_are_counted_after_normalization():
     assert base_check.letters("aaB 1, é") == {"a": 2, "B": 1, "1": 1, "é": 1}
     assert base_check.letters("e\u0301") == {"é": 1}
     assert base_check.letters("-.\n") == {}

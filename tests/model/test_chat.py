@@ -7,7 +7,7 @@ from onesentence.core.errors import UserError
 from onesentence.core.prompts import CHAT, REQUEST, SLOT, frame_of
 from onesentence.model.encoding import encode_completion, encode_prompt, overhead, template_overheads
 
-# Written after the forms of SmolLM2 and Qwen, Llama 3.2, Zephyr, and SmolLM3; not copies of them.
+# In the style of the templates of SmolLM2 and Qwen, Llama 3.2, SmolLM3 and Zephyr; none is a copy.
 CHATML = (
     "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\nBe brief."
     "<|im_end|>\n{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -51,7 +51,7 @@ def chat(request, tiny):
 
 
 def whole(tokenizer, text: str) -> list[int]:
-    """Ids of a text as the model's own chat gets them."""
+    """Ids of a text in which special tokens are tokens."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -89,17 +89,17 @@ def test_only_the_article_is_cut(chat):
     prompt = encode_prompt(chat, CHAT, text, limit)
     assert limit - 3 <= len(prompt.ids) <= limit
     assert prompt.text.startswith(frame.before) and prompt.text.endswith(frame.after)
-    kept = prompt.text[len(frame.before) : len(prompt.text) - len(frame.after)]
-    assert text.startswith(kept) and len(kept) > 20
+    document = prompt.text[len(frame.before) : len(prompt.text) - len(frame.after)]
+    assert text.startswith(document) and len(document) > 20
     assert prompt.document_tokens - prompt.document_tokens_cut <= 20
 
 
 @pytest.mark.parametrize(("form", "date"), [(DATED, "Today: 26 Jul 2024"), (CLOCK, "26 July 2024")])
-def test_no_prompt_depends_on_the_day_it_is_made(tiny, form, date):
+def test_no_prompt_depends_on_the_date(tiny, form, date):
     assert date in frame_of(chatting(tiny, form), CHAT).before
 
 
-def test_reasoning_is_turned_off_where_a_template_knows_it(tiny):
+def test_reasoning_is_turned_off_if_the_template_supports_it(tiny):
     assert frame_of(chatting(tiny, CLOCK), CHAT).after.endswith("<think>\n\n</think>\n")
 
 
@@ -108,7 +108,7 @@ def test_the_request_asks_for_one_sentence_and_holds_the_article_once(chat):
     assert REQUEST.split(SLOT)[0] in frame.before and frame.chat and frame.blank == ""
 
 
-def test_a_blank_that_the_template_puts_before_an_answer_is_the_answers(tiny):
+def test_a_blank_that_the_template_puts_before_an_answer_belongs_to_the_answer(tiny):
     """Mistral's form: `[/INST]`, a blank, the answer."""
     form = (
         "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ m.content }}<|head|>"
@@ -121,7 +121,7 @@ def test_a_blank_that_the_template_puts_before_an_answer_is_the_answers(tiny):
     assert tokenizer.decode(ids[:-1]) == " It rained."
 
 
-def test_what_else_a_template_puts_before_an_answer_ends_the_prompt(tiny):
+def test_other_text_that_the_template_puts_before_an_answer_belongs_to_the_prompt(tiny):
     """gpt-oss's form: the answer goes into a channel, which the generation prompt leaves open."""
     form = CHATML.replace(
         "{{ m.content }}", "{% if m.role == 'assistant' %}<|head|>{% endif %}{{ m.content }}"
@@ -140,7 +140,7 @@ def test_what_else_a_template_puts_before_an_answer_ends_the_prompt(tiny):
         (CHATML.replace("m.content", "m.content if m.role == 'user' else ''"), "no place for an answer"),
     ],
 )
-def test_a_template_that_cannot_be_filled_is_one_sentence_and_stops_no_other_one(tiny, form, reason):
+def test_a_template_that_cannot_be_filled_gives_one_sentence_and_stops_no_other_template(tiny, form, reason):
     tokenizer = chatting(tiny, form)
     with pytest.raises(UserError, match=f"prompt.template: chat_template: .*{reason}"):
         frame_of(tokenizer, CHAT)
@@ -149,7 +149,7 @@ def test_a_template_that_cannot_be_filled_is_one_sentence_and_stops_no_other_one
 
 
 def test_sentencepiece_ids_are_those_of_the_rendered_chat(tiny):
-    """Its blank at the beginning of a text comes once a prompt, not once a part of it."""
+    """The blank that it puts before a text occurs once in a prompt, not once in each part of it."""
     from tokenizers import pre_tokenizers
 
     tokenizer = chatting(tiny, CHATML)
@@ -160,17 +160,17 @@ def test_sentencepiece_ids_are_those_of_the_rendered_chat(tiny):
     assert prompt.ids == whole(tokenizer, prompt.text)
 
 
-def test_a_model_without_a_chat_template_is_no_chat_model(tokenizer):
+def test_a_model_without_a_chat_template_is_refused(tokenizer):
     with pytest.raises(UserError, match=r"prompt.template: chat_template: the tokenizer .* no chat template"):
         encode_prompt(tokenizer, CHAT, "text", 500)
     assert CHAT not in template_overheads(tokenizer, "text")
 
 
-def test_overheads_count_the_chat_template_where_there_is_one(chat):
+def test_overheads_include_the_chat_template_if_there_is_one(chat):
     assert template_overheads(chat, "text")[CHAT] == overhead(chat, CHAT, "text") > 10
 
 
-def test_answers_that_would_not_be_seen_to_end_are_refused(tiny):
+def test_a_template_whose_answers_do_not_end_with_eos_is_refused(tiny):
     form = CHATML.replace("{{ m.content }}<|im_end|>", "{{ m.content }}<|/head|>")
     with pytest.raises(UserError, match=r"ends its answers with '<\|/head\|>'.* eos is '<\|im_end\|>'"):
         frame_of(chatting(tiny, form), CHAT)

@@ -1,4 +1,4 @@
-"""One prompt, one truncation rule, one set of label rules."""
+"""Prompts, truncation and labels, for tokenizers of every kind."""
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -36,10 +36,10 @@ def test_only_the_document_is_cut(tokenizer, template, text):
     prompt = encode_prompt(tokenizer, template, text, limit)
     assert len(prompt.ids) <= limit
     assert prompt.text.startswith(before) and prompt.text.endswith(after)
-    kept = prompt.text[len(before) : len(prompt.text) - len(after)]
-    assert text.startswith(kept)
+    document = prompt.text[len(before) : len(prompt.text) - len(after)]
+    assert text.startswith(document)
     assert prompt.ids == tokenizer(prompt.text)["input_ids"]
-    assert (prompt.document_tokens_cut > 0) == (kept != text)
+    assert (prompt.document_tokens_cut > 0) == (document != text)
 
 
 def test_a_prompt_that_fits_is_left_alone(tokenizer):
@@ -48,9 +48,9 @@ def test_a_prompt_that_fits_is_left_alone(tokenizer):
     assert prompt.document_tokens_cut == 0
 
 
-def test_a_cut_prompt_uses_nearly_all_of_its_room(tokenizer):
+def test_a_cut_prompt_uses_nearly_all_allowed_tokens(tokenizer):
     prompt = encode_prompt(tokenizer, "direct", "alpha beta gamma delta " * 300, 120)
-    # A token may merge with its neighbour once the text ends elsewhere; more than a few would be waste.
+    # The last token may differ once the text ends earlier, so a few tokens may remain; more would be waste.
     assert 115 <= len(prompt.ids) <= 120
 
 
@@ -72,12 +72,12 @@ def test_completion_is_the_summary_and_eos(tokenizer):
     assert tokenizer.decode(ids[:-1]) == " Return the mean."
 
 
-def test_pad_is_not_eos_in_the_embedded_kind_of_tokenizer(tokenizer):
+def test_pad_is_not_eos_in_a_tokenizer_like_the_embedded_one(tokenizer):
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
-def test_labels_are_the_completion_alone_and_eos_keeps_its_label():
-    # Pad equal to eos (2), as Phi-2's tokenizer has it: the labels must not come from ids.
+def test_only_the_completion_has_labels_and_eos_keeps_its_label():
+    # Pad is eos (2), as for Phi-2's tokenizer: labels must not depend on ids.
     batch = training_batch([([5, 6, 7], [8, 2]), ([5], [9, 9, 2])], pad_id=2)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 2], [5, 9, 9, 2, 2]]
     assert batch["labels"].tolist() == [
@@ -107,7 +107,7 @@ def trained(inner, trainer, documents):
 
 
 def with_habit(name: str, documents: list[str]):
-    """A tokenizer of each habit, trained on real documents: eos is </s>, bos <s>."""
+    """A tokenizer with this habit, trained on real documents; eos is </s>, bos is <s>."""
     special = {"special_tokens": ["<s>", "</s>", "<unk>"], "show_progress": False}
     bytes_first = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
     if name.startswith("byte"):  # GPT-2, Llama 3
@@ -134,12 +134,12 @@ def with_habit(name: str, documents: list[str]):
         inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         inner.decoder = decoders.WordPiece()
         trained(inner, trainers.WordPieceTrainer(vocab_size=600, **special), documents)
-    around_text = [("<s>", 0)] if "bos" in name else []
+    before_text = [("<s>", 0)] if "bos" in name else []
     after_text = [("</s>", 1)] if "eos" in name else []
-    if around_text or after_text:
-        single = " ".join([*(text for text, _ in around_text), "$A", *(text for text, _ in after_text)])
+    if before_text or after_text:
+        single = " ".join([*(text for text, _ in before_text), "$A", *(text for text, _ in after_text)])
         inner.post_processor = processors.TemplateProcessing(
-            single=single, special_tokens=around_text + after_text
+            single=single, special_tokens=before_text + after_text
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>", unk_token="<unk>"
@@ -166,7 +166,7 @@ def habit(request, pairs):
 
 
 def whole_ids(tokenizer, text):
-    """What the tokenizer gives for a text, less the EOS that it may put behind it."""
+    """Ids of a text without the EOS that the tokenizer may append."""
     ids = tokenizer(text)["input_ids"]
     return ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
 
@@ -192,7 +192,7 @@ def test_a_cut_prompt_ends_in_the_template_whatever_the_tokenizer_adds(habit, pa
 
 
 def test_no_token_is_put_before_a_completion(pairs):
-    """By hand: one word that is one token in a text is one token behind the prompt."""
+    """By hand: a word that is one token in a text is one token behind the prompt."""
     tokenizer = with_habit("meta, always", ["mean mean mean"] * 50)
     assert tokenizer.convert_ids_to_tokens(encode_completion(tokenizer, "mean", "direct")) == [
         "▁mean",
@@ -200,7 +200,7 @@ def test_no_token_is_put_before_a_completion(pairs):
     ]
 
 
-def test_where_prompt_and_summary_would_merge_the_summary_keeps_its_own_tokens():
+def test_a_summary_whose_first_token_would_merge_with_the_prompt_keeps_its_own_tokens():
     """The template ends with a blank, which this tokenizer merges with the summary's first one."""
     vocabulary = ["<s>", "</s>", "<unk>", "▁", "a", "▁▁", ":", ".", "▁a"]
     ids = {token: number for number, token in enumerate(vocabulary)}

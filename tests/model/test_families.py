@@ -1,6 +1,7 @@
-"""Every family goes through the whole path, as a tiny random model, or is refused by name.
+"""Every family of models works from end to end, as a tiny random model, or is refused by name.
 
-Saved, loaded, checked; a prompt encoded; beams whose tokens are `generate()`'s; a LoRA step; saved, merged.
+A model is saved, loaded and checked; a prompt is encoded; beams give the tokens of `generate()`; LoRA trains
+a few steps; the adapter is saved, loaded and merged.
 """
 
 import math
@@ -94,7 +95,7 @@ GENERATE = SimpleNamespace(
 
 
 def saved(folder, tokenizer, name: str):
-    """(params.yaml's `model` section, adapted modules, whether beams share) of a family's random model."""
+    """Save a family's random model; (its `model` section, adapted modules, whether beams share prompts)."""
     kind, arguments, targets, shares = FAMILIES[name]
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(getattr(transformers, kind)(**arguments), dtype=torch.float32)
@@ -123,7 +124,7 @@ def encoded(tokenizer, pairs, count: int = 3) -> list[tuple[list[int], list[int]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_goes_through_the_whole_path(name, tmp_path, tokenizer, pairs, capsys):
+def test_a_family_works_from_end_to_end(name, tmp_path, tokenizer, pairs, capsys):
     settings, targets, shares = saved(tmp_path / "base", tokenizer, name)
     tokenizer = loading.load_tokenizer(settings)
     base = loading.load_base(settings)
@@ -131,7 +132,7 @@ def test_a_family_goes_through_the_whole_path(name, tmp_path, tokenizer, pairs, 
     prompts = [prompt for prompt, _ in rows]
     base_check.check_base(base, tokenizer, prompts)
 
-    # Beams: the library's tokens, whichever search is taken; its own search is named where it is taken.
+    # Beams give transformers' tokens with either search, and a message if transformers' own is used.
     assert supports_shared_prompt(base, 4) or not shares
     ids, mask = pad_left(prompts, tokenizer.pad_token_id)
     config = decoding.generation_config(tokenizer, GENERATE, base.config.vocab_size)
@@ -140,7 +141,7 @@ def test_a_family_goes_through_the_whole_path(name, tmp_path, tokenizer, pairs, 
     assert torch.equal(decoding.generate_tokens(base, ids, mask, config), wanted[:, ids.shape[1] :])
     assert ("beams do not share their prompt" in capsys.readouterr().out) == (not shares)
 
-    # A LoRA step changes what the model says of the row, in the right direction.
+    # LoRA steps lower the loss.
     lora = SimpleNamespace(rank=4, alpha=None, dropout=0.0, target_modules=list(targets))
     model = adapters.add_adapter(base, lora, seed=0).train()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -156,7 +157,7 @@ def test_a_family_goes_through_the_whole_path(name, tmp_path, tokenizer, pairs, 
         losses.append(loss.item())
     assert losses[-1] < losses[0] and math.isfinite(losses[-1])
 
-    # Saved, loaded and merged: the logits of the model that was trained.
+    # Saved, loaded and merged, it has the logits of the trained model.
     probe = torch.tensor([prompts[0]])
     with torch.inference_mode():
         wanted = model.eval()(input_ids=probe, use_cache=False).logits
@@ -169,7 +170,7 @@ def test_a_family_goes_through_the_whole_path(name, tmp_path, tokenizer, pairs, 
 
 
 def refused(folder, tokenizer, model):
-    """What the loader says of a saved model."""
+    """The error of loading this model."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     settings = SimpleNamespace(
@@ -189,8 +190,8 @@ def test_an_encoder_decoder_is_refused_by_name(name, tmp_path, tokenizer):
         "T5": lambda: transformers.T5Config(**size, d_ff=48, d_kv=8, num_layers=1, num_heads=4),
         "Bart": lambda: transformers.BartConfig(**size, **heads, encoder_layers=1, decoder_layers=1),
     }[name]()
-    said = refused(tmp_path, tokenizer, AutoModelForSeq2SeqLM.from_config(config))
-    assert f"{name}ForConditionalGeneration (model_type {name.lower()}) is an encoder-decoder" in said
+    error = refused(tmp_path, tokenizer, AutoModelForSeq2SeqLM.from_config(config))
+    assert f"{name}ForConditionalGeneration (model_type {name.lower()}) is an encoder-decoder" in error
 
 
 BERT = {k: v for k, v in SIZE.items() if k not in ("bos_token_id", "eos_token_id")}
@@ -199,13 +200,13 @@ BERT = {k: v for k, v in SIZE.items() if k not in ("bos_token_id", "eos_token_id
 @pytest.mark.parametrize("kind", ["Bert", "Roberta", "DistilBert"])
 def test_a_masked_language_model_is_refused_by_name(kind, tmp_path, tokenizer):
     config = getattr(transformers, f"{kind}Config")(**BERT)
-    said = refused(tmp_path, tokenizer, transformers.AutoModelForMaskedLM.from_config(config))
-    assert f"{kind}ForMaskedLM (model_type {kind.lower()}) is an encoder" in said
+    error = refused(tmp_path, tokenizer, transformers.AutoModelForMaskedLM.from_config(config))
+    assert f"{kind}ForMaskedLM (model_type {kind.lower()}) is an encoder" in error
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta"])
-def test_an_encoder_under_a_causal_name_is_refused_by_what_it_computes(kind, tmp_path, tokenizer, pairs):
-    """Such a class loads, trains and generates; only its logits show that it reads what comes later."""
+def test_an_encoder_with_a_causal_class_is_refused_for_its_logits(kind, tmp_path, tokenizer, pairs):
+    """Such a class loads, trains and generates; only its logits show that it reads later tokens."""
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_config(getattr(transformers, f"{kind}Config")(**BERT)).eval()
     with pytest.raises(UserError, match=rf"{kind}.* \(model_type {kind.lower()}\) is not causal"):
@@ -219,7 +220,7 @@ def test_bert_as_a_decoder_is_causal(tokenizer, pairs):
 
 @pytest.mark.slow
 def test_the_stages_stop_before_training_on_a_model_that_is_not_causal(project, tokenizer):
-    """Its class loads, and its positions end at 256: first the prompt is too long, then the model no good."""
+    """First its 256 positions are too few for the prompt; then `smoke` refuses the model."""
     folder = project / "models/tiny"
     for file in folder.iterdir():
         file.unlink()
@@ -228,14 +229,14 @@ def test_the_stages_stop_before_training_on_a_model_that_is_not_causal(project, 
     tokenizer.save_pretrained(folder)
     edit(project, prompt__max_input_tokens=255, lora__target_modules=["query"])
     stage(project, "prepare")
-    said = stage(project, "tokenize", check=False)
+    result = stage(project, "tokenize", check=False)
     assert (
-        said.returncode == 1
-        and "the model has 256 positions; lower prompt.max_input_tokens by" in said.stderr
+        result.returncode == 1
+        and "the model has 256 positions; lower prompt.max_input_tokens by" in result.stderr
     )
-    assert not (project / "data/tokenized").exists() and "Traceback" not in said.stderr
+    assert not (project / "data/tokenized").exists() and "Traceback" not in result.stderr
     edit(project, prompt__max_input_tokens=128)
     stage(project, "tokenize")
-    said = stage(project, "smoke", check=False)
-    assert said.returncode == 1 and "BertLMHeadModel (model_type bert) is not causal" in said.stderr
-    assert "Traceback" not in said.stderr
+    result = stage(project, "smoke", check=False)
+    assert result.returncode == 1 and "BertLMHeadModel (model_type bert) is not causal" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""Loading: what params.yaml asks for is what is loaded, or an error."""
+"""Loading: the model that params.yaml names is loaded, or an error is raised."""
 
 import hashlib
 import subprocess
@@ -38,19 +38,19 @@ def test_alpha_null_is_twice_the_rank(base):
     assert model.peft_config["default"].lora_alpha == 24
 
 
-def test_a_target_that_matches_nothing_is_an_error(base):
+def test_a_target_that_matches_no_module_is_an_error(base):
     with pytest.raises(UserError, match=r"lora.target_modules: query_key_value matches no module.*dense"):
         adapters.add_adapter(base, lora_settings(target_modules=("q_proj", "query_key_value")), seed=0)
 
 
-def test_a_fresh_adapter_changes_nothing(base):
+def test_a_new_adapter_changes_no_logits(base):
     ids = torch.arange(20)[None]
     before = base(ids).logits
     model = adapters.add_adapter(base, lora_settings(), seed=3)
     assert torch.equal(model.eval()(ids).logits, before)
 
 
-def test_the_seed_decides_the_adapter(tiny_settings):
+def test_the_seed_determines_the_adapter(tiny_settings):
     def weights(seed):
         model = adapters.add_adapter(loading.load_base(tiny_settings), lora_settings(), seed)
         return torch.cat([w.flatten() for n, w in model.named_parameters() if "lora_A" in n])
@@ -79,7 +79,7 @@ def test_saved_bytes_do_not_depend_on_hash_seed_or_folder(tiny, tmp_path):
         folder = tmp_path / f"folder{seed}"
         folder.mkdir()
         environment = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)}
-        # The same model by another path.
+        # The same model under another path.
         (folder / "base").symlink_to(tiny)
         subprocess.run(
             [sys.executable, "-c", SAVE, "base" if seed == "1" else str(tiny)],
@@ -140,7 +140,7 @@ def test_quantized_base_trains_and_generates(tiny_settings, tokenizer, quantizat
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_a_quantized_base_that_has_generated_trains_as_an_unused_one(tiny_settings, tokenizer, quantization):
+def test_a_quantized_base_trains_equally_after_it_has_generated(tiny_settings, tokenizer, quantization):
     from onesentence.generation.decoding import summarize
     from onesentence.model.encoding import training_batch
     from onesentence.training.loss import completion_loss
@@ -173,7 +173,7 @@ def test_a_quantized_base_that_has_generated_trains_as_an_unused_one(tiny_settin
 
 
 def overflowing(folder, base, tokenizer):
-    """The tiny model with attention scores past float16's 65,504."""
+    """Save the tiny model with attention scores above 65,504, the largest float16."""
     with torch.no_grad():
         for layer in base.model.layers:
             layer.self_attn.q_proj.bias.fill_(100.0)
@@ -192,11 +192,11 @@ def test_float16_with_float32_attention_has_finite_logits(base, tokenizer, tmp_p
     ids = torch.arange(12)[None]
     logits = model(ids).logits
     assert torch.isfinite(logits).all()
-    model.set_attn_implementation("eager")  # what float16 does without the float32 attention
+    model.set_attn_implementation("eager")  # without the float32 attention float16 overflows
     assert not torch.isfinite(model(ids).logits).all()
 
 
-def test_float32_attention_is_the_librarys_in_float32(base):
+def test_float32_attention_equals_transformers_own_in_float32(base):
     ids = torch.arange(30).reshape(2, 15)
     mask = torch.ones_like(ids)
     mask[0, :6] = 0
@@ -260,8 +260,8 @@ def test_bfloat16_autocast_is_refused_on_a_cpu_without_it(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "full"])
-def test_what_was_trained_is_loaded_whatever_it_is(base, tiny_settings, tmp_path, method):
-    """Saved and loaded, a changed model gives the same logits; the base alone does not."""
+def test_every_method_loads_what_it_has_trained(base, tiny_settings, tmp_path, method):
+    """A trained model has the same logits after saving and loading; the base has others."""
     torch.manual_seed(1)
     ids = torch.randint(5, 500, (2, 30))
     before = base(ids).logits
@@ -290,12 +290,12 @@ def test_the_scale_of_an_update_by_method(tiny_settings):
 
 
 def test_a_folder_without_a_tuned_model_is_named(tiny_settings, tmp_path):
-    with pytest.raises(UserError, match=r"no tuning.json there; run `dvc repro`"):
+    with pytest.raises(UserError, match=r"tuning.json not found; run `dvc repro`"):
         adapters.load_tuned(tiny_settings, tmp_path)
 
 
 def perturbed(model):
-    """`model` with an adapter that does something."""
+    """`model` with an adapter that changes its logits."""
     torch.manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
@@ -306,10 +306,10 @@ def perturbed(model):
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
 @pytest.mark.parametrize("method", ["lora", "dora"])
-def test_an_adapter_on_tied_embeddings_stays_beside_them(
+def test_an_adapter_on_tied_embeddings_is_not_merged(
     base, tiny_settings, tokenizer, tmp_path, target, method, capsys
 ):
-    """Merged, its update would change the other embeddings too: not the model that was trained."""
+    """Merging would change the other embeddings too, which gives another model than the trained one."""
     from onesentence.generation.decoding import summarize
 
     assert base.config.tie_word_embeddings
@@ -320,18 +320,18 @@ def test_an_adapter_on_tied_embeddings_stays_beside_them(
     adapters.save_tuned(model, tmp_path, "models/tiny", method)
     loaded = adapters.load_tuned(tiny_settings, tmp_path)
     assert torch.allclose(loaded(ids).logits, wanted, atol=1e-4)
-    assert "the adapter stays beside the base" in capsys.readouterr().out
+    assert "the adapter is not merged" in capsys.readouterr().out
     settings = SimpleNamespace(
         max_new_tokens=5, num_beams=4, max_batch_tokens=10**6, length_penalty=1.0, no_repeat_ngram_size=0
     )
     written = [output.tokens for output in summarize(loaded, tokenizer, ids.tolist(), settings)]
     assert written == [output.tokens for output in summarize(model, tokenizer, ids.tolist(), settings)]
-    # What merging would have made of it.
+    # Merging would have changed the logits.
     broken = loaded.merge_and_unload()
     assert not torch.allclose(broken(ids).logits, wanted, atol=1e-2)
 
 
-def test_a_merge_that_gives_other_logits_is_taken_back(base, tiny_settings, tmp_path, monkeypatch, capsys):
+def test_a_merge_that_changes_the_logits_is_undone(base, tiny_settings, tmp_path, monkeypatch, capsys):
     from peft.tuners.lora import LoraModel
 
     ids = torch.arange(5, 35)[None]
@@ -348,7 +348,7 @@ def test_a_merge_that_gives_other_logits_is_taken_back(base, tiny_settings, tmp_
     monkeypatch.setattr(LoraModel, "merge_and_unload", wrong)
     loaded = adapters.load_tuned(tiny_settings, tmp_path)
     assert torch.equal(loaded(ids).logits, wanted)
-    assert "merged into it, the logits are others" in capsys.readouterr().out
+    assert "merging would change the logits" in capsys.readouterr().out
 
 
 def test_the_embeddings_are_not_copied_into_an_adapter(base, tmp_path):
@@ -365,8 +365,8 @@ def gpt2():
     return GPT2LMHeadModel(GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64))
 
 
-def test_conv1d_takes_an_adapter_of_its_own_shape(recwarn):
-    """GPT-2's c_attn: 32 in, 96 out; its weight is stored the other way round than a Linear's."""
+def test_conv1d_gets_an_adapter_of_its_shape(recwarn):
+    """GPT-2's c_attn: 32 in, 96 out; its weight is the transpose of a Linear's."""
     model = adapters.add_adapter(gpt2(), lora_settings(rank=4, target_modules=("c_attn",)), seed=0)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     assert sum(weight.numel() for weight in trained) == 2 * 4 * (32 + 96)
@@ -382,11 +382,11 @@ def test_conv1d_takes_an_adapter_of_its_own_shape(recwarn):
         ("h.5.attn.c_attn", "h.5.attn.c_attn matches no module"),
     ],
 )
-def test_a_target_that_takes_no_adapter_is_named_with_what_the_model_has(target, words):
+def test_a_target_that_takes_no_adapter_is_named_with_the_modules_that_do(target, words):
     with pytest.raises(UserError) as caught:
         adapters.add_adapter(gpt2(), lora_settings(target_modules=("c_attn", target)), seed=0)
     assert words in str(caught.value)
-    assert str(caught.value).endswith("it has c_attn, c_fc, c_proj, lm_head, wpe, wte")
+    assert str(caught.value).endswith("use some of c_attn, c_fc, c_proj, lm_head, wpe, wte")
 
 
 def test_a_target_may_be_the_end_of_a_name():
@@ -394,8 +394,8 @@ def test_a_target_may_be_the_end_of_a_name():
     assert sum("lora_A" in name for name, _ in model.named_parameters()) == 1
 
 
-def test_what_peft_refuses_is_one_sentence():
-    """Mamba reads out_proj's weight past its forward, where an adapter would do nothing."""
+def test_a_module_that_peft_refuses_gives_one_sentence():
+    """Mamba reads the weight of out_proj without calling the layer, so an adapter would do nothing."""
     from transformers import MambaConfig, MambaForCausalLM
 
     mamba = MambaForCausalLM(

@@ -1,4 +1,4 @@
-"""Training: order, resume, and what changes and what must not."""
+"""Training: the order of rows, resuming, what changes and what must not change."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def test_every_epoch_visits_every_row_once():
     assert Counter(i for batch in batches for i in batch) == dict.fromkeys(range(103), 3)
 
 
-def test_the_seed_decides_the_order_and_seed_0_is_valid():
+def test_the_seed_determines_the_order_and_seed_0_is_valid():
     lengths = list(range(50))
     assert batch_order(lengths, 4, 1, 0) == batch_order(lengths, 4, 1, 0)
     assert batch_order(lengths, 4, 1, 0) != batch_order(lengths, 4, 1, 1)
@@ -60,8 +60,8 @@ def rows_of(count: int) -> list:
 
 
 def schedule(**values):
-    given = {"batch_size": 4, "gradient_accumulation": 3, "epochs": None, "steps": None, "order": "random"}
-    return SimpleNamespace(**{**given, **values})
+    defaults = {"batch_size": 4, "gradient_accumulation": 3, "epochs": None, "steps": None, "order": "random"}
+    return SimpleNamespace(**{**defaults, **values})
 
 
 def test_steps_take_as_many_epochs_as_they_need():
@@ -77,10 +77,12 @@ def test_token_novelty_by_hand():
     import numpy as np
 
     prompt = np.array([1, 2, 3, 4])
-    assert token_novelty(prompt, np.array([2, 3, 0])) == 0.5  # (2, 3) is there, (3, 0) is not
+    assert token_novelty(prompt, np.array([2, 3, 0])) == 0.5  # the prompt has (2, 3) and lacks (3, 0)
     assert token_novelty(prompt, np.array([1, 2, 3])) == 0.0
     assert token_novelty(prompt, np.array([3, 2])) == 1.0
-    assert token_novelty(prompt, np.array([2, 3, 2, 3, 9])) == pytest.approx(2 / 3)  # distinct ones count
+    assert token_novelty(prompt, np.array([2, 3, 2, 3, 9])) == pytest.approx(
+        2 / 3
+    )  # each distinct 2-gram counts once
     assert token_novelty(prompt, np.array([7])) == 1.0
 
 
@@ -110,7 +112,7 @@ def test_measured_loss_is_the_token_mean_without_dropout(base):
 
 
 def test_float16_scaling_leaves_gradients_as_they_are(tiny_settings):
-    """In float32 the scale must cancel exactly: it is a power of two."""
+    """In float32 the scale, a power of two, must cancel exactly."""
     from onesentence.model.adapters import add_adapter
     from onesentence.model.loading import load_base
 
@@ -127,7 +129,7 @@ def test_float16_scaling_leaves_gradients_as_they_are(tiny_settings):
 
 
 def test_float16_scaling_keeps_small_gradients(tiny_settings):
-    """In float16 a loss divided by 2**20 has gradients that vanish without the scale."""
+    """In float16 the gradients of a loss divided by 2**20 vanish without the scale."""
     from types import SimpleNamespace
 
     from onesentence.model.adapters import add_adapter
@@ -195,7 +197,7 @@ def project(checked, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_step_150_and_run_again_gives_the_same_bytes(project):
+def test_a_run_killed_at_step_150_and_started_again_gives_the_same_bytes(project):
     # 40 rows * 22 epochs / 4 rows = 220 steps, checkpoints at 100 and 200.
     edit(project, data__train_size=40, train__epochs=22, train__log_every=25, train__checkpoint_every=100)
     run(project, "dvc", "repro", "--quiet", "smoke")
@@ -214,7 +216,7 @@ def test_killed_at_step_150_and_run_again_gives_the_same_bytes(project):
         stderr=subprocess.PIPE,
         text=True,
     )
-    # The bar says where it is; 150 lies between two checkpoints.
+    # The progress bar shows the step; 150 lies between two checkpoints.
     seen = ""
     while "150/220" not in seen:
         piece = killed.stderr.read(64)
@@ -226,7 +228,7 @@ def test_killed_at_step_150_and_run_again_gives_the_same_bytes(project):
     assert list((project / "models/checkpoints").glob("train-*/checkpoint-100"))
 
     again = stage(project, "train")
-    assert "going on from" in again.stdout and "checkpoint-100" in again.stdout
+    assert "continuing from" in again.stdout and "checkpoint-100" in again.stdout
     assert digest(project / "models/tuned") == uninterrupted
     assert (project / "metrics/train.json").read_bytes() == metrics
     assert (project / "plots/loss.csv").read_bytes() == curve
@@ -256,7 +258,7 @@ def trained_bytes(folder: Path) -> tuple[dict[str, str], list[bytes]]:
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory, pairs, tiny):
-    """A project of the embedded model, trained and generated from with no threads or kernels asked for."""
+    """A project with the embedded model, after training and generation with default threads and kernels."""
     folder = make_project(tmp_path_factory.mktemp("embedded"), pairs, tiny)
     edit(folder, model__name="models/phi-tiny", model__watch="models/phi-tiny", generate__num_beams=4)
     with pytest.MonkeyPatch.context() as patch:
@@ -268,8 +270,8 @@ def embedded(tmp_path_factory, pairs, tiny):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", ELSEWHERE.values(), ids=list(ELSEWHERE))
-def test_the_same_bytes_with_other_threads_and_kernels_asked_for(embedded, monkeypatch, elsewhere):
-    """With the embedded model's own shapes: small products take the same path everywhere."""
+def test_other_threads_and_kernels_change_no_byte(embedded, monkeypatch, elsewhere):
+    """With the shapes of the embedded model; smaller products use the same kernels everywhere."""
     folder, before = embedded
     for name in ASKED:
         monkeypatch.delenv(name, raising=False)
@@ -299,13 +301,13 @@ def test_autocast_multiplies_in_bfloat16_and_stores_float32(project):
     rounded = load_file(project / "models/tuned/adapter_model.safetensors")
     assert all(weight.dtype == torch.float32 for weight in rounded.values())
     assert any(not torch.equal(rounded[name], exact[name]) for name in exact)
-    found = json.loads((project / "metrics/train.json").read_text())["validation_loss"]
-    assert found == pytest.approx(loss, rel=0.01)
+    rounded_loss = json.loads((project / "metrics/train.json").read_text())["validation_loss"]
+    assert rounded_loss == pytest.approx(loss, rel=0.01)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "dora", "rslora"])
-def test_other_methods_train_generate_and_say_what_they_are(project, method):
+def test_other_methods_train_generate_and_record_their_name(project, method):
     from safetensors.torch import load_file
 
     edit(project, train__method=method, train__order="extractive_first", train__epochs=None, train__steps=3)
@@ -340,19 +342,19 @@ def test_other_methods_train_generate_and_say_what_they_are(project, method):
 
 
 @pytest.mark.slow
-def test_the_loss_falls_the_base_stays_and_cost_is_kept_apart(project):
+def test_the_loss_falls_the_base_stays_and_cost_has_its_own_file(project):
     edit(project, train__epochs=12, train__learning_rate=0.03)
     weights = digest(project / "models/tiny")
     started = time.time()
     stage(project, "train")
     assert digest(project / "models/tiny") == weights
-    found = json.loads((project / "metrics/train.json").read_text())
-    assert not {"seconds", "peak_memory_bytes"} & set(found)
+    metrics = json.loads((project / "metrics/train.json").read_text())
+    assert not {"seconds", "peak_memory_bytes"} & set(metrics)
     cost = json.loads((project / "data/cost/train.json").read_text())
     assert 0 < cost["seconds"] < time.time() - started + 1
     rows = (project / "plots/loss.csv").read_text().splitlines()[1:]
     losses = [float(row.split(",")[1]) for row in rows if row.split(",")[1]]
     quarter = len(losses) // 4  # one point is the mean of two steps, and batches differ
     assert sum(losses[-quarter:]) / quarter < losses[0] - 0.08, losses
-    assert found["trainable_parameters"] == 2 * 3 * 2 * 64 * 16
-    assert found["train_loss"] < losses[0]
+    assert metrics["trainable_parameters"] == 2 * 3 * 2 * 64 * 16
+    assert metrics["train_loss"] < losses[0]

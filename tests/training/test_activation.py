@@ -1,4 +1,4 @@
-"""GELU with its derivative computed beside it is torch's, in value, gradient and kept bytes."""
+"""The fast GELU equals torch's in its value, its gradient and the bytes that autograd keeps."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.nn.functional import gelu
 from onesentence.training.activation import Gelu, _Gelu, use_fast_gelu
 
 
-def test_value_and_gradient_are_torchs():
+def test_value_and_gradient_equal_torchs():
     x = torch.cat([torch.linspace(-12, 12, 10_001), torch.tensor([0.0, -0.0, 1e-30, 60.0, -60.0])])
     x.requires_grad_(True)
     ours, library = Gelu()(x), gelu(x, approximate="tanh")
@@ -18,21 +18,21 @@ def test_value_and_gradient_are_torchs():
     assert torch.isfinite(left).all()
 
 
-def test_the_gradient_is_that_of_differences():
+def test_the_gradient_agrees_with_finite_differences():
     torch.manual_seed(0)
     assert torch.autograd.gradcheck(_Gelu.apply, torch.randn(40, dtype=torch.float64, requires_grad=True))
 
 
-def test_as_many_bytes_are_kept_as_by_torchs_and_none_without_a_gradient():
-    x, kept = torch.randn(3, 50, requires_grad=True), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
+def test_it_keeps_as_many_bytes_as_torchs_and_none_without_a_gradient():
+    x, saved = torch.randn(3, 50, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.nbytes) or t, lambda t: t):
         Gelu()(x)
         Gelu()(x.detach())
-    assert kept == [x.nbytes]
+    assert saved == [x.nbytes]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_same_bytes_on_any_number_of_threads(threads):
+def test_the_number_of_threads_changes_no_byte(threads):
     torch.manual_seed(0)
     x = torch.randn(211, 1_024, requires_grad=True)
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""A checkpoint that is not whole is never used, whichever of its files is short, damaged or missing."""
+"""A checkpoint is never used if any of its files is short, damaged or missing."""
 
 import shutil
 from types import SimpleNamespace
@@ -29,39 +29,41 @@ def flip(path):
 
 
 def checkpoint(folder, step: int, sealed=True):
-    made = folder / f"checkpoint-{step}"
-    (made / "inner").mkdir(parents=True)
-    (made / "state.json").write_text(f'{{"step": {step}}}')
-    (made / "inner/weights.bin").write_bytes(bytes(range(100)))
+    path = folder / f"checkpoint-{step}"
+    (path / "inner").mkdir(parents=True)
+    (path / "state.json").write_text(f'{{"step": {step}}}')
+    (path / "inner/weights.bin").write_bytes(bytes(range(100)))
     if sealed:
-        seal(made)
-    return made
+        seal(path)
+    return path
 
 
 @pytest.mark.parametrize(
     "damage", [truncate, flip, lambda path: path.unlink(), lambda path: path.write_bytes(b"")]
 )
 @pytest.mark.parametrize("name", ["state.json", "inner/weights.bin", MANIFEST])
-def test_each_damage_to_each_file_is_found_and_the_one_before_is_taken(tmp_path, capsys, name, damage):
+def test_any_damage_to_any_file_is_detected_and_the_previous_checkpoint_is_used(
+    tmp_path, capsys, name, damage
+):
     before, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
     assert fault(newest) is None
     damage(newest / name)
     assert last_checkpoint(tmp_path, "train") == before
-    said = capsys.readouterr().out
-    assert said.startswith(f"train: going on from {before}: checkpoint-10 was removed because ")
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"train: continuing from {before}: checkpoint-10 was removed because ")
+    assert printed.count("\n") == 1
     assert saved_checkpoints(tmp_path) == [before]
 
 
-def test_a_whole_one_is_taken_without_more_words(tmp_path, capsys):
+def test_a_whole_checkpoint_is_used_and_no_reason_printed(tmp_path, capsys):
     checkpoint(tmp_path, 9)
     newest = checkpoint(tmp_path, 10)
     assert last_checkpoint(tmp_path, "train") == newest
-    assert capsys.readouterr().out == f"train: going on from {newest}\n"
+    assert capsys.readouterr().out == f"train: continuing from {newest}\n"
     assert len(saved_checkpoints(tmp_path)) == 2
 
 
-def test_without_a_whole_one_the_run_starts_anew_and_says_why(tmp_path, capsys):
+def test_without_a_whole_checkpoint_the_run_starts_again_and_says_why(tmp_path, capsys):
     assert last_checkpoint(tmp_path / "new", "train") is None
     assert capsys.readouterr().out == ""
     checkpoint(tmp_path, 100, sealed=False)
@@ -90,7 +92,7 @@ class Killed(Exception):
 
 
 @pytest.mark.slow
-def test_training_with_any_file_of_the_newest_truncated_ends_in_the_bytes_of_an_uninterrupted_run(
+def test_training_gives_the_same_weights_whichever_file_of_the_newest_checkpoint_is_truncated(
     tmp_path, tiny_settings, tokenizer
 ):
     from transformers import TrainerCallback
@@ -141,7 +143,7 @@ def test_training_with_any_file_of_the_newest_truncated_ends_in_the_bytes_of_an_
 
 
 def test_a_checkpoint_belongs_to_its_data_settings_and_definitions(tmp_path, monkeypatch):
-    """A comment, or a file that the training does not import, changes no key."""
+    """A comment does not change the key, nor does a file that training does not import."""
     from stages import train
 
     def settings(**values) -> SimpleNamespace:

@@ -1,4 +1,4 @@
-"""Dropout with few draws is dropout: its rate, its scale, its gradient, its seed."""
+"""Dropout with few draws: its rate, scale, gradient and seed."""
 
 import pytest
 import torch
@@ -10,12 +10,12 @@ from onesentence.training.dropout import PackedDropout, use_packed_dropout
 def test_the_rate_is_p_in_each_of_the_four_lanes_of_a_draw(p):
     torch.manual_seed(0)
     n = 400_000
-    found = PackedDropout(p)(torch.ones(n))
+    output = PackedDropout(p)(torch.ones(n))
     for lane in range(4):
-        share = (found[lane::4] == 0).float().mean().item()
+        share = (output[lane::4] == 0).float().mean().item()
         assert abs(share - p) < 4 * (p * (1 - p) / (n / 4)) ** 0.5
-    assert found[found != 0].unique().tolist() == pytest.approx([1 / (1 - p)], rel=1e-4)
-    assert found.mean().item() == pytest.approx(1, abs=0.01)
+    assert output[output != 0].unique().tolist() == pytest.approx([1 / (1 - p)], rel=1e-4)
+    assert output.mean().item() == pytest.approx(1, abs=0.01)
 
 
 def test_elements_are_dropped_independently():
@@ -29,22 +29,22 @@ def test_elements_are_dropped_independently():
 def test_shapes_and_formats_stay(shape):
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.randn(shape).to(dtype)
-        found = PackedDropout(0.1)(x)
-        assert found.shape == x.shape and found.dtype == dtype
+        output = PackedDropout(0.1)(x)
+        assert output.shape == x.shape and output.dtype == dtype
 
 
-def test_without_training_or_at_0_nothing_happens():
+def test_without_training_or_with_p_0_it_does_nothing():
     x = torch.randn(10)
     assert PackedDropout(0.5).eval()(x) is x
     assert PackedDropout(0.0)(x) is x
 
 
-def test_the_gradient_goes_where_the_value_went():
+def test_the_gradient_has_the_mask_and_scale_of_the_value():
     torch.manual_seed(2)
     x = torch.randn(1_000, requires_grad=True)
-    found = PackedDropout(0.25)(x)
-    found.sum().backward()
-    assert torch.equal(x.grad != 0, found != 0)
+    output = PackedDropout(0.25)(x)
+    output.sum().backward()
+    assert torch.equal(x.grad != 0, output != 0)
     assert x.grad[x.grad != 0].unique().tolist() == pytest.approx([4 / 3], rel=1e-4)
 
 
@@ -58,17 +58,17 @@ def test_a_seed_gives_the_same_mask_and_the_next_call_another():
     assert torch.equal(first, again) and not torch.equal(first, second)
 
 
-def test_it_is_the_plain_formula_bit_for_bit():
+def test_it_equals_the_formula_bit_for_bit():
     torch.manual_seed(4)
     x = torch.randn(7, 33, requires_grad=True)
-    found = PackedDropout(0.05)(x)
+    output = PackedDropout(0.05)(x)
     scale = 1 / (1 - round(0.05 * 2**16) / 2**16)
-    assert torch.equal(found, torch.where(found != 0, x * scale, 0.0))
-    (gradient,) = torch.autograd.grad(found, x, x.detach())
-    assert torch.equal(gradient, torch.where(found != 0, x * scale, 0.0))
+    assert torch.equal(output, torch.where(output != 0, x * scale, 0.0))
+    (gradient,) = torch.autograd.grad(output, x, x.detach())
+    assert torch.equal(gradient, torch.where(output != 0, x * scale, 0.0))
 
 
-def test_every_adapter_of_a_model_gets_it(base):
+def test_it_replaces_the_dropout_of_every_adapter(base):
     from types import SimpleNamespace
 
     from onesentence.model.adapters import add_adapter
@@ -76,6 +76,6 @@ def test_every_adapter_of_a_model_gets_it(base):
     lora = SimpleNamespace(rank=2, alpha=None, dropout=0.2, target_modules=["q_proj", "fc1"])
     model = add_adapter(base, lora, seed=0)
     use_packed_dropout(model)
-    found = [m for m in model.modules() if isinstance(m, PackedDropout)]
-    assert len(found) == 4 and all(m.p == 0.2 for m in found)  # 2 modules in 2 layers
+    dropouts = [m for m in model.modules() if isinstance(m, PackedDropout)]
+    assert len(dropouts) == 4 and all(m.p == 0.2 for m in dropouts)  # 2 modules in 2 layers
     assert not any(isinstance(m, torch.nn.Dropout) and m.p == 0.2 for m in model.modules())

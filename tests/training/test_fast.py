@@ -1,4 +1,4 @@
-"""The fast training path's attention, norms, positions and MLP against torch's and transformers' own."""
+"""The fast parts (attention, norms, positions, MLP) equal those of torch and transformers."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from onesentence.training.rotary import _fast, _is_rotate_half, use_fast_rotary
 
 
 def tensors(batch=2, heads=6, key_heads=2, tokens=2 * BLOCK + 37, width=16, values=16, seed=0):
-    """(query, key, value, gradient of the result) in float32, as bfloat16 can hold them."""
+    """(query, key, value, gradient of the result): float32 numbers that bfloat16 can hold."""
     generator = torch.Generator().manual_seed(seed)
     shapes = (heads, width), (key_heads, width), (key_heads, values), (heads, values)
     return [
@@ -43,12 +43,12 @@ def blocks(scale):
 
 @pytest.mark.parametrize("tokens", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 37])
 @pytest.mark.parametrize(("heads", "key_heads"), [(6, 2), (4, 4), (5, 1)])
-def test_blocks_give_attention_and_its_gradients(tokens, heads, key_heads):
-    given = tensors(tokens=tokens, heads=heads, key_heads=key_heads)
-    for found, wanted in zip(results(blocks(0.25), *given), results(exact(0.25), *given), strict=True):
-        assert found.shape == wanted.shape
+def test_blocks_compute_attention_and_its_gradients(tokens, heads, key_heads):
+    inputs = tensors(tokens=tokens, heads=heads, key_heads=key_heads)
+    for ours, wanted in zip(results(blocks(0.25), *inputs), results(exact(0.25), *inputs), strict=True):
+        assert ours.shape == wanted.shape
         # bfloat16 holds 8 bits: 0.4 % of a number, and scores and weights are rounded once each.
-        assert (found - wanted).norm() <= 0.01 * wanted.norm() + 1e-6
+        assert (ours - wanted).norm() <= 0.01 * wanted.norm() + 1e-6
 
 
 def test_no_later_token_is_read():
@@ -62,9 +62,9 @@ def test_no_later_token_is_read():
 
 
 def test_values_of_another_width():
-    given = tensors(values=24)
-    for found, wanted in zip(results(blocks(0.25), *given), results(exact(0.25), *given), strict=True):
-        assert (found - wanted).norm() <= 0.01 * wanted.norm()
+    inputs = tensors(values=24)
+    for ours, wanted in zip(results(blocks(0.25), *inputs), results(exact(0.25), *inputs), strict=True):
+        assert (ours - wanted).norm() <= 0.01 * wanted.norm()
 
 
 class Module(torch.nn.Module):
@@ -73,9 +73,9 @@ class Module(torch.nn.Module):
 
 
 def calls(monkeypatch):
-    """How often blocks are used."""
+    """A list that gets an item for each use of blocks."""
     made = []
-    monkeypatch.setattr(_BlockAttention, "apply", staticmethod(lambda *given: made.append(1) or given[0]))
+    monkeypatch.setattr(_BlockAttention, "apply", staticmethod(lambda *inputs: made.append(1) or inputs[0]))
     return made
 
 
@@ -88,7 +88,7 @@ def calls(monkeypatch):
         {"position_bias": torch.zeros(2, 6, 9, 9)},
     ],
 )
-def test_what_blocks_do_not_do_is_left_to_sdpa(change, monkeypatch):
+def test_a_call_that_blocks_do_not_support_goes_to_sdpa(change, monkeypatch):
     made = calls(monkeypatch)
     query, key, value, _ = (tensor.bfloat16() for tensor in tensors(tokens=9))
     options = {"attention_mask": None, "dropout": 0.0, "scaling": 0.25, **change}
@@ -98,7 +98,7 @@ def test_what_blocks_do_not_do_is_left_to_sdpa(change, monkeypatch):
     assert made
 
 
-def test_float32_without_autocast_is_left_to_sdpa(monkeypatch):
+def test_float32_without_autocast_goes_to_sdpa(monkeypatch):
     made = calls(monkeypatch)
     query, key, value, _ = tensors(tokens=9)
     attention(Module(), query, key, value, attention_mask=None, scaling=0.25)
@@ -139,12 +139,12 @@ def test_a_model_computes_the_same_with_fast_parts(others):
         loss.backward()
         losses.append(loss.item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-    for (name, wanted), found in zip(plain.named_parameters(), fast.parameters(), strict=True):
-        assert (found.grad - wanted.grad).norm() <= 0.05 * wanted.grad.norm() + 1e-6, name
+    for (name, wanted), ours in zip(plain.named_parameters(), fast.parameters(), strict=True):
+        assert (ours.grad - wanted.grad).norm() <= 0.05 * wanted.grad.norm() + 1e-6, name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_norm_is_that_of_llama_with_its_gradients(dtype):
+def test_the_norm_and_its_gradients_equal_llamas(dtype):
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
     generator = torch.Generator().manual_seed(0)
@@ -152,24 +152,24 @@ def test_the_norm_is_that_of_llama_with_its_gradients(dtype):
     theirs = LlamaRMSNorm(32, eps=1e-3).to(dtype)
     theirs.weight.data.copy_(torch.rand(32, generator=generator) + 0.5)
     weight = torch.nn.Parameter(theirs.weight.detach().clone())
-    found = []
+    both = []
     for norm in (theirs, RmsNorm(weight, 1e-3)):
-        given = x.clone().requires_grad_()
-        output = norm(given)
+        inputs = x.clone().requires_grad_()
+        output = norm(inputs)
         output.backward(gradient)
-        found.append([output.detach(), given.grad, norm.weight.grad])
+        both.append([output.detach(), inputs.grad, norm.weight.grad])
     # In bfloat16 theirs rounds several times, ours once.
     tolerance = 1e-5 if dtype == torch.float32 else 0.02
-    for wanted, ours in zip(*found, strict=True):
+    for wanted, ours in zip(*both, strict=True):
         assert ours.dtype == wanted.dtype
         assert (ours - wanted).float().norm() <= tolerance * wanted.float().norm()
 
 
-def test_a_norm_that_computes_otherwise_stays():
+def test_a_norm_with_another_formula_stays():
     model = llama()
 
     class OnePlus(torch.nn.Module):
-        """Gemma's: its weight is what is added to 1."""
+        """Gemma's norm: its weight is added to 1."""
 
         def __init__(self):
             super().__init__()
@@ -186,7 +186,7 @@ def test_a_norm_that_computes_otherwise_stays():
 
 
 def rotary_of(family: str):
-    """transformers' own `apply_rotary_pos_emb` of a family, as it was before it was replaced."""
+    """The original `apply_rotary_pos_emb` of a family, also if it has been replaced."""
     import importlib
 
     module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
@@ -194,25 +194,25 @@ def rotary_of(family: str):
     return function.__wrapped__ if getattr(function, "in_few_passes", False) else function
 
 
-@pytest.mark.parametrize("angles_of", [1, 2])  # one row's for all, or each row's own
+@pytest.mark.parametrize("angles_of", [1, 2])  # the same angles for all rows, or for each row its own
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "phi", "gpt_neox", "gemma2"])
-def test_positions_are_those_of_transformers_with_their_gradients(family, angles_of):
+def test_positions_and_their_gradients_equal_those_of_transformers(family, angles_of):
     query, key, _, gradient = (tensor.bfloat16() for tensor in tensors(tokens=9))
     generator = torch.Generator().manual_seed(3)
     angles = torch.randn(angles_of, 9, 8, generator=generator).repeat(1, 1, 2)
-    original, found = rotary_of(family), []
+    original, both = rotary_of(family), []
     assert _is_rotate_half(original)
     for function in (original, _fast(original)):
-        given = [tensor.clone().requires_grad_() for tensor in (query, key)]
-        turned = function(*given, angles.cos(), angles.sin())
+        inputs = [tensor.clone().requires_grad_() for tensor in (query, key)]
+        turned = function(*inputs, angles.cos(), angles.sin())
         for result, towards in zip(turned, (gradient, gradient[:, :2]), strict=True):
             (result.float() * towards.float()).sum().backward()
-        found.append([*(result.detach().bfloat16() for result in turned), *(each.grad for each in given)])
-    for wanted, ours in zip(*found, strict=True):
+        both.append([*(result.detach().bfloat16() for result in turned), *(x.grad for x in inputs)])
+    for wanted, ours in zip(*both, strict=True):
         assert ours.dtype == torch.bfloat16
-        # Rounded once, as theirs is in the end; the gradient of theirs is rounded in more places.
+        # Both results are rounded once; the gradient of theirs is rounded in more places.
         assert (ours.float() - wanted.float()).norm() <= 0.005 * wanted.float().norm()
-    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert torch.equal(both[0][0], both[1][0]) and torch.equal(both[0][1], both[1][1])
 
 
 def test_positions_of_another_kind_or_format_stay():
@@ -220,30 +220,30 @@ def test_positions_of_another_kind_or_format_stay():
     query, key, _, _ = tensors(tokens=9)
     angles = torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(3)).repeat(1, 1, 2)
     original = rotary_of("llama")
-    for given in ((query, key), (query[..., :8].bfloat16(), key[..., :8].bfloat16())):
-        cos, sin = (f(angles[..., : given[0].shape[-1]]) for f in (torch.cos, torch.sin))
+    for inputs in ((query, key), (query[..., :8].bfloat16(), key[..., :8].bfloat16())):
+        cos, sin = (f(angles[..., : inputs[0].shape[-1]]) for f in (torch.cos, torch.sin))
         for format_of in (torch.float32, torch.bfloat16):
-            wanted = original(*given, cos.to(format_of), sin.to(format_of))
-            found = _fast(original)(*given, cos.to(format_of), sin.to(format_of))
-            if given[0].dtype == torch.float32 or format_of == torch.bfloat16:
-                assert all(torch.equal(one, other) for one, other in zip(wanted, found, strict=True))
-                assert found[0].dtype == wanted[0].dtype
+            wanted = original(*inputs, cos.to(format_of), sin.to(format_of))
+            ours = _fast(original)(*inputs, cos.to(format_of), sin.to(format_of))
+            if inputs[0].dtype == torch.float32 or format_of == torch.bfloat16:
+                assert all(torch.equal(one, other) for one, other in zip(wanted, ours, strict=True))
+                assert ours[0].dtype == wanted[0].dtype
 
 
-def test_an_mlp_in_blocks_is_that_of_llama_with_its_gradients():
+def test_an_mlp_in_blocks_and_its_gradients_equal_llamas():
     rows = 2 * (MLP_BLOCK // 64) + 5
     models = [llama().bfloat16().model.layers[0].mlp for _ in range(2)]
     use_fast_mlp(torch.nn.ModuleList([models[1]]))
     generator = torch.Generator().manual_seed(4)
     x, gradient = (torch.randn(1, rows, 32, generator=generator).bfloat16() for _ in range(2))
-    found = []
+    both = []
     for mlp in models:
-        given = x.clone().requires_grad_()
-        output = mlp(given)
+        inputs = x.clone().requires_grad_()
+        output = mlp(inputs)
         output.backward(gradient)
-        found.append([output.detach(), given.grad, *(weight.grad for weight in mlp.parameters())])
+        both.append([output.detach(), inputs.grad, *(weight.grad for weight in mlp.parameters())])
     assert "forward" in vars(models[1]) and "forward" not in vars(models[0])
-    for wanted, ours in zip(*found, strict=True):
+    for wanted, ours in zip(*both, strict=True):
         assert torch.equal(ours, wanted)
 
 
@@ -269,7 +269,7 @@ def test_an_mlp_of_another_kind_or_format_stays():
 
 
 def adapted(model):
-    """A LoRA adapter on every linear layer of attention, its update not zero."""
+    """`model` with LoRA on every linear layer of attention, whose update is not zero."""
     from types import SimpleNamespace
 
     from onesentence.model.adapters import trainable
@@ -293,16 +293,16 @@ def loss_and_gradients(model):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_frozen_weights_rounded_once_give_the_same_bytes(tied):
+def test_rounding_frozen_weights_once_changes_no_byte(tied):
     plain, held = (adapted(llama(tie_word_embeddings=tied)) for _ in range(2))
     hold_frozen_in_bfloat16(held)
     formats = {name: weight.dtype for name, weight in held.named_parameters()}
     assert all(dtype == torch.bfloat16 for name, dtype in formats.items() if "base_layer" in name)
     assert all(dtype == torch.float32 for name, dtype in formats.items() if "lora_" in name)
-    # What is looked up, and added up, stays as exact as it was.
+    # Embeddings and norms stay in float32.
     assert all(dtype == torch.float32 for name, dtype in formats.items() if "embed" in name or "norm" in name)
-    for found, wanted in zip(loss_and_gradients(held), loss_and_gradients(plain), strict=True):
-        assert torch.equal(found, wanted)
+    for ours, wanted in zip(loss_and_gradients(held), loss_and_gradients(plain), strict=True):
+        assert torch.equal(ours, wanted)
 
 
 def test_every_weight_that_is_trained_stays_float32():
@@ -311,7 +311,7 @@ def test_every_weight_that_is_trained_stays_float32():
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
-def test_an_adapter_takes_what_a_norm_gives():
+def test_an_adapter_reads_the_norms_bfloat16_result():
     plain, narrow = adapted(llama()), adapted(llama())
     use_fast_parts(narrow, "float32", "bfloat16")
     if not has_bfloat16_instructions():
@@ -321,8 +321,8 @@ def test_an_adapter_takes_what_a_norm_gives():
     for name, module in narrow.named_modules():
         if name.endswith("q_proj.lora_A.default"):
             module.register_forward_pre_hook(lambda module, inputs: seen.add(inputs[0].dtype))
-    for found, wanted in zip(loss_and_gradients(narrow), loss_and_gradients(plain), strict=True):
-        assert (found - wanted).norm() <= 0.05 * wanted.norm() + 1e-6
+    for ours, wanted in zip(loss_and_gradients(narrow), loss_and_gradients(plain), strict=True):
+        assert (ours - wanted).norm() <= 0.05 * wanted.norm() + 1e-6
     assert seen == {torch.bfloat16}
 
 

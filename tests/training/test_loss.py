@@ -1,4 +1,4 @@
-"""The loss: the same number as with logits everywhere, from a fraction of them."""
+"""The loss from the logits at the labels equals the loss from all logits."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from onesentence.training.loss import completion_loss, last_mlp
 ROWS = [(list(range(5, 45)), [50, 51, 52, 0]), ([9, 8], [60, 0]), (list(range(100, 110)), [0])]
 
 
-def test_it_is_the_librarys_loss_on_the_same_labels(base):
+def test_it_equals_transformers_loss_on_the_same_labels(base):
     batch = training_batch(ROWS, pad_id=1)
     ours = completion_loss(base, batch)
     library = base(**batch).loss
@@ -35,7 +35,7 @@ def test_padding_does_not_change_a_rows_loss(base):
     torch.testing.assert_close(total - others, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_logits_are_computed_at_the_labels_alone(base):
+def test_logits_are_computed_only_at_the_labels(base):
     seen = []
     base.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
     completion_loss(base, training_batch(ROWS, pad_id=1))
@@ -58,7 +58,7 @@ GATED = SIZE | {"intermediate_size": 48, "num_key_value_heads": 2}
         ("opt", SIZE | {"ffn_dim": 48, "word_embed_proj_dim": 16}),
     ],
 )
-def test_the_loss_and_its_gradients_are_the_librarys_for_other_architectures(family, shape):
+def test_the_loss_and_its_gradients_equal_transformers_for_other_architectures(family, shape):
     """Gemma 2 and Granite change their logits after the output layer."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -68,7 +68,7 @@ def test_the_loss_and_its_gradients_are_the_librarys_for_other_architectures(fam
     batch = training_batch(rows, pad_id=1)
     logits = model(input_ids=batch["input_ids"]).logits.float()
     wanted = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
-    # Gradients into zeros, not None, so that weights without one compare too.
+    # Zeros instead of None, so that weights without a gradient are compared too.
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     before = torch.autograd.grad(wanted, weights, allow_unused=True, materialize_grads=True)
     loss = completion_loss(model, batch)
@@ -78,7 +78,7 @@ def test_the_loss_and_its_gradients_are_the_librarys_for_other_architectures(fam
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
 
 
-def test_the_last_mlp_computes_at_the_labels_alone_and_adapters_learn_the_same(base):
+def test_the_last_mlp_computes_only_at_the_labels_and_adapters_get_the_same_gradients(base):
     lora = SimpleNamespace(rank=4, alpha=None, dropout=0.0, target_modules=["q_proj", "fc1", "fc2"])
     model = add_adapter(base, lora, seed=0).train()
     torch.manual_seed(1)
@@ -93,9 +93,9 @@ def test_the_last_mlp_computes_at_the_labels_alone_and_adapters_learn_the_same(b
         layer.mlp.fc1.register_forward_hook(
             lambda module, inputs, output: seen.append(tuple(output.shape[:2]))
         )
-    found = torch.autograd.grad(completion_loss(model, batch), trained)
+    ours = torch.autograd.grad(completion_loss(model, batch), trained)
     assert seen == [(3, 44), (1, 4 + 2 + 1)]
-    for left, right in zip(wanted, found, strict=True):
+    for left, right in zip(wanted, ours, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
     assert last_mlp(model) is base.model.layers[-1].mlp
 
@@ -108,7 +108,7 @@ def test_the_last_mlp_computes_at_the_labels_alone_and_adapters_learn_the_same(b
         ("rwkv", {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32}),
     ],
 )
-def test_layers_that_are_no_plain_mlp_are_left_alone(family, shape):
+def test_layers_other_than_a_plain_mlp_stay_as_they_are(family, shape):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -116,7 +116,7 @@ def test_layers_that_are_no_plain_mlp_are_left_alone(family, shape):
     assert last_mlp(model) is None
 
 
-def test_what_stands_in_the_padding_does_not_matter(base):
+def test_the_ids_of_the_padding_do_not_matter(base):
     batch = training_batch(ROWS, pad_id=1)
     loss = completion_loss(base, batch)
     batch["input_ids"][1, 4:] = 77

@@ -1,4 +1,4 @@
-"""Memory from the configuration alone, against what is really allocated and kept."""
+"""Estimates of memory from the configuration equal what is allocated and kept."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,54 +30,56 @@ from onesentence.training.memory import (
 LORA = SimpleNamespace(rank=4, alpha=None, dropout=0.1, target_modules=["q_proj", "v_proj"])
 
 
-def really_kept(model, rows: int, length: int) -> int:
-    """Bytes that autograd holds after a real forward pass of the same form."""
+def measured_bytes(model, rows: int, length: int) -> int:
+    """Bytes that autograd keeps after a forward pass with data."""
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    kept = {}
+    storages = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage  # held, so that no address is used again
+            storages[storage.data_ptr()] = storage  # held, so that no address is used again
         return tensor
 
     batch = training_batch([([5] * (length - 4), [6, 7, 8, 0])] * rows, 1)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = model.get_base_model().model(input_ids=batch["input_ids"], use_cache=False)
-    total = sum(storage.nbytes() for storage in kept.values())
+    total = sum(storage.nbytes() for storage in storages.values())
     assert output is not None
     return total
 
 
 @pytest.mark.parametrize(("rows", "length"), [(1, 16), (3, 40), (8, 100)])
-def test_what_is_kept_on_the_meta_device_is_what_is_really_kept(base, tiny_settings, rows, length):
+def test_the_estimate_on_the_meta_device_equals_the_bytes_kept_with_data(base, tiny_settings, rows, length):
     model = add_adapter(base, LORA, seed=0).train()
-    found = meta_model(load_config(tiny_settings), "float32")
-    add_adapter(found, LORA, seed=0).train()
-    assert sum(saved_bytes(found, rows, length)) == pytest.approx(really_kept(model, rows, length), rel=0.02)
+    empty = meta_model(load_config(tiny_settings), "float32")
+    add_adapter(empty, LORA, seed=0).train()
+    assert sum(saved_bytes(empty, rows, length)) == pytest.approx(
+        measured_bytes(model, rows, length), rel=0.02
+    )
 
 
-def test_small_blocks_leave_holes(monkeypatch):
+def test_small_blocks_take_more_than_they_hold(monkeypatch):
     large = memory.MAPPED_BYTES
     assert memory.held_bytes([large, 100, 100]) == large + round(200 * memory.FRAGMENTATION)
     monkeypatch.setattr(memory, "device_name", lambda: "cuda")
     assert memory.held_bytes([large, 100, 100]) == large + 200
 
 
-def test_weights_are_counted_as_they_are_held(base, tiny_settings):
+def test_weights_are_counted_in_their_format(base, tiny_settings):
     config = load_config(tiny_settings)
     counted = weight_bytes(meta_model(config, "float32"), "float32", "none")
     assert counted == sum(weight.numel() * 4 for weight in base.parameters())
     assert weight_bytes(meta_model(config, "bfloat16"), "bfloat16", "none") * 2 == counted
     for quantization in ("int8", "nf4"):
-        real = load_base(SimpleNamespace(**{**vars(tiny_settings), "quantization": quantization}))
+        base = load_base(SimpleNamespace(**{**vars(tiny_settings), "quantization": quantization}))
         counted = weight_bytes(meta_model(config, "float32"), "float32", quantization)
-        assert counted == pytest.approx(real.get_memory_footprint(), rel=0.1)
+        assert counted == pytest.approx(base.get_memory_footprint(), rel=0.1)
 
 
 def test_the_parts_of_a_step(tiny_settings):
     config = load_config(tiny_settings)
-    lora = training_memory(config, tiny_settings, LORA, rows=2, length=32, kept=6)
+    lora = training_memory(config, tiny_settings, LORA, rows=2, length=32, labels=6)
     trained = 2 * 2 * 2 * 64 * 4  # layers x modules x (A and B) x width x rank
     assert lora.trained == lora.gradients == 4 * trained
     assert lora.optimizer == 8 * trained  # two moments in float32
@@ -85,23 +87,23 @@ def test_the_parts_of_a_step(tiny_settings):
     full = training_memory(config, tiny_settings, LORA, 2, 32, 6, method="full")
     assert full.trained == 0 and full.gradients == full.weights and full.optimizer == 2 * full.weights
     assert full.activations > lora.activations * 0.9
-    more = training_memory(config, tiny_settings, LORA, rows=4, length=32, kept=6)
+    more = training_memory(config, tiny_settings, LORA, rows=4, length=32, labels=6)
     assert more.activations == pytest.approx(2 * lora.activations, rel=0.02)
     assert more.resident == lora.resident
 
 
-def test_the_cache_is_what_generation_fills(base, tiny_settings):
+def test_the_cache_has_the_size_that_generation_fills(base, tiny_settings):
     config = load_config(tiny_settings)
     ids = torch.randint(2, 500, (3, 20))
     with torch.inference_mode():
         layers = base(input_ids=ids, use_cache=True).past_key_values.layers
-    real = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
-    assert cache_bytes_per_token(config, "float32") * 3 * 20 == real
+    filled = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+    assert cache_bytes_per_token(config, "float32") * 3 * 20 == filled
     generate = SimpleNamespace(
         num_beams=4, max_new_tokens=5, max_batch_tokens=400, length_penalty=1.0, no_repeat_ngram_size=0
     )
-    found = generation_memory(config, tiny_settings, generate, longest=20)
-    assert found["cache"] == cache_bytes_per_token(config, "float32") * 10 * 40  # 10 articles of 20 + 4 x 5
+    parts = generation_memory(config, tiny_settings, generate, longest=20)
+    assert parts["cache"] == cache_bytes_per_token(config, "float32") * 10 * 40  # 10 articles of 20 + 4 x 5
     # A vocabulary of 600 at 3 positions is more than 256 numbers at 3 tokens, and less than at 20.
     assert passing_bytes(config, "float32", 8, 3, 24) == 2 * 24 * config.vocab_size * 4
     assert passing_bytes(config, "float32", 8, 20, 24) == 2 * 8 * 20 * 256 * 4
@@ -118,7 +120,7 @@ def needed(size: int, quantization: str) -> int:
     return (2 if quantization == "nf4" else 8) * 10**9 + size * 10**9
 
 
-def test_what_fits_goes_on():
+def test_a_run_that_fits_is_accepted():
     assert require_fit(needed, settings(4), free=20 * 10**9) == 12 * 10**9
 
 
@@ -128,15 +130,15 @@ def test_what_fits_goes_on():
         (11, r"train.batch_size: 2, train.gradient_accumulation: 4$"),
         (9, r"train.batch_size: 1, train.gradient_accumulation: 8$"),
         (5, r"train.batch_size: 2, train.gradient_accumulation: 4, model.quantization: nf4$"),
-        (2, r"no batch size fits, in nf4 neither"),
+        (2, r"no batch size fits, not even in nf4"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_what_would(free, advice):
+def test_a_run_that_does_not_fit_is_refused_with_settings_that_would(free, advice):
     with pytest.raises(UserError, match=rf"needs about 12.0 GB, {free}.0 GB are free; .*{advice}"):
         require_fit(needed, settings(4), free * 10**9)
 
 
-def test_full_fine_tuning_that_fits_at_no_batch_size_is_told_of_lora():
+def test_full_fine_tuning_that_fits_at_no_batch_size_is_refused_with_lora_as_advice():
     with pytest.raises(UserError, match=r"no batch size fits; .*train.method: lora"):
         require_fit(needed, settings(4, method="full"), 2 * 10**9)
 
@@ -182,14 +184,14 @@ def adapted(model, target: str):
 
 
 def kept_by_autograd(model, autocast: bool) -> int:
-    """Bytes that autograd holds after a real forward pass, of the same form."""
+    """Bytes that autograd keeps after a forward pass with data."""
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    kept = {}
+    storages = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
+            storages[storage.data_ptr()] = storage
         return tensor
 
     ids = torch.randint(2, 80, (2, 16))
@@ -198,22 +200,22 @@ def kept_by_autograd(model, autocast: bool) -> int:
         torch.autocast("cpu", torch.bfloat16, enabled=autocast),
     ):
         output = model.get_base_model().base_model(input_ids=ids, use_cache=False)
-    total = sum(storage.nbytes() for storage in kept.values())
+    total = sum(storage.nbytes() for storage in storages.values())
     assert output is not None
     return total
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_other_architectures_keep(family):
+def test_the_estimate_equals_the_bytes_kept_by_other_architectures(family):
     """Fused experts, latent attention, state spaces, own masks, dropout in attention, nested configs."""
     shape, target = FAMILIES[family]
     config = AutoConfig.for_model(family, **shape)
     torch.manual_seed(0)
     model = adapted(AutoModelForCausalLM.from_config(config), target)
-    found = sum(saved_bytes(adapted(meta_model(config, "float32"), target).get_base_model(), 2, 16))
-    assert found == pytest.approx(kept_by_autograd(model, False), rel=0.08)
+    estimate = sum(saved_bytes(adapted(meta_model(config, "float32"), target).get_base_model(), 2, 16))
+    assert estimate == pytest.approx(kept_by_autograd(model, False), rel=0.08)
     assert passing_bytes(config, "float32", 2, 16, 8) > 0
-    assert config == AutoConfig.for_model(family, **shape)  # as it was
+    assert config == AutoConfig.for_model(family, **shape)  # unchanged
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
@@ -221,12 +223,12 @@ def test_autocast_keeps_a_bfloat16_copy_of_every_weight(family):
     shape, target = FAMILIES[family]
     config = AutoConfig.for_model(family, **shape)
     torch.manual_seed(0)
-    real = kept_by_autograd(adapted(AutoModelForCausalLM.from_config(config), target), True)
+    kept = kept_by_autograd(adapted(AutoModelForCausalLM.from_config(config), target), True)
     base = adapted(meta_model(config, "float32"), target).get_base_model()
-    assert sum(saved_bytes(base, 2, 16, "bfloat16")) == pytest.approx(real, rel=0.08)
-    # Quantized weights are no operand of autocast.
+    assert sum(saved_bytes(base, 2, 16, "bfloat16")) == pytest.approx(kept, rel=0.08)
+    # Autocast does not cast quantized weights.
     base = adapted(meta_model(config, "float32"), target).get_base_model()
-    assert sum(saved_bytes(base, 2, 16, "bfloat16", "nf4")) < real
+    assert sum(saved_bytes(base, 2, 16, "bfloat16", "nf4")) < kept
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
@@ -236,31 +238,31 @@ def test_conv1d_is_quantized_too(tmp_path, quantization):
     settings = SimpleNamespace(
         name=str(tmp_path), watch=str(tmp_path), revision=None, dtype="float32", quantization=quantization
     )
-    real = load_base(settings).get_memory_footprint()
+    footprint = load_base(settings).get_memory_footprint()
     counted = weight_bytes(meta_model(config, "float32"), "float32", quantization)
-    assert counted == pytest.approx(real, rel=0.1)
+    assert counted == pytest.approx(footprint, rel=0.1)
 
 
-def test_without_an_estimate_training_goes_on_and_says_why(capsys):
+def test_without_an_estimate_training_continues_and_says_why(capsys):
     from onesentence.training.memory import check_memory
 
     shape, target = FAMILIES["mixtral"]
     config = AutoConfig.for_model("mixtral", **shape)
-    config._experts_implementation = "eager"  # it looks which experts were chosen
+    config._experts_implementation = "eager"  # it reads which experts were chosen, which needs data
     own = {"train.batch_size": 2, "train.gradient_accumulation": 1, "train.epochs": 1}
     p = params.load(("seed", "model", "lora", "train"), Path(__file__).parents[2] / "params.yaml")
     p = params.changed(p, {**own, "lora.target_modules": [target]})
     check_memory(p, config, [([5, 6, 7], [8, 0])] * 4)
-    said = capsys.readouterr().out
-    assert said.startswith(
+    printed = capsys.readouterr().out
+    assert printed.startswith(
         "train: memory: no estimate for a model of type 'mixtral', whose forward pass needs"
     )
-    assert said.endswith("training starts without one\n") and said.count("\n") == 1
+    assert printed.endswith("training starts without one\n") and printed.count("\n") == 1
     with pytest.raises(NoEstimate, match="'t5', which transformers does not know as a causal"):
         meta_model(AutoConfig.for_model("t5"), "float32")
 
 
-def test_labels_are_counted_in_the_batch_that_has_most():
+def test_labels_are_counted_in_the_batch_with_most_of_them():
     from onesentence.training.batches import EVAL_BATCH, measured_batches, most_labels
 
     rows = [([1] * (20 - i), [2] * (1 + i % 3)) for i in range(12)]

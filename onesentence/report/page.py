@@ -59,7 +59,7 @@ def group_table(title: str, rows: list[dict[str, Any]], confidence: float) -> di
             title,
             "n",
             *(f"{NAMES[name]}, ROUGE-1" for name in PAGE_SYSTEMS),
-            "tuned - lead, ROUGE-1",
+            "fine-tuned - lead, ROUGE-1",
             "success, fine-tuned",
         ],
         "rows": [
@@ -101,7 +101,7 @@ def page_items(
     chosen: indices of rows of `table` by group; table: articles and references; tables: scores by system;
     labels: label of each row by facet.
     """
-    rows = sorted({i for indices in chosen.values() for i in indices})
+    rows = sorted({i for indices in chosen.values() for i in indices})  # a random article may be a worst one
     items = []
     for i in rows:
         groups = [name for name, indices in chosen.items() if i in indices]
@@ -196,7 +196,7 @@ def headline_plot(evaluation: dict[str, Any]) -> dict[str, Any]:
     """
     scores = {name: evaluation["systems"][name][HEADLINE] for name in HEADLINE_SYSTEMS}
     highest = max(end for e in scores.values() for end in (e["value"], e["high"]) if end is not None)
-    end = max(10, 10 * math.ceil(highest / 10))
+    end = max(10, 10 * math.ceil(highest / 10))  # at least 10: scores of 0 need an axis too
 
     def position(value: float | None) -> float | None:
         return None if value is None else round(100 * value / end, 2)
@@ -254,7 +254,7 @@ def page_tables(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     scores = score_rows(evaluation, NAMES)
     return [
         {
-            "summary": "",
+            "summary": "",  # without a summary a table is not folded
             "caption": "Main scores by system",
             **score_rows(evaluation, NAMES, [*TABLE_METRICS, "novel_2", "words"]),
             "note": legend,

@@ -163,45 +163,52 @@ def summarize_evaluation(evaluation: dict[str, Any]) -> list[str]:
 
 
 def verdict_sentences(evaluation: dict[str, Any]) -> list[str]:
-    """Two or three short sentences for the top of the page: the fine-tuned model's score, what it is
-    significantly better or worse than, and from what it does not differ significantly."""
-    confidence, metric = evaluation["confidence"], METRICS[HEADLINE].title
+    """Two or three short sentences for the top of the page.
+
+    They give the fine-tuned model's score, then the systems that it is significantly better or worse than,
+    those that it does not differ from significantly, and those that too few articles allow no test against.
+    """
+    n, confidence = evaluation["n"], evaluation["confidence"]
     score = evaluation["systems"]["tuned"][HEADLINE]
-    sentences = [
-        f"The fine-tuned model scores {score['value']:.2f} in {metric}"
-        + ("" if score["low"] is None else f" ({confidence:.0%} interval {_interval(score, '.2f')})")
-        + f" on {evaluation['n']:,} article{'s' * (evaluation['n'] != 1)}."
-    ]
-    groups: dict[str, list[str]] = {"better": [], "worse": [], "same": []}
+    first = f"The fine-tuned model scores {score['value']:.2f} in {METRICS[HEADLINE].title}"
+    first += f" on {n:,} article{'s' * (n != 1)}"
+    if score["low"] is not None:
+        first += f" ({confidence:.0%} interval {score['low']:.2f} to {score['high']:.2f})"
+    groups: dict[str, list[str]] = {"better": [], "worse": [], "same": [], "untested": []}
     for pair, metrics in evaluation["comparisons"].items():
         left, _, right = pair.partition("-")
         entry = metrics[HEADLINE]
         if left == "tuned" and entry["value"] is not None:
-            better = "better" if entry["value"] > 0 else "worse"
-            group = better if is_real(entry, confidence) else "same"
+            group = _outcome(entry, confidence)
             groups[group].append(f"the {NAMES[right]} ({_difference(entry, with_mde=group == 'same')})")
-    sides = [
-        f"significantly {side} than {_joined(groups[side])}" for side in ("better", "worse") if groups[side]
-    ]
+    sides = [f"significantly {key} than {_joined(groups[key])}" for key in ("better", "worse") if groups[key]]
+    sentences = [f"{first}."]
     if sides:
         sentences.append(f"It is {' and '.join(sides)}.")
     if groups["same"]:
         sentences.append(f"It does not differ significantly from {_joined(groups['same'])}.")
+    if groups["untested"]:
+        sentences.append(f"There are too few articles to test it against {_joined(groups['untested'])}.")
     return sentences
+
+
+def _outcome(entry: dict[str, Any], confidence: float) -> str:
+    """What the test of a difference showed: better, worse, same (not significant) or untested."""
+    if entry["low"] is None:
+        return "untested"
+    if not is_real(entry, confidence):
+        return "same"
+    return "better" if entry["value"] > 0 else "worse"
 
 
 def _difference(entry: dict[str, Any], with_mde: bool) -> str:
     """A difference in points, its interval and, where `with_mde`, its minimum detectable effect."""
     difference = f"{entry['value']:+.2f} points"
     if entry["low"] is not None:
-        difference += f" {_interval(entry, '+.2f')}"
+        difference += f" [{entry['low']:+.2f}, {entry['high']:+.2f}]"
     if with_mde and entry["mde"] is not None:
         difference += f"; minimum detectable effect: {entry['mde']:.2f}"
     return difference
-
-
-def _interval(entry: dict[str, Any], form: str) -> str:
-    return f"[{entry['low']:{form}}, {entry['high']:{form}}]"
 
 
 def _joined(words: Sequence[str]) -> str:

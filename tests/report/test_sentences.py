@@ -20,7 +20,7 @@ def evaluation(n: int = 500, score: dict = SCORE, **differences: dict) -> dict:
 
 def test_the_verdict_groups_comparisons_by_what_their_test_showed():
     assert verdict_sentences(evaluation(base=GAIN, lead=GAIN, oracle=UNCLEAR)) == [
-        "The fine-tuned model scores 30.81 in ROUGE-1 (95% interval [28.54, 32.89]) on 500 articles.",
+        "The fine-tuned model scores 30.81 in ROUGE-1 on 500 articles (95% interval 28.54 to 32.89).",
         "It is significantly better than the untuned base (+19.41 points [+17.26, +21.42]) and the first "
         "sentence (lead) (+19.41 points [+17.26, +21.42]).",
         "It does not differ significantly from the extractive oracle (+0.40 points [-1.99, +2.64]; minimum "
@@ -45,5 +45,5 @@ def test_the_verdict_on_one_article_claims_nothing():
     undefined = dict.fromkeys(difference)
     assert verdict_sentences(evaluation(1, score, base=difference, lead=undefined)) == [
         "The fine-tuned model scores 12.00 in ROUGE-1 on 1 article.",
-        "It does not differ significantly from the untuned base (+1.00 points).",
+        "There are too few articles to test it against the untuned base (+1.00 points).",
     ]

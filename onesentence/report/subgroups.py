@@ -47,7 +47,7 @@ def facets(
     return {
         "length": ("document length (words)", quantile_groups(lengths, LENGTH_GROUPS, ".0f")),
         "cut": (
-            "article cut to fit the prompt, or whole",
+            "whether the article was cut",
             labelled_groups(["cut" if tokens else "whole" for tokens in cut]),
         ),
         "novelty": (

@@ -1,8 +1,8 @@
-"""Stage `report`: the plots and tables that git tracks, and the page that a person reads.
+"""Stage `report`: draws the plots and tables that git tracks, and writes the page for readers.
 
 Reads   metrics/{evaluation,train}.json, plots/loss.csv, data/scores/, data/prepared/SPLIT.parquet.
 Writes  plots/{loss,metrics,novelty,extraction,length}.svg, their numbers as .csv, plots/groups.csv,
-        plots/results.md, and plots/report.html (which holds articles: DVC caches it, git does not track it).
+        plots/results.md, and plots/report.html (DVC caches it; git does not track it, as it holds articles).
 Run     python -m stages.report
 """
 

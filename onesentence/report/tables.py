@@ -1,4 +1,7 @@
-"""The results as a table: one writer for plots/results.md and the README, one set of published rows."""
+"""Tables of the results: Markdown for results.md and the README, rows for the page and the terminal."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from onesentence.evaluation.comparison import is_real
 from onesentence.evaluation.metrics import HEADLINE, METRICS
@@ -22,78 +25,51 @@ ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 SYSTEMS = ("lead", "oracle", "base", "tuned")
 TABLE_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim")  # of the table in the README
 
-# What may be wrong with an output: (metric, what a reader calls it, whether the metric counts what is right).
+# Faults of an output: (metric, what a reader calls the fault, whether the metric counts the faultless ones).
 FAULTS = (
-    ("empty", "outputs that say nothing", False),
+    ("empty", "empty outputs", False),
     ("echo", "outputs that begin with the prompt", False),
-    ("stopped", "outputs cut off at the limit of tokens", True),
-    ("verbatim", "outputs that are a span of their article", False),
-    ("repeated_trigram", "outputs that repeat three words", False),
-    ("name_precision", "names that the article lacks, of all names", True),
-    ("number_precision", "numbers that the article lacks, of all numbers", True),
+    ("stopped", "outputs cut off at the token limit", True),
+    ("verbatim", "outputs copied from the article word for word", False),
+    ("repeated_trigram", "outputs that repeat a 3-gram", False),
+    ("name_precision", "names that are not in the article, of all names", True),
+    ("number_precision", "numbers that are not in the article, of all numbers", True),
 )
 
 
-def complement(found: dict) -> dict:
-    """100 less a percentage, with its interval."""
+def complement(entry: dict[str, Any]) -> dict[str, Any]:
+    """100 minus a percentage, with its interval."""
+    # 100 minus the upper end is the lower end.
     ends = (("value", "value"), ("low", "high"), ("high", "low"))
-    return {key: None if found[other] is None else 100 - found[other] for key, other in ends}
+    return {key: None if entry[other] is None else 100 - entry[other] for key, other in ends}
 
 
-def faults_table(evaluation: dict) -> list[str]:
-    """Markdown lines: how often outputs of the models are faulty, in percent with intervals."""
+def faults_table(evaluation: dict[str, Any]) -> list[str]:
+    """Markdown lines: how often outputs of the two models have each fault, in percent with intervals."""
     lines = [f"| what goes wrong (%) | {NAMES['base']} | {NAMES['tuned']} |", "|---|---|---|"]
-    for metric, words, right in FAULTS:
+    for metric, title, counts_faultless in FAULTS:
         cells = []
         for system in ("base", "tuned"):
-            found = evaluation["systems"][system].get(metric)
-            if found is None or found["value"] is None:
+            entry = evaluation["systems"][system].get(metric)
+            if entry is None or entry["value"] is None:
                 cells.append("n/a")
             else:
-                cells.append(cell(complement(found) if right else found))
-        lines.append(f"| {words} | {' | '.join(cells)} |")
+                cells.append(cell(complement(entry) if counts_faultless else entry))
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return lines
 
 
-def results_table(evaluation: dict, reference: str) -> str:
-    """Markdown: systems with intervals and success rate, the paired differences, faults, published rows."""
-    percent = f"{evaluation['confidence']:.0%}"
-    lines = [
-        f"Split {evaluation['split']}, {clusters_phrase(evaluation)}; value [{percent} interval, "
-        f"{evaluation['resamples']:,} resamples of whole clusters]; a failed output scores 0. ROUGE: "
-        "rouge_score with stemmer, F1 x 100. Design effect: variance of ROUGE-1 over that of as many "
-        "articles drawn one by one. Copied: outputs that are a span of their article word for word.",
-        "",
-        "| system | ROUGE-1 | design effect | ROUGE-2 | ROUGE-L | BERTScore | copied (%) | success rate |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name in SYSTEMS:
-        found = evaluation["systems"][name]
-        cells = [cell(found[metric]) for metric in TABLE_METRICS]
-        cells.insert(1, number(found[HEADLINE]["design_effect"]))
-        lines.append(f"| {NAMES[name]} | {' | '.join(cells)} | {found['success_rate']['value']:.1%} |")
-    lines += [
-        "",
-        "Paired differences in ROUGE-1. MDE: minimum detectable effect of one test at 80% power. p: "
-        "approximate randomization of whole clusters, after Holm's correction over all "
-        f"{sum(map(len, evaluation['comparisons'].values()))} tests of `metrics/evaluation.json`.",
-        "",
-        "| difference | ROUGE-1 | design effect | MDE | p (Holm) | significant? |",
-        "|---|---|---|---|---|---|",
-    ]
-    for pair, entries in evaluation["comparisons"].items():
-        found = entries[HEADLINE]
-        significant = "yes" if is_real(found, evaluation["confidence"]) else "no"
-        lines.append(
-            f"| {pair.replace('-', ' - ')} | {cell(found, '+.2f')} | {number(found['design_effect'])} | "
-            f"{number(found['mde'])} | {number(found['p_holm'], '.4f')} | {significant} |"
-        )
-    lines += ["", *faults_table(evaluation)]
-    if reference == "xsum":
+def results_table(evaluation: dict[str, Any], published: str) -> str:
+    """Markdown: scores of the systems, paired differences, faults, and published rows where they compare.
+
+    published: `report.published` of params.yaml.
+    """
+    lines = [*_systems_table(evaluation), "", *_differences_table(evaluation), "", *faults_table(evaluation)]
+    if published == "xsum":
         lines += [
             "",
-            "Published on XSum's test set; the Perl ROUGE-1.5.5 runs 0.0 to 0.4 above rouge_score. "
-            "The study's goal was a ROUGE-1 of 35.",
+            "Published on XSum's test set. The Perl scorer ROUGE-1.5.5 gives 0.0 to 0.4 points more than "
+            "rouge_score. The study's goal was a ROUGE-1 of 35.",
             "",
             "| system | ROUGE-1 | ROUGE-2 | ROUGE-L | n | scorer | source |",
             "|---|---|---|---|---|---|---|",
@@ -105,69 +81,105 @@ def results_table(evaluation: dict, reference: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def score_rows(evaluation: dict, names: dict[str, str]) -> dict:
-    """Columns and rows of the table of metrics by system. names: what a system is called, if not its key."""
+def _systems_table(evaluation: dict[str, Any]) -> list[str]:
+    """Markdown lines: scores of each system with intervals, and the share of outputs that are a summary."""
+    lines = [
+        f"Split {evaluation['split']}, {clusters_phrase(evaluation)}. Each value has its "
+        f"{evaluation['confidence']:.0%} interval ({evaluation['resamples']:,} resamples of whole clusters). "
+        "A failed output scores 0. ROUGE: rouge_score with stemmer, F1 x 100. Design effect: variance of "
+        "ROUGE-1, divided by that of as many independent articles. Copied: the output is a word-for-word "
+        "span of its article.",
+        "",
+        "| system | ROUGE-1 | design effect | ROUGE-2 | ROUGE-L | BERTScore | copied (%) | success rate |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in SYSTEMS:
+        scores = evaluation["systems"][name]
+        cells = [cell(scores[metric]) for metric in TABLE_METRICS]
+        cells.insert(1, number(scores[HEADLINE]["design_effect"]))
+        lines.append(f"| {NAMES[name]} | {' | '.join(cells)} | {scores['success_rate']['value']:.1%} |")
+    return lines
+
+
+def _differences_table(evaluation: dict[str, Any]) -> list[str]:
+    """Markdown lines: each paired difference in the main metric with its test."""
+    lines = [
+        "Paired differences in ROUGE-1. MDE: minimum detectable effect of one test at 80% power. p: "
+        "approximate randomization of whole clusters, with Holm's correction over all "
+        f"{sum(map(len, evaluation['comparisons'].values()))} tests of `metrics/evaluation.json`.",
+        "",
+        "| difference | ROUGE-1 | design effect | MDE | p (Holm) | significant? |",
+        "|---|---|---|---|---|---|",
+    ]
+    for pair, metrics in evaluation["comparisons"].items():
+        entry = metrics[HEADLINE]
+        significant = "yes" if is_real(entry, evaluation["confidence"]) else "no"
+        lines.append(
+            f"| {pair.replace('-', ' - ')} | {cell(entry, '+.2f')} | {number(entry['design_effect'])} | "
+            f"{number(entry['mde'])} | {number(entry['p_holm'], '.4f')} | {significant} |"
+        )
+    return lines
+
+
+def score_rows(
+    evaluation: dict[str, Any], names: dict[str, str], metrics: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Columns and rows of the table of metrics by system.
+
+    names: titles of systems; a system without one is called by its key. metrics: which ones, in this order;
+    None: all that were measured.
+    """
     systems = evaluation["systems"]
-    shown = [name for name in METRICS if any(name in found for found in systems.values())]
-    return {
-        "columns": ["metric", "unit", *(names.get(name, name) for name in systems)],
-        "rows": [
-            [
-                METRICS[name].title,
-                f"{METRICS[name].unit} {ARROWS[METRICS[name].direction]}".strip(),
-                *(
-                    cell(found[name], ".4f" if METRICS[name].unit == "share" else ".2f")
-                    if name in found
-                    else "n/a"
-                    for found in systems.values()
-                ),
-            ]
-            for name in shown
-        ],
-    }
+    measured = [name for name in METRICS if any(name in scores for scores in systems.values())]
+    rows = []
+    for name in measured if metrics is None else (name for name in metrics if name in measured):
+        metric = METRICS[name]
+        form = ".4f" if metric.unit == "share" else ".2f"
+        unit = f"{metric.unit} {ARROWS[metric.direction]}".strip()
+        cells = [cell(scores[name], form) if name in scores else "n/a" for scores in systems.values()]
+        rows.append([metric.title, unit, *cells])
+    return {"columns": ["metric", "unit", *(names.get(name, name) for name in systems)], "rows": rows}
 
 
-def comparison_rows(evaluation: dict, pair: str) -> dict:
+def comparison_rows(evaluation: dict[str, Any], pair: str) -> dict[str, Any]:
     """Columns and rows of the table of one paired comparison."""
-    entries = evaluation["comparisons"][pair]
-    percent = f"{evaluation['confidence']:.0%}"
-    return {
-        "columns": [
-            "metric",
-            "difference",
-            f"{percent} interval",
-            "BCa interval",
-            "MDE",
-            "p (boot.)",
-            "p (rand.)",
-            "p (Holm)",
-            "significant?",
-        ],
-        "rows": [
+    columns = [
+        "metric",
+        "difference",
+        f"{evaluation['confidence']:.0%} interval",
+        "BCa interval",
+        "MDE",
+        "p (boot.)",
+        "p (rand.)",
+        "p (Holm)",
+        "significant?",
+    ]
+    rows = []
+    for name, entry in evaluation["comparisons"][pair].items():
+        rows.append(
             [
                 METRICS[name].title,
-                number(found["value"], "+.2f"),
-                interval(found, "+.2f"),
-                interval({"low": found["bca_low"], "high": found["bca_high"]}, "+.2f"),
-                number(found["mde"]),
-                *(number(found[key], ".4f") for key in ("p_bootstrap", "p_randomization", "p_holm")),
-                "yes" if is_real(found, evaluation["confidence"]) else "no",
+                number(entry["value"], "+.2f"),
+                interval(entry, "+.2f"),
+                interval({"low": entry["bca_low"], "high": entry["bca_high"]}, "+.2f"),
+                number(entry["mde"]),
+                *(number(entry[key], ".4f") for key in ("p_bootstrap", "p_randomization", "p_holm")),
+                "yes" if is_real(entry, evaluation["confidence"]) else "no",
             ]
-            for name, found in entries.items()
-        ],
-    }
+        )
+    return {"columns": columns, "rows": rows}
 
 
 def number(value: float | None, form: str = ".2f") -> str:
-    """A number, or n/a where it is undefined."""
+    """A number as text, or n/a where it is undefined."""
     return "n/a" if value is None else f"{value:{form}}"
 
 
-def interval(found: dict, form: str = ".2f") -> str:
-    """An interval in brackets."""
-    return f"[{number(found['low'], form)}, {number(found['high'], form)}]"
+def interval(entry: dict[str, Any], form: str = ".2f") -> str:
+    """An interval in brackets. entry: holds `low` and `high`."""
+    return f"[{number(entry['low'], form)}, {number(entry['high'], form)}]"
 
 
-def cell(found: dict, form: str = ".2f") -> str:
-    """A value with its interval."""
-    return f"{number(found['value'], form)} {interval(found, form)}"
+def cell(entry: dict[str, Any], form: str = ".2f") -> str:
+    """A value with its interval. entry: holds `value`, `low` and `high`."""
+    return f"{number(entry['value'], form)} {interval(entry, form)}"

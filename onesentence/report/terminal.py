@@ -1,15 +1,21 @@
 """Tables on the terminal, 118 columns wide."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from onesentence.report.sentences import clusters_phrase
 from onesentence.report.tables import comparison_rows, score_rows
 
+WIDTH = 118  # columns of text
 
-def print_table(title: str, columns: list[str], rows: list[list[str]], narrow: str = "") -> None:
-    """A table on the terminal; the column named `narrow` may wrap. No text is taken for markup."""
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], narrow: str = "") -> None:
+    """Print a table; the column named `narrow` may wrap. No text is read as markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    # Text, not str: rich reads brackets in a str as its markup, and intervals have brackets.
     table = Table(title=Text(title))
     for column in columns:
         table.add_column(
@@ -17,23 +23,27 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], narrow: s
         )
     for row in rows:
         table.add_row(*map(Text, row))
-    Console(width=118).print(table)
+    Console(width=WIDTH).print(table)
 
 
-def print_scores(found: dict) -> None:
-    """A table of metrics by system, with intervals and units. found: as metrics/evaluation.json."""
-    title = f"{clusters_phrase(found)}, value [{found['confidence']:.0%} interval of {found['resamples']:,} "
-    print_table(title + "resamples], a failed output scores 0", **score_rows(found, {}), narrow="unit")
+def print_scores(evaluation: dict[str, Any]) -> None:
+    """Print the metrics by system, with intervals and units. evaluation: as in metrics/evaluation.json."""
+    title = (
+        f"{clusters_phrase(evaluation)}, value [{evaluation['confidence']:.0%} interval of "
+        f"{evaluation['resamples']:,} resamples], a failed output scores 0"
+    )
+    print_table(title, **score_rows(evaluation, {}), narrow="unit")
 
 
-def print_comparisons(found: dict) -> None:
-    """A table of every paired difference. found: as metrics/evaluation.json."""
-    for pair in found["comparisons"]:
-        shown = comparison_rows(found, pair)
-        kept = [k for k, column in enumerate(shown["columns"]) if column != "BCa interval"]  # 118 columns
+def print_comparisons(evaluation: dict[str, Any]) -> None:
+    """Print a table of each paired comparison. evaluation: as in metrics/evaluation.json."""
+    for pair in evaluation["comparisons"]:
+        table = comparison_rows(evaluation, pair)
+        # With both intervals the table is wider than WIDTH.
+        indices = [k for k, column in enumerate(table["columns"]) if column != "BCa interval"]
         print_table(
-            f"{pair.replace('-', ' - ')}, the same {clusters_phrase(found)}",
-            [shown["columns"][k] for k in kept],
-            [[row[k] for k in kept] for row in shown["rows"]],
+            f"{pair.replace('-', ' - ')}, the same {clusters_phrase(evaluation)}",
+            [table["columns"][k] for k in indices],
+            [[row[k] for k in indices] for row in table["rows"]],
             narrow="metric",
         )

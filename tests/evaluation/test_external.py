@@ -161,7 +161,7 @@ def test_the_command_runs_from_a_shell(files):
         "No significant difference in ROUGE-1 between good and poor" in said
         or "points of ROUGE-1 over poor" in said
     )
-    assert "Holm's correction is over all 9 tests (1 comparisons)." in said
+    assert "Holm's correction covers all 9 tests (1 comparison)." in said
     assert "With 200 resamples" not in said  # 9/201 is below 0.05
 
 

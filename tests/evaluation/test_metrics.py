@@ -405,7 +405,7 @@ def test_a_difference_that_was_not_shown_is_not_called_none(p):
     said = difference_sentence("the a", "the b", {**ENTRY, "p_holm": p}, "rouge1", "100 articles", 0.95)
     assert said.startswith("No significant difference in ROUGE-1 between the a and the b: +1.23 points (")
     assert "on 100 articles, at 80% power: 1.10 points" in said
-    assert said.endswith("a smaller one is not excluded.")
+    assert said.endswith("a smaller true difference cannot be ruled out.")
     assert "gain" not in said and "equal" not in said
 
 
@@ -422,11 +422,9 @@ def test_an_undefined_difference_is_said_to_be_undefined():
 def test_too_few_resamples_are_said():
     two = {"a-b": dict.fromkeys(range(10)), "a-c": dict.fromkeys(range(10))}
     # 20 tests: the smallest p of 399 resamples is 1/400, 20/400 after correction, which is 0.05.
-    assert family_sentence(two, 399, 0.95) == "Holm's correction is over all 20 tests (2 comparisons)."
+    assert family_sentence(two, 399, 0.95) == "Holm's correction covers all 20 tests (2 comparisons)."
     said = family_sentence(two, 199, 0.95)
-    assert (
-        "With 199 resamples no corrected p-value can fall below 0.1000: nothing can be called real." in said
-    )
+    assert "With 199 resamples no corrected p-value can fall below 0.1000, so no difference can be" in said
     assert said.endswith("Set evaluate.resamples to at least 400.")
     assert "at least 400" not in family_sentence(two, 400, 0.95)
 
@@ -434,16 +432,18 @@ def test_too_few_resamples_are_said():
 def test_failures_that_lean_are_said_to_lean():
     lengths = np.arange(1_000, 1_200)
     said = bias_sentence("X", failure_bias(lengths < 1_150, lengths), 200)
-    assert said.startswith("X: 50 of 200 outputs failed (25.0%) and score 0; they lean to long articles (")
+    assert said.startswith(
+        "X: 50 of 200 outputs failed (25.0%) and score 0; long articles fail significantly more "
+    )
     assert "median length 1,174 words against 1,074, rank test p = 0.0000" in said
     said = bias_sentence("X", failure_bias(lengths >= 1_050, lengths), 200)
-    assert "they lean to short articles" in said and said.endswith("dropping them would bias the scores.")
+    assert "short articles fail significantly more" in said and said.endswith("would bias the scores.")
 
 
 def test_failures_that_do_not_lean_none_and_all():
     lengths = np.arange(200)
     said = bias_sentence("X", failure_bias(lengths % 4 != 1, lengths), 200)
-    assert "(25.0%) and score 0; they do not lean to long or short articles (" in said
+    assert "(25.0%) and score 0; failures do not depend significantly on article length (" in said
     assert bias_sentence("X", failure_bias(lengths >= 0, lengths), 200) == "X: no output failed."
     assert bias_sentence("X", failure_bias(lengths < 0, lengths), 200) == "X: every output failed."
 
@@ -454,11 +454,11 @@ def test_copying_is_held_against_the_references():
         "reference": {"verbatim": {"value": 0.5}, "novel_2": {"value": 83.45}},
     }
     assert copying_sentence(systems) == (
-        "70.0% of the fine-tuned model's outputs are spans of their article word for word, of the "
-        "references 0.5%. New 2-grams: n/a% against 83.5%."
+        "70.0% of the fine-tuned model's outputs copy a span of their article word for word (references: "
+        "0.5%). Novel 2-grams: n/a (references: 83.5%)."
     )
     systems["tuned"]["verbatim"]["value"] = None
-    assert copying_sentence(systems) == "No output of the fine-tuned model has a word in it."
+    assert copying_sentence(systems) == "No output of the fine-tuned model contains a word."
 
 
 def test_the_verdict_says_what_the_numbers_of_real_outputs_say(articles, scores):
@@ -485,9 +485,9 @@ def test_the_verdict_says_what_the_numbers_of_real_outputs_say(articles, scores)
     assert said[0].startswith(
         f"The fine-tuned model gains {gain['value']:.2f} points of ROUGE-1 over the first sentence (lead)"
     )
-    assert said[1] == "Intervals and tests resample articles one by one: none is taken to be like another."
-    assert said[2] == "Holm's correction is over all 9 tests (1 comparisons)."
-    assert "spans of their article word for word" in said[3]
-    assert said[4].startswith("The untuned base: 6 of 40 outputs failed (15.0%) and score 0; they ")
+    assert said[1] == "Intervals and tests resample single articles and treat them as independent."
+    assert said[2] == "Holm's correction covers all 9 tests (1 comparison)."
+    assert "copy a span of their article word for word" in said[3]
+    assert said[4].startswith("The untuned base: 6 of 40 outputs failed (15.0%) and score 0; ")
     assert said[5] == "The fine-tuned model: no output failed."
     assert scoring.TEXT_SIGNATURE in renamed["reference"].signatures["novel_2"]

@@ -1,4 +1,4 @@
-"""Groups of articles and the outputs that people read, by hand."""
+"""Groups of articles, and the choice of outputs that people read."""
 
 from itertools import pairwise
 
@@ -43,13 +43,13 @@ def test_facets_group_every_article_once():
     lengths, cut = rng.integers(20, 400, size=40), np.where(rng.random(40) < 0.3, 7, 0)
     novelty = rng.random(40) * 100
     statuses = ["ok"] * 38 + ["echo", "no end"]
-    found = facets(lengths, cut, novelty, statuses)
-    assert set(found) == {"length", "cut", "novelty", "status"}
-    for _, groups in found.values():
+    by_facet = facets(lengths, cut, novelty, statuses)
+    assert set(by_facet) == {"length", "cut", "novelty", "status"}
+    for _, groups in by_facet.values():
         assert sorted(np.concatenate([group for _, group in groups]).tolist()) == list(range(40))
-    assert [label for label, _ in found["cut"][1]] == ["cut", "whole"]
-    assert (cut[dict(found["cut"][1])["cut"]] == 7).all()
-    assert [len(found[name][1]) for name in ("length", "novelty", "status")] == [5, 4, 3]
+    assert [label for label, _ in by_facet["cut"][1]] == ["cut", "whole"]
+    assert (cut[dict(by_facet["cut"][1])["cut"]] == 7).all()
+    assert [len(by_facet[name][1]) for name in ("length", "novelty", "status")] == [5, 4, 3]
 
 
 def test_rows_of_groups_are_the_groups_own_scores():
@@ -57,29 +57,29 @@ def test_rows_of_groups_are_the_groups_own_scores():
     scores = {name: rng.random(30) * 100 for name in ("lead", "tuned")}
     succeeded = {"lead": np.ones(30, dtype=bool), "tuned": np.arange(30) >= 3}
     groups = [("first", np.arange(10)), ("one", np.array([29])), ("rest", np.arange(10, 30))]
-    found = group_rows(groups, scores, succeeded, 300, 0.95, Sample.independent(30))
-    assert [(row["group"], row["n"]) for row in found] == [("first", 10), ("one", 1), ("rest", 20)]
-    assert [row["tuned_success"] for row in found] == [70, 100, 100]
-    for row, (_, group) in zip(found, groups, strict=True):
+    rows = group_rows(groups, scores, succeeded, 300, 0.95, Sample.independent(30))
+    assert [(row["group"], row["n"]) for row in rows] == [("first", 10), ("one", 1), ("rest", 20)]
+    assert [row["tuned_success"] for row in rows] == [70, 100, 100]
+    for row, (_, group) in zip(rows, groups, strict=True):
         assert row["tuned"]["value"] == pytest.approx(scores["tuned"][group].mean(), abs=1e-6)
         assert row["lead"] == summary_of(scores["lead"][group], 300, 0.95)
         assert row["gain"] == difference_of(scores["tuned"][group], scores["lead"][group], 300, 0.95)
-    assert found[1]["gain"]["p_randomization"] > 0.5  # one article shows nothing
+    assert rows[1]["gain"]["p_randomization"] > 0.5  # one article shows nothing
 
 
 def test_articles_to_read_by_hand(monkeypatch):
     monkeypatch.setattr(subgroups, "OUTPUTS_OF_A_KIND", 2)
     scores = np.array([5.0, 0.0, 9.0, 4.0, 2.0])  # mean 4
-    found = chosen_articles(scores)
-    assert (found["worst"], found["best"], found["average"]) == ([1, 4], [2, 0], [3, 0])
-    assert len(set(found["random"])) == 2 and found["random"] == sorted(found["random"])
-    assert chosen_articles(scores) == found
+    chosen = chosen_articles(scores)
+    assert (chosen["worst"], chosen["best"], chosen["average"]) == ([1, 4], [2, 0], [3, 0])
+    assert len(set(chosen["random"])) == 2 and chosen["random"] == sorted(chosen["random"])
+    assert chosen_articles(scores) == chosen
 
 
 def test_fewer_articles_than_are_shown_are_all_shown():
-    found = chosen_articles(np.array([1.0, 1.0, 0.0]))
-    assert found["worst"] == [2, 0, 1]
-    assert all(sorted(indices) == [0, 1, 2] for indices in found.values())
+    chosen = chosen_articles(np.array([1.0, 1.0, 0.0]))
+    assert chosen["worst"] == [2, 0, 1]
+    assert all(sorted(indices) == [0, 1, 2] for indices in chosen.values())
 
 
 def test_which_articles_are_random_does_not_depend_on_their_scores():

@@ -12,24 +12,24 @@ def evaluation() -> dict:
     return json.loads((ROOT / "metrics/evaluation.json").read_text())
 
 
-def test_what_is_wrong_is_counted_from_what_is_right():
+def test_a_fault_is_the_complement_of_a_metric_that_counts_faultless_outputs():
     assert complement({"value": 99.2, "low": 98.0, "high": 100.0}) == {
         "value": 100 - 99.2,
         "low": 0.0,
         "high": 2.0,
     }
     assert complement({"value": None, "low": None, "high": None})["value"] is None
-    for metric, _, right in FAULTS:
-        assert METRICS[metric].direction == ("higher" if right else "lower")
+    for metric, _, counts_faultless in FAULTS:
+        assert METRICS[metric].direction == ("higher" if counts_faultless else "lower")
 
 
 def test_faults_are_shown_for_both_models():
-    found = evaluation()
-    for system in found["systems"].values():
+    edited = evaluation()
+    for system in edited["systems"].values():
         system["name_precision"] = {"value": None, "low": None, "high": None}
-    found["systems"]["tuned"]["stopped"] = {"value": 90.0, "low": 85.0, "high": 97.0}
-    del found["systems"]["base"]["echo"]
-    lines = faults_table(found)
+    edited["systems"]["tuned"]["stopped"] = {"value": 90.0, "low": 85.0, "high": 97.0}
+    del edited["systems"]["base"]["echo"]
+    lines = faults_table(edited)
     assert len(lines) == 2 + len(FAULTS)
     (cut,) = (line for line in lines if "cut off" in line)
     assert cut.endswith("| 10.00 [3.00, 15.00] |")

@@ -2,10 +2,10 @@
 
 const page = JSON.parse(document.getElementById("data").textContent);
 const PAGE_SIZE = 20; // examples put on the page at once
-const LONG = { characters: 700, lines: 12 }; // above either, an article is folded
+const LONG = { characters: 700, lines: 12 }; // an article above either limit is folded
 const STATUS = { empty: "empty output", echo: "echo of the prompt" };
 const KINDS = { number: "number not in the article", name: "name not in the article" };
-const FORMAT = "one-sentence ratings 1"; // stages/ratings.py reads this format alone
+const FORMAT = "one-sentence ratings 1"; // `onesentence rate` reads only this format
 const CHOICES = { a: "A", e: "equal", b: "B" }; // key: value of a radio button
 
 const at = (id) => document.getElementById(id);
@@ -23,7 +23,7 @@ function make(tag, text = "", className = "") {
   return element;
 }
 
-/** Put segments into `place`, marked: copied words, and numbers and names that the article lacks. */
+/** Put segments into `place`, with marks: copied words, and numbers and names that are not in the article. */
 function fill(place, segments) {
   if (!plain(segments)) {
     place.replaceChildren(make("em", "(empty)"));
@@ -47,8 +47,8 @@ const examples = page.items.map((item) => {
   const texts = [item.document, item.reference, ...Object.values(item.outputs)].map(plain);
   return { item, haystack: folded([item.id, ...texts].join("\n")) };
 });
-let found = []; // items that match, in the order asked for
-let placed = 0; // how many of them stand on the page
+let matches = []; // items that match search and filters, in the chosen order
+let placed = 0; // how many of them are on the page
 
 function summaryCard(label, segments, status, scores) {
   const card = at("summary-template").content.cloneNode(true);
@@ -61,7 +61,7 @@ function summaryCard(label, segments, status, scores) {
   const line = card.querySelector(".scores");
   scores.forEach(([name, value, unit], k) => {
     const score = make("span", `${name} `);
-    const last = unit !== scores[k + 1]?.[2]; // of neighbours with the same unit, which is said once
+    const last = unit !== scores[k + 1]?.[2]; // neighbours with the same unit show it once, after the last
     score.append(make("strong", shown(value, 2)), last && unit ? ` (${unit})` : "");
     line.append(score);
   });
@@ -107,7 +107,7 @@ function exampleCard(item, index) {
   return card;
 }
 
-/** Whether the group and every facet of an item are those chosen. */
+/** Whether an item has the chosen group and the chosen value of every facet. */
 function chosen(item) {
   const group = at("group").value;
   return (
@@ -119,7 +119,7 @@ function chosen(item) {
   );
 }
 
-/** Items in the order asked for; those without a value come last in both directions. */
+/** Items in the chosen order; those without a value come last in both directions. */
 function sorted(items) {
   const choice = at("sort").value;
   if (choice === "") {
@@ -132,19 +132,19 @@ function sorted(items) {
 }
 
 function placeMore() {
-  const next = found.slice(placed, placed + PAGE_SIZE);
+  const next = matches.slice(placed, placed + PAGE_SIZE);
   at("list").append(...next.map((item, k) => exampleCard(item, placed + k)));
   placed += next.length;
-  at("more").hidden = placed === found.length;
-  at("count").textContent = found.length
-    ? `${placed} of ${found.length} matching examples shown (${page.items.length} in all)`
+  at("more").hidden = placed === matches.length;
+  at("count").textContent = matches.length
+    ? `${placed} of ${matches.length} matching examples shown (${page.items.length} in all)`
     : `No example matches (${page.items.length} in all)`;
 }
 
 function search() {
   const wanted = folded(at("search").value.trim());
   const matching = examples.filter(({ item, haystack }) => haystack.includes(wanted) && chosen(item));
-  found = sorted(matching.map(({ item }) => item));
+  matches = sorted(matching.map(({ item }) => item));
   placed = 0;
   at("list").replaceChildren();
   placeMore();
@@ -152,12 +152,12 @@ function search() {
 
 let waiting;
 at("search").addEventListener("input", () => {
-  clearTimeout(waiting); // while a person types, a screen reader would read every count out
+  clearTimeout(waiting); // otherwise a screen reader would read out a count after every letter
   waiting = setTimeout(search, 150);
 });
 at("controls").addEventListener("change", (event) => {
   if (event.target !== at("search")) {
-    search(); // leaving the search field must not draw the list again under a click on it
+    search(); // not for the search field: leaving it by a click on the list must not redraw the list
   }
 });
 at("controls").addEventListener("submit", (event) => event.preventDefault());
@@ -165,13 +165,41 @@ at("controls").addEventListener("reset", () => setTimeout(search)); // the field
 at("more").addEventListener("click", () => {
   const first = placed;
   placeMore();
-  at(`example-${first}`).focus(); // the button moves down or goes away
+  at(`example-${first}`).focus(); // the button moves down or disappears
 });
+
+/** Show the full entry of an item, whatever was searched for before. */
+function reveal(item) {
+  const place = matches.indexOf(item);
+  while (placed <= place) {
+    placeMore();
+  }
+  const heading = at(`example-${place}`);
+  heading.focus({ preventScroll: true });
+  heading.closest("article").scrollIntoView();
+}
+
+for (const link of document.querySelectorAll("[data-item]")) {
+  link.addEventListener("click", () => {
+    clearTimeout(waiting);
+    at("controls").reset();
+    setTimeout(() => reveal(page.items[link.dataset.item])); // after the search that a reset starts
+  });
+}
+
+// Paper has nothing to click on: it gets every fold open.
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  closed.forEach((part) => part.setAttribute("open", ""));
+});
+addEventListener("afterprint", () => closed.forEach((part) => part.removeAttribute("open")));
+
 at("explorer").hidden = false;
 search();
 
 // ---------------------------------------------------------------------------------------------------------
-// Blind rating. Which side is which system is known to `session` alone, never to the document.
+// Blind rating. Only `session` knows which side is which system; the document never does.
 
 const { test, items: toRate, pairs, criteria } = page.rating;
 const byId = new Map(page.items.map((item) => [item.id, item]));
@@ -207,7 +235,7 @@ function shuffled(values, random) {
   return result;
 }
 
-/** The items in random order, the pair's first system on side A in half of them, give or take one. */
+/** The items in random order, with the pair's first system on side A in half of them (give or take one). */
 function plan(seed) {
   const random = randomFrom(seed);
   const first = random() < 0.5;
@@ -215,7 +243,7 @@ function plan(seed) {
   return shuffled(toRate, random).map((id, k) => ({ id, swapped: swaps[k] }));
 }
 
-/** What the browser kept under `key`, or null: storage may be blocked or damaged. */
+/** The value that the browser saved under `key`, or null: storage may be blocked or damaged. */
 function recall(key) {
   try {
     return JSON.parse(localStorage.getItem(key));
@@ -224,11 +252,11 @@ function recall(key) {
   }
 }
 
-function keep(key, value) {
+function save(key, value) {
   try {
     localStorage.setItem(key, JSON.stringify(value));
   } catch {
-    at("unkept").hidden = false;
+    at("unsaved").hidden = false;
   }
 }
 
@@ -254,11 +282,11 @@ function showRating(open) {
 
 function begin(rater, pair) {
   const seed = JSON.stringify([FORMAT, test, ...pair, rater]);
-  // Another model's outputs on the same articles must not take over the ratings of this one's.
+  // The key holds the texts, so that outputs of another model on the same articles start without ratings.
   const key = `${seed} ${hashOf(JSON.stringify(toRate.map((id) => pair.map((system) => textOf(id, system)))))}`;
   const { place, ratings } = recall(key) ?? { place: 0, ratings: [] };
   session = { rater, pair, key, place, ratings: new Map(ratings), order: plan(seed), criterion: 0 };
-  keep(lastKey, { rater, pair: pairs.indexOf(pair) });
+  save(lastKey, { rater, pair: pairs.indexOf(pair) });
   at("start").hidden = true;
   at("task").hidden = false;
   go(place);
@@ -273,17 +301,17 @@ function go(place) {
   fill(at("text-b"), [[textOf(currentId(), B), ""]]);
   showProgress();
   showCriterion(0);
-  at("said").textContent = "";
+  at("announcement").textContent = "";
   at("progress").focus();
   scrollTo(0, 0);
 }
 
-/** Show what is rated, and keep it. */
+/** Show and save the ratings of the current item. */
 function showProgress() {
   const { A, B } = sides();
-  const given = session.ratings.get(currentId()) ?? {};
+  const rating = session.ratings.get(currentId()) ?? {};
   criteria.forEach(([criterion], k) => {
-    const side = { [A]: "A", [B]: "B", equal: "equal" }[given[criterion]];
+    const side = { [A]: "A", [B]: "B", equal: "equal" }[rating[criterion]];
     for (const radio of groups[k].querySelectorAll("input")) {
       radio.checked = radio.value === side;
     }
@@ -292,7 +320,7 @@ function showProgress() {
   at("previous").disabled = session.place === 0;
   at("next").disabled = session.place === toRate.length - 1;
   at("download").disabled = !ratedIds().length;
-  keep(session.key, { place: session.place, ratings: [...session.ratings] });
+  save(session.key, { place: session.place, ratings: [...session.ratings] });
 }
 
 function showCriterion(index) {
@@ -309,11 +337,11 @@ function moveTo(index) {
 function rate(index, choice) {
   const winner = choice === "equal" ? "equal" : sides()[choice];
   session.ratings.set(currentId(), { ...session.ratings.get(currentId()), [criteria[index][0]]: winner });
-  at("said").textContent = `${criteria[index][1]}: ${choice === "equal" ? "equal" : `${choice} better`}`;
+  at("announcement").textContent = `${criteria[index][1]}: ${choice === "equal" ? "equal" : `${choice} better`}`;
   showProgress();
 }
 
-/** The ratings as stages/ratings.py reads them: keys sorted, items in the report's order, no date. */
+/** Save the ratings as `onesentence rate` reads them: keys sorted, items in the report's order, no date. */
 function download() {
   const inOrder = (object) => Object.fromEntries(Object.entries(object).sort(([a], [b]) => (a < b ? -1 : 1)));
   const ratings = ratedIds().map((id) => inOrder({ id, ...session.ratings.get(id) }));
@@ -325,7 +353,7 @@ function download() {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // a browser may still ask where to save it
 }
 
-/** Keys of the rating. All others pass, and all while there is none: in the fields before it, letters are text. */
+/** Handle the keys of the rating. Before it starts, all keys pass: the name field needs them as text. */
 function onKey(event) {
   const scrolls = at("read").contains(event.target) && /^Arrow(Up|Down)$/.test(event.key);
   if (!session || !at("use-keys").checked || scrolls || event.ctrlKey || event.metaKey || event.altKey) {

@@ -80,7 +80,7 @@ diff: setup ## make diff REV=main [PRESET=NAME] [AGAINST=FOLDER]: parameters, me
 ladder: setup ## Run the graph on 10, 100, 1,000 and all rows asked for; stop at the first rung that fails
 	@python -m onesentence ladder
 
-results: setup ## Print the results of the last run and write them into the README
+results: setup ## Print the table of the last run and put it into the README
 	@python -m onesentence results --readme
 
 estimate: setup ## make estimate [MDE=0.6]: will it fit, how long will it take; or how many articles a test needs

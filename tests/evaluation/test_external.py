@@ -64,7 +64,7 @@ def files(tmp_path) -> dict[str, Path]:
         "good": lines(tmp_path / "good.txt", GOOD),
         "poor": lines(tmp_path / "poor.txt", POOR),
         "documents": lines(tmp_path / "documents.txt", DOCUMENTS),
-        "output": tmp_path / "found" / "out.json",
+        "output": tmp_path / "results" / "out.json",
     }
 
 
@@ -589,7 +589,7 @@ def test_an_unknown_language_is_refused_with_the_legal_ones(files, error_of):
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory) -> dict[str, Path]:
-    """Scores files as the stage `evaluate` writes them: two systems, and one of other references."""
+    """Files of scores as the stage `score` writes them: two systems, and one with other references."""
     from types import SimpleNamespace
 
     from onesentence.evaluation.scoring import score_systems

@@ -381,7 +381,7 @@ def test_an_undefined_metric_is_null(articles):
     assert entry == dict.fromkeys(("value", "low", "high", "bca_low", "bca_high", "design_effect"))
 
 
-# What is said.
+# Sentences.
 
 ENTRY = {"value": 1.234, "low": 0.5, "high": 2.0, "p_holm": 0.0125, "mde": 1.1}
 
@@ -462,7 +462,7 @@ def test_copying_is_held_against_the_references():
 
 
 def test_the_verdict_says_what_the_numbers_of_real_outputs_say(articles, scores):
-    """From outputs to sentences: halves of the references against leads, of which none failed."""
+    """From outputs to sentences: halves of the references against leads; none failed."""
     renamed = {"tuned": scores["halves"], "lead": scores["lead"], "base": scores["failing"]}
     renamed["reference"] = score_references(*(articles[k] for k in ("ids", "references", "documents")))
     drawn = resampled(renamed, 2_000)

@@ -290,7 +290,7 @@ def test_synonyms_from_word_net_by_hand(nltk_data):
     assert "|stages:exact+stem|" in overlap_signatures("en", False)["meteor"]
 
 
-# All of them.
+# All metrics.
 
 
 def test_two_processes_give_the_bytes_of_one(texts, scored, monkeypatch):
@@ -346,7 +346,7 @@ def test_every_score_has_a_signature_that_names_its_library():
 def test_oracle_by_hand():
     document = "It was cold. The cat sat on a mat. The cat sat there."
     assert oracle_sentences([document], ["the cat sat on the mat"], "en") == ["The cat sat on a mat."]
-    # Equally good ones: the first. Nothing in common: the first. No sentence: "".
+    # Of equally good ones the first, of none with a common word the first, without a sentence "".
     assert oracle_sentences(["A dog ran. A dog ran!"], ["a dog"], "en") == ["A dog ran."]
     assert oracle_sentences(["One. Two."], ["zero"], "en") == ["One."]
     assert oracle_sentences(["", " \n\n "], ["a", "b"], "en") == ["", ""]
@@ -453,7 +453,7 @@ def test_the_time_for_an_output_of_20000_words_is_not_the_product_of_lengths(kin
     for metric in metrics:
         metric.scores(reference, output)
     metrics[0].best_sentence(output, reference)
-    assert time.process_time() - started < 3  # 0.5 to 0.7 s on the author's machine
+    assert time.process_time() - started < 3  # measured: 0.5 to 0.7 s
 
 
 # Optional metrics.

@@ -6,7 +6,7 @@ WORKERS ?= 2
 # dvc runs `python -m stages.NAME`: the environment's python must come first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lint preset base data remote ladder results estimate verify bench study sizes show diff setup
+.PHONY: repro test lint preset base data remote ladder results estimate verify bench study sizes show diff setup docs
 
 repro: setup ## make repro [PRESET=NAME]: reproduce the whole pipeline, or a preset's own, then print its table
 ifdef PRESET
@@ -77,6 +77,10 @@ diff: setup ## make diff REV=main [PRESET=NAME] [AGAINST=FOLDER]: parameters, me
 
 ladder: setup ## Run the graph on 10, 100, 1,000 and all rows asked for; stop at the first rung that fails
 	@python -m onesentence ladder
+
+docs: setup ## Build the documentation site: docs/_build/html/index.html
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
 
 results: setup ## Print the table of the last run and put it into the README
 	@python -m onesentence results --readme

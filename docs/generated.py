@@ -1,7 +1,7 @@
 """Reference pages in Markdown, read from the program: parameters, metrics, stages and commands.
 
 Nothing here is typed by hand, so a page cannot lag behind the code. `docs/conf.py` makes a directive of each
-function; `tests/test_docs.py` calls them without Sphinx.
+function; `tests/test_site.py` calls them without Sphinx.
 """
 
 import ast

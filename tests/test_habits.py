@@ -55,3 +55,10 @@ def test_hooks_leave_files_alone_that_a_stage_or_a_library_writes():
     assert [path for path in written if not re.search(HOOKS["exclude"], path)] == []
     people = ("models/README.md", "params.yaml", "onesentence/core/plots.py", "presets/phi2-xsum.yaml")
     assert [path for path in people if re.search(HOOKS["exclude"], path)] == []
+
+
+def test_the_citation_is_of_the_version_that_is_packaged():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for key in ("version", "license", "keywords"):
+        assert citation[key] == project[key]

@@ -67,6 +67,10 @@ study: setup ## make study NAME=rank [JOBS=2] [QUICK=1]: run what is missing of 
 sizes: setup ## Pretrain phi-tiny's smaller siblings for the study model_size, where they are missing
 	@python -m onesentence sizes
 
+docs: setup ## Build the documentation site: docs/_build/html/index.html
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
+
 show: setup ## make show [NAME=rank]: the experiments, their headline metrics and what they set
 	@python -m onesentence show $(NAME)
 
@@ -77,10 +81,6 @@ diff: setup ## make diff REV=main [PRESET=NAME] [AGAINST=FOLDER]: parameters, me
 
 ladder: setup ## Run the graph on 10, 100, 1,000 and all rows asked for; stop at the first rung that fails
 	@python -m onesentence ladder
-
-docs: setup ## Build the documentation site: docs/_build/html/index.html
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
-	python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
 
 results: setup ## Print the table of the last run and put it into the README
 	@python -m onesentence results --readme

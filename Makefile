@@ -6,7 +6,7 @@ WORKERS ?= 2
 # dvc runs `python -m stages.NAME`: the environment's python must come first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lint preset base data remote ladder results estimate verify bench study sizes show diff setup
+.PHONY: repro test lint preset base data remote ladder results estimate verify bench study sizes show diff setup docs
 
 repro: setup ## make repro [PRESET=NAME]: reproduce the whole pipeline, or a preset's own, then print its table
 ifdef PRESET
@@ -68,6 +68,10 @@ study: setup ## make study NAME=rank [JOBS=2] [QUICK=1]: run what is missing of 
 
 sizes: setup ## Pretrain phi-tiny's smaller siblings for the study model_size, where they are missing
 	@python -m onesentence sizes
+
+docs: setup ## Build the documentation site: docs/_build/html/index.html
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
 
 show: setup ## make show [NAME=rank]: the experiments, their headline metrics and what they set
 	@python -m onesentence show $(NAME)

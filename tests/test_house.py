@@ -84,7 +84,6 @@ ACROSS = {
     "model/test_chat",  # chat templates, from params.yaml to the ids
     "model/test_families",  # one architecture after the other, through every stage
     "evaluation/test_clusters",  # resampling of clusters, from a file to the report
-    "study/test_studies",  # a study from its declaration to its sentences
 }
 
 
@@ -92,6 +91,9 @@ def test_a_file_of_tests_is_named_as_its_module_and_lies_as_it_does():
     found = {path.relative_to(ROOT / "tests") for path in (ROOT / "tests").glob("*/test_*.py")}
     assert len(found) > 40
     names = {path.with_suffix("").as_posix() for path in found} - ACROSS
+    # Where two folders have a module of one name, a file of tests has its folder's name too.
+    twins = {f"study/test_study_{module}" for module in ("comparison", "experiments", "figures", "sentences")}
+    names = {name.replace("test_study_", "test_") if name in twins else name for name in names}
     homes = {"stages": ROOT, "benchmarks": ROOT}
     lost = [
         name

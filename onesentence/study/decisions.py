@@ -51,9 +51,9 @@ DECISIONS = (
         "training every weight at its best rate. That rate was chosen on the same articles; LoRA at its own "
         "best rate, `own-rate-rank-16` in the study `rank`, comes nearer too. `rslora-qkv` is the best "
         "variant of the same cost: its updates are four times as large at this rank. Before any result of "
-        "the study `confirmation` was seen, this rule was set: it replaces LoRA if it gains significantly on "
-        "the test split at the default's own length of training. Its lead after 1,000 pairs did not appear "
-        "again after three times the pairs and one more pass: LoRA stays.",
+        "the study `confirmation` was seen, this rule was set: the variant replaces LoRA if it gains "
+        "significantly on the test split at the default's own length of training. Its lead after 1,000 pairs "
+        "did not appear again after three times the pairs and one more pass: LoRA stays.",
     ),
     Decision(
         "lora.target_modules",

@@ -221,7 +221,7 @@ class Studies:
             raise UserError(f"{where}: no variants for {self.scale}; declare some")
         lender = entry.get("spread_from")
         if lender is not None and len(entries.get(lender, {}).get("seeds", ())) < 2:
-            raise UserError(f"{where}.spread_from: expected a study of several seeds, study {lender!r}")
+            raise UserError(f"{where}.spread_from: expected a study of several seeds, found {lender!r}")
         scale = self.declared["scales"][self.scale]
         settings, prefix = {**scale["settings"], **self.here(entry.get("settings", {}))}, ""
         if quick:

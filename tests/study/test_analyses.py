@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import ROOT
-from samples import STUDY_FILE, found
+from samples import STUDY_FILE, study_result
 
 from onesentence.evaluation.resampling import Sample
 from onesentence.study.analyses import ANALYSES
@@ -16,30 +16,29 @@ from onesentence.study.variance import SeedVariance, resampled
 
 def test_a_trend_in_words():
     entry = {"value": 0.5, "low": 0.1, "high": 0.9, "p": 0.01, "p_holm": 0.02, "mde": 0.6}
-    said = summarize_study(found(2.0, 0.01, for_each_doubling={"": entry}))[1]
+    said = summarize_study(study_result(2.0, 0.01, for_each_doubling={"": entry}))[1]
     assert (
-        said
-        == "+0.50 [+0.10, +0.90] points of ROUGE-1 for each doubling (p = 0.0200): quality grows with it."
+        said == "+0.50 [+0.10, +0.90] points of ROUGE-1 for each doubling (p = 0.0200): a significant gain."
     )
     flat = {**entry, "p_holm": 0.4}
-    said = summarize_study(found(2.0, 0.01, for_each_doubling={"shared": flat}))[1]
+    said = summarize_study(study_result(2.0, 0.01, for_each_doubling={"shared": flat}))[1]
     assert said.startswith("shared: ")
-    assert said.endswith("no trend was shown, where one of 0.60 would have been in 80% of cases.")
+    assert said.endswith("no significant trend (MDE 0.60).")
 
 
 def test_an_exchange_in_words():
     entry = {"smaller": "s-4", "larger": "l-1", "value": 1.5, "low": 1.0, "high": 2.0, "p_holm": 0.01}
     entry |= {"p": 0.01, "mde": 0.6}
     said = summarize_study(
-        found(2.0, 0.01, exchanges=[entry, {**entry, "value": -1.5}, {**entry, "p_holm": 0.3}])
+        study_result(2.0, 0.01, exchanges=[entry, {**entry, "value": -1.5}, {**entry, "p_holm": 0.3}])
     )
     assert said[1] == (
-        "Of 3 pairs of a model with more data and the next larger one with less, the smaller is better in 1, "
-        "the larger in 1, and neither was shown to be in 1."
+        "Of 3 pairs of a model with more data and the next larger model with less, the smaller model is "
+        "significantly better in 1 and the larger in 1. The difference is not significant in 1."
     )
-    assert said[2] == "s-4 against l-1: +1.50 [+1.00, +2.00]: the smaller model with more data is better."
+    assert said[2] == "s-4 against l-1: +1.50 [+1.00, +2.00], the smaller model with more data is better."
     assert said[3].endswith("the larger model is better.")
-    assert said[4].endswith("not distinguishable, where one of 0.60 would have been in 80% of cases.")
+    assert said[4].endswith("not significant (MDE 0.60).")
 
 
 def test_a_law_in_words():
@@ -55,64 +54,75 @@ def test_a_law_in_words():
         "growth": {"value": 6.0, "low": 5.0, "high": 7.0, "p_holm": 0.001, "mde": 1.1},
         "curve": [[250.0, 23.0, 22.0, 24.0], [8_000.0, 29.0, 28.0, 35.0]],
     }
-    said = summarize_study(found(2.0, 0.01, laws={"": law}))[1]
+    said = summarize_study(study_result(2.0, 0.01, laws={"": law}))[1]
     assert said.startswith(
-        "ROUGE-1 = 30.00 - 120 x pairs^-0.40, fitted without the largest size; the asymptote"
+        "ROUGE-1 = 30.00 - 120 x pairs^-0.40; the asymptote [28.00, 35.00] is an extrapolation. Fitted "
+        "without the largest size, the law predicts 29.00 [28.00, 35.00] there; the measured score is 0.30 "
+        "higher [-1.00, +1.00], not a significant deviation (MDE 0.90)."
     )
-    assert "is an extrapolation" in said and "no miss was shown, where one of 0.90 would have been" in said
     assert said.endswith(
         "Scores are within one point of the largest size's from 2,000 pairs on (interval 1,000 to 4,000)."
     )
     only = {**law, "within_one_point": {"value": 8_000, "low": 4_000, "high": 8_000}}
-    assert summarize_study(found(2.0, 0.01, laws={"": only}))[1].endswith(
+    assert summarize_study(study_result(2.0, 0.01, laws={"": only}))[1].endswith(
         "Scores are within one point of the largest size's from that size on (interval 4,000 to 8,000)."
     )
     straight = {**law, "saturates": False, "miss": {**law["miss"], "p_holm": 0.01}}
-    said = summarize_study(found(2.0, 0.01, laws={"same steps": straight}))[1]
-    assert said.startswith(
-        "same steps: a power law fitted without the largest size does not tell whether scores saturate"
-    )
-    assert "the measured score misses it" in said and "30.00" not in said
+    said = summarize_study(study_result(2.0, 0.01, laws={"same steps": straight}))[1]
+    assert said.startswith("same steps: the fitted power law does not show whether scores saturate")
+    assert "0.30 higher [-1.00, +1.00], a significant deviation." in said and "30.00" not in said
     for growth in ({"value": 0.4, "p_holm": 0.3}, {"value": -3.0, "p_holm": 0.001}):
         flat = {**law, "saturates": False, "growth": {**law["growth"], **growth}}
-        said = summarize_study(found(2.0, 0.01, laws={"same steps": flat}))[1]
-        assert "points: no growth with the data was shown, where one of 1.10 would" in said and "law" in said
-        assert "saturation" not in said and "foretold" not in said
+        said = summarize_study(study_result(2.0, 0.01, laws={"same steps": flat}))[1]
+        assert "points: no significant growth (MDE 1.10), so no law" in said
+        assert "saturate" not in said and "predicts" not in said
 
 
 def test_the_best_in_words():
     over = {"value": 0.8, "low": 0.2, "high": 1.4, "p_holm": 0.01, "mde": 0.7}
     entry = {"best": "b", "at_the_end": None, "not_distinguishable": ["c"], "over_baseline": over}
-    assert summarize_study(found(2.0, 0.01, best={"rank 8": entry}))[1] == (
-        "rank 8: best is b; not distinguishable from it: c. Chosen on one half of the articles and "
-        "measured on the other, the best is +0.80 [+0.20, +1.40] from a; the interval allows for the luck of "
-        "a seed that was chosen too."
+    assert summarize_study(study_result(2.0, 0.01, best={"rank 8": entry}))[1] == (
+        "rank 8: the best is b; not significantly worse: c. Chosen on one half of the articles and measured "
+        "on the other, the best differs from a by +0.80 [+0.20, +1.40] points. The interval allows for the "
+        "choice of a lucky seed."
     )
     entry = {**entry, "over_baseline": {**over, "p_holm": 0.5}}
-    said = summarize_study(found(2.0, 0.01, best={"": entry}))[1]
-    assert "from a: no gain was shown, where one of 0.70 would have been in 80% of cases; the" in said
-    said = summarize_study(found(2.0, 0.01, best={"": {**entry, "best": "a", "not_distinguishable": []}}))[1]
-    assert said == "best is a, the baseline; all others are worse."
-    searched = found(2.0, 0.01, best={"": {**entry, "not_distinguishable": [f"s{i}" for i in range(9)]}})
+    said = summarize_study(study_result(2.0, 0.01, best={"": entry}))[1]
+    assert "points, not a significant gain (MDE 0.70). The" in said
+    said = summarize_study(
+        study_result(2.0, 0.01, best={"": {**entry, "best": "a", "not_distinguishable": []}})
+    )[1]
+    assert said == "The best is a, the baseline; all others are significantly worse."
+    searched = study_result(
+        2.0, 0.01, best={"": {**entry, "not_distinguishable": [f"s{i}" for i in range(9)]}}
+    )
     searched["variants"]["b"]["sets"] = {"lora.alpha": 8, "train.epochs": 3}
     said = summarize_study(searched)[1]
-    assert said.startswith("best is b (lora.alpha 8, train.epochs 3); not distinguishable from it: 9 others.")
+    assert said.startswith("The best is b (lora.alpha 8, train.epochs 3); not significantly worse: 9 others.")
     entry |= {"best": "a", "at_the_end": "lowest train.learning_rate", "not_distinguishable": []}
-    assert summarize_study(found(2.0, 0.01, best={"": entry}))[1] == (
-        "best is a (the lowest train.learning_rate that was tried: a better one may lie beyond), the "
-        "baseline; all others are worse."
+    assert summarize_study(study_result(2.0, 0.01, best={"": entry}))[1] == (
+        "The best is a (the lowest train.learning_rate that was tried: a better one may lie beyond it), the "
+        "baseline; all others are significantly worse."
     )
 
 
 def test_how_far_from_full_in_words():
-    for value, low, high, said in (
-        (2.0, 1.0, 3.0, "2.0 [1.0, 3.0]% below a: under 5%."),
-        (-1.0, -2.0, 0.5, "-1.0 [-2.0, 0.5]% below a, that is above it: under 5%."),
-        (7.0, 6.0, 8.0, "7.0 [6.0, 8.0]% below a: more than 5%."),
-        (4.0, 1.0, 7.0, "4.0 [1.0, 7.0]% below a: whether under 5% is open."),
+    for value, low, high, words in (
+        (2.0, 1.0, 3.0, "2.0% below full fine-tuning [+1.0, +3.0]: within the 5% margin."),
+        (-1.0, -2.0, 0.5, "1.0% above full fine-tuning [-0.5, +2.0]: within the 5% margin."),
+        (7.0, 6.0, 8.0, "7.0% below full fine-tuning [+6.0, +8.0]: outside the 5% margin."),
+        (
+            4.0,
+            1.0,
+            7.0,
+            "4.0% below full fine-tuning [+1.0, +7.0]: the interval does not decide on the 5% margin.",
+        ),
     ):
         entry = {"value": value, "low": low, "high": high}
-        assert summarize_study(found(2.0, 0.01, percent_below_full={"b": entry}))[1] == f"b is {said}"
+        assert (
+            summarize_study(study_result(2.0, 0.01, percent_below_full={"b": entry}))[1]
+            == f"b scores {words}"
+        )
 
 
 NOISE = np.random.default_rng(0).normal(0, 1, 300)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from samples import found
+from samples import study_result
 
 from onesentence.core import params
 from onesentence.core.files import write_json
@@ -25,24 +25,24 @@ from onesentence.study.experiments import (
 
 
 def test_a_decision_shows_what_its_key_alone_did_and_where_it_never_is_alone_what_else_differs():
-    made = found(2.0, 0.01)
-    made["variants"] |= {"c": found(0.3, 0.6)["variants"]["b"]}
+    made = study_result(2.0, 0.01)
+    made["variants"] |= {"c": study_result(0.3, 0.6)["variants"]["b"]}
     for (rank, rate), variant in zip(
         ((8, 1.0), (16, 1.0), (16, 2.0)), made["variants"].values(), strict=True
     ):
         variant["values"] = {"lora.rank": rank, "train.learning_rate": rate}
-    assert compared_values(made, "lora.rank") == ["- `b`: +2.00 [+1.00, +3.00], real"]
+    assert compared_values(made, "lora.rank") == ["- `b`: +2.00 [+1.00, +3.00], significant"]
     assert compared_values(made, "train.learning_rate") == [
-        "- `c`, with other lora.rank: +0.30 [-0.70, +1.30], not distinguishable (detectable: 1.40)"
+        "- `c`, which also changes lora.rank: +0.30 [-0.70, +1.30], not significant (MDE 1.40)"
     ]
     for model, variant in zip(("small", "large", "small"), made["variants"].values(), strict=True):
         variant["values"] = {"model.name": model, "model.watch": model}  # one choice under two keys
-    assert compared_values(made, "model.name") == ["- `b`: +2.00 [+1.00, +3.00], real"]
+    assert compared_values(made, "model.name") == ["- `b`: +2.00 [+1.00, +3.00], significant"]
 
 
 def test_a_decision_shows_what_the_test_split_said_of_its_key(tmp_path):
     assert confirmed(tmp_path, "lora.rank", "tiny", {}) == []
-    made = found(2.0, 0.01) | {"scale": "tiny", "split": "test", "settings": {}}
+    made = study_result(2.0, 0.01) | {"scale": "tiny", "split": "test", "settings": {}}
     for rank, variant in zip((8, 16), made["variants"].values(), strict=True):
         variant |= {"sets": {"lora.rank": rank}, "values": {"lora.rank": rank}}
     for study in CONFIRMATIONS:
@@ -53,8 +53,8 @@ def test_a_decision_shows_what_the_test_split_said_of_its_key(tmp_path):
     assert confirmed(tmp_path, "lora.dropout", "tiny", {}) == []
     assert confirmed(tmp_path, "lora.rank", "large", {}) == []  # what phi-tiny showed says nothing of Phi-2
     assert confirmed(tmp_path, "lora.rank", "tiny", {}) == [
-        f"On the test split, looked at once, study `{study}` (tiny, 2,000 test articles, 3 seeds):\n\n"
-        "- `b`: +2.00 [+1.00, +3.00], real\n"
+        f"On the test split, evaluated once, in the study `{study}` (tiny, 2,000 test articles, 3 seeds):\n\n"
+        "- `b`: +2.00 [+1.00, +3.00], significant\n"
         for study in CONFIRMATIONS
     ]
 
@@ -62,11 +62,11 @@ def test_a_decision_shows_what_the_test_split_said_of_its_key(tmp_path):
 def test_the_decisions_hold_the_studies_numbers(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert DECISIONS_FILE.read_text() == current_decisions(Path("metrics/studies"))
-    # A verdict stands under the value that it was made for, and under no other.
+    # A decision appears under the value that it was made for, and under no other.
     text, whole = DECISIONS_FILE.read_text(), params.read_yaml(params.PARAMS_FILE)
     assert "No decision yet" not in text
     changed = decisions_text(Path("metrics/studies"), "phi-tiny", with_values(whole, {"lora.rank": 64}))
-    assert "## `lora.rank: 64`" in changed and "No decision yet: what was decided was `16`." in changed
+    assert "## `lora.rank: 64`" in changed and "No decision yet: `16` was decided." in changed
     studies = Studies("models/phi-tiny")
     for decision in DECISIONS:
         varied = {key for variant in studies.study(decision.study).variants for key in variant.changes}
@@ -84,7 +84,7 @@ def test_what_was_decided_on_one_scale_stands_under_no_other(tmp_path, monkeypat
         write_json(tmp_path / path.name, json.loads(path.read_text()) | {"scale": "phi-2"})
     text = decisions_text(tmp_path, "phi-2", whole)
     assert "**Kept" not in text and "**Open" not in text and "**Changed" not in text
-    assert text.count("**No decision yet: those here were made on phi-tiny.**") == len(DECISIONS)
+    assert text.count("**No decision yet: the decisions here were made on phi-tiny.**") == len(DECISIONS)
 
 
 @pytest.mark.parametrize("name", sorted({decision.study for decision in DECISIONS}))

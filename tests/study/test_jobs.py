@@ -235,14 +235,14 @@ def test_an_experiment_of_other_articles_is_not_compared(studied, tmp_path):
 def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     failed = study(studied, "broken", check=False)
     assert failed.returncode == 1
-    assert "no-module-seed0 failed, its log is .dvc/tmp/studies/no-module-seed0.log" in failed.stdout
+    assert "no-module-seed0 failed; its log .dvc/tmp/studies/no-module-seed0.log ends" in failed.stdout
     assert "lora.target_modules: nothing matches no module" in failed.stdout
     assert "1 runs failed: no-module-seed0" in failed.stderr and "take one that cannot run" in failed.stderr
     assert ref_of(studied, "resamples-seed0")  # the clone that it failed in works on
     # The others are compared, and say who is not among them.
     compared = json.loads((studied / "metrics/studies/broken.json").read_text())
     assert list(compared["variants"]) == ["as-set", "resamples"] and compared["left_out"] == ["no-module"]
-    assert "Left out, since not every run is there: no-module." in (studied / "README.md").read_text()
+    assert "Left out because runs are missing: no-module." in (studied / "README.md").read_text()
     refused = run(studied, "python", "-m", "onesentence", "compare", "broken", check=False)
     assert "1 of 3 runs of broken are missing, such as no-module-seed0" in refused.stderr
 

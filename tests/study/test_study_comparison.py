@@ -46,11 +46,13 @@ def test_runs_of_other_articles_are_refused_by_what_differs(key, value):
         return {"evaluation": evaluation, "tuned": scores}
 
     require_same_test_set({"as-set": run_of(), "alike": run_of()})
-    with pytest.raises(UserError, match=f"^compare: {key} is {value} in other and .* in as-set; they scored"):
+    with pytest.raises(
+        UserError, match=f"^compare: {key} is {value} in other and .* in as-set, so they scored"
+    ):
         require_same_test_set({"as-set": run_of(), "other": run_of(**{key: value})})
     older = run_of()
     del older["evaluation"]["resampling"]
-    with pytest.raises(UserError, match=r"^compare: older was evaluated before clusters"):
+    with pytest.raises(UserError, match=r"^compare: older: its evaluation is older than"):
         require_same_test_set({"as-set": run_of(), "older": older})
 
 
@@ -64,12 +66,12 @@ def test_a_spread_is_borrowed_from_the_same_scale_and_settings_alone(tmp_path, m
     assert found.total == pytest.approx(np.mean(np.square(sds))) and found.df == 2 * len(sds)
     assert borrowed_spread(studies.study("rank"), studies) == {}
     other = Studies("microsoft/phi-2")
-    with pytest.raises(UserError, match=r"rank\.json is of phi-tiny, whose seeds say nothing about phi-2"):
+    with pytest.raises(UserError, match=r"rank\.json: expected the scale phi-2, found phi-tiny"):
         borrowed_spread(other.study("learning_rate"), other)
     made = json.loads(Path("metrics/studies/rank.json").read_text())
     write_json(tmp_path / "rank.json", made | {"seeds": [0]})
     monkeypatch.setattr(comparison, "STUDIES", tmp_path)
-    with pytest.raises(UserError, match=r"rank\.json was made with other settings or seeds than studies"):
+    with pytest.raises(UserError, match=r"rank\.json: made with other settings or seeds than studies"):
         borrowed_spread(studies.study("learning_rate"), studies)
 
 

@@ -26,7 +26,7 @@ def test_a_variant_that_a_default_makes_the_same_as_another_is_refused(tmp_path)
     whole = {"lora": {"rank": 8}, "train": {"epochs": 1}}
     require_distinct(study, whole)
     with pytest.raises(
-        UserError, match=r"studies\.one: as-set and rank-4 are the same with the params\.yaml"
+        UserError, match=r"studies\.one: as-set and rank-4 have the same values with this params\.yaml"
     ):
         require_distinct(study, {**whole, "lora": {"rank": 4}})
 

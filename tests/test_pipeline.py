@@ -401,4 +401,4 @@ def test_siblings_are_made_of_what_phi_tiny_read_or_not_at_all(tmp_path, monkeyp
         assert json.loads((tmp_path / f"metrics/pretrain-{width}.json").read_text())["tokens_seen"] >= 1_000
     capsys.readouterr()
     sizes.command.callback()
-    assert capsys.readouterr().out == "sizes: all are there\n"
+    assert capsys.readouterr().out == "sizes: every model exists\n"

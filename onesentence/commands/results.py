@@ -51,10 +51,10 @@ def rungs_table() -> str:
 @documented(__doc__)
 @click.option("--readme", is_flag=True, help="Also write the tables into README.md.")
 def command(readme: bool) -> None:
-    evaluation = read_json(EVALUATION)  # before the README is changed
+    evaluation = read_json(EVALUATION)  # first: an error must come before the README is changed
     if readme:
         if not RESULTS.is_file():
-            raise UserError(f"{RESULTS}: not there; run `dvc repro` to make it")
+            raise UserError(f"{RESULTS}: not found; run `dvc repro` to make it")
         put_into_readme(START, END, RESULTS.read_text(encoding="utf-8"))
         put_into_readme(RUNGS_START, RUNGS_END, rungs_table())
     systems = evaluation["systems"]
@@ -73,4 +73,4 @@ def command(readme: bool) -> None:
     )
     for sentence in summarize_evaluation(evaluation):
         print(f"- {sentence}")
-    print("To read: plots/report.html. Numbers: metrics/summary.json, metrics/evaluation.json")
+    print("Report: plots/report.html. Numbers: metrics/summary.json, metrics/evaluation.json")

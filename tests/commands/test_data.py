@@ -188,7 +188,7 @@ def test_a_second_file_of_a_split_is_named_before_anything_is_copied(refused, tm
 
 def test_data_local_that_is_a_file_is_refused(refused, tmp_path):
     LOCAL.write_text("mine")
-    assert "data/local is a file" in refused(jsonl(tmp_path / "mine.jsonl"))
+    assert "data/local: expected a folder, found a file" in refused(jsonl(tmp_path / "mine.jsonl"))
 
 
 def test_a_link_is_followed_and_stays(make_data, tmp_path):

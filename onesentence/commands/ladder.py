@@ -13,8 +13,8 @@ from onesentence.commands import documented
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.params import SPLITS
+from onesentence.data.cleaning import clean
 from onesentence.data.sources import open_source
-from stages.prepare import clean
 
 RUNGS = (10, 100, 1_000, None)
 

@@ -13,7 +13,7 @@ from onesentence.commands import documented
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.data.docstrings import read_docstrings
-from stages import pretrain
+from onesentence.training import pretraining
 
 # Heads have 64 dimensions each, as in phi-tiny, which has hidden_size 256 and 6 layers. Each size has about a
 # third of the next one's parameters: 0.7, 1.8 and 6.8 million.
@@ -25,17 +25,17 @@ SIZES = {
 
 def folder_of(width: int) -> Path:
     """The folder of the sibling with this width."""
-    return pretrain.MODEL.with_name(f"{pretrain.MODEL.name}-{width}")
+    return pretraining.MODEL.with_name(f"{pretraining.MODEL.name}-{width}")
 
 
 def metrics_of(width: int) -> Path:
     """The file with the sibling's loss and the text that it read."""
-    return pretrain.METRICS_FILE.with_name(f"pretrain-{width}.json")
+    return pretraining.METRICS_FILE.with_name(f"pretrain-{width}.json")
 
 
 @documented(__doc__)
 def command() -> None:
-    p = params.load(pretrain.PARAMS).pretrain
+    p = params.load(pretraining.PARAMS).pretrain
     missing = {
         width: shape
         for width, shape in SIZES.items()
@@ -44,13 +44,13 @@ def command() -> None:
     if not missing:
         print("sizes: every model exists")
         return
-    entries = pretrain.training_entries(read_docstrings(pretrain.REQUIREMENTS))
-    listing = pretrain.MODEL / pretrain.SEEN_FILES
-    if pretrain.files_of(entries) != listing.read_text(encoding="utf-8").splitlines():
+    entries = pretraining.training_entries(read_docstrings(pretraining.REQUIREMENTS))
+    listing = pretraining.MODEL / pretraining.SEEN_FILES
+    if pretraining.files_of(entries) != listing.read_text(encoding="utf-8").splitlines():
         raise UserError(
             f"sizes: {listing}: the installed packages have other files, so a sibling might read rows that "
             "the study tests on; install requirements.txt, or make phi-tiny again as well"
         )
     for width, shape in missing.items():
         values = replace(p, **shape)
-        pretrain.make(values, entries, folder_of(width), metrics_of(width))
+        pretraining.make(values, entries, folder_of(width), metrics_of(width))

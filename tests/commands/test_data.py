@@ -72,18 +72,18 @@ def refused(make_data, project):
 
 def tree(folder: Path) -> dict[str, object]:
     """Content, rights and links below a folder, but for what git and DVC keep for themselves."""
-    found = {}
+    result = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if name.parts[0] in (".git", ".dvc"):
             continue
         if path.is_symlink():
-            found[str(name)] = path.readlink()
+            result[str(name)] = path.readlink()
         elif path.is_file():
-            found[str(name)] = (path.read_bytes(), path.stat().st_mode)
+            result[str(name)] = (path.read_bytes(), path.stat().st_mode)
         else:
-            found[str(name)] = None
-    return found
+            result[str(name)] = None
+    return result
 
 
 def jsonl(path: Path, rows: int = 60, word: str = "text") -> Path:

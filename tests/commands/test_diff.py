@@ -49,10 +49,10 @@ def test_changed_parameters_by_dotted_key():
 
 def test_unpaired_by_hand():
     """Half-widths 3 and 4 make 5; a difference of 5 has p = 0.05 at 95 %."""
-    found = unpaired({"value": 30, "low": 27, "high": 33}, {"value": 35, "low": 31, "high": 39}, 0.95)
-    assert (found["value"], found["low"], found["high"]) == pytest.approx((5, 0, 10))
-    assert found["p"] == pytest.approx(0.05)
-    assert found["mde"] == pytest.approx(5 / 1.959964 * (1.959964 + 0.841621), rel=1e-4)
+    result = unpaired({"value": 30, "low": 27, "high": 33}, {"value": 35, "low": 31, "high": 39}, 0.95)
+    assert (result["value"], result["low"], result["high"]) == pytest.approx((5, 0, 10))
+    assert result["p"] == pytest.approx(0.05)
+    assert result["mde"] == pytest.approx(5 / 1.959964 * (1.959964 + 0.841621), rel=1e-4)
 
 
 @pytest.fixture
@@ -68,10 +68,10 @@ def sides():
 def test_scores_of_the_same_articles_are_paired_and_tell_more(sides):
     left, right = (side.columns["rouge1"] for side in sides)
     before, after = evaluation(left.mean(), 2.2), evaluation(right.mean(), 2.2)
-    found = compared(before, after, tuple(sides))["rouge1"]
+    result = compared(before, after, tuple(sides))["rouge1"]
     wanted = difference_of(right, left, 500, 0.95)
-    assert found["paired"] and found["value"] == wanted["value"]
-    assert verdict_of(found, 0.95) == "significant"
+    assert result["paired"] and result["value"] == wanted["value"]
+    assert verdict_of(result, 0.95) == "significant"
     alone = compared(before, after, (None, sides[1]))["rouge1"]
     assert not alone["paired"]
     assert verdict_of(alone, 0.95) == "not significant" and alone["mde"] == pytest.approx(4.45, abs=0.005)
@@ -83,15 +83,15 @@ def test_scores_that_are_another_branchs_are_not_paired(sides):
     """The JSON is of this branch; the scores on disk were left there by the last one."""
     left, right = (side.columns["rouge1"] for side in sides)
     before, after = evaluation(left.mean(), 2.2), evaluation(right.mean() + 5, 2.2)
-    found = compared(before, after, tuple(sides))["rouge1"]
-    assert not found["paired"] and found["value"] == pytest.approx(right.mean() + 5 - left.mean())
+    result = compared(before, after, tuple(sides))["rouge1"]
+    assert not result["paired"] and result["value"] == pytest.approx(right.mean() + 5 - left.mean())
 
 
 def test_scores_of_other_articles_or_settings_get_no_verdict(sides):
     before, after = evaluation(30, 2.2), evaluation(60, 2.2, "rouge1|n:400|test:other")
-    found = compared(before, after, (None, None))
-    assert found["rouge1"]["value"] is None and found["rouge1"]["p_holm"] is None
-    assert metric_rows(found, 0.95) == [
+    result = compared(before, after, (None, None))
+    assert result["rouge1"]["value"] is None and result["rouge1"]["p_holm"] is None
+    assert metric_rows(result, 0.95) == [
         [
             "ROUGE-1",
             "30.00",

@@ -51,17 +51,17 @@ def test_rates_and_counts_by_hand(given):
     assert (result["confidence"], result["resamples"]) == (0.95, 2_000)
     pair = result["pairs"]["tuned-lead"]
     assert (pair["items"], pair["raters"], list(pair["criteria"])) == (4, 2, ["overall"])
-    found = pair["criteria"]["overall"]
-    assert found["win_rate"] == pytest.approx(56.25)
-    assert {key: found[key] for key in ("n", "ratings", "wins", "losses", "ties")} == {
+    result = pair["criteria"]["overall"]
+    assert result["win_rate"] == pytest.approx(56.25)
+    assert {key: result[key] for key in ("n", "ratings", "wins", "losses", "ties")} == {
         "n": 4,
         "ratings": 6,
         "wins": 3,
         "losses": 1,
         "ties": 2,
     }
-    assert 0 <= found["low"] < 56.25 < found["high"] <= 100
-    assert found["bca_low"] < 56.25 < found["bca_high"]
+    assert 0 <= result["low"] < 56.25 < result["high"] <= 100
+    assert result["bca_low"] < 56.25 < result["bca_high"]
 
 
 def test_criteria_are_counted_apart(given):
@@ -127,8 +127,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 def test_outcomes_by_hand(given):
     files = read_all([given("Ann", overall(b="lead", a="equal")), given("Bob", overall(c="tuned"))])
-    found = outcomes(files["tuned", "lead"], "tuned", "overall")
-    assert np.array_equal(found, [[TIE, LOSS, NONE], [NONE, NONE, WIN]], equal_nan=True)
+    result = outcomes(files["tuned", "lead"], "tuned", "overall")
+    assert np.array_equal(result, [[TIE, LOSS, NONE], [NONE, NONE, WIN]], equal_nan=True)
     assert outcomes(files["tuned", "lead"], "tuned", "fluency").shape == (2, 0)
 
 
@@ -174,7 +174,7 @@ A = [{"id": "a", "overall": "tuned"}]
 
 
 @pytest.mark.parametrize(
-    ("entries", "other", "said"),
+    ("entries", "other", "message"),
     [
         (A, {"format": "ratings 2"}, r"format: expected 'one-sentence ratings 1', found 'ratings 2'"),
         (A, {"rater": " "}, r"rater: expected a name, found ' '"),
@@ -203,9 +203,9 @@ A = [{"id": "a", "overall": "tuned"}]
         ([*A, *A], {}, r"item 'a': expected one rating, found two"),
     ],
 )
-def test_refuses_a_bad_file_and_names_what_is_wrong(given, entries, other, said):
+def test_refuses_a_bad_file_and_names_what_is_wrong(given, entries, other, message):
     path = given("Ann", entries, **other)
-    with pytest.raises(UserError, match=said) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         read_all([path])
     assert str(refused.value).startswith(f"{path}: ") and "\n" not in str(refused.value)
 
@@ -237,13 +237,13 @@ def test_the_command_writes_the_result_and_says_it(given, tmp_path):
         given("Bob", overall(b="tuned", a="tuned")),
     ]
     output = tmp_path / "metrics/rate.json"
-    said = command(ROOT, "rate", *map(str, files), "--output", str(output)).stdout
+    message = command(ROOT, "rate", *map(str, files), "--output", str(output)).stdout
     result = summary(read_all(files))
     written = json.loads(output.read_text())
     assert written["pairs"]["tuned-lead"]["criteria"]["overall"]["win_rate"] == 56.25
-    assert list(written) == list(result) and said.splitlines()[:-1] == lines(result)
-    assert said.startswith("tuned-lead overall: win rate 56.2% [")
-    assert "3 wins, 2 ties, 1 losses on 4 items by 2 raters, alpha " in said
+    assert list(written) == list(result) and message.splitlines()[:-1] == lines(result)
+    assert message.startswith("tuned-lead overall: win rate 56.2% [")
+    assert "3 wins, 2 ties, 1 losses on 4 items by 2 raters, alpha " in message
 
 
 def test_the_command_fails_with_one_sentence_and_writes_nothing(given, tmp_path):

@@ -118,10 +118,10 @@ def test_machines_differ_line_by_line():
     here = machine()
     there = {**here, "instructions": "AVX2", "versions": {**here["versions"], "torch": "2.12.0"}}
     assert differences(here, here) == []
-    found = differences(there, here)
-    assert len(found) == 2
-    assert f"instructions: {here['instructions']} here, AVX2 where" in found[0]
-    assert found[1].startswith(f"versions: torch: {here['versions']['torch']} here, 2.12.0")
+    lines = differences(there, here)
+    assert len(lines) == 2
+    assert f"instructions: {here['instructions']} here, AVX2 where" in lines[0]
+    assert lines[1].startswith(f"versions: torch: {here['versions']['torch']} here, 2.12.0")
 
 
 def test_a_machine_is_described_without_the_names_of_host_and_user():

@@ -16,29 +16,30 @@ from onesentence.study.variance import SeedVariance, resampled
 
 def test_a_trend_in_words():
     entry = {"value": 0.5, "low": 0.1, "high": 0.9, "p": 0.01, "p_holm": 0.02, "mde": 0.6}
-    said = summarize_study(study_result(2.0, 0.01, for_each_doubling={"": entry}))[1]
+    sentence = summarize_study(study_result(2.0, 0.01, for_each_doubling={"": entry}))[1]
     assert (
-        said == "+0.50 [+0.10, +0.90] points of ROUGE-1 for each doubling (p = 0.0200): a significant gain."
+        sentence
+        == "+0.50 [+0.10, +0.90] points of ROUGE-1 for each doubling (p = 0.0200): a significant gain."
     )
     flat = {**entry, "p_holm": 0.4}
-    said = summarize_study(study_result(2.0, 0.01, for_each_doubling={"shared": flat}))[1]
-    assert said.startswith("shared: ")
-    assert said.endswith("no significant trend (MDE 0.60).")
+    sentence = summarize_study(study_result(2.0, 0.01, for_each_doubling={"shared": flat}))[1]
+    assert sentence.startswith("shared: ")
+    assert sentence.endswith("no significant trend (MDE 0.60).")
 
 
 def test_an_exchange_in_words():
     entry = {"smaller": "s-4", "larger": "l-1", "value": 1.5, "low": 1.0, "high": 2.0, "p_holm": 0.01}
     entry |= {"p": 0.01, "mde": 0.6}
-    said = summarize_study(
+    sentence = summarize_study(
         study_result(2.0, 0.01, exchanges=[entry, {**entry, "value": -1.5}, {**entry, "p_holm": 0.3}])
     )
-    assert said[1] == (
+    assert sentence[1] == (
         "Of 3 pairs of a model with more data and the next larger model with less, the smaller model is "
         "significantly better in 1 and the larger in 1. The difference is not significant in 1."
     )
-    assert said[2] == "s-4 against l-1: +1.50 [+1.00, +2.00], the smaller model with more data is better."
-    assert said[3].endswith("the larger model is better.")
-    assert said[4].endswith("not significant (MDE 0.60).")
+    assert sentence[2] == "s-4 against l-1: +1.50 [+1.00, +2.00], the smaller model with more data is better."
+    assert sentence[3].endswith("the larger model is better.")
+    assert sentence[4].endswith("not significant (MDE 0.60).")
 
 
 def test_a_law_in_words():
@@ -54,13 +55,13 @@ def test_a_law_in_words():
         "growth": {"value": 6.0, "low": 5.0, "high": 7.0, "p_holm": 0.001, "mde": 1.1},
         "curve": [[250.0, 23.0, 22.0, 24.0], [8_000.0, 29.0, 28.0, 35.0]],
     }
-    said = summarize_study(study_result(2.0, 0.01, laws={"": law}))[1]
-    assert said.startswith(
+    sentence = summarize_study(study_result(2.0, 0.01, laws={"": law}))[1]
+    assert sentence.startswith(
         "ROUGE-1 = 30.00 - 120 x pairs^-0.40; the asymptote [28.00, 35.00] is an extrapolation. Fitted "
         "without the largest size, the law predicts 29.00 [28.00, 35.00] there; the measured score is 0.30 "
         "higher [-1.00, +1.00], not a significant deviation (MDE 0.90)."
     )
-    assert said.endswith(
+    assert sentence.endswith(
         "Scores are within one point of the largest size's from 2,000 pairs on (interval 1,000 to 4,000)."
     )
     only = {**law, "within_one_point": {"value": 8_000, "low": 4_000, "high": 8_000}}
@@ -68,14 +69,14 @@ def test_a_law_in_words():
         "Scores are within one point of the largest size's from that size on (interval 4,000 to 8,000)."
     )
     straight = {**law, "saturates": False, "miss": {**law["miss"], "p_holm": 0.01}}
-    said = summarize_study(study_result(2.0, 0.01, laws={"same steps": straight}))[1]
-    assert said.startswith("same steps: the fitted power law does not show whether scores saturate")
-    assert "0.30 higher [-1.00, +1.00], a significant deviation." in said and "30.00" not in said
+    sentence = summarize_study(study_result(2.0, 0.01, laws={"same steps": straight}))[1]
+    assert sentence.startswith("same steps: the fitted power law does not show whether scores saturate")
+    assert "0.30 higher [-1.00, +1.00], a significant deviation." in sentence and "30.00" not in sentence
     for growth in ({"value": 0.4, "p_holm": 0.3}, {"value": -3.0, "p_holm": 0.001}):
         flat = {**law, "saturates": False, "growth": {**law["growth"], **growth}}
-        said = summarize_study(study_result(2.0, 0.01, laws={"same steps": flat}))[1]
-        assert "points: no significant growth (MDE 1.10), so no law" in said
-        assert "saturate" not in said and "predicts" not in said
+        sentence = summarize_study(study_result(2.0, 0.01, laws={"same steps": flat}))[1]
+        assert "points: no significant growth (MDE 1.10), so no law" in sentence
+        assert "saturate" not in sentence and "predicts" not in sentence
 
 
 def test_the_best_in_words():
@@ -87,18 +88,20 @@ def test_the_best_in_words():
         "choice of a lucky seed."
     )
     entry = {**entry, "over_baseline": {**over, "p_holm": 0.5}}
-    said = summarize_study(study_result(2.0, 0.01, best={"": entry}))[1]
-    assert "points, not a significant gain (MDE 0.70). The" in said
-    said = summarize_study(
+    sentence = summarize_study(study_result(2.0, 0.01, best={"": entry}))[1]
+    assert "points, not a significant gain (MDE 0.70). The" in sentence
+    sentence = summarize_study(
         study_result(2.0, 0.01, best={"": {**entry, "best": "a", "not_distinguishable": []}})
     )[1]
-    assert said == "The best is a, the baseline; all others are significantly worse."
+    assert sentence == "The best is a, the baseline; all others are significantly worse."
     searched = study_result(
         2.0, 0.01, best={"": {**entry, "not_distinguishable": [f"s{i}" for i in range(9)]}}
     )
     searched["variants"]["b"]["sets"] = {"lora.alpha": 8, "train.epochs": 3}
-    said = summarize_study(searched)[1]
-    assert said.startswith("The best is b (lora.alpha 8, train.epochs 3); not significantly worse: 9 others.")
+    sentence = summarize_study(searched)[1]
+    assert sentence.startswith(
+        "The best is b (lora.alpha 8, train.epochs 3); not significantly worse: 9 others."
+    )
     entry |= {"best": "a", "at_the_end": "lowest train.learning_rate", "not_distinguishable": []}
     assert summarize_study(study_result(2.0, 0.01, best={"": entry}))[1] == (
         "The best is a (the lowest train.learning_rate that was tried: a better one may lie beyond it), the "
@@ -152,8 +155,8 @@ def analysed(
         for kind, given, level in (("tuned", levels, 20.0), ("base", bases or {}, 10.0))
     }
     drawn = {
-        kind: {variant: resampled(found[variant], 400, k, spread) for k, variant in enumerate(names)}
-        for kind, found in rows.items()
+        kind: {variant: resampled(numbers[variant], 400, k, spread) for k, variant in enumerate(names)}
+        for kind, numbers in rows.items()
     }
     measured = Measured(
         {variant: dict.fromkeys(("rouge1", *COPYING), drawn["tuned"][variant]) for variant in names},
@@ -203,11 +206,11 @@ def test_exchanges_set_more_data_against_the_next_larger_model(monkeypatch):
 
 def test_a_curve_of_which_a_run_is_missing_is_passed_over(monkeypatch):
     """Its neighbours are no neighbours for that, and what is left of it is no curve."""
-    found = analysed(monkeypatch, "model_size", {}, without={"width-128-pairs-4000"})
-    assert found["exchanges"] == []
+    numbers = analysed(monkeypatch, "model_size", {}, without={"width-128-pairs-4000"})
+    assert numbers["exchanges"] == []
     gone = {"rank-8-learning-rate-0.001", "full-learning-rate-0.004"}
-    found = analysed(monkeypatch, "learning_rate", {}, without=gone)["best"]
-    assert list(found) == ["rank 16", "rank 64"]
+    numbers = analysed(monkeypatch, "learning_rate", {}, without=gone)["best"]
+    assert list(numbers) == ["rank 16", "rank 64"]
     every = [variant.name for variant in Studies("models/phi-tiny").study("learning_rate").variants]
     kept = {"rank-16-learning-rate-0.002", "rank-16-learning-rate-0.001"}
     assert analysed(monkeypatch, "learning_rate", {}, without=set(every) - kept)["best"] == {}
@@ -218,22 +221,24 @@ def test_a_curve_of_which_a_run_is_missing_is_passed_over(monkeypatch):
 
 
 def test_what_is_best_for_its_memory(monkeypatch):
-    found = analysed(monkeypatch, "quantization", {"int8": 19.0, "nf4": 19.5}, int8=50, nf4=25)
-    assert found["pareto_front"] == ["none", "bfloat16", "nf4"]  # int8: larger and worse than nf4
-    assert found["percent_of_draws_on_it"] == {"none": 100, "bfloat16": 100, "int8": 0, "nf4": 100}
+    numbers = analysed(monkeypatch, "quantization", {"int8": 19.0, "nf4": 19.5}, int8=50, nf4=25)
+    assert numbers["pareto_front"] == ["none", "bfloat16", "nf4"]  # int8: larger and worse than nf4
+    assert numbers["percent_of_draws_on_it"] == {"none": 100, "bfloat16": 100, "int8": 0, "nf4": 100}
 
 
 def test_how_much_of_the_gap_a_prompt_closes_and_what_its_length_is_worth(monkeypatch):
     prompts = Studies("models/phi-tiny").study("prompt").variants
     levels = {variant.name: 25.0 + 0.1 * k for k, variant in enumerate(prompts)}  # 0.1 for 10 tokens
     levels["template-direct"] = 30.0
-    found = analysed(monkeypatch, "prompt", levels, {"template-qa": 15.0})
-    assert found["best_prompt_of_the_base"] == "template-qa" and found["gap"]["value"] == pytest.approx(20)
-    closed = found["percent_of_the_gap_closed_by_prompting"]
+    numbers = analysed(monkeypatch, "prompt", levels, {"template-qa": 15.0})
+    assert numbers["best_prompt_of_the_base"] == "template-qa" and numbers["gap"]["value"] == pytest.approx(
+        20
+    )
+    closed = numbers["percent_of_the_gap_closed_by_prompting"]
     assert closed["value"] == pytest.approx(25, abs=1e-4)  # 15 of 10 to 30
     x = np.arange(len(prompts))
     slope = np.polyfit(x, list(levels.values()), 1)[0]
-    assert found["for_each_10_tokens_of_prompt"]["tuned"]["value"] == pytest.approx(slope, abs=1e-5)
+    assert numbers["for_each_10_tokens_of_prompt"]["tuned"]["value"] == pytest.approx(slope, abs=1e-5)
     # The tuned model is no better than the base: there is no gap of which to close a share.
     none = analysed(monkeypatch, "prompt", {"template-direct": 10.0})
     assert none["percent_of_the_gap_closed_by_prompting"] == {"value": None, "low": None, "high": None}
@@ -246,9 +251,9 @@ def test_the_best_of_many_that_are_alike_owes_its_lead_to_the_choice(monkeypatch
     names = [v.name for v in Studies("models/phi-tiny").study("search").variants]
     for _ in range(20):
         levels = {name: rng.normal(0, 5, 300) for name in names}
-        found = analysed(monkeypatch, "search", levels)["best"][""]
-        gains.append(found["over_baseline"]["value"])
-        leads.append(levels[found["best"]].mean() - levels["as-set"].mean())
+        numbers = analysed(monkeypatch, "search", levels)["best"][""]
+        gains.append(numbers["over_baseline"]["value"])
+        leads.append(levels[numbers["best"]].mean() - levels["as-set"].mean())
     assert np.mean(leads) > 0.3 and abs(np.mean(gains)) < np.mean(leads) / 2
 
 
@@ -269,21 +274,23 @@ def test_the_luck_of_a_seed_that_was_chosen_makes_no_gain(monkeypatch):
 def test_the_best_rate_of_each_rank(monkeypatch):
     levels = {"rank-8-learning-rate-0.004": 22.0, "rank-64-learning-rate-0.001": 21.0}
     levels["full-learning-rate-0.004"] = 20.5
-    found = analysed(monkeypatch, "learning_rate", levels)["best"]
-    assert found["rank 8"]["best"] == "rank-8-learning-rate-0.004" and not found["rank 8"]["at_the_end"]
-    assert found["every weight"]["at_the_end"] == "highest train.learning_rate"
-    assert found["rank 64"]["over_baseline"]["value"] == pytest.approx(-20 + 21, abs=1e-5)
-    assert found["rank 8"]["not_distinguishable"] == [] and len(found["rank 16"]["not_distinguishable"]) == 4
+    numbers = analysed(monkeypatch, "learning_rate", levels)["best"]
+    assert numbers["rank 8"]["best"] == "rank-8-learning-rate-0.004" and not numbers["rank 8"]["at_the_end"]
+    assert numbers["every weight"]["at_the_end"] == "highest train.learning_rate"
+    assert numbers["rank 64"]["over_baseline"]["value"] == pytest.approx(-20 + 21, abs=1e-5)
+    assert (
+        numbers["rank 8"]["not_distinguishable"] == [] and len(numbers["rank 16"]["not_distinguishable"]) == 4
+    )
 
 
 def test_how_far_below_full_fine_tuning(monkeypatch):
-    found = analysed(monkeypatch, "method", {"full": 40.0, "lora-qkv": 38.0})["percent_below_full"]
-    assert set(found) == {v.name for v in Studies("models/phi-tiny").study("method").variants} - {"full"}
-    assert found["lora-qkv"]["value"] == pytest.approx(5.0, abs=1e-6)
-    assert found["lora-qkv"]["low"] < 5.0 < found["lora-qkv"]["high"]
+    numbers = analysed(monkeypatch, "method", {"full": 40.0, "lora-qkv": 38.0})["percent_below_full"]
+    assert set(numbers) == {v.name for v in Studies("models/phi-tiny").study("method").variants} - {"full"}
+    assert numbers["lora-qkv"]["value"] == pytest.approx(5.0, abs=1e-6)
+    assert numbers["lora-qkv"]["low"] < 5.0 < numbers["lora-qkv"]["high"]
 
 
 def test_how_much_less_is_copied(monkeypatch):
-    found = analysed(monkeypatch, "novelty", {"novel-half": 17.0})["copying"]
-    assert found["novel-half"]["verbatim"]["value"] == pytest.approx(-3.0, abs=1e-6)
-    assert found["novel-half"]["verbatim"]["p"] < 0.01 and found["curriculum"]["novel_2"]["p"] > 0.9
+    numbers = analysed(monkeypatch, "novelty", {"novel-half": 17.0})["copying"]
+    assert numbers["novel-half"]["verbatim"]["value"] == pytest.approx(-3.0, abs=1e-6)
+    assert numbers["novel-half"]["verbatim"]["p"] < 0.01 and numbers["curriculum"]["novel_2"]["p"] > 0.9

@@ -91,19 +91,19 @@ def test_what_was_decided_on_one_scale_stands_under_no_other(tmp_path, monkeypat
 def test_decisions_are_told_of_a_study_with_any_variant_left_out(tmp_path, monkeypatch, name):
     """As on a scale that does not vary a key, or where a variant failed."""
     monkeypatch.chdir(ROOT)
-    whole, found = (
+    whole, result = (
         params.read_yaml(params.PARAMS_FILE),
         json.loads(Path(f"metrics/studies/{name}.json").read_text()),
     )
-    keys = {key for each in found["variants"].values() for key in each["sets"]}
+    keys = {key for each in result["variants"].values() for key in each["sets"]}
     for key in keys:
         variants = {
             label: {**each, "values": {k: v for k, v in each["values"].items() if k != key}}
-            for label, each in found["variants"].items()
-            if key not in each["sets"] or label == found["baseline"]
+            for label, each in result["variants"].items()
+            if key not in each["sets"] or label == result["baseline"]
         }
         if len(variants) > 1:
-            write_json(tmp_path / f"{name}.json", {**found, "variants": variants, "analysis": {}})
+            write_json(tmp_path / f"{name}.json", {**result, "variants": variants, "analysis": {}})
             text = decisions_text(tmp_path, "phi-tiny", whole)
             if key in [decision.key for decision in DECISIONS if decision.study == name]:
                 assert f"Study `{name}` compares no other value on phi-tiny." in text

@@ -35,8 +35,8 @@ def test_every_shipped_study_is_sound_on_both_scales(model, monkeypatch):
                 whole = params.read_yaml(params.PARAMS_FILE)
                 if model != whole["model"]["name"]:
                     preset = params.read_yaml(Path("presets/phi2-xsum-t4.yaml"))
-                    for section, found in preset.items():
-                        whole[section] |= found
+                    for section, overlay in preset.items():
+                        whole[section] |= overlay
                 whole = with_values(whole, values)
                 assert params.problems(whole) == [], (name, values)
                 steps, rows = whole["train"]["steps"], whole["data"]["train_size"]
@@ -45,8 +45,8 @@ def test_every_shipped_study_is_sound_on_both_scales(model, monkeypatch):
 
 
 def test_names_and_values_of_axes():
-    found = from_axes({"lora.rank": [8], "train.learning_rate": [0.002, 1e-05]})
-    assert found == {
+    variants = from_axes({"lora.rank": [8], "train.learning_rate": [0.002, 1e-05]})
+    assert variants == {
         "rank-8-learning-rate-0.002": {"lora.rank": 8, "train.learning_rate": 0.002},
         "rank-8-learning-rate-1e-05": {"lora.rank": 8, "train.learning_rate": 1e-05},
     }
@@ -57,12 +57,12 @@ def test_names_and_values_of_axes():
 
 def test_a_search_is_its_seed_and_stays_in_its_bounds():
     search = {"budget": 200, "seed": 3, "keys": {"a": {"low": 0.001, "high": 0.1}, "b": [1, 2]}}
-    found = from_search(search)
-    assert found == from_search(search) and found != from_search({**search, "seed": 4})
-    rates = np.array([drawn["a"] for drawn in found.values()])
-    assert len(found) == 200 and rates.min() >= 0.001 and rates.max() <= 0.1
+    variants = from_search(search)
+    assert variants == from_search(search) and variants != from_search({**search, "seed": 4})
+    rates = np.array([drawn["a"] for drawn in variants.values()])
+    assert len(variants) == 200 and rates.min() >= 0.001 and rates.max() <= 0.1
     assert 0.35 < (rates < 0.01).mean() < 0.65  # half of the draws in each of the two decades
-    assert {drawn["b"] for drawn in found.values()} == {1, 2}
+    assert {drawn["b"] for drawn in variants.values()} == {1, 2}
 
 
 def test_a_study_sets_the_scale_then_the_study_then_the_variant(tmp_path):
@@ -254,11 +254,13 @@ def test_the_test_split_is_opened_by_confirmations_alone(model, monkeypatch):
 
 def test_each_ranks_own_rate_is_the_best_that_was_found(monkeypatch):
     monkeypatch.chdir(ROOT)
-    found = json.loads(Path("metrics/studies/learning_rate.json").read_text())
+    result = json.loads(Path("metrics/studies/learning_rate.json").read_text())
     whole = params.read_yaml(params.PARAMS_FILE)
     members = Studies("models/phi-tiny").study("rank").series["each rank's best rate"]
     assert len(members) == 3
     for member in members:
         set_ = with_values(whole, member.values)
-        best = found["variants"][found["analysis"]["best"][f"rank {set_['lora']['rank']}"]["best"]]["values"]
+        best = result["variants"][result["analysis"]["best"][f"rank {set_['lora']['rank']}"]["best"]][
+            "values"
+        ]
         assert best["train.learning_rate"] == set_["train"]["learning_rate"]

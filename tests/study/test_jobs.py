@@ -209,8 +209,8 @@ def test_what_a_reviewer_sees_with_and_without_the_cache(studied, tmp_path):
 
 def ref_of(folder: Path, name: str) -> str:
     refs = run(folder, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
-    (found,) = [ref for ref in refs if ref.endswith(f"/{name}")]
-    return found.removeprefix("refs/exps/")
+    (matching,) = [ref for ref in refs if ref.endswith(f"/{name}")]
+    return matching.removeprefix("refs/exps/")
 
 
 @pytest.mark.slow

@@ -60,10 +60,10 @@ def test_a_spread_is_borrowed_from_the_same_scale_and_settings_alone(tmp_path, m
 
     monkeypatch.chdir(ROOT)
     studies = Studies("models/phi-tiny")
-    found = borrowed_spread(studies.study("learning_rate"), studies)["rouge1"]
+    borrowed = borrowed_spread(studies.study("learning_rate"), studies)["rouge1"]
     variants = json.loads(Path("metrics/studies/rank.json").read_text())["variants"].values()
     sds = [variant["scores"]["rouge1"]["seed_sd"] for variant in variants]
-    assert found.total == pytest.approx(np.mean(np.square(sds))) and found.df == 2 * len(sds)
+    assert borrowed.total == pytest.approx(np.mean(np.square(sds))) and borrowed.df == 2 * len(sds)
     assert borrowed_spread(studies.study("rank"), studies) == {}
     other = Studies("microsoft/phi-2")
     with pytest.raises(UserError, match=r"rank\.json: expected the scale phi-2, found phi-tiny"):

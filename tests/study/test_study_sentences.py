@@ -6,9 +6,9 @@ from onesentence.study.sentences import settings_sentence, summarize_study
 
 
 def test_no_difference_says_what_could_have_been_missed():
-    said = summarize_study(study_result(0.3, 0.6))
-    assert said[0] == "No variant differs significantly from a in ROUGE-1 (MDE up to 1.40 points)."
-    assert said[-1] == (
+    sentences = summarize_study(study_result(0.3, 0.6))
+    assert sentences[0] == "No variant differs significantly from a in ROUGE-1 (MDE up to 1.40 points)."
+    assert sentences[-1] == (
         "Scores of one variant's 3 seeds have a standard deviation of 0.20 points (median over variants, "
         "at most 0.20). The sample of 2,000 articles alone gives a score a standard error of up to 0.40 "
         "points."
@@ -50,10 +50,10 @@ def test_settings_are_those_that_the_variants_ran_with():
     for size, variant in zip((10, 20), made["variants"].values(), strict=True):
         variant["sets"] = {"data.train_size": size}
     made["variants"]["b"]["sets"]["train.epochs"] = 1
-    said = "tiny, 2,000 validation articles, 3 seeds, train.epochs 2"
-    assert settings_sentence(made, {}) == said
+    conditions = "tiny, 2,000 validation articles, 3 seeds, train.epochs 2"
+    assert settings_sentence(made, {}) == conditions
     # A default that has changed since is part of what the numbers hang on.
     made["defaults"] = {"train.method": "lora", "lora.alpha": None, "lora.rank": 16, "train.log_every": 25}
     now = {"train": {"method": "rslora", "log_every": 5}, "lora": {"alpha": None}}
     changed = "defaults changed since: train.method lora (now rslora), lora.rank 16 (now removed)"
-    assert settings_sentence(made, now) == f"{said}; {changed}"
+    assert settings_sentence(made, now) == f"{conditions}; {changed}"

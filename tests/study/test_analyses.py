@@ -204,8 +204,8 @@ def test_exchanges_set_more_data_against_the_next_larger_model(monkeypatch):
     assert far["value"] == pytest.approx(-4, abs=1e-5) and far["p_holm"] <= 0.05
 
 
-def test_a_curve_of_which_a_run_is_missing_is_passed_over(monkeypatch):
-    """Its neighbours are no neighbours for that, and what is left of it is no curve."""
+def test_a_curve_with_a_missing_run_is_skipped(monkeypatch):
+    """Its neighbours are not compared with each other instead, and the rest of it is no curve."""
     numbers = analysed(monkeypatch, "model_size", {}, without={"width-128-pairs-4000"})
     assert numbers["exchanges"] == []
     gone = {"rank-8-learning-rate-0.001", "full-learning-rate-0.004"}
@@ -220,7 +220,7 @@ def test_a_curve_of_which_a_run_is_missing_is_passed_over(monkeypatch):
     assert analysed(monkeypatch, "data_size", {}, without={"pairs-1000"})["laws"] == {}
 
 
-def test_what_is_best_for_its_memory(monkeypatch):
+def test_the_front_of_memory_and_score(monkeypatch):
     numbers = analysed(monkeypatch, "quantization", {"int8": 19.0, "nf4": 19.5}, int8=50, nf4=25)
     assert numbers["pareto_front"] == ["none", "bfloat16", "nf4"]  # int8: larger and worse than nf4
     assert numbers["percent_of_draws_on_it"] == {"none": 100, "bfloat16": 100, "int8": 0, "nf4": 100}
@@ -239,12 +239,12 @@ def test_how_much_of_the_gap_a_prompt_closes_and_what_its_length_is_worth(monkey
     x = np.arange(len(prompts))
     slope = np.polyfit(x, list(levels.values()), 1)[0]
     assert numbers["for_each_10_tokens_of_prompt"]["tuned"]["value"] == pytest.approx(slope, abs=1e-5)
-    # The tuned model is no better than the base: there is no gap of which to close a share.
+    # The tuned model is no better than the base, so there is no gap to close.
     none = analysed(monkeypatch, "prompt", {"template-direct": 10.0})
     assert none["percent_of_the_gap_closed_by_prompting"] == {"value": None, "low": None, "high": None}
 
 
-def test_the_best_of_many_that_are_alike_owes_its_lead_to_the_choice(monkeypatch):
+def test_the_best_of_many_equal_variants_leads_only_where_it_was_chosen(monkeypatch):
     """Sixteen settings that differ by chance alone: the best of them leads on the articles that chose it, and
     not on the others."""
     rng, gains, leads = np.random.default_rng(9), [], []
@@ -257,7 +257,7 @@ def test_the_best_of_many_that_are_alike_owes_its_lead_to_the_choice(monkeypatch
     assert np.mean(leads) > 0.3 and abs(np.mean(gains)) < np.mean(leads) / 2
 
 
-def test_the_luck_of_a_seed_that_was_chosen_makes_no_gain(monkeypatch):
+def test_the_choice_of_a_lucky_seed_is_no_gain(monkeypatch):
     """Settings that are alike but for the luck of their one seed, which is the same on both halves of the
     articles: the best beats the baseline too often, unless the choice is counted.
     """

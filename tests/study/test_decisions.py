@@ -24,7 +24,7 @@ from onesentence.study.experiments import (
 )
 
 
-def test_a_decision_shows_what_its_key_alone_did_and_where_it_never_is_alone_what_else_differs():
+def test_a_decision_shows_variants_that_change_its_key_alone_else_names_the_other_keys():
     made = study_result(2.0, 0.01)
     made["variants"] |= {"c": study_result(0.3, 0.6)["variants"]["b"]}
     for (rank, rate), variant in zip(
@@ -40,7 +40,7 @@ def test_a_decision_shows_what_its_key_alone_did_and_where_it_never_is_alone_wha
     assert compared_values(made, "model.name") == ["- `b`: +2.00 [+1.00, +3.00], significant"]
 
 
-def test_a_decision_shows_what_the_test_split_said_of_its_key(tmp_path):
+def test_a_decision_shows_the_results_of_the_test_split(tmp_path):
     assert confirmed(tmp_path, "lora.rank", "tiny", {}) == []
     made = study_result(2.0, 0.01) | {"scale": "tiny", "split": "test", "settings": {}}
     for rank, variant in zip((8, 16), made["variants"].values(), strict=True):
@@ -77,7 +77,7 @@ def test_the_decisions_hold_the_studies_numbers(monkeypatch):
         )
 
 
-def test_what_was_decided_on_one_scale_stands_under_no_other(tmp_path, monkeypatch):
+def test_a_decision_of_one_scale_appears_under_no_other(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     whole = params.read_yaml(params.PARAMS_FILE)
     for path in Path("metrics/studies").glob("*.json"):
@@ -88,7 +88,7 @@ def test_what_was_decided_on_one_scale_stands_under_no_other(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("name", sorted({decision.study for decision in DECISIONS}))
-def test_decisions_are_told_of_a_study_with_any_variant_left_out(tmp_path, monkeypatch, name):
+def test_decisions_are_written_with_any_variant_left_out(tmp_path, monkeypatch, name):
     """As on a scale that does not vary a key, or where a variant failed."""
     monkeypatch.chdir(ROOT)
     whole, result = (

@@ -55,7 +55,7 @@ def test_names_and_values_of_axes():
     ]
 
 
-def test_a_search_is_its_seed_and_stays_in_its_bounds():
+def test_a_search_depends_on_its_seed_alone_and_stays_in_its_bounds():
     search = {"budget": 200, "seed": 3, "keys": {"a": {"low": 0.001, "high": 0.1}, "b": [1, 2]}}
     variants = from_search(search)
     assert variants == from_search(search) and variants != from_search({**search, "seed": 4})
@@ -199,15 +199,15 @@ def test_a_wrong_scale_is_named(tmp_path, change, problem):
         Studies("m", tmp_path / "studies.yaml")
 
 
-def test_a_study_or_scale_that_is_not_there(tmp_path):
+def test_an_unknown_study_or_scale_is_named(tmp_path):
     with pytest.raises(UserError, match="no study 'x'; expected one of rank"):
         declared(tmp_path, rank=RANKS).study("x")
     with pytest.raises(UserError, match=r"no scale for model.name 'other' \(found tiny \(m\)\)"):
         Studies("other", tmp_path / "studies.yaml")
 
 
-def test_a_study_that_is_not_declared_for_a_scale_is_not_in_the_way_of_the_others(tmp_path):
-    """Neither the list nor the check of names stumbles over it; whoever asks for it is told."""
+def test_a_study_that_another_scale_declares_is_skipped(tmp_path):
+    """The list and the check of names skip it; a request for it gets an error."""
     scales = {name: {"model": name, "settings": {}, "quick": {}} for name in ("tiny", "mine")}
     rank, sizes = ({**RANKS, "axes": axes} for axes in ({"lora.rank": [8, 16]}, {"tiny": {"lora.rank": [8]}}))
     text = yaml.safe_dump({"scales": scales, "studies": {"rank": rank, "sizes": sizes}}, sort_keys=False)
@@ -235,7 +235,7 @@ def test_one_name_for_two_settings_is_refused(tmp_path):
         "Article: {article}\n\nIt's \"one\", [two], a=b, $x \\n \\' c:\\\nSummary: \\",
     ],
 )
-def test_options_are_read_by_dvc_as_they_were(tmp_path, value):
+def test_dvc_reads_the_value_of_an_option_back(tmp_path, value):
     from dvc.utils.hydra import apply_overrides
 
     (tmp_path / "params.yaml").write_text("a:\n  b: 0\n")
@@ -244,8 +244,8 @@ def test_options_are_read_by_dvc_as_they_were(tmp_path, value):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_test_split_is_opened_by_confirmations_alone(model, monkeypatch):
-    """Every other study chooses, and does so on validation."""
+def test_only_confirmations_use_the_test_split(model, monkeypatch):
+    """Every other study makes choices, and makes them on validation."""
     monkeypatch.chdir(ROOT)
     studies = Studies(model)
     opened = [name for name in studies.names() if studies.study(name).settings["evaluate.split"] == "test"]

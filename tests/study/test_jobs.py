@@ -141,7 +141,7 @@ def test_a_study_that_is_killed_on_the_way_ends_in_its_comparison(studied):
     assert (studied / "plots/studies/rank.svg").is_file()
     assert "**rank**: Does quality grow with the rank?" in (studied / "README.md").read_text()
 
-    # Again: everything is there, nothing runs, not a byte changes; plain DVC reads the experiments.
+    # Again: every run exists, nothing runs, no byte changes; plain DVC reads the experiments.
     before = {path: path.read_bytes() for path in (studied / "metrics/studies").iterdir()}
     again = study(studied, "rank")
     assert "4 of 4 runs are complete, 0 to go" in again.stdout
@@ -273,7 +273,7 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
 
 @pytest.mark.slow
 def test_a_change_of_what_runs_were_made_with_makes_them_missing(studied, monkeypatch):
-    """Definitions, data and the base count; where code lies, and the page that a run ends in, do not."""
+    """Definitions, data and the base count; the files of the code and the stage `report` do not."""
     from onesentence.study.experiments import finished
 
     monkeypatch.chdir(studied)

@@ -16,7 +16,7 @@ from onesentence.study.comparison import borrowed_spread, require_same_test_set,
 from onesentence.study.declaration import Studies
 
 
-def test_what_is_there_is_compared_where_that_is_asked_for(tmp_path):
+def test_complete_variants_are_compared_where_partial_is_set(tmp_path):
     more = {
         "axes": {"lora.rank": [2, 4, 8]},
         "series": {"low": ["rank-2", "rank-4"], "all": ["rank-2", "rank-8"]},
@@ -39,7 +39,7 @@ def test_what_is_there_is_compared_where_that_is_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize(("key", "value"), [("split", "test"), ("n", 5), ("test", "another")])
-def test_runs_of_other_articles_are_refused_by_what_differs(key, value):
+def test_runs_of_other_articles_are_refused_and_the_difference_named(key, value):
     def run_of(**changed) -> dict:
         scores = Scores(["a", "b"], {"rouge1": np.array([40.0, 20.0])}, {}, {"rouge1": "F1"})
         evaluation = {"split": "validation", "n": 2, "test": "one", "resampling": {}} | changed
@@ -56,7 +56,7 @@ def test_runs_of_other_articles_are_refused_by_what_differs(key, value):
         require_same_test_set({"as-set": run_of(), "older": older})
 
 
-def test_a_spread_is_borrowed_from_the_same_scale_and_settings_alone(tmp_path, monkeypatch):
+def test_a_spread_is_borrowed_only_from_the_same_scale_and_settings(tmp_path, monkeypatch):
 
     monkeypatch.chdir(ROOT)
     studies = Studies("models/phi-tiny")

@@ -44,7 +44,7 @@ def held(tmp_path, monkeypatch) -> Path:
 
 
 def put_experiment(folder: Path, name: str, rate: str, baseline: str = "ab") -> str:
-    """Hold the files that are there, and a dvc.lock with this learning rate, as an experiment; its ref."""
+    """Make an experiment of the folder's files and a dvc.lock with this learning rate; returns its ref."""
     stage = {"cmd": "python -m code", "deps": [{"path": "code.py"}], "outs": []}
     lock = json.dumps({"stages": dict.fromkeys(COMPARED, stage)})
     used = f'"params": {{"params.yaml": {{"train.learning_rate": {rate}}}}}'
@@ -65,7 +65,7 @@ def test_an_experiment_has_the_values_that_its_lock_holds(held):
     assert not has_values(ref, {"train.learning_rate": 6e-05}) and not has_values(ref, {})
 
 
-def test_a_twin_is_one_with_the_same_code_and_values_alone(held):
+def test_a_twin_has_the_same_code_and_values(held):
     ref = put_experiment(held, "one", "0.004")
     assert reuse_equal_experiments({"near": {"train.learning_rate": 0.0041}, "as-set": {}}) == []
     assert reuse_equal_experiments({"same": {"train.learning_rate": 0.004}}) == ["same"]
@@ -87,7 +87,7 @@ def test_a_twin_has_the_same_pins_whatever_the_comments_beside_them(held):
 
 
 def test_a_name_that_another_experiment_has_is_given_and_nothing_is_lost(held):
-    """A default and its variant change places: each is found again under the other's name."""
+    """A default and its variant are exchanged: each is found again under the other's name."""
     put_experiment(held, "as-set-seed0", "0.002")
     put_experiment(held, "fast-seed0", "0.004")
     slow, fast = commit_of("as-set-seed0"), commit_of("fast-seed0")
@@ -108,7 +108,7 @@ def test_a_twin_of_another_baseline_takes_the_name_from_what_is_wanted_too(held)
 
 
 def test_two_branches_keep_their_experiments_of_one_name(held):
-    """The one that is wanted has the name; the other is found again by what it is."""
+    """The wanted one has the name; the other is found again by its values."""
     values = {"train.learning_rate": 0.004}
     put_experiment(held, "fast-seed0", "0.004", "aa")
     first = commit_of("fast-seed0")

@@ -5,7 +5,7 @@ from samples import study_result
 from onesentence.study.sentences import settings_sentence, summarize_study
 
 
-def test_no_difference_says_what_could_have_been_missed():
+def test_no_significant_difference_gives_the_mde():
     sentences = summarize_study(study_result(0.3, 0.6))
     assert sentences[0] == "No variant differs significantly from a in ROUGE-1 (MDE up to 1.40 points)."
     assert sentences[-1] == (
@@ -15,7 +15,7 @@ def test_no_difference_says_what_could_have_been_missed():
     )
 
 
-def test_a_real_difference_is_called_one():
+def test_a_significant_difference_is_named_with_its_interval():
     assert summarize_study(study_result(2.0, 0.01))[0] == (
         "Significantly different from a in ROUGE-1: b (+2.00 [+1.00, +3.00])."
     )
@@ -29,13 +29,13 @@ def test_many_that_do_not_differ_are_counted_and_few_are_named():
     assert "No significant difference: the other 11 (MDE" in summarize_study(few)[0]
 
 
-def test_outputs_that_are_the_same_are_no_test_of_anything():
+def test_equal_outputs_are_named_apart():
     same = study_result(0.0, 1.0)
     same["variants"]["b"]["difference"]["rouge1"] |= {"low": 0.0, "high": 0.0, "se": 0.0, "mde": 0.0}
     assert summarize_study(same)[0] == "Same score as a on every article: b."
 
 
-def test_one_seed_is_said_to_be_one():
+def test_one_seed_is_named_with_the_source_of_its_spread():
     one = {**study_result(2.0, 0.01), "seeds": [0]}
     assert summarize_study(one)[-1].startswith(
         "One seed for each variant, with no allowance for other seeds: the results hold for"

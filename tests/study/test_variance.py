@@ -154,8 +154,8 @@ def test_the_best_of_five_that_are_alike_is_rarely_called_better():
     assert not_worse(0, [apart[0], apart[0], apart[1]], 0.95) == [1]  # the same outputs
 
 
-def test_what_is_detectable_is_detected_in_80_percent():
-    """Even where Holm's procedure is strictest: as one of five tests, of which the others show nothing."""
+def test_the_mde_is_detected_in_80_percent_of_cases():
+    """Even where Holm's procedure is strictest: as one of five tests, the others without an effect."""
     rng, seen, trials, reach = np.random.default_rng(7), 0, 300, []
     for _ in range(trials):
         articles = rng.normal(0, 10, 300)
@@ -166,7 +166,7 @@ def test_what_is_detectable_is_detected_in_80_percent():
         reach.append(entries[0]["mde"])
         seen += entries[0]["p_holm"] < 0.05
     assert entries[0]["p_holm"] == pytest.approx(5 * entries[0]["p"])
-    # 1.3 points are about what is detectable here, and they are seen in about 80 %.
+    # The MDE here is about 1.3 points: it is detected in about 80 %.
     assert np.mean(reach) == pytest.approx(1.3, abs=0.05) and 0.72 <= seen / trials <= 0.9
 
 

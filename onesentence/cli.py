@@ -1,7 +1,7 @@
 """The command line: `onesentence COMMAND`, or `python -m onesentence COMMAND` to run the code of this folder.
 
-A command is a module of `onesentence.commands` with a function `command`. It is imported when it is asked
-for: a list of commands, or the completion of a name, loads none of them.
+A command is a module of `onesentence.commands` with a function `command`. It is imported when it is needed:
+the list of commands and the completion of a name load none of them.
 """
 
 import ast
@@ -22,11 +22,11 @@ FOLDER = Path(__file__).parent / "commands"
 def summary_of(name: str) -> str:
     """The first sentence of a command's docstring, read without importing it."""
     docstring = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8")))
-    return docstring.partition("\n")[0].rstrip(".")
+    return (docstring or "").partition("\n")[0].rstrip(".")
 
 
 class Commands(click.Group):
-    """The commands, each imported when it is asked for."""
+    """The commands. Each is imported when it is needed."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Names of all commands."""
@@ -38,15 +38,16 @@ class Commands(click.Group):
             return None
         from importlib import import_module
 
-        return import_module(f"onesentence.commands.{name}").command
+        command: click.Command = import_module(f"onesentence.commands.{name}").command
+        return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands with a sentence on each."""
+        """Write the list of commands with one sentence for each."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary_of(name)) for name in COMMANDS])
 
     def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Names that begin so, with a sentence on each."""
+        """Commands whose name begins with `incomplete`, with one sentence for each."""
         return [
             CompletionItem(name, help=summary_of(name)) for name in COMMANDS if name.startswith(incomplete)
         ]
@@ -54,12 +55,12 @@ class Commands(click.Group):
 
 @click.command(cls=Commands, context_settings={"max_content_width": 110})
 def cli() -> None:
-    """Fine-tune a language model to summarize in one sentence, and find out what each choice was worth.
+    """Fine-tune a language model to summarize in one sentence, and measure what each choice is worth.
 
-    Every command says what it does, with examples: onesentence COMMAND --help
+    For a description with examples: onesentence COMMAND --help
     """
 
 
 def main() -> None:
-    """Run a command; bad input ends it with one sentence and exit code 1, a wrong option with 2."""
+    """Run a command. Bad input ends it with one sentence and exit code 1, a wrong option with exit code 2."""
     errors.run(cli)

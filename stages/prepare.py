@@ -7,7 +7,6 @@ Run     python -m stages.prepare
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write, write_json, write_parquet
 from onesentence.core.language import require_language
 from onesentence.core.params import SPLITS
-from onesentence.core.text import first_sentence, novel_ngram_share, words
+from onesentence.core.text import novel_ngram_share, words
+from onesentence.data.cleaning import clean
 from onesentence.data.near_duplicates import NearDuplicates
-from onesentence.data.sources import Example, open_source, require_pinned, text_digest
+from onesentence.data.sources import Example, open_source, require_pinned
 
 PARAMS = ("data", "evaluate.language")
 PREPARED = Path("data/prepared")
@@ -30,46 +30,6 @@ METRICS_FILE = Path("metrics/data.json")
 SEEN_FILES = Path("models/phi-tiny/pretraining_files.txt")
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 NOVELTY_ROWS = 2_000  # the first rows of a split's random order: enough for a share with an error of 1 point
-
-
-def clean(
-    splits: dict[str, Iterator[Example]], language: str, grouped: bool = False
-) -> tuple[dict[str, list[Example]], dict[str, Counter[str]]]:
-    """(good rows by split, counts by split: rows read, and rows dropped for each reason).
-
-    Test is cleaned first and train last, so that of two equal documents the held-out one stays. grouped: do
-    the same for groups (a newspaper, an author), so that no group is in two splits. Docstrings are not
-    grouped, because near-duplicates move to train while the rest of their file stays.
-    """
-    cleaned: dict[str, list[Example]] = {}
-    counts: dict[str, Counter[str]] = {}
-    side_of_document: dict[bytes, str] = {}
-    side_of_group: dict[str, str] = {}
-    for split in reversed(SPLITS):
-        count: Counter[str] = Counter()
-        rows: list[Example] = []
-        for row in tqdm(splits[split], desc=f"clean {split}", unit="row"):
-            count["read"] += 1
-            if not row.article.strip() or not row.summary.strip():
-                count["empty document or summary"] += 1
-                continue
-            document = text_digest(row.article)
-            if document in side_of_document:
-                same = side_of_document[document] == split
-                count["duplicate document" if same else "document stands in another split"] += 1
-                continue
-            side_of_document[document] = split
-            # 20,000 characters hold the first sentence in practice; splitting a whole book costs seconds.
-            first = first_sentence(row.document[:20_000], language)
-            if words(first) == words(row.summary):
-                count["summary is the document's first sentence"] += 1
-                continue
-            if grouped and side_of_group.setdefault(row.group, split) != split:
-                count["group is in another split"] += 1
-                continue
-            rows.append(row)
-        cleaned[split], counts[split] = rows, count
-    return cleaned, counts
 
 
 def subset(rows: list[Example], size: int | None, seed: int, split: str) -> list[Example]:

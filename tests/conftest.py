@@ -94,7 +94,7 @@ def write_tiny_model(folder: Path, texts: list[str], vocabulary: int = 600) -> P
     """A Phi with random weights (2 layers, 64 wide) and its tokenizer, in the hub's layout."""
     import torch
 
-    from stages.pretrain import build_model, train_tokenizer
+    from onesentence.training.pretraining import build_model, train_tokenizer
 
     tokenizer = train_tokenizer(texts, vocabulary)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Nothing heavy is loaded before it is needed: --help and imports come at once."""
+"""The command line: help is fast, since no heavy library is imported before it is needed."""
 
 import ast
 import itertools
@@ -51,7 +51,7 @@ def test_help_of_a_command_has_examples_and_loads_no_model_library(name):
     assert modules == "[]" and float(seconds) < 2  # alone 0.4 s at most; the cores are shared
 
 
-def test_every_module_of_a_command_is_one():
+def test_every_module_of_the_folder_is_a_command():
     files = {path.stem for path in (ROOT / "onesentence/commands").glob("*.py")} - {"__init__", "edit"}
     assert files == set(cli.COMMANDS)
 

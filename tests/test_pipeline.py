@@ -316,7 +316,7 @@ def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch, capsys):
     import torch
 
     from onesentence.data import docstrings
-    from stages import pretrain
+    from onesentence.training import pretraining as pretrain
 
     entries = []
     for file, path in docstrings.source_files():
@@ -372,7 +372,7 @@ def test_siblings_are_made_of_what_phi_tiny_read_or_not_at_all(tmp_path, monkeyp
     from onesentence.commands import sizes
     from onesentence.core.errors import UserError
     from onesentence.data import docstrings
-    from stages import pretrain
+    from onesentence.training import pretraining as pretrain
 
     entries = []
     for file, path in docstrings.source_files():
@@ -387,7 +387,7 @@ def test_siblings_are_made_of_what_phi_tiny_read_or_not_at_all(tmp_path, monkeyp
     listing = tmp_path / "models/phi-tiny/pretraining_files.txt"
     listing.parent.mkdir(parents=True)
     listing.write_text("other/file.py\n")
-    with pytest.raises(UserError, match="the installed packages have other files than models/phi-tiny"):
+    with pytest.raises(UserError, match=r"pretraining_files\.txt: the installed packages have other files"):
         sizes.command.callback()
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["phi-tiny"]
 
@@ -401,4 +401,4 @@ def test_siblings_are_made_of_what_phi_tiny_read_or_not_at_all(tmp_path, monkeyp
         assert json.loads((tmp_path / f"metrics/pretrain-{width}.json").read_text())["tokens_seen"] >= 1_000
     capsys.readouterr()
     sizes.command.callback()
-    assert capsys.readouterr().out == "sizes: all are there\n"
+    assert capsys.readouterr().out == "sizes: every model exists\n"

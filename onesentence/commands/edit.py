@@ -1,8 +1,9 @@
-"""Changing params.yaml in place: comments stay, the result is checked first, the diff is shown."""
+"""Change params.yaml in place: comments stay, the result is checked first, the diff is returned."""
 
 import difflib
 import io
 from pathlib import Path
+from typing import Any
 
 import yaml as pyyaml
 from ruamel.yaml import YAML
@@ -14,7 +15,7 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import write_text
 
 
-def apply(overlay: dict, origin: str, path: Path = params.PARAMS_FILE) -> str:
+def apply(overlay: dict[str, Any], origin: str, path: Path = params.PARAMS_FILE) -> str:
     """Set the overlay's keys in params.yaml and return the unified diff; see `edited`."""
     old, new = edited(overlay, origin, path)
     write_text(path, new)
@@ -25,21 +26,21 @@ def apply(overlay: dict, origin: str, path: Path = params.PARAMS_FILE) -> str:
     )
 
 
-def edited(overlay: dict, origin: str, path: Path = params.PARAMS_FILE) -> tuple[str, str]:
+def edited(overlay: dict[str, Any], origin: str, path: Path = params.PARAMS_FILE) -> tuple[str, str]:
     """(text of params.yaml, the same with the overlay's keys set); nothing is written.
 
-    overlay: {section: {key: value}}, or {key: value} for a key without a section. origin: where it came
-    from, for errors. Raises UserError where the result would not pass the loader.
+    overlay: {section: {key: value}}, or {key: value} for a key without a section. origin: its source, for
+    errors. Raises a UserError where the loader would refuse the result.
     """
-    params.read_yaml(path)  # YAML errors in its own words
+    params.read_yaml(path)  # first, because its errors name the line and what to do
     old = path.read_text(encoding="utf-8")
     yaml = YAML()
     yaml.preserve_quotes = True
-    yaml.width = 4096
+    yaml.width = 4096  # long lines stay whole
     document = yaml.load(old)
     for section, values in overlay.items():
         if section not in document:
-            document[section] = values  # the loader names it as unknown
+            document[section] = values  # the check below names it as unknown
         elif isinstance(values, dict) and isinstance(document[section], dict):
             for key, value in values.items():
                 document[section][key] = plain(value)
@@ -52,38 +53,41 @@ def edited(overlay: dict, origin: str, path: Path = params.PARAMS_FILE) -> tuple
     buffer = io.StringIO()
     yaml.dump(document, buffer)
     new = buffer.getvalue()
-    found = params.problems(params.parse_yaml(new, path))
-    if found:
-        raise UserError("\n  ".join([f"{origin}: {path} not changed, {len(found)} problem(s)", *found]))
+    problems = params.problems(params.parse_yaml(new, path))
+    if problems:
+        raise UserError("\n  ".join([f"{origin}: {path} not changed, {len(problems)} problem(s)", *problems]))
     return old, new
 
 
-def plain(value):
-    """A value as params.yaml writes it: lists on one line, text quoted where YAML 1.1 reads another thing.
+def plain(value: Any) -> Any:
+    """A value as params.yaml writes it: lists on one line, and text in quotes where YAML 1.1 reads another
+    type.
 
-    ruamel writes YAML 1.2, the loader reads 1.1, in which `on` and `1:30` are no text.
+    ruamel writes YAML 1.2. The loader reads YAML 1.1, where `on` is a boolean and `1:30` a number.
     """
     if isinstance(value, list):
         sequence = CommentedSeq(plain(item) for item in value)
-        sequence.fa.set_flow_style()
+        sequence.fa.set_flow_style()  # [a, b]
         return sequence
     if isinstance(value, str):
-        tag = pyyaml.resolver.Resolver().resolve(pyyaml.ScalarNode, value, (True, False))
+        resolver: Any = pyyaml.resolver.Resolver()  # its types have no annotations
+        tag = resolver.resolve(pyyaml.ScalarNode, value, (True, False))
         if tag != "tag:yaml.org,2002:str":
             return DoubleQuotedScalarString(value)
     return value
 
 
-def comment_follows(section, key: str) -> None:
-    """Let the comment behind a value stand one blank behind it, wherever it stood before."""
+def comment_follows(section: Any, key: str) -> None:
+    """Move the comment behind a value to one blank behind it: its old column may lie inside the new value."""
     for token in section.ca.items.get(key, ()):
         if token is not None and not isinstance(token, list):
             token.column = 0
 
 
-def _float(representer, value):
+def _float(representer: Any, value: float) -> Any:
+    # ruamel writes 1e-05, which YAML 1.1 reads as text; PyYAML writes 1.0e-05.
     return representer.represent_scalar("tag:yaml.org,2002:float", pyyaml.safe_dump(value).split()[0])
 
 
-def _null(representer, value):
+def _null(representer: Any, value: None) -> Any:
     return representer.represent_scalar("tag:yaml.org,2002:null", "null")

@@ -1,19 +1,20 @@
-"""Will it fit, and how long will it take? Memory from the configuration alone, time from a short probe.
+"""Estimate memory and time: memory from the model's configuration alone, time from a short probe.
 
-Reads   params.yaml, the model's configuration, and, where they are there, its weights and data/tokenized (if
-        that is up to date).
+Reads   params.yaml, the model's configuration, and for the probe its weights and data/tokenized (if that is
+up to date).
 Run     onesentence estimate                (make estimate)
         onesentence estimate --no-probe     memory alone
         onesentence estimate --mde 0.6      (make estimate MDE=0.6)
 
-The last form says how many articles and clusters a test needs to detect so small a difference in ROUGE-1,
-from the evaluation in metrics/evaluation.json; it computes nothing else.
+The last form prints how many articles and clusters a test needs to detect such a difference in ROUGE-1, from
+metrics/evaluation.json, and computes nothing else.
 """
 
 import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -26,6 +27,9 @@ from onesentence.evaluation.power import needed
 from onesentence.report.sentences import clusters_phrase
 from onesentence.report.terminal import print_table
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 EVALUATION = Path("metrics/evaluation.json")
 TOKENIZED = Path("data/tokenized")
 PROBE_STEPS = 4
@@ -34,8 +38,8 @@ COMPLETION_TOKENS = 32  # assumed for a completion where data/tokenized is not u
 GIGA = 1e9
 
 
-def require_dataset(p) -> None:
-    """Raise a UserError unless the dataset is there."""
+def require_dataset(p: params.Params) -> None:
+    """Raise a UserError unless the dataset can be reached."""
     from onesentence.data import docstrings, sources
 
     if p.data.source == "docstrings":
@@ -51,13 +55,13 @@ def require_dataset(p) -> None:
             HfApi().dataset_info(p.data.source, revision=p.data.revision, timeout=10)
         except (OSError, ValueError, httpx2.HTTPError) as error:
             raise UserError(
-                f"data.source: {p.data.source!r} could not be asked for ({type(error).__name__}); "
-                "a hub dataset needs a network connection"
+                f"data.source: {p.data.source!r} not reachable ({type(error).__name__}); connect to the "
+                "network, which a hub dataset needs"
             ) from error
 
 
 def is_tokenized() -> bool:
-    """Whether data/tokenized is that of the settings and the code that are here, as `dvc status` sees it."""
+    """Whether data/tokenized belongs to the present settings and code, by `dvc status`."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -65,11 +69,13 @@ def is_tokenized() -> bool:
         with Repo() as repo:
             return not repo.status(targets=["prepare", "tokenize"])
     except DvcException as error:
-        raise UserError(f"estimate: DVC cannot say whether {TOKENIZED} is up to date: {error}") from error
+        raise UserError(f"estimate: {TOKENIZED}: `dvc status` failed: {error}") from error
 
 
-def longest_rows(p) -> tuple[int, int]:
-    """(tokens of the longest training row, of the longest completion): of data/tokenized, else the limits."""
+def longest_rows(p: params.Params) -> tuple[int, int]:
+    """(tokens of the longest training row, of the longest completion), from data/tokenized or from the
+    limits.
+    """
     if is_tokenized():
         from onesentence.training.batches import read_rows
 
@@ -78,8 +84,10 @@ def longest_rows(p) -> tuple[int, int]:
     return p.prompt.max_input_tokens + COMPLETION_TOKENS, COMPLETION_TOKENS
 
 
-def memory_table(p, config, length: int, completion: int) -> list[list[str]]:
-    """Rows of the table: bytes by part for LoRA as set, for QLoRA (nf4), and for full fine-tuning.
+def memory_table(
+    p: params.Params, config: "PretrainedConfig", length: int, completion: int
+) -> list[list[str]]:
+    """Rows of the table: GB by part with the present settings, with QLoRA (nf4), and with full fine-tuning.
 
     length, completion: tokens of the longest row and of the longest completion.
     """
@@ -91,10 +99,10 @@ def memory_table(p, config, length: int, completion: int) -> list[list[str]]:
         "QLoRA (nf4)": (p.model.dtype, "nf4", adapter),
         "full": ("float32", "none", "full"),
     }
-    found = {}
+    estimates = {}
     for name, (dtype, quantization, method) in ways.items():
         model = replace(p.model, dtype=dtype, quantization=quantization)
-        found[name] = training_memory(
+        estimates[name] = training_memory(
             config,
             model,
             p.lora,
@@ -107,13 +115,16 @@ def memory_table(p, config, length: int, completion: int) -> list[list[str]]:
     parts = ("libraries", "weights", "trained", "gradients", "optimizer", "activations", "transient", "total")
     titles = {"trained": "tuned", "transient": "logits, widest gradient"}
     return [
-        [titles.get(part, part), *(f"{getattr(each, part) / GIGA:.3f}" for each in found.values())]
+        [
+            titles.get(part, part),
+            *(f"{getattr(estimate, part) / GIGA:.3f}" for estimate in estimates.values()),
+        ]
         for part in parts
     ]
 
 
-def probe(p) -> list[str]:
-    """Seconds of training and generation, from a few batches of the real thing."""
+def probe(p: params.Params) -> list[str]:
+    """Sentences on the time of training and generation, measured on a few batches."""
     import torch
 
     from onesentence.core.files import read_parquet
@@ -126,7 +137,7 @@ def probe(p) -> list[str]:
     from onesentence.training.loss import completion_loss, in_format
 
     if not is_tokenized():
-        return [f"time: {TOKENIZED} is not up to date; run `dvc repro tokenize` for an estimate of it"]
+        return [f"time: {TOKENIZED} is not up to date; run `dvc repro tokenize` to get an estimate"]
     split = TOKENIZED / f"{p.evaluate.split}.parquet"
     tokenizer, rows = load_tokenizer(p.model), read_rows(Path("data/tokenized/train.parquet"))
     model = trainable(load_base(p.model), p.lora, p.seed, p.train.method).train()
@@ -136,7 +147,7 @@ def probe(p) -> list[str]:
     device = next(model.parameters()).device
     seen, started = 0, 0.0
     for k, chosen in enumerate(order[: PROBE_STEPS + 1]):
-        if k == 1:  # the first step warms up
+        if k == 1:  # the first step warms up and is not counted
             started = time.perf_counter()
         batch = training_batch([rows[i] for i in chosen], tokenizer.pad_token_id)
         with in_format(model, p.train.autocast):
@@ -168,13 +179,13 @@ def print_needed(wanted: float) -> None:
     evaluation = read_json(EVALUATION)
     rows = [
         [
-            each.pair.replace("-", " - "),
-            f"{each.mde:.2f}",
-            f"{each.articles:,}",
-            f"{each.clusters:,}",
-            "n/a" if each.one_each is None else f"{each.one_each:,}",
+            need.pair.replace("-", " - "),
+            f"{need.mde:.2f}",
+            f"{need.articles:,}",
+            f"{need.clusters:,}",
+            "n/a" if need.one_each is None else f"{need.one_each:,}",
         ]
-        for each in needed(evaluation, wanted)
+        for need in needed(evaluation, wanted)
     ]
     unit, title = evaluation["resampling"]["unit"], METRICS[HEADLINE].title
     print_table(
@@ -183,14 +194,14 @@ def print_needed(wanted: float) -> None:
         rows,
     )
     print(
-        "Articles and clusters: with as many articles a cluster as now. Two variants of one model agree on "
-        "which articles are hard: their MDE is smaller, and `make study` reports it."
+        "Articles and clusters: with as many articles per cluster as now. Two variants of one model agree on "
+        "which articles are hard, so their MDE is smaller; `make study` reports it."
     )
 
 
 @documented(__doc__)
-@click.option("--no-probe", is_flag=True, help="Memory alone; nothing is computed.")
-@click.option("--mde", type=float, help="Say how many articles a test needs to detect so many points.")
+@click.option("--no-probe", is_flag=True, help="Estimate memory alone; compute nothing.")
+@click.option("--mde", type=float, help="Print how many articles a test needs to detect this many points.")
 def command(no_probe: bool, mde: float | None) -> None:
     if mde is not None:
         print_needed(mde)
@@ -206,7 +217,9 @@ def command(no_probe: bool, mde: float | None) -> None:
         require_fit,
     )
 
-    set_up(p.seed, [p.model.dtype, p.train.autocast])  # before anything is computed: it chooses the kernels
+    set_up(
+        p.seed, [p.model.dtype, p.train.autocast]
+    )  # first, because it chooses the kernels of all computation
     try:
         require_dataset(p)
         print("dataset: reachable")
@@ -227,9 +240,9 @@ def command(no_probe: bool, mde: float | None) -> None:
         ["part", "as set", "QLoRA (nf4)", "full fine-tuning"],
         table,
     )
-    found = generation_memory(config, p.model, p.generate, p.prompt.max_input_tokens)
-    shown = ", ".join(f"{part} {size / GIGA:.3f}" for part, size in found.items())
-    print(f"Generation memory in GB: {shown}; total {sum(found.values()) / GIGA:.3f}")
+    parts = generation_memory(config, p.model, p.generate, p.prompt.max_input_tokens)
+    listed = ", ".join(f"{part} {size / GIGA:.3f}" for part, size in parts.items())
+    print(f"Generation memory in GB: {listed}; total {sum(parts.values()) / GIGA:.3f}")
     free, longest = free_bytes(), ([0] * (length - completion), [0] * completion)
     print(f"Free on this machine: {free / GIGA:.1f} GB")
     try:

@@ -1,4 +1,4 @@
-"""Look at rows as the pipeline sees them: the pair, the filled prompt, the tokens, the labels, the cut.
+"""Show rows as the pipeline sees them: the pair, the filled prompt, the tokens, the labels, the cut.
 
 Reads   data/prepared/, the tokenizer of `model.name`.
 Run     onesentence inspect                             the first row of train
@@ -7,6 +7,7 @@ Run     onesentence inspect                             the first row of train
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -16,17 +17,22 @@ from onesentence.commands import documented
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_parquet
-from onesentence.core.params import SPLITS
+from onesentence.core.params import SPLITS, Prompt
 from onesentence.core.text import with_heading, words
 from onesentence.model.encoding import encode_completion, encode_prompt
 from onesentence.model.loading import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PARAMS = ("prompt", "model")
 PREPARED = Path("data/prepared")
 
 
-def label_lines(tokenizer, prompt_ids: list[int], completion_ids: list[int]) -> list[str]:
-    """One line a token: place, id, label (- where the loss does not look), text."""
+def label_lines(
+    tokenizer: "PreTrainedTokenizerBase", prompt_ids: list[int], completion_ids: list[int]
+) -> list[str]:
+    """One line for each token: place, id, label (- where the loss ignores it), text."""
     lines = []
     for place, token in enumerate([*prompt_ids, *completion_ids]):
         label = "-" if place < len(prompt_ids) else str(token)
@@ -34,8 +40,8 @@ def label_lines(tokenizer, prompt_ids: list[int], completion_ids: list[int]) -> 
     return lines
 
 
-def show(console: Console, tokenizer, prompt, row: dict) -> None:
-    """Print one row. Text is shown as it is: no markup in it is interpreted."""
+def show(console: Console, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, row: dict[str, Any]) -> None:
+    """Print one row. Its text is printed literally: markup in it has no effect."""
     article = with_heading(row["heading"], row["document"])
     filled = encode_prompt(tokenizer, prompt.template, article, prompt.max_input_tokens)
     completion_ids = encode_completion(tokenizer, row["summary"], prompt.template)
@@ -51,18 +57,18 @@ def show(console: Console, tokenizer, prompt, row: dict) -> None:
     console.rule("filled prompt", style="dim")
     console.print(Text(filled.text))
     if filled.document_tokens_cut:
-        kept = filled.document_tokens - filled.document_tokens_cut
-        console.print(Text(f"[the document was cut after its token {kept}]", style="yellow"))
+        last = filled.document_tokens - filled.document_tokens_cut
+        console.print(Text(f"[the document was cut after its token {last}]", style="yellow"))
     console.rule("place, id, label, token", style="dim")
     lines = label_lines(tokenizer, filled.ids, completion_ids)
-    edge = len(filled.ids)
+    edge = len(filled.ids)  # the beginning, then where the prompt ends and the completion starts
     shown = lines[:8] + ["  ..."] + lines[edge - 8 :] if edge > 16 else lines
     console.print(Text("\n".join(shown)))
 
 
 @documented(__doc__)
 @click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True)
-@click.option("--id", "row_id", help="The row with this id; else the first rows of the split.")
+@click.option("--id", "row_id", help="The row with this id, instead of the first rows.")
 @click.option(
     "--rows",
     "count",
@@ -79,7 +85,7 @@ def command(split: str, row_id: str | None, count: int) -> None:
     else:
         rows = [row for row in table.to_pylist() if row["id"] == row_id]
         if not rows:
-            raise UserError(f"--id: {row_id!r} is not in {split}; try another --split")
+            raise UserError(f"--id: {row_id!r} not found in {split}; try another --split")
     tokenizer = load_tokenizer(p.model)
     console = Console(highlight=False, soft_wrap=True)
     for row in rows:

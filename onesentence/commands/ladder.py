@@ -1,7 +1,7 @@
 """Run the graph on 10, 100, 1,000 and all the rows that params.yaml asks for; stop at the first failure.
 
-Each rung is a DVC experiment in a folder of its own (`dvc exp run --temp`), so that the workspace keeps
-its results and a failure at 10 rows costs minutes.
+Each rung is a DVC experiment in a temporary folder (`dvc exp run --temp`): the workspace keeps its results,
+and a failure at 10 rows costs minutes.
 
 Run     onesentence ladder      (make ladder)
 """
@@ -13,15 +13,18 @@ from onesentence.commands import documented
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.params import SPLITS
+from onesentence.data.cleaning import clean
 from onesentence.data.sources import open_source
-from stages.prepare import clean
 
 RUNGS = (10, 100, 1_000, None)
 
 
 def overrides(rung: int | None, sizes: dict[str, int | None], kept: dict[str, int]) -> list[str]:
-    """`-S` options of a rung: no split larger than the rung, than it is, or than params.yaml asks for."""
-    options = []
+    """The `-S` options of a rung: no split is larger than the rung, its rows, or its size in params.yaml.
+
+    sizes: of params.yaml; kept: rows that cleaning leaves.
+    """
+    options: list[str] = []
     for split, size in sizes.items():
         value = size if rung is None else min(rung, kept[split], size or kept[split])
         options += ["-S", f"data.{split}_size={'null' if value is None else value}"]
@@ -45,5 +48,7 @@ def command() -> None:
         print(f"ladder: {name} rows", flush=True)
         command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", *overrides(rung, sizes, kept)]
         if subprocess.run(command, check=False).returncode:
-            raise UserError(f"ladder: {name} rows failed (see above); the larger rungs were not started")
-    print("ladder: every rung passed; dvc exp show lists them")
+            raise UserError(
+                f"ladder: {name} rows failed, and larger rungs were not started; see the error above"
+            )
+    print("ladder: every rung passed; `dvc exp show` lists them")

@@ -1,9 +1,10 @@
-"""Apply a preset: an overlay on params.yaml in presets/NAME.yaml, comments kept, the diff shown.
+"""Apply a preset, the overlay presets/NAME.yaml, to params.yaml; comments stay, and the diff is shown.
 
 Run     onesentence preset phi2-xsum-t4     (make preset NAME=phi2-xsum-t4)
 """
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,12 +15,12 @@ from onesentence.core.errors import UserError
 PRESETS = Path("presets")
 
 
-def overlay_of(name: str) -> dict:
-    """The keys that a preset sets."""
+def overlay_of(name: str) -> dict[str, Any]:
+    """The keys that a preset sets, with their values."""
     path = PRESETS / f"{name}.yaml"
     known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
     if name not in known:
-        raise UserError(f"preset {name!r}: {path} not found; there are {', '.join(known)}")
+        raise UserError(f"preset {name!r}: {path} not found (expected one of {', '.join(known)})")
     return params.read_yaml(path)
 
 

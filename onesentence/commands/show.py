@@ -1,10 +1,11 @@
-"""The experiments that are there, in 120 columns: headline metrics, and what each sets.
+"""List the experiments in 120 columns: headline metrics, and what each sets.
 
 Run     onesentence show            (make show)
         onesentence show rank       those of one study (make show NAME=rank)
 """
 
 import json
+from typing import Any
 
 import click
 
@@ -18,7 +19,7 @@ from onesentence.study.experiments import experiment_refs, flat, git, same_code,
 MISSING = "-"  # a number that older code did not write
 
 
-def row(name: str, summary: dict, code: str, changes: dict[str, object]) -> list[str]:
+def row(name: str, summary: dict[str, Any], code: str, changes: dict[str, Any]) -> list[str]:
     """Cells of one experiment."""
 
     def cell(key: str) -> str:
@@ -26,12 +27,12 @@ def row(name: str, summary: dict, code: str, changes: dict[str, object]) -> list
         return MISSING if value is None else f"{value:.2f}"
 
     interval = f"{cell('rouge1')} [{cell('rouge1_low')}, {cell('rouge1_high')}]"
-    said = ", ".join(f"{key}={shown(value)}" for key, value in changes.items())
-    return [name, interval, *map(cell, ("rougeL", "bertscore", "verbatim")), code, said]
+    settings = ", ".join(f"{key}={shown(value)}" for key, value in changes.items())
+    return [name, interval, *map(cell, ("rougeL", "bertscore", "verbatim")), code, settings]
 
 
 def short_names(keys: list[str]) -> dict[str, str]:
-    """Keys by their last part where only one key of params.yaml ends so."""
+    """The last part of each key where it is unique in params.yaml, else the whole key."""
     last = [key.rpartition(".")[2] for key in keys]
     return {key: end if last.count(end) == 1 else key for key, end in zip(keys, last, strict=True)}
 
@@ -40,27 +41,27 @@ def short_names(keys: list[str]) -> dict[str, str]:
 @click.argument("study", required=False)
 def command(study: str | None) -> None:
     here = params.read_yaml(params.PARAMS_FILE)
-    refs = [(name, ref) for name, found in experiment_refs().items() for ref in found]
+    refs = [(name, ref) for name, same_name in experiment_refs().items() for ref in same_name]
     if study:
         wanted = list(Studies(here["model"]["name"]).study(study).experiments())
         refs = sorted((pair for pair in refs if pair[0] in wanted), key=lambda pair: wanted.index(pair[0]))
     if not refs:
-        raise UserError("show: no experiments are there; run one with `make study NAME=...` or `dvc exp run`")
+        raise UserError("show: no experiments found; run one with `make study NAME=...` or `dvc exp run`")
     values = [
         flat(params.parse_yaml(git("show", f"{ref}:./params.yaml"), params.PARAMS_FILE)) for _, ref in refs
     ]
     set_here = flat(here)
     names = short_names(list(set_here))
-    # What all of them set alike tells none from another, nor does what params.yaml says.
-    vary = [key for key in names if len({str(found.get(key)) for found in values}) > 1]
+    # Keys with one value in all of them distinguish none.
+    vary = [key for key in names if len({str(own.get(key)) for own in values}) > 1]
     rows = []
-    for (name, ref), found in zip(refs, values, strict=True):
+    for (name, ref), own in zip(refs, values, strict=True):
         summary = json.loads(git("show", f"{ref}:./metrics/summary.json", check=False) or "{}")
-        changes = {names[key]: found.get(key) for key in vary if found.get(key) != set_here[key]}
+        changes = {names[key]: own.get(key) for key in vary if own.get(key) != set_here[key]}
         rows.append(row(name, summary, "here" if same_code(ref) else "older", changes))
     print_table(
-        f"{len(rows)} experiments, ROUGE-1 with interval; code: of the files that are here, or older ones; "
-        "sets: beyond params.yaml, where they differ",
+        f"{len(rows)} experiments, ROUGE-1 with interval; code: `here` if it is that of the working "
+        "directory; sets: what differs from params.yaml and between experiments",
         ["experiment", "ROUGE-1", "R-L", "BERTS", "copied %", "code", "sets"],
         rows,
         narrow="sets",

@@ -1,14 +1,14 @@
-"""Run what is missing of a study as DVC experiments, several at a time, then compare.
+"""Run the missing experiments of a study with DVC, several at a time, then compare.
 
-Each variant and seed is an experiment of that name (`rank-8-seed0`). Each job has a clone of its own, of the
-commit that is checked out when the study starts: what is edited meanwhile reaches neither variants nor the
-comparison, and a kill leaves nothing in the user's files. One that is there with the same code, data and
-parameters is kept; a killed study goes on where it was, at the stage, and in training at the last checkpoint.
-One that fails is named with its log; the others run on, and are compared without it.
+Each variant and seed is an experiment with that name (`rank-8-seed0`). Each job has a clone of the commit
+that is checked out when the study starts. Edits during the study reach neither variants nor the comparison,
+and a kill leaves nothing in the user's files. An experiment with the same code, data and parameters is kept.
+A killed study goes on at its last stage, and in training at the last checkpoint. A run that fails is named
+with its log; the others go on and are compared without it.
 
-Run     onesentence study                       which there are, and how long they take
+Run     onesentence study                       list the studies, and how long they take
         onesentence study rank --jobs 2         (make study NAME=rank JOBS=2)
-        onesentence study rank --quick          on little data; its numbers are not for quoting
+        onesentence study rank --quick          on little data; do not quote its numbers
 """
 
 import signal
@@ -39,7 +39,7 @@ from onesentence.study.variants import experiment
 @documented(__doc__)
 @click.argument("name", required=False)
 @click.option("--jobs", type=int, default=1, show_default=True, help="Variants at a time.")
-@click.option("--quick", is_flag=True, help="Small and fast; never to be committed.")
+@click.option("--quick", is_flag=True, help="Small and fast; never commit its numbers.")
 def command(name: str | None, jobs: int, quick: bool) -> None:
     studies = Studies(params.load(("model",)).model.name)
     studies.check_names()
@@ -53,24 +53,24 @@ def command(name: str | None, jobs: int, quick: bool) -> None:
         raise UserError(f"--jobs: expected at least 1, found {jobs}")
     study = studies.study(name, quick)
     require_distinct(study, params.read_yaml(params.PARAMS_FILE))
-    borrowed_spread(study, studies)  # refuses here, not after hours
+    borrowed_spread(study, studies)  # an error must come now, not after hours
     with alone():
         require_committed()
-        # A termination or a lost connection is as good as Ctrl-C: nothing stays behind.
+        # A termination or a lost connection ends the study as Ctrl-C does, and leaves no process behind.
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: sys.exit(143))
         if end_variants():
-            print(f"study {study.name}: runs of a killed study were still going; they go on from there")
+            print(f"study {study.name}: ended the runs of a killed study; they go on from their last stage")
         fetch_finished()
         experiments = study.experiments()
-        there = set(finished(study))
-        there.update(
-            reuse_equal_experiments({name: experiments[name] for name in experiments if name not in there})
+        done = set(finished(study))
+        done.update(
+            reuse_equal_experiments({name: experiments[name] for name in experiments if name not in done})
         )
-        missing = {name: values for name, values in experiments.items() if name not in there}
+        missing = {name: values for name, values in experiments.items() if name not in done}
         hours = "" if study.hours is None else f"; the whole study takes {study.hours:g} h on two cores"
         print(
-            f"study {study.name}: {len(there)} of {len(there) + len(missing)} runs are there, "
+            f"study {study.name}: {len(done)} of {len(done) + len(missing)} runs are complete, "
             f"{len(missing)} to go, {jobs} at a time{hours}",
             flush=True,
         )
@@ -88,8 +88,8 @@ def command(name: str | None, jobs: int, quick: bool) -> None:
             if failed:
                 raise UserError(
                     f"study {study.name}: {len(failed)} runs failed: {', '.join(failed)}; logs are in "
-                    f"{WORK}. Their variants are not compared, and none without the baseline: the same "
-                    f"command tries them again; take one that cannot run out of {STUDIES_FILE}"
+                    f"{WORK}. Their variants are not compared, and without the baseline none is. The same "
+                    f"command tries them again; remove a variant that cannot run from {STUDIES_FILE}"
                 )
         else:
             compare(name, quick, partial=False)

@@ -1,10 +1,11 @@
-"""Does this machine give the committed bytes? The default in a fresh clone, compared with dvc.lock.
+"""Check that this machine gives the committed bytes: run the default in a fresh clone, compare dvc.lock.
 
 Clones the committed state of this repository into a temporary folder, runs `dvc repro` there, and compares
-all of dvc.lock: parameters, dependencies and outputs of every stage, those that git holds and those that DVC
-caches, folders file by file. Takes as long as the whole study.
+all of dvc.lock: parameters, dependencies and outputs of every stage, in git or in DVC's cache, folders file
+by file. It takes as long as `dvc repro` from nothing.
 
---record writes what this machine is to benchmarks/results/machine.json: that of the committed numbers.
+--record writes a description of this machine, as that of the committed numbers, to
+benchmarks/results/machine.json.
 
 Run     onesentence verify              (make verify)
         onesentence verify --record
@@ -16,6 +17,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -29,12 +31,14 @@ MACHINE = Path("benchmarks/results/machine.json")
 GRAPH, LOCK = "dvc.yaml", "dvc.lock"
 
 
-def locked(folder: Path) -> dict[str, dict[tuple[str, str], object]]:
-    """What dvc.lock says of each stage, in the order of dvc.yaml, where each stage follows those it needs:
-    {stage: {(params, key): value, (deps, path): MD5, (outs, path): MD5}}; that of a folder ends in .dir."""
+def locked(folder: Path) -> dict[str, dict[tuple[str, str], Any]]:
+    """The entries of dvc.lock by stage: {(params, key): value, (deps, path): MD5, (outs, path): MD5}.
+
+    Stages are in the order of dvc.yaml, where each follows those it needs. The MD5 of a folder ends in .dir.
+    """
     order = list(read_yaml(folder / GRAPH)["stages"])
     stages = read_yaml(folder / LOCK)["stages"]
-    result: dict[str, dict[tuple[str, str], object]] = {}
+    result: dict[str, dict[tuple[str, str], Any]] = {}
     for name in sorted(stages, key=lambda name: (order.index(name.partition("@")[0]), name)):
         entry = stages[name]
         result[name] = {
@@ -48,13 +52,13 @@ def locked(folder: Path) -> dict[str, dict[tuple[str, str], object]]:
 
 
 def cache_folder(project: Path) -> Path:
-    """Where DVC keeps a project's files."""
+    """The folder of a project's DVC cache."""
     shown = subprocess.run(["dvc", "cache", "dir"], cwd=project, check=True, capture_output=True, text=True)
     return project / shown.stdout.strip()
 
 
 def files_of(md5: str, cache: Path) -> dict[str, str] | None:
-    """MD5 of each file of a cached folder by its path in it; None where the cache lacks the folder's list."""
+    """MD5 of each file of a cached folder by its path there; None where the cache lacks the folder's list."""
     path = cache / "files/md5" / md5[:2] / md5[2:]
     if not path.is_file():
         return None
@@ -62,7 +66,7 @@ def files_of(md5: str, cache: Path) -> dict[str, str] | None:
 
 
 def numbers(path: Path) -> dict[str, float]:
-    """Every number of a JSON or CSV file by where it stands."""
+    """Every number of a JSON or CSV file by its place."""
     if path.suffix == ".json":
         return dict(numbers_in(json.loads(path.read_text(encoding="utf-8"))))
     if path.suffix != ".csv":
@@ -85,8 +89,8 @@ def is_number(cell: str) -> bool:
     return True
 
 
-def numbers_in(value, where: str = "") -> Iterator[tuple[str, float]]:
-    """(dotted keys, number) of what a JSON value holds; lists are not looked into."""
+def numbers_in(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
+    """(dotted keys, number) of the numbers in a JSON value; lists are skipped."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from numbers_in(item, f"{where}.{key}" if where else key)
@@ -94,29 +98,29 @@ def numbers_in(value, where: str = "") -> Iterator[tuple[str, float]]:
         yield where, float(value)
 
 
-def distance(here: Path, there: Path) -> str:
+def distance(here: Path, committed: Path) -> str:
     """How far the numbers of two versions of a file are apart, in words."""
-    if not (here.is_file() and there.is_file()):
+    if not (here.is_file() and committed.is_file()):
         return "differs; one of the two versions is missing, so their numbers cannot be compared"
-    left, right = numbers(here), numbers(there)
+    left, right = numbers(here), numbers(committed)
     apart = {key: abs(left[key] - right[key]) for key in left if key in right}
     if not apart:
-        return "differs, and holds no numbers to compare"
-    worst = max(apart, key=apart.get)
+        return "differs, and has no numbers to compare"
+    worst = max(apart, key=lambda key: apart[key])
     changed = sum(value > 0 for value in apart.values())
     if not changed:
-        return f"differs, in none of its {len(apart):,} numbers"
+        return f"differs, but none of its {len(apart):,} numbers does"
     return (
-        f"{changed:,} of {len(apart):,} numbers differ, most of all {worst}: {left[worst]:g} here, "
+        f"{changed:,} of {len(apart):,} numbers differ, most {worst}: {left[worst]:g} here, "
         f"{right[worst]:g} committed"
     )
 
 
-def differences(recorded: dict, found: dict) -> list[str]:
-    """What differs between two machines, a line each."""
+def differences(recorded: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """The differences between two machines, one a line."""
     lines = []
-    for key in sorted({**recorded, **found}):
-        left, right = recorded.get(key), found.get(key)
+    for key in sorted({**recorded, **current}):
+        left, right = recorded.get(key), current.get(key)
         if isinstance(left, dict) and isinstance(right, dict):
             lines += [f"{key}: {line}" for line in differences(left, right)]
         elif left != right:
@@ -124,41 +128,41 @@ def differences(recorded: dict, found: dict) -> list[str]:
     return lines
 
 
-def describe(path: str, committed: object, here: object, root: Path, clone: Path) -> list[str]:
-    """Lines on one path whose MD5 is another one: a line a file of a folder, a line for a file."""
+def describe(path: str, committed: str | None, here: str | None, root: Path, clone: Path) -> list[str]:
+    """Lines on one path with a changed MD5: one for a file, one for each changed file of a folder."""
     if committed is None or here is None:
         return [f"{path}: only {'here' if committed is None else 'in the committed dvc.lock'}"]
-    if not (str(committed).endswith(".dir") and str(here).endswith(".dir")):
+    if not (committed.endswith(".dir") and here.endswith(".dir")):
         return [f"{path}: {distance(clone / path, root / path)}"]
-    there, ours = files_of(committed, cache_folder(root)), files_of(here, cache_folder(clone))
-    if there is None or ours is None:
-        return [f"{path}: differs; run `dvc pull` for the committed folder, to see which of its files do"]
+    theirs, ours = files_of(committed, cache_folder(root)), files_of(here, cache_folder(clone))
+    if theirs is None or ours is None:
+        return [f"{path}: differs; run `dvc pull` to see which files of the committed folder differ"]
     lines = []
-    for name in sorted({**there, **ours}):
-        if there.get(name) != ours.get(name):
-            lines += describe(f"{path}/{name}", there.get(name), ours.get(name), root, clone)
+    for name in sorted({**theirs, **ours}):
+        if theirs.get(name) != ours.get(name):
+            lines += describe(f"{path}/{name}", theirs.get(name), ours.get(name), root, clone)
     return lines
 
 
-def report(committed: dict, root: Path, clone: Path) -> list[str]:
-    """Lines that say what differs, the first stage first; none where all of dvc.lock is the committed one.
+def report(committed: dict[str, dict[tuple[str, str], Any]], root: Path, clone: Path) -> list[str]:
+    """Lines on every difference, the first stage first; empty where dvc.lock equals the committed one.
 
-    committed: `locked` of the clone before it was run. A file that several stages name is described once.
+    committed: `locked` of the clone before its run. A file that several stages name is described once.
     """
-    found = locked(clone)
+    current = locked(clone)
     lines: list[str] = []
     described: set[tuple[str, str]] = set()
-    for stage in {**committed, **found}:
-        before, after = committed.get(stage, {}), found.get(stage, {})
+    for stage in {**committed, **current}:
+        before, after = committed.get(stage, {}), current.get(stage, {})
         changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
         if changed and not lines:
             names = ", ".join(f"{kind} {name}" for kind, name in changed)
             lines.append(f"the first stage that differs is {stage}: {names}")
         for kind, name in changed:
-            what = "params" if kind == "params" else "file", name
-            if what in described:
+            item = "params" if kind == "params" else "file", name
+            if item in described:
                 continue
-            described.add(what)
+            described.add(item)
             left, right = before.get((kind, name)), after.get((kind, name))
             if kind == "params":
                 lines.append(f"{stage}: {name}: {right!r} here, {left!r} committed")
@@ -168,7 +172,7 @@ def report(committed: dict, root: Path, clone: Path) -> list[str]:
 
 
 @documented(__doc__)
-@click.option("--record", is_flag=True, help="This machine is that of the committed numbers.")
+@click.option("--record", is_flag=True, help="Record this machine as that of the committed numbers.")
 def command(record: bool) -> None:
     if record:
         write_json(MACHINE, machine())
@@ -191,4 +195,4 @@ def command(record: bool) -> None:
     lines += differences(read_json(MACHINE), machine()) or [
         "this machine is like that of the committed numbers"
     ]
-    raise UserError("\n  ".join(["verify: this machine gives other bytes", *lines]))
+    raise UserError("\n  ".join(["verify: this machine gives other bytes than the committed ones", *lines]))

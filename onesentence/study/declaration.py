@@ -1,16 +1,18 @@
-"""studies.yaml: what is compared, declared once for the runner, the comparison and the reader.
+"""studies.yaml: the studies, declared once for the runner, the comparison and the reader.
 
-A study is a set of variants: named changes to params.yaml, each run with every seed. Names are the same
-experiment in every study that lists them, so that a variant that two studies share runs once.
+A study is a set of variants: named changes to params.yaml, each run with every seed. One name is the same
+experiment in every study that lists it, so a variant that two studies share runs once.
 """
 
 import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from voluptuous import Any, Invalid, MultipleInvalid, Required, Schema
+import voluptuous
+from voluptuous import Invalid, MultipleInvalid, Required, Schema
 
 from onesentence.core import params, rules
 from onesentence.core.errors import UserError
@@ -22,21 +24,25 @@ NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # texts that need no quotes in `dvc exp run -S`
 ROWS = "data.train_size"
 QUICK = "quick-"
-CURVES = 4  # colours of a plot that stay apart
+CURVES = 4  # a plot has as many colours that can be told apart
 UNKNOWN = "extra keys not allowed"
 ABSENT = {UNKNOWN: "unknown key", "required key not provided": "missing"}
 RENAMED = {"reference": "baseline"}  # keys of a study of version 0.1
-POSITIVE = rules.Key("a number above 0", lambda v: type(v) in (int, float) and v > 0)
+POSITIVE = rules.Key(
+    "a number above 0", lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v > 0
+)
 VALUES = rules.Key("a list of values", lambda v: isinstance(v, list) and len(v) > 0)
 KEYS = rules.Key("keys with values", lambda v: isinstance(v, dict))
 SEEDS = rules.Key(
     "a list of whole numbers, none twice",
-    lambda v: VALUES.accepts(v) and all(map(rules.whole(0).accepts, v)) and len(set(v)) == len(v),
+    lambda v: (
+        isinstance(v, list) and bool(v) and all(map(rules.whole(0).accepts, v)) and len(set(v)) == len(v)
+    ),
 )
 
 
 def must_be(key: rules.Key) -> Callable[[object], None]:
-    """What a value must be, as params.yaml's are told, for voluptuous."""
+    """A check for voluptuous, with the message that params.yaml's rule of that key gives."""
 
     def check(value: object) -> None:
         if not key.accepts(value):
@@ -47,10 +53,11 @@ def must_be(key: rules.Key) -> Callable[[object], None]:
 
 TEXT, TEXT_OR_NULL = must_be(rules.TEXT), must_be(rules.TEXT_OR_NULL)
 SCALE_SHAPE = {Required("model"): TEXT, Required("settings"): must_be(KEYS), Required("quick"): must_be(KEYS)}
-# Of a study as it stands in the file; what may stand there for each scale apart is looked at below.
+# A study as the file declares it. A key of SHAPES may hold a value for each scale, so its content is checked
+# later.
 STUDY_SHAPE = {
     Required("question"): TEXT,
-    Required("baseline"): Any({str: TEXT}, TEXT),
+    Required("baseline"): voluptuous.Any({str: TEXT}, TEXT),
     Required("seeds"): must_be(SEEDS),
     **dict.fromkeys(("axes", "variants", "search", "settings", "series"), must_be(KEYS)),
     "analysis": must_be(rules.choice(NONE, *ANALYSES)),
@@ -58,14 +65,14 @@ STUDY_SHAPE = {
     "spread_from": TEXT_OR_NULL,
     "hours": {str: must_be(POSITIVE)},
 }
-SHAPES = {  # of what stands there for one scale
+SHAPES: dict[str, Any] = {  # of the values for one scale
     "axes": {str: must_be(VALUES)},
     "variants": {str: must_be(KEYS)},
     "search": {
         Required("budget"): must_be(rules.whole(1)),
         Required("seed"): must_be(rules.whole(0)),
         Required("keys"): {
-            str: Any(
+            str: voluptuous.Any(
                 {Required("low"): must_be(POSITIVE), Required("high"): must_be(POSITIVE)}, must_be(VALUES)
             )
         },
@@ -75,19 +82,20 @@ SHAPES = {  # of what stands there for one scale
 }
 
 
-def require_shape(where: str, value: dict, shape: object) -> None:
-    """Raise a UserError that names every key that is missing, not known, or holds something else.
+def require_shape(where: str, value: dict[str, Any], shape: Any) -> None:
+    """Raise a UserError that names every key that is missing, unknown, or has a wrong value.
 
-    where: what stands before the keys; shape: of voluptuous.
+    where: printed before the keys; shape: a schema of voluptuous.
     """
     try:
         Schema(shape)(value)
     except MultipleInvalid as error:
-        raise UserError("; ".join(problem_of_shape(where, value, each) for each in error.errors)) from None
+        problems = [problem_of_shape(where, value, problem) for problem in error.errors]
+        raise UserError("; ".join(problems)) from None
 
 
-def problem_of_shape(where: str, value: object, error: Invalid) -> str:
-    """One error of voluptuous with the key that it is about, and what was found there."""
+def problem_of_shape(where: str, value: Any, error: Invalid) -> str:
+    """One error of voluptuous in words: the key, what was expected and what was found."""
     name = where + ".".join(map(str, error.path))
     if error.msg == UNKNOWN and error.path[-1] in RENAMED:
         return f"{name}: this key is now called {RENAMED[error.path[-1]]}; rename it and keep its value"
@@ -99,37 +107,37 @@ def problem_of_shape(where: str, value: object, error: Invalid) -> str:
 
 
 def short(key: str, value: object) -> str:
-    """A value in a variant's name: `rank-8` of lora.rank = 8."""
+    """A key and its value in a variant's name: `rank-8` for lora.rank = 8."""
     text = "all" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return f"{key.rpartition('.')[2].replace('_', '-')}-{text.lower().replace('_', '-')}"
 
 
-def from_axes(axes: dict[str, list]) -> dict[str, dict]:
+def from_axes(axes: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
     """Variants by name: every combination of the axes' values."""
-    found = {}
+    variants = {}
     for values in itertools.product(*axes.values()):
         pairs = list(zip(axes, values, strict=True))
-        found["-".join(short(*pair) for pair in pairs)] = dict(pairs)
-    return found
+        variants["-".join(short(*pair) for pair in pairs)] = dict(pairs)
+    return variants
 
 
-def from_search(search: dict) -> dict[str, dict]:
+def from_search(search: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Variants by name: `budget` draws of a random search (Bergstra and Bengio 2012).
 
     A key's values are a list to choose from, or {low, high}: uniform in the logarithm.
     """
     rng = np.random.default_rng(search["seed"])
-    found = {}
+    variants: dict[str, dict[str, Any]] = {}
     for number in range(search["budget"]):
-        drawn = {}
+        drawn: dict[str, Any] = {}
         for key, values in search["keys"].items():
             if isinstance(values, list):
                 drawn[key] = values[rng.integers(len(values))]
             else:
                 place = rng.uniform(np.log(values["low"]), np.log(values["high"]))
-                drawn[key] = float(f"{np.exp(place):.2g}")
-        found[f"search-{number:02d}"] = drawn
-    return found
+                drawn[key] = float(f"{np.exp(place):.2g}")  # two digits, so that names and logs stay short
+        variants[f"search-{number:02d}"] = drawn
+    return variants
 
 
 def problem_of_value(key: str, value: object) -> str | None:
@@ -147,7 +155,7 @@ def problem_of_value(key: str, value: object) -> str | None:
 
 
 def checked(where: str, label: str, values: dict[str, object]) -> dict[str, object]:
-    """What a variant sets; a UserError where its name or a value cannot be."""
+    """The values, unchanged; a UserError where the variant's name or a value is wrong."""
     if not NAME.fullmatch(label):
         raise UserError(f"{where}: variant {label!r}: expected a name of a-z, 0-9, '.', '+' and '-'")
     wrong = [problem for pair in values.items() if (problem := problem_of_value(*pair))]
@@ -157,39 +165,41 @@ def checked(where: str, label: str, values: dict[str, object]) -> dict[str, obje
 
 
 class Studies:
-    """studies.yaml as it applies to the model in params.yaml."""
+    """The declarations of studies.yaml for the model in params.yaml."""
 
     def __init__(self, model: str, path: Path = STUDIES_FILE) -> None:
-        """model: model.name of params.yaml, which decides the scale."""
+        """Read and check the file. model: model.name of params.yaml, which decides the scale."""
         self.path = path
-        self.declared = params.read_yaml(path)
-        shape = {Required("scales"): {str: SCALE_SHAPE}, Required("studies"): {str: STUDY_SHAPE}}
+        self.declared: dict[str, Any] = params.read_yaml(path)
+        shape: Any = {Required("scales"): {str: SCALE_SHAPE}, Required("studies"): {str: STUDY_SHAPE}}
         require_shape(f"{path}: ", self.declared, shape)
         scales = self.declared["scales"]
         matching = [name for name, scale in scales.items() if scale["model"] == model]
         if not matching:
             known = ", ".join(f"{name} ({scale['model']})" for name, scale in scales.items())
             raise UserError(
-                f"{path}: no scale for model.name {model!r}; there are {known}. Add one, or set the model "
+                f"{path}: no scale for model.name {model!r} (found {known}); add a scale, or set the model "
                 "with `make preset`"
             )
-        self.scale = matching[0]
+        self.scale: str = matching[0]
         for name, entry in self.declared["studies"].items():
             for key, shape in SHAPES.items():
                 if here := self.here(entry.get(key, {})):
                     require_shape(f"{path}: studies.{name}.{key}.", here, shape)
 
     def names(self) -> list[str]:
-        """Studies that are declared for this scale, in their order."""
+        """Names of the studies that are declared for this scale, in their order."""
         entries = self.declared["studies"]
         return [name for name, entry in entries.items() if self.changes(entry)]
 
-    def changes(self, entry: dict) -> dict[str, dict]:
+    def changes(self, entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """What each variant of a declared study sets on this scale, by its label."""
         axes, search = (self.here(entry.get(kind, {})) for kind in ("axes", "search"))
-        found = from_axes(axes) if axes else {}
-        found |= from_search(search) if search else {}
-        return found | {label: dict(change) for label, change in self.here(entry.get("variants", {})).items()}
+        variants = from_axes(axes) if axes else {}
+        variants |= from_search(search) if search else {}
+        return variants | {
+            label: dict(change) for label, change in self.here(entry.get("variants", {})).items()
+        }
 
     def study(self, name: str, quick: bool = False) -> Study:
         """One study; a UserError names the key where its declaration is wrong.
@@ -198,17 +208,17 @@ class Studies:
         """
         entries = self.declared["studies"]
         if name not in entries:
-            raise UserError(f"{self.path}: no study {name!r}; there are {', '.join(entries)}")
+            raise UserError(f"{self.path}: no study {name!r}; expected one of {', '.join(entries)}")
         where, entry = f"{self.path}: studies.{name}", entries[name]
         analysis, along = entry.get("analysis", NONE), entry.get("along")
         kind = ANALYSES.get(analysis)
         if along is None and kind and kind.follows_a_key:
-            raise UserError(f"{where}.along: missing; {analysis} follows a key of params.yaml")
+            raise UserError(f"{where}.along: missing; name the key of params.yaml that {analysis} follows")
         if along is None and "series" in entry:
-            raise UserError(f"{where}.along: missing; series stand in the order of a key of params.yaml")
+            raise UserError(f"{where}.along: missing; name the key of params.yaml that orders the series")
         seeds, changes = entry["seeds"], self.changes(entry)
         if not changes:
-            raise UserError(f"{where}: has no variants for {self.scale}; declare them there")
+            raise UserError(f"{where}: no variants for {self.scale}; declare some")
         lender = entry.get("spread_from")
         if lender is not None and len(entries.get(lender, {}).get("seeds", ())) < 2:
             raise UserError(f"{where}.spread_from: expected a study of several seeds, found {lender!r}")
@@ -218,7 +228,7 @@ class Studies:
             sizes = [change[ROWS] for change in changes.values() if change.get(ROWS)]
             share = scale["quick"].get(ROWS, 1) / (settings.get(ROWS) or max(sizes, default=1))
             settings, seeds, prefix = {**settings, **scale["quick"]}, seeds[:1], QUICK
-            for change in changes.values():  # a study of data sizes stays one, of small ones
+            for change in changes.values():  # a study of data sizes keeps their proportions
                 if change.get(ROWS):
                     change[ROWS] = max(1, round(change[ROWS] * share))
         variants = [
@@ -226,7 +236,7 @@ class Studies:
             for label, change in changes.items()
         ]
         baseline = self.baseline(where, entry, changes)
-        found = Study(
+        study = Study(
             name=prefix + name,
             question=entry["question"],
             scale=self.scale,
@@ -241,72 +251,84 @@ class Studies:
             hours=None if quick else entry.get("hours", {}).get(self.scale),
         )
         if kind and kind.check:
-            kind.check(where, found)
-        return found
+            kind.check(where, study)
+        return study
 
-    def baseline(self, where: str, entry: dict, changes: dict[str, dict]) -> str:
-        """The variant that others are compared with on this scale; it must be one of them."""
-        baseline = entry["baseline"]
-        if isinstance(baseline, dict):
-            if self.scale not in baseline:
-                raise UserError(
-                    f"{where}.baseline: has none for {self.scale}; name one of {', '.join(changes)}"
-                )
-            baseline = baseline[self.scale]
+    def baseline(self, where: str, entry: dict[str, Any], changes: dict[str, dict[str, Any]]) -> str:
+        """The variant that the others are compared with on this scale; it must be declared."""
+        declared = entry["baseline"]
+        if isinstance(declared, dict):
+            if self.scale not in declared:
+                raise UserError(f"{where}.baseline: none for {self.scale}; name one of {', '.join(changes)}")
+            declared = declared[self.scale]
+        baseline = str(declared)
         if baseline not in changes:
-            raise UserError(f"{where}.baseline: {baseline!r} is none of its variants: {', '.join(changes)}")
+            raise UserError(
+                f"{where}.baseline: expected a variant ({', '.join(changes)}), found {baseline!r}"
+            )
         return baseline
 
-    def series(self, where: str, entry: dict, variants: dict[str, Variant], prefix: str) -> dict:
+    def series(
+        self, where: str, entry: dict[str, Any], variants: dict[str, Variant], prefix: str
+    ) -> dict[str, list[Variant]]:
         """Lists of variants by label, each in the order of `along`; all variants where none is declared."""
         along = entry.get("along")
         if along is None:
             return {}
         declared = self.here(entry.get("series", {})) or {"": [name[len(prefix) :] for name in variants]}
-        found = {}
+        series = {}
         for label, names in declared.items():
-            members = [variants.get(prefix + name) for name in names]
-            for name, member in zip(names, members, strict=True):
+            members = []
+            for name in names:
+                member = variants.get(prefix + name)
                 if member is None or type(member.values.get(along)) not in (int, float):
-                    raise UserError(f"{where}.series: {name!r} is no variant that sets {along} to a number")
-            found[label] = sorted(members, key=lambda member: member.values[along])
-        if len(found) > CURVES:
-            raise UserError(f"{where}.series: at most {CURVES}, found {len(found)}; a plot holds no more")
-        return found
+                    raise UserError(
+                        f"{where}.series: expected variants that set {along} to a number, found {name!r}"
+                    )
+                members.append(member)
+            series[label] = sorted(members, key=lambda member: member.values[along])
+        if len(series) > CURVES:
+            raise UserError(
+                f"{where}.series: expected at most {CURVES}, as many as a plot can show (found {len(series)})"
+            )
+        return series
 
-    def here(self, declared: dict) -> dict:
-        """`declared`, or what it holds for this scale where its keys are scales."""
+    def here(self, declared: dict[str, Any]) -> dict[str, Any]:
+        """The part of `declared` for this scale where its keys are scales, else all of it."""
         scales = self.declared["scales"]
         if not set(declared) & set(scales):
             return declared
         unknown = set(declared) - set(scales)
         if unknown:
             raise UserError(
-                f"{self.path}: {sorted(unknown)[0]!r} stands beside {', '.join(scales)} and is no scale"
+                f"{self.path}: {sorted(unknown)[0]!r}: expected a scale ({', '.join(scales)}), as its "
+                "siblings are; rename or remove it"
             )
-        return declared.get(self.scale, {})
+        here: dict[str, Any] = declared.get(self.scale, {})
+        return here
 
     def check_names(self) -> None:
         """Raise a UserError where two studies give one experiment's name to different settings."""
-        seen: dict[str, tuple[str, dict]] = {}
+        seen: dict[str, tuple[str, dict[str, Any]]] = {}
         for name in self.names():
             for label, values in self.study(name).experiments().items():
                 other, known = seen.setdefault(label, (name, values))
                 if known != values:
                     keys = [key for key in {**known, **values} if known.get(key) != values.get(key)]
                     raise UserError(
-                        f"{self.path}: {label} stands in {other} and {name} with different "
-                        f"{', '.join(keys)}; rename one of the two"
+                        f"{self.path}: {label}: {other} and {name} give it different values of "
+                        f"{', '.join(keys)}; rename it in one of the two"
                     )
 
 
 def option(key: str, value: object) -> str:
-    """`-S` of `dvc exp run` for one key: numbers as YAML 1.1 reads them, lists and null as DVC does."""
+    """The argument of `dvc exp run -S` for one key, such that DVC reads the same value back."""
     if value is None:
         return f"{key}=null"
     if isinstance(value, bool):
         return f"{key}={str(value).lower()}"
-    if isinstance(value, str) and not PLAIN.fullmatch(value):  # as hydra quotes: a backslash counts before '
+    if isinstance(value, str) and not PLAIN.fullmatch(value):
+        # As hydra reads quotes: backslashes are doubled before a quote or at the end, and nowhere else.
         quoted = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
         return f"{key}='{quoted}'"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""DVC experiments as git holds them: which there are, and whether one is of this code and these values."""
+"""DVC experiments as git holds them: their names, and which have this code and these values."""
 
 import copy
 import functools
@@ -7,6 +7,7 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from onesentence.core import code_identity, params
 from onesentence.core.errors import UserError
@@ -14,7 +15,7 @@ from onesentence.evaluation.metrics import Scores, read_scores, scores_file
 from onesentence.study.variants import Study
 
 REQUIREMENTS = "requirements.txt"
-COMPARED = (
+COMPARED = (  # the stages whose code and settings make an experiment
     "prepare",
     "tokenize",
     "smoke",
@@ -27,7 +28,7 @@ COMPARED = (
 
 
 def git(*arguments: str, check: bool = True) -> str:
-    """What git prints."""
+    """The output of a git command; a UserError where it fails, unless `check` is false."""
     done = subprocess.run(
         ["git", *arguments], check=False, capture_output=True, encoding="utf-8", errors="replace"
     )
@@ -38,28 +39,28 @@ def git(*arguments: str, check: bool = True) -> str:
 
 def experiment_refs() -> dict[str, list[str]]:
     """Git refs of every DVC experiment, by its name."""
-    found: dict[str, list[str]] = {}
+    refs: dict[str, list[str]] = {}
     for ref in git("for-each-ref", "--format=%(refname)", "refs/exps").split():
         parts = ref.split("/")
         if len(parts) == 5 and len(parts[2]) == 2:  # refs/exps/<2 digits>/<38 digits>/<name>
-            found.setdefault(parts[4], []).append(ref)
-    return found
+            refs.setdefault(parts[4], []).append(ref)
+    return refs
 
 
-def lookup(values: dict, name: str):
+def lookup(values: Any, name: str) -> Any:
     """The value of a dotted key."""
     for part in name.split("."):
         values = values[part]
     return values
 
 
-def flat(values: dict, prefix: str = "") -> dict[str, object]:
-    """params.yaml by dotted keys."""
-    found = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted keys, such as `lora.rank`."""
+    by_key: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return found
+        by_key |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return by_key
 
 
 def shown(value: object) -> str:
@@ -69,115 +70,118 @@ def shown(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def with_values(whole: dict, values: dict[str, object]) -> dict:
-    """params.yaml with a variant's values in it, by dotted key."""
-    found = copy.deepcopy(whole)
+def with_values(whole: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `whole` (params.yaml) with a variant's values in it. values: by dotted key."""
+    changed = copy.deepcopy(whole)
     for name, value in values.items():
         section, _, key = name.partition(".")
         if key:
-            found[section][key] = value
+            changed[section][key] = value
         else:
-            found[section] = value
-    return found
+            changed[section] = value
+    return changed
 
 
-def locked(ref: str) -> dict | None:
-    """The compared stages of an experiment's dvc.lock, or None where it has not run them all."""
+def locked(ref: str) -> dict[str, Any] | None:
+    """The compared stages of an experiment's dvc.lock, or None where it did not run all of them."""
     return _locked(git("rev-parse", ref).strip())
 
 
 @functools.cache
-def _locked(commit: str) -> dict | None:
-    """`locked` of a commit, which never changes: read once, for a study asks for every variant and twin."""
+def _locked(commit: str) -> dict[str, Any] | None:
+    """`locked` for a commit. A commit never changes, and a study asks often: it is read once."""
     text = git("show", f"{commit}:./dvc.lock", check=False)
     stages = params.parse_yaml(text, Path("dvc.lock")).get("stages", {}) if text else {}
     return {name: stages[name] for name in COMPARED} if set(COMPARED) <= set(stages) else None
 
 
 def same_code(ref: str) -> bool:
-    """Whether an experiment was made by the code, the data and the base model that are here.
+    """Whether an experiment was made with the code, the data and the base model of the working directory.
 
-    Code is the same where its definitions are (`code_identity`), wherever they lie.
+    Code is the same where its definitions are the same (`code_identity`), in whatever files.
     """
     stages = locked(ref)
     if stages is None:
         return False
     made = {item["path"] for stage in stages.values() for item in stage["outs"]}
     read = {item["path"] for stage in stages.values() for item in stage["deps"]} - made
-    there, here = _code(git("rev-parse", ref).strip()), code_identity.WorkingTree()
-    if pins(there) != pins(here):
+    then, now = _code(git("rev-parse", ref).strip()), code_identity.WorkingTree()
+    if pins(then) != pins(now):
         return False
-    others = sorted(path for path in read if path != REQUIREMENTS and not there.is_code(path))
-    # Git holds a .dvc file in place of what it does not hold itself.
+    others = sorted(path for path in read if path != REQUIREMENTS and not then.is_code(path))
+    # For data that DVC holds, git has a .dvc file.
     files = [name for path in others for name in (path, f"{path}.dvc")]
     if files and git("diff", "--name-only", ref, "--", *files):
         return False
     modules = modules_of(stages)
-    return code_identity.identity(there, modules) == code_identity.identity(here, modules) is not None
+    return code_identity.identity(then, modules) == code_identity.identity(now, modules) is not None
 
 
 def pins(tree: code_identity.Tree) -> list[str]:
-    """The packages that requirements.txt asks for, in any order and without comments."""
+    """The packages that requirements.txt pins, sorted and without comments."""
     lines = (tree.text(REQUIREMENTS) or "").splitlines()
     return sorted(line for line in (line.partition("#")[0].strip() for line in lines) if line)
 
 
-def modules_of(stages: dict) -> list[str]:
+def modules_of(stages: dict[str, Any]) -> list[str]:
     """The modules that the commands of a dvc.lock run: `python -m stages.train` runs stages.train."""
-    found = (re.search(r"\bpython -m (\S+)", stage["cmd"]) for stage in stages.values())
-    return sorted({match[1] for match in found if match})
+    matches = (re.search(r"\bpython -m (\S+)", stage["cmd"]) for stage in stages.values())
+    return sorted({match[1] for match in matches if match})
 
 
 def code_of(refs: list[str]) -> dict[str, str | list[str]]:
-    """The identity of the code that experiments were made with, the same for all, and the commits of them."""
-    there = code_identity.identity(_code(git("rev-parse", refs[0]).strip()), modules_of(locked(refs[0])))
+    """The identity of the code that experiments were made with (the same for all), and their commits."""
+    stages, tree = locked(refs[0]), _code(git("rev-parse", refs[0]).strip())
+    identity = code_identity.identity(tree, modules_of(stages)) if stages else None
+    if identity is None:
+        raise ValueError(f"{refs[0]} has not run every stage")  # `finished` returns no such experiment
     # An experiment is a commit on top of the one that it was run at.
     commits = sorted({git("rev-parse", f"{ref}^").strip() for ref in refs})
-    return {"identity": code_identity.digest(there), "commits": commits}
+    return {"identity": code_identity.digest(identity), "commits": commits}
 
 
 @functools.cache
 def _code(commit: str) -> code_identity.CommitTree:
-    """The files of a commit, which never change: listed once."""
+    """The files of a commit. They never change: they are listed once."""
     return code_identity.CommitTree(commit)
 
 
-def has_values(ref: str, values: dict[str, object]) -> bool:
-    """Whether an experiment that has run is of params.yaml with these values in it."""
-    wanted = with_values(params.read_yaml(params.PARAMS_FILE), values)
-    return all(
+def has_values(ref: str, values: dict[str, Any]) -> bool:
+    """Whether a complete experiment was made with params.yaml and these values in it."""
+    wanted, stages = with_values(params.read_yaml(params.PARAMS_FILE), values), locked(ref)
+    return stages is not None and all(
         lookup(wanted, key) == value
-        for stage in locked(ref).values()
+        for stage in stages.values()
         for key, value in stage.get("params", {}).get("params.yaml", {}).items()
     )
 
 
-def require_distinct(study: Study, whole: dict) -> None:
-    """Raise a UserError where two variants come out the same, so that one name says what is not so.
+def require_distinct(study: Study, whole: dict[str, Any]) -> None:
+    """Raise a UserError where two variants have the same values, so that one of them has a wrong name.
 
-    whole: params.yaml; a variant that leans on a default changes with it.
+    whole: params.yaml; a variant that relies on a default changes with it.
     """
     resolved = {variant.name: with_values(whole, variant.values) for variant in study.variants}
     for (one, values), (other, others) in itertools.combinations(resolved.items(), 2):
         if values == others:
             raise UserError(
-                f"studies.yaml: studies.{study.name}: {one} and {other} are the same with the params.yaml "
-                "that is here; set in each the key that it is named for"
+                f"studies.yaml: studies.{study.name}: {one} and {other} have the same values with this "
+                "params.yaml; set in each of them the key that it is named for"
             )
 
 
 def scores_at(revision: str, systems: tuple[str, ...]) -> dict[str, Scores] | None:
     """Scores of every article in a revision by system, or None where DVC's cache lacks them.
 
-    They are those of the pipeline in the working directory, which may be a DVC repository inside the
-    repository: `dvc.api.DVCFileSystem` looks for a revision's files from git's root alone.
+    They belong to the pipeline in the working directory, which may be a DVC repository inside the git
+    repository. `dvc.api.DVCFileSystem` cannot read those: it looks for a revision's files from git's root.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.repo.brancher import switch
     from dvc_data.index import DataIndexError
 
-    found = {}
+    scores = {}
     with tempfile.TemporaryDirectory() as folder, Repo() as repo, switch(repo, revision):
         for system in systems:
             path = Path(folder) / f"{system}.parquet"
@@ -185,25 +189,26 @@ def scores_at(revision: str, systems: tuple[str, ...]) -> dict[str, Scores] | No
                 repo.dvcfs.get_file(scores_file(system).as_posix(), str(path))
             except (OSError, DvcException, DataIndexError):
                 return None
-            found[system] = read_scores(path)
-    return found
+            scores[system] = read_scores(path)
+    return scores
 
 
 def finished(study: Study) -> dict[str, str]:
-    """Git ref of each experiment of a study that is there, by its name."""
+    """Git ref of each finished experiment of a study, by its name."""
     refs = experiment_refs()
-    found = {}
+    matching = {}
     for name, values in study.experiments().items():
         for ref in refs.get(name, ()):
             if same_code(ref) and has_values(ref, values):
-                found[name] = ref
+                matching[name] = ref
                 break
-    return found
+    return matching
 
 
 def make_the_only(ref: str) -> None:
-    """Give other experiments of this name another one, NAME.COMMIT: a name that stands for two is none to
-    DVC. They may be another branch's, which finds them by what they are (`reuse_equal_experiments`).
+    """Rename other experiments of this name to NAME.COMMIT: DVC accepts no name that two experiments have.
+
+    They may belong to another branch, which finds them by their values (`reuse_equal_experiments`).
     """
     name = ref.rpartition("/")[2]
     for other in experiment_refs()[name]:
@@ -212,25 +217,25 @@ def make_the_only(ref: str) -> None:
 
 
 def rename_ref(ref: str, commit: str) -> None:
-    """Take an experiment's name from it, for one of another commit: it is called NAME.COMMIT from then on."""
+    """Free an experiment's name for one of another commit: the old one is called NAME.COMMIT from then on."""
     own = git("rev-parse", ref).strip()
     if own != commit:
         git("update-ref", f"{ref}.{own[:7]}", own)
     git("update-ref", "-d", ref)
 
 
-def reuse_equal_experiments(wanted: dict[str, dict[str, object]]) -> list[str]:
-    """Give experiments that are there under another name, as another study calls them, the wanted name too.
+def reuse_equal_experiments(wanted: dict[str, dict[str, Any]]) -> list[str]:
+    """Give equal experiments that have another name, such as another study's, the wanted name too.
 
-    wanted: values by name; returns the names that were given. DVC's run cache would train such a one again:
-    it restores no stage that has an output in git.
+    wanted: values by name; returns the names that were given. DVC's run cache would train them again: it
+    restores no stage that has an output in git.
     """
-    refs = [ref for found in experiment_refs().values() for ref in found if same_code(ref)]
-    # By their commits, which stay: giving a name may take it from another one that is wanted too.
-    there = [(ref, git("rev-parse", ref).strip()) for ref in refs]
-    given = []
+    refs = [ref for same_name in experiment_refs().values() for ref in same_name if same_code(ref)]
+    # Commits, because they stay: a given name may be taken from another wanted experiment.
+    equal = [(ref, git("rev-parse", ref).strip()) for ref in refs]
+    named = []
     for name, values in wanted.items():
-        twin = next(((ref, commit) for ref, commit in there if has_values(commit, values)), None)
+        twin = next(((ref, commit) for ref, commit in equal if has_values(commit, values)), None)
         if twin:
             ref, commit = twin
             baseline, _, other = ref.rpartition("/")
@@ -239,7 +244,7 @@ def reuse_equal_experiments(wanted: dict[str, dict[str, object]]) -> list[str]:
                 rename_ref(wanted_ref, commit)
             git("update-ref", wanted_ref, commit)
             make_the_only(wanted_ref)
-            if other.startswith(f"{name}."):  # it had to give way to another branch's before
+            if other.startswith(f"{name}."):  # it was renamed for another branch's before
                 git("update-ref", "-d", ref)
-            given.append(name)
-    return given
+            named.append(name)
+    return named

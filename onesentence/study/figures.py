@@ -1,6 +1,7 @@
 """Plots of a study."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,19 +12,19 @@ from onesentence.study.comparison import DESCRIBED, TESTED_METRICS
 from onesentence.study.variants import Study
 
 PLOTS = Path("plots/studies")
-# Okabe and Ito's, as the others; none is the baseline's.
+# From Okabe and Ito 2008, as all colours here; none is the baseline's.
 CURVE_COLOURS = (plots.COLOURS["tuned"], "#CC79A7", plots.COLOURS["lead"], "#009E73")
 APART = 1.06  # factor between curves along a logarithmic axis
 
 
-def write_plots(study: Study, found: dict) -> None:
-    """plots/studies/NAME.csv, a row for each variant, and NAME.svg."""
+def write_plots(study: Study, result: dict[str, Any]) -> None:
+    """Write plots/studies/NAME.csv, a row for each variant, and NAME.svg."""
     header = ["variant"]
     for metric in TESTED_METRICS:
         header += [metric, f"{metric}_low", f"{metric}_high"]
-    header += ["base_rouge1", *DESCRIBED, *next(iter(found["variants"].values()))["cost"]]
+    header += ["base_rouge1", *DESCRIBED, *next(iter(result["variants"].values()))["cost"]]
     rows = []
-    for name, variant in found["variants"].items():
+    for name, variant in result["variants"].items():
         cells = [name]
         for metric in TESTED_METRICS:
             score = variant["scores"][metric]
@@ -32,33 +33,36 @@ def write_plots(study: Study, found: dict) -> None:
         cells += [variant["scores"][metric]["value"] for metric in DESCRIBED]
         rows.append([*cells, *variant["cost"].values()])
     plots.write_csv(PLOTS / f"{study.name}.csv", header, rows)
-    names = list(found["variants"])
+    names = list(result["variants"])
     kind = ANALYSES.get(study.analysis)
-    beside = bool(study.series) or bool(kind and kind.panel)
+    panel = kind.panel if kind else None
+    beside = bool(study.series) or panel is not None
     height = max(2.8, 0.28 * len(names) + 1.3)
     drawn, axes = plots.figure(width=10.0 if beside else 7.0, height=height, columns=2 if beside else 1)
-    draw_variants(axes[0] if beside else axes, study, found)
+    draw_variants(axes[0] if beside else axes, study, result)
     if study.series:
-        draw_series(axes[1], study, found)
-    elif beside:
-        kind.panel(axes[1], found)
+        draw_series(axes[1], study, result)
+    elif panel:
+        panel(axes[1], result)
     plots.save(drawn, PLOTS / f"{study.name}.svg")
 
 
-def draw_variants(axis, study: Study, found: dict) -> None:
-    """ROUGE-1 of every variant with its interval, and thick the interval of its paired difference to the
-    baseline: two scores are compared by that, not by whether their own intervals overlap.
+def draw_variants(axis: Any, study: Study, result: dict[str, Any]) -> None:
+    """Draw ROUGE-1 of every variant with its interval, and with a thick line the interval of its paired
+    difference to the baseline.
+
+    The paired difference compares two scores; whether their own intervals overlap does not.
     """
-    # Curve by curve, as beside it: what was added to a curve later stands with it.
+    # In the order of the curves beside it, so that a variant that was declared later is next to its curve.
     ordered = [member.name for members in study.series.values() for member in members]
-    names = list(dict.fromkeys([*ordered, *found["variants"]]))
-    start = found["variants"][found["baseline"]]["scores"][HEADLINE]["value"]
+    names = list(dict.fromkeys([*ordered, *result["variants"]]))
+    start = result["variants"][result["baseline"]]["scores"][HEADLINE]["value"]
     kind = ANALYSES.get(study.analysis)
     untuned = bool(kind and kind.shows_untuned)
     for place, name in enumerate(reversed(names)):
-        variant = found["variants"][name]
+        variant = result["variants"][name]
         score = variant["scores"][HEADLINE]
-        colour = plots.COLOURS["base"] if name == found["baseline"] else plots.COLOURS["tuned"]
+        colour = plots.COLOURS["base"] if name == result["baseline"] else plots.COLOURS["tuned"]
         axis.errorbar(
             [score["value"]],
             [place],
@@ -68,7 +72,7 @@ def draw_variants(axis, study: Study, found: dict) -> None:
             capsize=2,
             lw=0.8,
         )
-        if name != found["baseline"]:
+        if name != result["baseline"]:
             entry = variant["difference"][HEADLINE]
             axis.plot(
                 [start + entry["low"], start + entry["high"]], [place, place], color=colour, lw=4, alpha=0.5
@@ -78,35 +82,36 @@ def draw_variants(axis, study: Study, found: dict) -> None:
     axis.axvline(start, color="black", lw=0.6)
     axis.set_yticks(range(len(names)), list(reversed(names)))
     axis.set_ylim(-0.6, len(names) - 0.4)
-    seeds = len(found["seeds"])
+    count = len(result["seeds"])
     grey = "; grey: untuned" if untuned else ""
-    borrowed = f"articles and seeds (as in {found['spread_from']})" if found["spread_from"] else "articles"
-    over = "seeds and articles" if seeds > 1 else borrowed
-    seeds = f"{seeds} seed{'s' * (seeds > 1)}"
+    borrowed = f"articles and seeds (as in {result['spread_from']})" if result["spread_from"] else "articles"
+    over = "seeds and articles" if count > 1 else borrowed
+    seeds = f"{count} seed{'s' * (count > 1)}"
     axis.set(
-        title=f"{study.name}: {found['n']:,} {found['split']} articles, {seeds}{grey}",
-        xlabel=f"ROUGE-1 (F1 x 100), {found['confidence']:.0%} interval over {over};\n"
-        "thick: of the paired difference to the baseline (orange, line)",
+        title=f"{study.name}: {result['n']:,} {result['split']} articles, {seeds}{grey}",
+        xlabel=f"ROUGE-1 (F1 x 100), {result['confidence']:.0%} interval over {over};\n"
+        "thick: interval of the paired difference to the baseline (orange, line)",
     )
 
 
-def draw_series(axis, study: Study, found: dict) -> None:
-    """ROUGE-1 along the key that the study follows; a law dashed beyond what it was fitted to, and the point
-    that it was held against hollow. Where there is no law, curves stand a little apart, so that no error bar
-    hides another.
+def draw_series(axis: Any, study: Study, result: dict[str, Any]) -> None:
+    """Draw ROUGE-1 along the key that the study follows.
+
+    A law is dashed beyond the sizes that it was fitted to; the size that tests it is hollow. Without a law,
+    curves are shifted a little, so that no error bar hides another.
     """
-    apart = 1 if found["analysis"].get("laws") else APART
+    apart = 1 if result["analysis"].get("laws") else APART
     for place, ((label, members), colour) in enumerate(
         zip(study.series.items(), CURVE_COLOURS, strict=False)
     ):
-        if not members:  # not every run is there
+        if not members:  # runs of this curve are missing
             continue
         shift = apart ** (place - (len(study.series) - 1) / 2)
-        x = [member.values[study.along] * shift for member in members]
-        scores = [found["variants"][member.name]["scores"][HEADLINE] for member in members]
+        x = [study.position(member) * shift for member in members]
+        scores = [result["variants"][member.name]["scores"][HEADLINE] for member in members]
         bars = np.array([plots.error_bars([score]) for score in scores])[:, :, 0].T
         y = [score["value"] for score in scores]
-        law = found["analysis"].get("laws", {}).get(label)
+        law = result["analysis"].get("laws", {}).get(label)
         line = "o" if law else "o-"
         axis.errorbar(x, y, yerr=bars, fmt=line, color=colour, capsize=2, label=label)
         if law:
@@ -118,11 +123,11 @@ def draw_series(axis, study: Study, found: dict) -> None:
             axis.plot(x[-1], y[-1], "o", color=colour, markerfacecolor="white", zorder=3)
     if any(label for label, members in study.series.items() if members):
         axis.legend(frameon=False)
-    if found["analysis"].get("laws"):
-        axis.set_title("dashed, hollow: held out of the fit")
+    if result["analysis"].get("laws"):
+        axis.set_title("dashed and hollow: not used in the fit")
     axis.set_xscale("log", base=2)
     axis.set_xticks(
-        sorted({member.values[study.along] for members in study.series.values() for member in members})
+        sorted({study.position(member) for members in study.series.values() for member in members})
     )
     axis.xaxis.set_major_formatter("{x:g}")
     axis.tick_params(axis="x", rotation=45)

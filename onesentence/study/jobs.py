@@ -1,4 +1,4 @@
-"""Jobs that run a study's variants as DVC experiments, each in a clone of its own."""
+"""Jobs that run a study's variants as DVC experiments. Each job has a clone of its own."""
 
 import fcntl
 import os
@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from tqdm import tqdm
@@ -24,60 +26,61 @@ from onesentence.study.variants import Study
 
 WORK = Path(".dvc/tmp/studies")
 CLONES = "clone-"
-CHECKPOINTS = "STUDY_CHECKPOINTS"  # a folder for `train`, of each variant: two may train the same
+# Environment variable: the folder of a variant's checkpoints. Two variants may train the same at once.
+CHECKPOINTS = "STUDY_CHECKPOINTS"
 KEPT_CHECKPOINTS = Path("models/checkpoints/studies")
-LAST = ".dvc/tmp/variant"  # in a clone: the variant that runs or ran there, behind the ref of its experiment
-WRITTEN = (f"{STUDIES}/", f"{PLOTS}/", "docs/decisions.md", "docs/studies.md")  # by comparisons
+LAST = ".dvc/tmp/variant"  # in a clone: "REF NAME" of the variant that runs or last ran there
+WRITTEN = (f"{STUDIES}/", f"{PLOTS}/", "docs/decisions.md", "docs/studies.md")  # comparisons write these
 TAIL = 12  # lines of a failed variant's log
 # Sections of params.yaml in the order in which the graph's stages read them.
 READ_IN_ORDER = "pretrain data prompt model smoke lora train seed generate evaluate report".split()
-REDRAWN = 5  # seconds between two states of the bar: a log file holds them all
-# Two jobs that write the same output into the cache at once: DVC finds the object half there, takes the file
-# in the workspace for one that is nowhere else, and asks. It runs again, from the stages that its clone has.
+REDRAWN = 5  # seconds between two states of the progress bar: a log file stores every one
+# In the log of a job that lost a race: two jobs write the same output into the cache at once, and DVC asks
+# before it replaces a file in the workspace that it cannot find in the cache. Such a job runs again from its
+# last stage.
 RACE = "without a confirmation"
 PATIENCE = 10  # seconds that a variant has to end by itself
 
 
 @contextmanager
-def alone():
-    """One study at a time, worktrees included: two would start the same variants."""
+def alone() -> Iterator[None]:
+    """Allow one study at a time in all worktrees: two would start the same variants."""
     WORK.mkdir(parents=True, exist_ok=True)
     with (Path(git("rev-parse", "--git-common-dir").strip()) / "study.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError("study: another one is running in this repository; wait for it") from error
+            raise UserError("study: another study is running in this repository; wait for its end") from error
         yield
 
 
 def inside() -> list[psutil.Process]:
-    """Processes of variants, from this study or a killed one: those that work in a clone with CHECKPOINTS
-    set.
-    """
-    found, folder = [], WORK.resolve()
+    """Processes of variants of this study or a killed one: they run in a clone and have CHECKPOINTS set."""
+    processes, folder = [], WORK.resolve()
     for process in psutil.process_iter():
         try:
             if Path(process.cwd()).is_relative_to(folder) and CHECKPOINTS in process.environ():
-                found.append(process)
-        except (psutil.Error, OSError):  # gone, or another user's
+                processes.append(process)
+        except (psutil.Error, OSError):  # it has ended, or is another user's
             continue
-    return found
+    return processes
 
 
 def end_variants() -> int:
-    """End what works in a clone; how many processes there were. The clones stay as they are."""
-    there = inside()
-    for process in there:
+    """End the processes of variants and return their number. The clones stay as they are."""
+    running = inside()
+    for process in running:
         with_signal(process, signal.SIGTERM)
-    psutil.wait_procs(there, timeout=PATIENCE)
-    for process in inside():  # what did not listen, or was started since
+    psutil.wait_procs(running, timeout=PATIENCE)
+    for process in inside():  # those that ignored it, or started since
         with_signal(process, signal.SIGKILL)
-    return len(there)
+    return len(running)
 
 
 def fetch_finished() -> None:
-    """Fetch from each clone the experiment that a killed study did not come to fetch: the last that ran
-    there. Others in it are copies of the user's, who may have replaced or removed them since.
+    """Fetch from each clone the last experiment that ran there, which a killed study may not have fetched.
+
+    Other experiments in a clone are copies of the user's, who may have replaced or removed them since.
     """
     for clone in WORK.glob(f"{CLONES}*"):
         last = clone / LAST
@@ -87,40 +90,42 @@ def fetch_finished() -> None:
 
 
 def fetch(clone: Path, ref: str) -> None:
-    """Take an experiment out of a clone, in place of older ones of its name."""
+    """Move an experiment from a clone into this repository; it takes its name from older ones."""
     git("fetch", "--quiet", str(clone), f"+{ref}:{ref}")
     make_the_only(ref)
     git("-C", str(clone), "update-ref", "-d", ref)
 
 
 def drop_clones() -> None:
-    """Drop the clones."""
+    """Delete the clones."""
     for clone in WORK.glob(f"{CLONES}*"):
         shutil.rmtree(clone, ignore_errors=True)
 
 
 def with_signal(process: psutil.Process, number: int) -> None:
-    """Send it, unless the process has gone."""
+    """Send a signal to a process, unless it has ended."""
     with suppress(psutil.NoSuchProcess):
         process.send_signal(number)
 
 
 class Job:
-    """Where variants run, one after the other: a clone of a commit that shares git's objects and DVC's
-    cache. That of a killed study is used again: stages that had ended there have ended.
+    """A clone of a commit in which variants run, one after the other. It shares git's objects and DVC's
+    cache.
+
+    The clone of a killed study is used again, with the stages that had ended there.
     """
 
     def __init__(self, number: int, commit: str, threads: int) -> None:
         self.folder = WORK / f"{CLONES}{number}"
         self.name = ""
         self.raced: set[str] = set()
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self.commit = commit
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not take the other job's core
+            "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not occupy the other job's core
         }
         if not self.usable():
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -130,52 +135,53 @@ class Job:
             if local.is_file():
                 shutil.copy(local, self.folder / local)
             self.dvc("cache", "dir", "--local", output_of_dvc("cache", "dir"))
-            given = self.tracked()
-            if given:
-                self.dvc("checkout", "--quiet", *given)
+            pointers = self.tracked()
+            if pointers:
+                self.dvc("checkout", "--quiet", *pointers)
             (self.folder / LAST).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / LAST).touch()
 
     def tracked(self) -> list[str]:
-        """Pointers of the inputs of this DVC repository; a preset's pipeline is another one, with its own."""
+        """The .dvc files of this DVC repository's inputs; a preset's pipeline is another repository."""
         others = [name.removesuffix(".dvc/config") for name in self.git("ls-files", "*/.dvc/config").split()]
         return [name for name in self.git("ls-files", "*.dvc").split() if not name.startswith(tuple(others))]
 
     def usable(self) -> bool:
-        """Whether there is a clone of this commit from a killed study; it is freed of what the kill left."""
-        if not (self.folder / LAST).is_file():  # written when the clone was whole
+        """Whether a killed study left a clone of this commit; removes locks and half-made commits from it."""
+        if not (self.folder / LAST).is_file():  # written once the clone was complete
             return False
         for lock in (self.folder / ".git").rglob("*.lock"):
             lock.unlink()
         for name in ("rwlock", "rwlock.lock", "lock", "exps"):
-            found = self.folder / ".dvc/tmp" / name
-            shutil.rmtree(found) if found.is_dir() else found.unlink(missing_ok=True)
+            leftover = self.folder / ".dvc/tmp" / name
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         try:
             if self.git("rev-parse", "HEAD").strip() != self.commit:
-                at = self.git("rev-parse", "HEAD^").strip()  # an experiment's commit that was being made
-                if at != self.commit:
+                # The kill may have come while DVC committed an experiment on top of the commit.
+                parent = self.git("rev-parse", "HEAD^").strip()
+                if parent != self.commit:
                     return False
-            # The user has those that count, and DVC runs none whose name another has here already.
+            # The user has the experiments that count, and DVC runs none whose name exists in the clone.
             for ref in self.git("for-each-ref", "--format=%(refname)", "refs/exps").split():
                 self.git("update-ref", "-d", ref)
             self.git("update-ref", "--no-deref", "HEAD", self.commit)
             self.git("reset", "--quiet")
-            made = (f":(exclude){path}" for path in ("dvc.lock", "metrics", "plots"))
-            self.git("checkout", "--quiet", "--force", self.commit, "--", ".", *made)
+            outputs = (f":(exclude){path}" for path in ("dvc.lock", "metrics", "plots"))
+            self.git("checkout", "--quiet", "--force", self.commit, "--", ".", *outputs)
         except UserError:
             return False
         return True
 
     def last(self) -> str:
-        """The variant that ran here last, before a kill perhaps: what it had made is of use to it."""
+        """The variant that ran here last, perhaps until a kill: it can go on from its stages here."""
         return (self.folder / LAST).read_text().partition(" ")[2]
 
     def ref(self, name: str) -> str:
-        """Where DVC keeps an experiment of the clone's commit."""
+        """The ref of an experiment of the clone's commit."""
         return f"refs/exps/{self.commit[:2]}/{self.commit[2:]}/{name}"
 
     def git(self, *arguments: str) -> str:
-        """What git prints in the clone."""
+        """The output of git in the clone."""
         return git("-C", str(self.folder), *arguments)
 
     def dvc(self, *arguments: str) -> None:
@@ -186,7 +192,7 @@ class Job:
         """Start a variant; its output goes to its log."""
         self.name = name
         (self.folder / LAST).write_text(f"{self.ref(name)} {name}")
-        # What the last variant made stays: stages that this one shares with it are skipped.
+        # The outputs of the last variant stay: DVC skips the stages that this one shares with it.
         self.git("checkout", "--quiet", "--force", self.commit, "--", params.PARAMS_FILE.as_posix())
         command = [sys.executable, "-m", "dvc", "exp", "run", "--name", name]
         for key, value in values.items():
@@ -199,23 +205,30 @@ class Job:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**self.environment, CHECKPOINTS: str((KEPT_CHECKPOINTS / name).resolve())},
-                start_new_session=True,  # Ctrl-C is for this program, which ends its variants itself
+                start_new_session=True,  # Ctrl-C reaches only this program, which ends its variants itself
             )
 
     def ended(self) -> bool:
         """Whether a variant ran here and has ended."""
         return self.process is not None and self.process.poll() is not None
 
+    def failed(self) -> bool:
+        """Whether the variant that ran here ended with an error."""
+        return self.process is not None and self.process.returncode != 0
+
     def lost_a_race(self) -> bool:
-        """Whether it failed because another job stored the same output at the same moment: True once."""
-        lost = self.process.returncode != 0 and RACE in read_log(self.name)
+        """Whether it failed because another job stored the same output at the same moment.
+
+        True once for each variant: a second failure is reported.
+        """
+        lost = self.failed() and RACE in read_log(self.name)
         first = lost and self.name not in self.raced
         self.raced.add(self.name)
         return first
 
     def collect(self) -> bool:
-        """Fetch the experiment that has ended; whether it succeeded."""
-        failed = self.process.returncode != 0
+        """Fetch the experiment that has ended; returns whether it succeeded."""
+        failed = self.failed()
         self.process = None
         if failed:
             self.git("checkout", "--quiet", "--force", "--detach", self.commit)
@@ -225,11 +238,13 @@ class Job:
         return True
 
     def compare(self, study: str, quick: bool, partial: bool) -> None:
-        """Compare in the clone, with the code that the variants ran with, and take the results out of it."""
-        (self.folder / LAST).write_text("")  # what comes into it now is the user's, and stays with the user
+        """Compare in the clone, with the code that the variants ran with, and copy the results out of it."""
+        (self.folder / LAST).write_text(
+            ""
+        )  # experiments that come in now are the user's: none is to be fetched back
         self.git("checkout", "--quiet", "--force", self.commit, "--", params.PARAMS_FILE.as_posix())
         self.git("fetch", "--quiet", str(Path.cwd()), "+refs/exps/*:refs/exps/*")
-        for file in STUDIES.glob("*.json"):  # one may borrow from another that is not committed yet
+        for file in STUDIES.glob("*.json"):  # a study may borrow from one that is not committed yet
             (self.folder / STUDIES).mkdir(parents=True, exist_ok=True)
             shutil.copy(file, self.folder / file)
         compare(study, quick, partial, self.folder)
@@ -241,7 +256,7 @@ class Job:
 
 
 def compare(study: str, quick: bool, partial: bool, folder: Path = Path()) -> None:
-    """`onesentence.commands.compare` in a folder; exits with its status where it fails."""
+    """Run `onesentence compare` in a folder; exits with its status where it fails."""
     command = (
         [sys.executable, "-m", "onesentence", "compare", study]
         + ["--quick"] * quick
@@ -253,7 +268,7 @@ def compare(study: str, quick: bool, partial: bool, folder: Path = Path()) -> No
 
 
 def output_of_dvc(*arguments: str) -> str:
-    """What dvc prints; a UserError where it fails."""
+    """The output of a dvc command; a UserError where it fails."""
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
@@ -262,28 +277,28 @@ def output_of_dvc(*arguments: str) -> str:
 
 
 def log_of(name: str) -> Path:
-    """What a variant printed."""
+    """The file with a variant's output."""
     return WORK / f"{name}.log"
 
 
 def read_log(name: str) -> str:
-    """A variant's log; what programs print there need not be UTF-8."""
+    """The text of a variant's log. Bytes that are not UTF-8 are replaced: any program may print there."""
     return log_of(name).read_text(encoding="utf-8", errors="replace")
 
 
 def tail_of(name: str) -> str:
-    """The last lines of a variant's log, progress bars left out."""
+    """The last lines of a variant's log, without progress bars."""
     lines = [line.rpartition("\r")[2].rstrip() for line in read_log(name).splitlines()]
     return "\n    ".join([line for line in lines if line][-TAIL:])
 
 
 def failure_of(name: str) -> str:
-    """What is said of a variant that failed: where its log is, and how it ends."""
-    return f"study: {name} failed, its log is {log_of(name)}:\n    {tail_of(name)}"
+    """The message about a variant that failed: the place of its log, and the log's end."""
+    return f"study: {name} failed; its log {log_of(name)} ends with:\n    {tail_of(name)}"
 
 
-def collected(job: Job, bar: tqdm) -> list[str]:
-    """Fetch what a job has made; its name where it failed, which the bar then says."""
+def collected(job: Job, bar: "tqdm[Any]") -> list[str]:
+    """Fetch the experiment of a job that has ended; returns its name where it failed, and prints why."""
     succeeded = job.collect()
     bar.update()
     if succeeded:
@@ -293,16 +308,19 @@ def collected(job: Job, bar: tqdm) -> list[str]:
 
 
 def shared_stages(values: dict[str, object], others: dict[str, object]) -> int:
-    """How far down the graph two variants are the same, in sections of params.yaml before one differs."""
+    """How far down the graph two variants are equal: the number of sections of params.yaml before one
+    differs.
+    """
     keys = {key for key in {**values, **others} if values.get(key) != others.get(key)}
     return min((READ_IN_ORDER.index(key.partition(".")[0]) for key in keys), default=len(READ_IN_ORDER))
 
 
 def next_of(waiting: list[str], last: str, held: set[str], experiments: dict[str, dict[str, object]]) -> str:
-    """The variant that a job runs next: the one that was killed there, else the first of those that share
-    most stages with the last one, whose outputs its clone still has.
+    """The variant that a job runs next.
 
-    held: those that were killed in other jobs' clones, where more of them is done; the last to be taken.
+    It is the variant that was killed there; else the first of those that share most stages with the last one,
+    whose outputs its clone still has. held: variants that were killed in other jobs' clones, where more of
+    them is done; they come last.
     """
     if last in waiting:
         return last
@@ -312,8 +330,10 @@ def next_of(waiting: list[str], last: str, held: set[str], experiments: dict[str
     return max(free, key=lambda name: shared_stages(experiments[name], experiments[last]))
 
 
-def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> tuple[list[str], Job]:
-    """Run experiments, `jobs` at a time; names of those that failed, and a clone to compare in."""
+def run_missing(study: Study, missing: dict[str, dict[str, Any]], jobs: int) -> tuple[list[str], Job]:
+    """Run experiments, `jobs` at a time; returns the names of those that failed, and a clone to compare
+    in.
+    """
     from onesentence.core.runtime import THREADS
 
     threads = max(1, min(THREADS, (os.cpu_count() or 1) // jobs))
@@ -349,11 +369,11 @@ def run_missing(study: Study, missing: dict[str, dict], jobs: int) -> tuple[list
 
 
 def require_committed() -> None:
-    """Raise a UserError where files that git tracks were changed: experiments hang off a commit."""
+    """Raise a UserError where files that git tracks were changed: an experiment belongs to a commit."""
     changed = git("status", "--porcelain", "--untracked-files=no").splitlines()
     changed = [line for line in changed if not line[3:].startswith(WRITTEN)]
     if changed:
         raise UserError(
-            f"study: {len(changed)} tracked files are changed, such as {changed[0][3:]}; commit them first "
-            "(variants are compared by what was committed)"
+            f"study: {len(changed)} tracked files are changed, such as {changed[0][3:]}; commit them first, "
+            "since variants run on the committed files"
         )

@@ -1,6 +1,7 @@
 """The studies in docs/studies.md, and docs/decisions.md."""
 
 from pathlib import Path
+from typing import Any
 
 from onesentence.core import params
 from onesentence.core.files import write_text
@@ -15,24 +16,24 @@ STUDIES_PAGE = Path("docs/studies.md")
 START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"
 
 
-def section(folder: Path, studies: Studies, values: dict) -> str:
-    """Markdown of every study of this scale that was compared. values: params.yaml."""
+def section(folder: Path, studies: Studies, values: dict[str, Any]) -> str:
+    """Markdown of every compared study of this scale. values: params.yaml."""
     parts = []
-    for name, found in compared(folder, studies).items():
-        said = "\n".join(f"- {sentence}" for sentence in summarize_study(found))
+    for name, result in compared(folder, studies).items():
+        sentences = "\n".join(f"- {sentence}" for sentence in summarize_study(result))
         parts.append(
-            f"## {name}\n\n{found['question']} ({settings_sentence(found, values)})\n\n{said}\n\n"
+            f"## {name}\n\n{result['question']} ({settings_sentence(result, values)})\n\n{sentences}\n\n"
             f"![Study {name}: ROUGE-1 of its variants](../plots/studies/{name}.svg)\n"
         )
     return "\n".join(parts)
 
 
 def write_again(studies: Studies) -> None:
-    """The plots of every study of this scale that was compared, from metrics/studies/."""
-    for name, found in compared(STUDIES, studies).items():
+    """Write the plots of every compared study of this scale again, from metrics/studies/."""
+    for name, result in compared(STUDIES, studies).items():
         study = studies.study(name)
-        left_out = {variant.name for variant in study.variants} - set(found["variants"])
-        write_plots(study.without(left_out), found)
+        left_out = {variant.name for variant in study.variants} - set(result["variants"])
+        write_plots(study.without(left_out), result)
 
 
 def write_pages() -> None:

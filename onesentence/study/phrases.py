@@ -1,29 +1,39 @@
 """Parts of a study's sentences."""
 
+from typing import Any
+
 from onesentence.evaluation.comparison import is_real
 from onesentence.evaluation.metrics import HEADLINE, METRICS
-from onesentence.evaluation.resampling import POWER
 
 TITLE = METRICS[HEADLINE].title
-NAMED = 8  # variants that a sentence lists; beyond, it counts them and the plot names them
+NAMED = 8  # variants that a sentence lists; it counts more than these, and the plot names them
 
 
-def between(found: dict, spec: str = "+.2f") -> str:
+def between(entry: dict[str, Any], spec: str = "+.2f") -> str:
     """value [low, high]."""
-    return f"{found['value']:{spec}} [{found['low']:{spec}}, {found['high']:{spec}}]"
+    return f"{entry['value']:{spec}} [{entry['low']:{spec}}, {entry['high']:{spec}}]"
 
 
-def would_show(entry: dict) -> str:
-    """What a test that showed nothing would have shown."""
-    if entry["mde"] is None:
-        return "and nothing varies, so that no minimum detectable effect can be given"
-    return f"where one of {entry['mde']:.2f} would have been in {POWER:.0%} of cases"
+def distance(entry: dict[str, Any], above: str, below: str, spec: str = ".2f", unit: str = "") -> str:
+    """A difference as a size and a direction: `0.45 higher [-0.25, +1.12]`.
+
+    The interval counts in the direction of the word: above 0 is more of what it says.
+    """
+    positive = entry["value"] >= 0
+    size = f"{abs(entry['value']):{spec}}{unit} {above if positive else below}"
+    ends = (entry["low"], entry["high"]) if positive else (-entry["high"], -entry["low"])
+    return f"{size} [{ends[0]:+{spec}}, {ends[1]:+{spec}}]"
 
 
-def trend_sentence(label: str, entry: dict, unit: str, confidence: float) -> str:
+def mde_phrase(entry: dict[str, Any]) -> str:
+    """The minimum detectable effect of a test that was not significant."""
+    return "no MDE: nothing varies" if entry["mde"] is None else f"MDE {entry['mde']:.2f}"
+
+
+def trend_sentence(label: str, entry: dict[str, Any], unit: str, confidence: float) -> str:
     """A slope in words."""
-    found = f"{label + ': ' if label else ''}{between(entry)} points of {TITLE} for {unit}"
+    start = f"{label}: " if label else ""
+    slope = f"{start}{between(entry)} points of {TITLE} for {unit} (p = {entry['p_holm']:.4f})"
     if is_real(entry, confidence):
-        verb = "grows" if entry["value"] > 0 else "falls"
-        return f"{found} (p = {entry['p_holm']:.4f}): quality {verb} with it."
-    return f"{found} (p = {entry['p_holm']:.4f}): no trend was shown, {would_show(entry)}."
+        return f"{slope}: a significant {'gain' if entry['value'] > 0 else 'loss'}."
+    return f"{slope}: no significant trend ({mde_phrase(entry)})."

@@ -1,23 +1,27 @@
-"""What a variant is worth over seeds and articles: two sources of chance, kept apart and put together.
+"""The score of a variant over seeds and articles: two sources of chance, estimated apart and added up.
 
-Scores [seeds, articles] are a crossed design: a seed moves all articles, an article is as hard for every
+Scores [seeds, articles] are a crossed design: a seed moves all articles, an article is equally hard for every
 seed, and each pair has noise of its own. The variance of a variant's mean over S seeds and n articles is
 
     between / S + (articles + noise / S) / n
 
-The second term is the bootstrap's over articles, one draw for every variant, so that differences are paired.
-Articles that were drawn together are resampled together (`resampling.Sample`), and the noise of a seed is
-that of clusters of articles.
-The first is the variance of the seeds' means less the noise in them, as in a two-way analysis of variance.
-Seeds are not resampled: that counts the noise up to three times (Owen 2007, the pigeonhole bootstrap), and
-the means of three seeds drawn anew never leave the range of the three. Intervals and p-values are Student's t
-with the degrees of freedom of Satterthwaite 1946: few seeds make them wide. Those of what is no weighted sum
-of scores (a percentage, a law) are percentiles of draws that hold both sources of chance (`percentile_test`).
+The second term comes from the bootstrap over articles. One draw serves every variant, so differences are
+paired. Articles that were drawn together are resampled together (`resampling.Sample`), and a seed's noise is
+estimated from clusters of articles.
+The first term is the variance of the seeds' means minus the noise in them, as in a two-way analysis of
+variance. Seeds are not resampled: that counts the noise up to three times (Owen 2007, the pigeonhole
+bootstrap), and the means of three resampled seeds never leave the range of the three. Intervals and p-values
+use Student's t with the degrees of freedom of Satterthwaite 1946: few seeds make them wide. For numbers that
+are no weighted sum of scores (a percentage, a law), they are percentiles of draws with both sources of chance
+(`percentile_test`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onesentence.evaluation.resampling import (
     SEED,
@@ -33,14 +37,19 @@ from onesentence.evaluation.resampling import (
     resampled_sums,
 )
 
-EXPONENTS = np.linspace(0.02, 2.0, 100)  # of the power law; tried one by one, since a and b are linear
+Floats = NDArray[np.float64]
+# Exponents of the power law. They are tried one by one: for each, a and b are a linear fit with one solution.
+EXPONENTS = np.linspace(0.02, 2.0, 100)
 UNDEFINED = dict.fromkeys(("value", "low", "high", "se", "df", "p"))
 
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """Chance between seeds. total: variance of their means; between: without the articles' noise in it, which
-    may come out negative; df: degrees of freedom of both."""
+    """Variance between seeds.
+
+    total: of their means; between: without the articles' noise, and the estimate can be negative; df: degrees
+    of freedom of both.
+    """
 
     total: float
     between: float
@@ -49,14 +58,16 @@ class SeedVariance:
 
 @dataclass(frozen=True)
 class Resampled:
-    """One metric of one variant. seeds: mean of each seed; articles: [draws], mean over seeds by draw of
-    articles; both: the same with a seed's chance added; spread: None where seeds are taken for fixed; df:
-    degrees of freedom of the articles, one less than the effective number of their clusters.
+    """One metric of one variant.
+
+    seeds: mean of each seed; articles: [draws], mean over seeds for each draw of articles; both: the same
+    with a seed's chance added; spread: None where seeds are taken as fixed; df: degrees of freedom of the
+    articles, one less than the effective number of their clusters.
     """
 
-    seeds: np.ndarray
-    articles: np.ndarray
-    both: np.ndarray
+    seeds: Floats
+    articles: Floats
+    both: Floats
     spread: SeedVariance | None
     df: float
 
@@ -66,9 +77,11 @@ class Resampled:
         return float(self.seeds.mean())
 
 
-def seed_variance_of(scores: np.ndarray, sample: Sample | None = None) -> SeedVariance | None:
-    """From scores [seeds, articles]; None with one seed. Articles that a seed left undefined (NaN) are left
-    out. sample: None where every article was drawn by itself.
+def seed_variance_of(scores: Floats, sample: Sample | None = None) -> SeedVariance | None:
+    """The variance between seeds of scores [seeds, articles]; None with one seed.
+
+    Articles with an undefined score (NaN) are left out. sample: None where every article was drawn on its
+    own.
     """
     defined = ~np.isnan(scores).any(axis=0)
     if len(scores) < 2 or defined.sum() < 2:
@@ -81,37 +94,39 @@ def seed_variance_of(scores: np.ndarray, sample: Sample | None = None) -> SeedVa
     means = scores.mean(axis=1)
     residual = scores - means[:, None] - scores.mean(axis=0) + scores.mean()
     clustered = sample.sums(residual.T)  # what a seed adds to the sum of a cluster, [clusters, seeds]
-    # Clusters of one article: sum(residual^2) / ((seeds - 1) (n - 1)) is the noise of one score. A cluster's
-    # own part of the mean was taken from its residuals: 1 - its share of the articles gives it back.
+    # With clusters of one article, sum(residual^2) / ((seeds - 1) (n - 1)) is the noise of one score. The
+    # mean was subtracted from the residuals, and it holds a part of each cluster: dividing by 1 - the
+    # cluster's share of the articles corrects for that.
     noise = (clustered**2 / (1 - sample.sizes / n)[:, None]).sum() / (count - 1) / n**2
     total = float(means.var(ddof=1))
     return SeedVariance(total, total - float(noise), count - 1)
 
 
 def pooled(spreads: list[SeedVariance]) -> SeedVariance:
-    """One spread of several variants that are taken to have the same."""
-    totals, betweens = ([getattr(each, name) for each in spreads] for name in ("total", "between"))
-    return SeedVariance(float(np.mean(totals)), float(np.mean(betweens)), sum(each.df for each in spreads))
+    """The mean spread of several variants, for which one common spread is assumed."""
+    totals, betweens = ([getattr(spread, name) for spread in spreads] for name in ("total", "between"))
+    return SeedVariance(float(np.mean(totals)), float(np.mean(betweens)), sum(s.df for s in spreads))
 
 
 def resampled(
-    scores: np.ndarray,
+    scores: Floats,
     resamples: int,
     stream: int,
     borrowed: SeedVariance | None = None,
     sample: Sample | None = None,
 ) -> Resampled:
-    """scores: [seeds, articles], NaN where undefined; stream: number of the variant, whose seeds' chance is
-    drawn apart from that of others; borrowed: the spread where one seed cannot tell; sample: None where every
-    article was drawn by itself.
+    """Draws of a variant's score from scores [seeds, articles], NaN where undefined.
+
+    stream: number of the variant; its seeds' chance has a random stream of its own. borrowed: the spread
+    where one seed cannot give it. sample: None where every article was drawn on its own.
     """
     sample = sample or Sample.independent(scores.shape[1])
     statistics = [mean_statistics(row) for row in scores]
-    seeds = np.array([mean_of(each.sum(axis=0)) for each in statistics])
-    # Of few clusters too the bootstrap: its variance is what Student's t wants, not the subsets' wide tails.
+    seeds = np.array([mean_of(row.sum(axis=0)) for row in statistics])
+    # The bootstrap also with few clusters: Student's t needs its variance, not the wide tails of subsets.
     sums = resampled_sums(sample.sums(np.concatenate(statistics, axis=1)), resamples)
     articles = mean_of(sums.reshape(resamples, len(scores), -1)).mean(axis=1)
-    if not sample.single and sample.count > 1:  # the bootstrap's variance is (clusters - 1) / clusters of it
+    if not sample.single and sample.count > 1:  # undo the bootstrap's factor (clusters - 1) / clusters
         articles = seeds.mean() + (articles - seeds.mean()) * np.sqrt(sample.count / (sample.count - 1))
     spread = seed_variance_of(scores, sample) or borrowed
     both = articles
@@ -121,62 +136,65 @@ def resampled(
     return Resampled(seeds, articles, both, spread, max(1.0, sample.effective - 1))
 
 
-def contrast(weights: np.ndarray, found: list[Resampled], confidence: float) -> dict:
+def contrast(weights: Floats, scores: list[Resampled], confidence: float) -> dict[str, Any]:
     """A weighted sum of variants' scores with its interval, standard error, degrees of freedom and p.
 
-    None throughout where a score is undefined. `family` adds what depends on how many are tested together.
+    Every entry is None where a score is undefined. `adjust_holm` adds what depends on the number of tests.
     """
-    value = float(sum(w * each.value for w, each in zip(weights, found, strict=True)))
+    value = float(sum(w * score.value for w, score in zip(weights, scores, strict=True)))
     if np.isnan(value):
         return dict(UNDEFINED)
-    draws = sum(w * each.articles for w, each in zip(weights, found, strict=True))
+    draws = sum(w * score.articles for w, score in zip(weights, scores, strict=True))
     within = float(np.nanvar(draws, ddof=1))
-    # A spread that several variants borrow is one estimate, however often it stands here.
+    # A spread that several variants borrow is one estimate: its uncertainty counts once, with all its
+    # weights.
     shares: dict[int, tuple[SeedVariance, float]] = {}
-    for w, each in zip(weights, found, strict=True):
-        if each.spread is not None:
-            _, share = shares.get(id(each.spread), (each.spread, 0.0))
-            shares[id(each.spread)] = (each.spread, share + w * w / len(each.seeds))
+    for w, score in zip(weights, scores, strict=True):
+        if score.spread is not None:
+            _, share = shares.get(id(score.spread), (score.spread, 0.0))
+            shares[id(score.spread)] = (score.spread, share + w * w / len(score.seeds))
     between = sum(share * spread.between for spread, share in shares.values())
-    uncertain = within**2 / found[0].df
+    # Satterthwaite: each variance squared over its degrees of freedom.
+    uncertain = within**2 / scores[0].df
     uncertain += sum((share * spread.total) ** 2 / spread.df for spread, share in shares.values())
     variance = within + max(0.0, between)
     se = np.sqrt(variance)
     if se <= TIE:  # nothing varies: the same outputs, or the same distance on every article
         value = value if abs(value) > TIE else 0.0
-        # Equal differences of G units: of 2^G exchanges of the two systems two are as far from 0.
-        p = 1.0 if value == 0 else 2.0 ** -min(found[0].df, 1_000.0)
+        # G units with equal differences: 2 of the 2^G exchanges of the two systems are as far from 0.
+        p = 1.0 if value == 0 else 2.0 ** -min(scores[0].df, 1_000.0)
         return {"value": value, "low": value, "high": value, "se": 0.0, "df": None, "p": p}
-    # A between that comes out below 0 makes the variance small and leaves the uncertainty: fewer degrees than
-    # the least certain of the spreads and the clusters has by itself are none that the data speak for.
-    df = max(variance**2 / uncertain, min(found[0].df, *(spread.df for spread, _ in shares.values()), np.inf))
+    # A negative `between` makes the variance small but not its uncertainty, and the degrees of freedom would
+    # fall below those of the least certain part alone. The data do not support so few.
+    least = min(scores[0].df, *(spread.df for spread, _ in shares.values()), np.inf)
+    df = max(variance**2 / uncertain, least)
     return tested(value, float(se), float(df), confidence)
 
 
-def tested(value: float, se: float, df: float, confidence: float) -> dict:
+def tested(value: float, se: float, df: float, confidence: float) -> dict[str, Any]:
     """Student's interval and p of a value with a standard error."""
-    from scipy.stats import t as student  # here, since it takes half a second to load
+    from scipy.stats import t as student  # not at the top: it takes half a second to load
 
     half = float(student.ppf((1 + confidence) / 2, df) * se)
     p = float(2 * student.sf(abs(value) / se, df))
     return {"value": value, "low": value - half, "high": value + half, "se": se, "df": df, "p": p}
 
 
-def difference(left: Resampled, right: Resampled, confidence: float) -> dict:
+def difference(left: Resampled, right: Resampled, confidence: float) -> dict[str, Any]:
     """left - right, as `contrast`."""
     return contrast(np.array([1.0, -1.0]), [left, right], confidence)
 
 
-def slope(x: np.ndarray, found: list[Resampled], confidence: float, sampled: bool = False) -> dict:
+def slope(x: Floats, scores: list[Resampled], confidence: float, sampled: bool = False) -> dict[str, Any]:
     """Change of the score for each unit of x: least squares over variants, as `contrast`.
 
-    x: [variants], such as log2 of the rank: then it is the gain for each doubling. sampled: the variants
-    stand for others, such as templates of that length, and differ in more than x: their distance from the
-    line is chance too where it is more than that of seeds and articles.
+    x: [variants], such as log2 of the rank: then it is the gain for each doubling. sampled: the variants are
+    a sample of others, such as templates of that length, and differ in more than x. Then their distance from
+    the line is chance too, where it is larger than the chance of seeds and articles.
     """
-    centred, y = x - x.mean(), np.array([each.value for each in found])
+    centred, y = x - x.mean(), np.array([score.value for score in scores])
     squares = (centred**2).sum()
-    entry = contrast(centred / squares, found, confidence)
+    entry = contrast(centred / squares, scores, confidence)
     if sampled and entry["value"] is not None:
         residual = y - y.mean() - entry["value"] * centred
         df = len(x) - 2
@@ -186,68 +204,72 @@ def slope(x: np.ndarray, found: list[Resampled], confidence: float, sampled: boo
     return entry
 
 
-def adjust_holm(entries: list[dict], confidence: float, choices: int = 1) -> None:
-    """Add to tests that are made together p_holm and detectable, in place.
+def adjust_holm(entries: list[dict[str, Any]], confidence: float, choices: int = 1) -> None:
+    """Add p_holm and mde to the entries of tests that are made together, in place.
 
-    choices: of how many each was the best, which multiplies its p (Bonferroni). detectable: the true
-    difference that would be called real in POWER of all cases even as the first that Holm's procedure looks
-    at, where it is strictest. None where nothing was tested or nothing varies.
+    choices: how many candidates each was the best of; it multiplies p (Bonferroni). mde: the true difference
+    that is significant in POWER of all cases even as the first in Holm's order, where the procedure is
+    strictest; None where nothing was tested or nothing varies.
     """
     count = choices * sum(entry["p"] is not None for entry in entries)
     several = [None if entry["p"] is None else min(1.0, choices * entry["p"]) for entry in entries]
     for entry, p in zip(entries, holm(several), strict=True):
         entry["p_holm"] = p
         entry["mde"] = None
-        if p is not None and entry["se"] > TIE:  # where nothing varies, no smallest effect can be named
+        if p is not None and entry["se"] > TIE:  # where nothing varies, there is no smallest effect
             df = np.inf if entry["df"] is None else entry["df"]
             entry["mde"] = detectable_effect((1 - confidence) / count, df) * entry["se"]
 
 
-def not_worse(best: int, found: list[Resampled], confidence: float) -> list[int]:
-    """Which of several are not shown to be worse than the one that came out best.
+def not_worse(best: int, scores: list[Resampled], confidence: float) -> list[int]:
+    """Indices of the variants that are not significantly worse than the best one.
 
-    The best was chosen by the same scores: distances are held against the range of as many that are alike
-    (Tukey's studentized range).
+    The same scores chose the best, so distances are compared with the range of as many variants without a
+    difference (Tukey's studentized range).
     """
     from scipy.stats import studentized_range
 
-    def alike(entry: dict) -> bool:
+    def alike(entry: dict[str, Any]) -> bool:
         if entry["value"] is None or entry["value"] == 0:
             return True
         if entry["se"] == 0:
             return False
         far = np.sqrt(2) * abs(entry["value"]) / entry["se"]
-        return studentized_range.sf(far, len(found), entry["df"]) > 1 - confidence
+        return bool(studentized_range.sf(far, len(scores), entry["df"]) > 1 - confidence)
 
-    others = (i for i in range(len(found)) if i != best)
-    return [i for i in others if alike(difference(found[i], found[best], confidence))]
+    others = (i for i in range(len(scores)) if i != best)
+    return [i for i in others if alike(difference(scores[i], scores[best], confidence))]
 
 
-def summary(found: Resampled, confidence: float) -> dict:
-    """Value and interval; seed_sd: of the seeds' means, and seed_variance: without the articles' noise (None
-    with one seed); sampling_se: of the articles alone.
+def summary(score: Resampled, confidence: float) -> dict[str, Any]:
+    """Value and interval of a score, with seed_sd and seed_variance (None with one seed) and sampling_se.
+
+    seed_sd: standard deviation of the seeds' means; seed_variance: their variance without the articles'
+    noise; sampling_se: standard error from the articles alone.
     """
-    entry = contrast(np.array([1.0]), [found], confidence)
-    own = found.spread if len(found.seeds) > 1 else None
+    entry = contrast(np.array([1.0]), [score], confidence)
+    own = score.spread if len(score.seeds) > 1 else None  # a borrowed spread is not this variant's
     return {
         **{name: entry[name] for name in ("value", "low", "high")},
         "seed_sd": None if own is None else float(np.sqrt(own.total)),
         "seed_variance": None if own is None else own.between,
-        "sampling_se": number(np.nanstd(found.articles, ddof=1)) if entry["value"] is not None else None,
+        "sampling_se": number(np.nanstd(score.articles, ddof=1)) if entry["value"] is not None else None,
     }
 
 
-def percentile_test(draws: np.ndarray, observed: float, confidence: float) -> dict:
-    """As `contrast`, of a number that is no weighted sum.
+def percentile_test(draws: Floats, observed: float, confidence: float) -> dict[str, Any]:
+    """As `contrast`, for a number that is no weighted sum of scores.
 
-    draws: around `observed`, from `Resampled.both`. p: the share as far from it as 0 is; se: from the
-    interval, since draws of a t with two degrees of freedom have no variance.
+    draws: around `observed`, from `Resampled.both`. p: the share of draws as far from it as 0 is; se: from
+    the interval, since draws from a t distribution with two degrees of freedom have no variance.
     """
     from scipy.stats import t as student
 
     if np.isnan(observed):
         return dict(UNDEFINED)
     low, high = percentile_interval(draws, confidence)
+    if low is None or high is None:  # no draw is a number
+        return dict(UNDEFINED)
     return {
         "value": float(observed),
         "low": low,
@@ -258,13 +280,13 @@ def percentile_test(draws: np.ndarray, observed: float, confidence: float) -> di
     }
 
 
-def fitted(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def fitted(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
     """(a, b, c) of the saturating power law y = a - b x^-c with b >= 0, by least squares; [draws] each.
 
-    x: [points], positive; y: [draws, points]. For each exponent of a grid a and b are a linear fit; the best
-    exponent of each draw stays. Where no b is positive, the law is the constant a.
+    x: [points], positive; y: [draws, points]. For each exponent of a grid a and b are a linear fit; each draw
+    keeps its best exponent. Where no b is positive, the law is the constant a.
     """
-    best = np.full(len(y), np.inf)
+    # Start with the constant: an exponent must fit better than that.
     a, b, c = y.mean(axis=1), np.zeros(len(y)), np.full(len(y), EXPONENTS[0])
     best = ((y - a[:, None]) ** 2).sum(axis=1)
     for exponent in EXPONENTS:
@@ -280,22 +302,23 @@ def fitted(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     return a, b, c
 
 
-def scaling(x: np.ndarray, found: list[Resampled], confidence: float) -> dict:
-    """The power law fitted without the largest x, held against it; and how little data would do.
+def scaling(x: NDArray[Any], scores: list[Resampled], confidence: float) -> dict[str, Any]:
+    """The power law fitted without the largest x and tested on it; and how little data is enough.
 
-    x: [variants] rising. growth: the score at the largest x less that at the smallest. saturates: whether
-    scores grow and the fit, and its draws, found an exponent above the grid's lowest: else the asymptote says
-    nothing. miss: measured - predicted at the largest x, as `percentile_test`. within_one_point: the
-    smallest x from which on every score is less than 1 below that of the largest.
+    x: [variants] rising. growth: the score at the largest x minus that at the smallest. saturates: whether
+    scores grow and the exponent, in the fit and in its draws, is above the grid's lowest; else the asymptote
+    means nothing. miss: measured - predicted at the largest x, as `percentile_test`. within_one_point: the
+    smallest x from which on every score is less than 1 point below that of the largest.
     """
-    values = np.array([[each.value for each in found]])
-    draws = np.stack([each.both for each in found], axis=1)
+    values = np.array([[score.value for score in scores]])
+    draws = np.stack([score.both for score in scores], axis=1)
     laws = []
     for y in (values, draws):
         a, b, c = fitted(x[:-1].astype(float), y[:, :-1])
         laws.append((a, b, c, a - b * float(x[-1]) ** -c))
     near = []
     for y in (values, draws):
+        # Counted from the largest size down: sizes in a row that are within one point.
         enough = (y >= y[:, -1:] - 1.0)[:, ::-1]
         near.append(len(x) - np.logical_and.accumulate(enough, axis=1).sum(axis=1))
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
@@ -304,7 +327,7 @@ def scaling(x: np.ndarray, found: list[Resampled], confidence: float) -> dict:
     for name, value, drawn in zip(("asymptote", "factor", "exponent", "predicted"), *laws, strict=True):
         ends_of = percentile_interval(drawn, confidence)
         fit[name] = {"value": float(value[0]), "low": ends_of[0], "high": ends_of[1]}
-    growth = difference(found[-1], found[0], confidence)
+    growth = difference(scores[-1], scores[0], confidence)
     return {
         **fit,
         "growth": growth,
@@ -318,18 +341,20 @@ def scaling(x: np.ndarray, found: list[Resampled], confidence: float) -> dict:
     }
 
 
-def band(x: np.ndarray, found: list[Resampled], at: np.ndarray, confidence: float) -> np.ndarray:
-    """[3, points]: the law fitted without the largest x, at `at`: value, low, high."""
+def band(x: NDArray[Any], scores: list[Resampled], at: Floats, confidence: float) -> Floats:
+    """Value, low and high of the law fitted without the largest x, at the points `at`: [3, points]."""
     curves = []
-    for y in (np.array([[e.value for e in found]]), np.stack([e.both for e in found], axis=1)):
+    for y in (np.array([[s.value for s in scores]]), np.stack([s.both for s in scores], axis=1)):
         a, b, c = (part[:, None] for part in fitted(x[:-1].astype(float), y[:, :-1]))
         curves.append(a - b * at[None, :] ** -c)
     ends = np.quantile(curves[1], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return np.stack([curves[0][0], *ends])
 
 
-def pareto_front(cost: list[float], value: list[float]) -> list[int]:
-    """Indices of those for which none is at most as costly and at least as good, and better in one."""
+def pareto_front(cost: Sequence[float], value: Sequence[float]) -> list[int]:
+    """Indices of the points on the front: no other point costs at most as much, is at least as good, and is
+    better in one of the two.
+    """
     points = list(zip(cost, value, strict=True))
     return [
         i

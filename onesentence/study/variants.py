@@ -1,24 +1,28 @@
 """A study: named changes to params.yaml, each run with every seed."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Variant:
-    """changes: what it sets in params.yaml beyond the study's settings; values: everything it sets."""
+    """One variant of a study.
+
+    changes: what it sets in params.yaml beyond the study's settings; values: everything that it sets.
+    """
 
     name: str
-    changes: dict[str, object]
-    values: dict[str, object]
+    changes: dict[str, Any]
+    values: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Study:
     """One study on one scale.
 
-    settings: what all variants set; along: the key that the analysis follows; series: variants in its order,
-    one list for each curve; spread_from: the study whose seeds tell how far seeds are apart, for one seed;
-    hours: measured, on the machine of the scale; None where it has not run.
+    settings: what all variants set; along: the key that the analysis follows; series: variants in the order
+    of that key, one list for each curve; spread_from: for a study of one seed, the study that the spread
+    between seeds is taken from; hours: measured on the machine of the scale, None before the first run.
     """
 
     name: str
@@ -27,25 +31,32 @@ class Study:
     baseline: str
     seeds: tuple[int, ...]
     variants: tuple[Variant, ...]
-    settings: dict[str, object]
+    settings: dict[str, Any]
     analysis: str
     along: str | None
     series: dict[str, list[Variant]]
     spread_from: str | None
     hours: float | None
 
+    def position(self, variant: Variant) -> Any:
+        """The number that a variant sets for the key that the study follows."""
+        if self.along is None:
+            raise ValueError(f"{self.name} follows no key")
+        return variant.values[self.along]
+
     def without(self, names: set[str]) -> "Study":
-        """The study as if some variants had not been declared; a series that one of them stands in is empty,
-        since a curve through the others would be another one.
+        """The study as if some variants had not been declared.
+
+        A series that lacks one of its variants becomes empty: a curve through the others is another curve.
         """
         series = {
             label: [] if names & {member.name for member in members} else members
             for label, members in self.series.items()
         }
-        kept = tuple(variant for variant in self.variants if variant.name not in names)
-        return replace(self, variants=kept, series=series)
+        remaining = tuple(variant for variant in self.variants if variant.name not in names)
+        return replace(self, variants=remaining, series=series)
 
-    def experiments(self) -> dict[str, dict[str, object]]:
+    def experiments(self) -> dict[str, dict[str, Any]]:
         """Everything that each experiment sets, by the experiment's name."""
         return {
             experiment(variant.name, seed): {**variant.values, "seed": seed}

@@ -72,18 +72,18 @@ def refused(make_data, project):
 
 def tree(folder: Path) -> dict[str, object]:
     """Content, rights and links below a folder, but for what git and DVC keep for themselves."""
-    found = {}
+    result = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if name.parts[0] in (".git", ".dvc"):
             continue
         if path.is_symlink():
-            found[str(name)] = path.readlink()
+            result[str(name)] = path.readlink()
         elif path.is_file():
-            found[str(name)] = (path.read_bytes(), path.stat().st_mode)
+            result[str(name)] = (path.read_bytes(), path.stat().st_mode)
         else:
-            found[str(name)] = None
-    return found
+            result[str(name)] = None
+    return result
 
 
 def jsonl(path: Path, rows: int = 60, word: str = "text") -> Path:
@@ -188,7 +188,7 @@ def test_a_second_file_of_a_split_is_named_before_anything_is_copied(refused, tm
 
 def test_data_local_that_is_a_file_is_refused(refused, tmp_path):
     LOCAL.write_text("mine")
-    assert "data/local is a file" in refused(jsonl(tmp_path / "mine.jsonl"))
+    assert "data/local: expected a folder, found a file" in refused(jsonl(tmp_path / "mine.jsonl"))
 
 
 def test_a_link_is_followed_and_stays(make_data, tmp_path):

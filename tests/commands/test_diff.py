@@ -40,8 +40,8 @@ def test_changed_parameters_by_dotted_key():
     after = {"seed": 0, "lora": {"rank": 16, "alpha": None, "names": ["a", "b"]}}
     assert changed_params(before, after) == [
         ["lora.rank", "8", "16"],
-        ["gone", "1", "not there"],
-        ["lora.names", "not there", "a, b"],
+        ["gone", "1", "absent"],
+        ["lora.names", "absent", "a, b"],
     ]
     assert changed_params(after, after) == []
     assert [shown(v) for v in (None, True, 0.5)] == ["null", "true", "0.5"]
@@ -49,10 +49,10 @@ def test_changed_parameters_by_dotted_key():
 
 def test_unpaired_by_hand():
     """Half-widths 3 and 4 make 5; a difference of 5 has p = 0.05 at 95 %."""
-    found = unpaired({"value": 30, "low": 27, "high": 33}, {"value": 35, "low": 31, "high": 39}, 0.95)
-    assert (found["value"], found["low"], found["high"]) == pytest.approx((5, 0, 10))
-    assert found["p"] == pytest.approx(0.05)
-    assert found["mde"] == pytest.approx(5 / 1.959964 * (1.959964 + 0.841621), rel=1e-4)
+    result = unpaired({"value": 30, "low": 27, "high": 33}, {"value": 35, "low": 31, "high": 39}, 0.95)
+    assert (result["value"], result["low"], result["high"]) == pytest.approx((5, 0, 10))
+    assert result["p"] == pytest.approx(0.05)
+    assert result["mde"] == pytest.approx(5 / 1.959964 * (1.959964 + 0.841621), rel=1e-4)
 
 
 @pytest.fixture
@@ -68,30 +68,30 @@ def sides():
 def test_scores_of_the_same_articles_are_paired_and_tell_more(sides):
     left, right = (side.columns["rouge1"] for side in sides)
     before, after = evaluation(left.mean(), 2.2), evaluation(right.mean(), 2.2)
-    found = compared(before, after, tuple(sides))["rouge1"]
+    result = compared(before, after, tuple(sides))["rouge1"]
     wanted = difference_of(right, left, 500, 0.95)
-    assert found["paired"] and found["value"] == wanted["value"]
-    assert verdict_of(found, 0.95) == "real"
+    assert result["paired"] and result["value"] == wanted["value"]
+    assert verdict_of(result, 0.95) == "significant"
     alone = compared(before, after, (None, sides[1]))["rouge1"]
     assert not alone["paired"]
-    assert verdict_of(alone, 0.95) == "not shown" and alone["mde"] == pytest.approx(4.45, abs=0.005)
+    assert verdict_of(alone, 0.95) == "not significant" and alone["mde"] == pytest.approx(4.45, abs=0.005)
     same = compared(before, before, (sides[0], sides[0]))["rouge1"]
-    assert verdict_of(same, 0.95) == "the same"
+    assert verdict_of(same, 0.95) == "identical"
 
 
 def test_scores_that_are_another_branchs_are_not_paired(sides):
     """The JSON is of this branch; the scores on disk were left there by the last one."""
     left, right = (side.columns["rouge1"] for side in sides)
     before, after = evaluation(left.mean(), 2.2), evaluation(right.mean() + 5, 2.2)
-    found = compared(before, after, tuple(sides))["rouge1"]
-    assert not found["paired"] and found["value"] == pytest.approx(right.mean() + 5 - left.mean())
+    result = compared(before, after, tuple(sides))["rouge1"]
+    assert not result["paired"] and result["value"] == pytest.approx(right.mean() + 5 - left.mean())
 
 
-def test_what_was_not_scored_alike_gets_no_verdict(sides):
+def test_scores_of_other_articles_or_settings_get_no_verdict(sides):
     before, after = evaluation(30, 2.2), evaluation(60, 2.2, "rouge1|n:400|test:other")
-    found = compared(before, after, (None, None))
-    assert found["rouge1"]["value"] is None and found["rouge1"]["p_holm"] is None
-    assert metric_rows(found, 0.95) == [
+    result = compared(before, after, (None, None))
+    assert result["rouge1"]["value"] is None and result["rouge1"]["p_holm"] is None
+    assert metric_rows(result, 0.95) == [
         [
             "ROUGE-1",
             "30.00",
@@ -106,7 +106,9 @@ def test_what_was_not_scored_alike_gets_no_verdict(sides):
 def test_a_share_is_shown_in_percent():
     entry = {"before": 0.996, "after": 1.0, "value": 0.004, "low": 0.0, "high": 0.01, "p_holm": 0.3}
     rows = metric_rows({"success_rate": {**entry, "mde": 0.006}}, 0.95)
-    assert rows == [["success rate (%)", "99.60", "100.00", "+0.40 [+0.00, +1.00]", "0.60", "not shown"]]
+    assert rows == [
+        ["success rate (%)", "99.60", "100.00", "+0.40 [+0.00, +1.00]", "0.60", "not significant"]
+    ]
 
 
 def test_cells_of_the_comment_are_no_markup():
@@ -121,12 +123,12 @@ def test_cells_of_the_comment_are_no_markup():
     assert len(markdown_table("T", ["a"], [["x" * 5_000]])) < 600
 
 
-def test_a_study_is_told_before_and_after():
-    assert said_by(None) == ["not there"]
+def test_a_study_that_is_absent_or_of_other_code_gets_one_phrase():
+    assert said_by(None) == ["absent"]
     assert said_by("{") == said_by("[]") == said_by('{"confidence": 0.95}') == ["written by other code"]
 
 
-def test_studies_and_plots_that_git_does_not_know_yet_are_told(tmp_path, monkeypatch):
+def test_studies_and_plots_that_git_does_not_know_yet_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = json.loads((ROOT / "metrics/studies/rank.json").read_text())
     write_json(tmp_path / "metrics/studies/rank.json", made)
@@ -143,7 +145,7 @@ def test_studies_and_plots_that_git_does_not_know_yet_are_told(tmp_path, monkeyp
     (tmp_path / "plots/new.csv").write_text("a\n")
     changed = ["plots/loss.svg", "plots/new.csv", "plots/studies/rank.svg"]
     assert changed_files("HEAD:", "plots/*.svg", "plots/*.csv") == changed
-    # What a trend says stands beside what the differences say.
+    # The sentences that changed: here the trend alone.
     made["analysis"]["for_each_doubling"]["one rate"]["p_holm"] = 0.5
     write_json(tmp_path / "metrics/studies/rank.json", made)
     write_json(
@@ -151,11 +153,9 @@ def test_studies_and_plots_that_git_does_not_know_yet_are_told(tmp_path, monkeyp
         json.loads((ROOT / "metrics/studies/search.json").read_text()),
     )
     (rank, search) = changed_studies("HEAD:")
-    assert (
-        rank[0] == "rank" and rank[1].endswith("quality grows with it.") and "no trend was shown" in rank[2]
-    )
+    assert rank[0] == "rank" and rank[1].endswith("a significant gain.") and "no significant trend" in rank[2]
     assert rank[1].startswith("one rate: ") and rank[2].startswith("one rate: ")
-    assert search[:2] == ["search", "not there"] and "best is search-09" in search[2]
+    assert search[:2] == ["search", "absent"] and "best is search-09" in search[2]
 
 
 def test_names_are_short_where_they_are_clear():

@@ -183,7 +183,9 @@ def test_the_command_applies_a_preset_and_names_those_there_are(workspace):
     (workspace / "presets" / "small.yaml").write_text("lora:\n  rank: 3\n")
     unknown = run_preset("smal")
     assert unknown.returncode == 1 and "Traceback" not in unknown.stderr
-    assert unknown.stderr.startswith("error: preset 'smal': presets/smal.yaml not found; there are small")
+    assert unknown.stderr.startswith(
+        "error: preset 'smal': presets/smal.yaml not found (expected one of small)"
+    )
     assert FILE.read_text(encoding="utf-8") == COMMITTED
 
     applied = run_preset("small")

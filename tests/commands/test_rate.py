@@ -51,17 +51,17 @@ def test_rates_and_counts_by_hand(given):
     assert (result["confidence"], result["resamples"]) == (0.95, 2_000)
     pair = result["pairs"]["tuned-lead"]
     assert (pair["items"], pair["raters"], list(pair["criteria"])) == (4, 2, ["overall"])
-    found = pair["criteria"]["overall"]
-    assert found["win_rate"] == pytest.approx(56.25)
-    assert {key: found[key] for key in ("n", "ratings", "wins", "losses", "ties")} == {
+    result = pair["criteria"]["overall"]
+    assert result["win_rate"] == pytest.approx(56.25)
+    assert {key: result[key] for key in ("n", "ratings", "wins", "losses", "ties")} == {
         "n": 4,
         "ratings": 6,
         "wins": 3,
         "losses": 1,
         "ties": 2,
     }
-    assert 0 <= found["low"] < 56.25 < found["high"] <= 100
-    assert found["bca_low"] < 56.25 < found["bca_high"]
+    assert 0 <= result["low"] < 56.25 < result["high"] <= 100
+    assert result["bca_low"] < 56.25 < result["bca_high"]
 
 
 def test_criteria_are_counted_apart(given):
@@ -127,8 +127,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 def test_outcomes_by_hand(given):
     files = read_all([given("Ann", overall(b="lead", a="equal")), given("Bob", overall(c="tuned"))])
-    found = outcomes(files["tuned", "lead"], "tuned", "overall")
-    assert np.array_equal(found, [[TIE, LOSS, NONE], [NONE, NONE, WIN]], equal_nan=True)
+    result = outcomes(files["tuned", "lead"], "tuned", "overall")
+    assert np.array_equal(result, [[TIE, LOSS, NONE], [NONE, NONE, WIN]], equal_nan=True)
     assert outcomes(files["tuned", "lead"], "tuned", "fluency").shape == (2, 0)
 
 
@@ -174,38 +174,38 @@ A = [{"id": "a", "overall": "tuned"}]
 
 
 @pytest.mark.parametrize(
-    ("entries", "other", "said"),
+    ("entries", "other", "message"),
     [
-        (A, {"format": "ratings 2"}, r"format: found 'ratings 2', expected 'one-sentence ratings 1'"),
-        (A, {"rater": " "}, r"rater: found ' ', expected a name"),
-        (A, {"test": "XYZ"}, r"test: found 'XYZ', expected a hash"),
-        (A, {"test": None}, r"test: found None"),
-        (A, {"pair": ["tuned"]}, r"pair: found \['tuned'\], expected the names of two"),
+        (A, {"format": "ratings 2"}, r"format: expected 'one-sentence ratings 1', found 'ratings 2'"),
+        (A, {"rater": " "}, r"rater: expected a name, found ' '"),
+        (A, {"test": "XYZ"}, r"test: expected a hash in hexadecimal, found 'XYZ'"),
+        (A, {"test": None}, r"test: expected a hash in hexadecimal, found None"),
+        (A, {"pair": ["tuned"]}, r"pair: expected the names of two different systems, found \['tuned'\]"),
         (A, {"pair": ["tuned", "tuned"]}, r"pair: .* two different systems"),
         (A, {"pair": ["tuned", "equal"]}, r"pair: .* two different systems"),
         (A, {"pair": ["tuned", "a-b"]}, r"pair: .* two different systems"),
-        ([], {}, r"ratings: found \[\], expected a list with ratings in it"),
-        ({"a": "tuned"}, {}, r"ratings: found \{.*expected a list"),
-        (["a"], {}, r"rating 1: found 'a', expected an item's `id`"),
+        ([], {}, r"ratings: expected a list of at least one rating, found \[\]"),
+        ({"a": "tuned"}, {}, r"ratings: expected a list of at least one rating, found \{"),
+        (["a"], {}, r"rating 1: expected an item's `id` and its criteria, found 'a\'"),
         ([{"overall": "tuned"}], {}, r"rating 1: .*expected an item's `id`"),
-        ([{"id": "a"}], {}, r"rating 1, item 'a': no criterion is rated"),
+        ([{"id": "a"}], {}, r"rating 1, item 'a': expected at least one criterion of .*, found none"),
         (
             [*A, {"id": "b", "style": "lead"}],
             {},
-            r"rating 2, item 'b': unknown criterion 'style', expected one",
+            r"rating 2, item 'b': expected a criterion of .*, found 'style'",
         ),
         (
             [{"id": "a", "overall": "base"}],
             {},
-            r"item 'a': overall: found 'base', expected 'tuned', 'lead' or",
+            r"item 'a': overall: expected 'tuned', 'lead' or 'equal', found 'base'",
         ),
-        ([{"id": "a", "overall": ["lead"]}], {}, r"item 'a': overall: found \['lead'\]"),
-        ([*A, *A], {}, r"item 'a': rated twice"),
+        ([{"id": "a", "overall": ["lead"]}], {}, r"item 'a': overall: expected .*, found \['lead'\]"),
+        ([*A, *A], {}, r"item 'a': expected one rating, found two"),
     ],
 )
-def test_refuses_a_bad_file_and_names_what_is_wrong(given, entries, other, said):
+def test_refuses_a_bad_file_and_names_what_is_wrong(given, entries, other, message):
     path = given("Ann", entries, **other)
-    with pytest.raises(UserError, match=said) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         read_all([path])
     assert str(refused.value).startswith(f"{path}: ") and "\n" not in str(refused.value)
 
@@ -214,7 +214,7 @@ def test_refuses_a_bad_file_and_names_what_is_wrong(given, entries, other, said)
 def test_refuses_what_is_no_file_of_ratings(tmp_path, content):
     path = tmp_path / "ratings-Ann.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"expected (a file of ratings|'one-sentence ratings 1')"):
+    with pytest.raises(UserError, match=r"(name a file of ratings|expected 'one-sentence ratings 1')"):
         read_all([path])
     with pytest.raises(UserError, match=r"gone\.json: No such file"):
         read_all([tmp_path / "gone.json"])
@@ -223,7 +223,7 @@ def test_refuses_what_is_no_file_of_ratings(tmp_path, content):
 def test_refuses_files_that_do_not_go_together(given):
     first = given("Ann", A)
     with pytest.raises(
-        UserError, match=r"Bob\.json: test: found 'ffff', expected '5f2b9c01' as in .*Ann\.json"
+        UserError, match=r"Bob\.json: test: expected '5f2b9c01' as in .*Ann\.json, found 'ffff'"
     ):
         read_all([first, given("Bob", A, test="ffff")])
     for pair in (["tuned", "lead"], ["lead", "tuned"]):
@@ -237,13 +237,13 @@ def test_the_command_writes_the_result_and_says_it(given, tmp_path):
         given("Bob", overall(b="tuned", a="tuned")),
     ]
     output = tmp_path / "metrics/rate.json"
-    said = command(ROOT, "rate", *map(str, files), "--output", str(output)).stdout
+    message = command(ROOT, "rate", *map(str, files), "--output", str(output)).stdout
     result = summary(read_all(files))
     written = json.loads(output.read_text())
     assert written["pairs"]["tuned-lead"]["criteria"]["overall"]["win_rate"] == 56.25
-    assert list(written) == list(result) and said.splitlines()[:-1] == lines(result)
-    assert said.startswith("tuned-lead overall: win rate 56.2% [")
-    assert "3 wins, 2 ties, 1 losses on 4 items by 2 raters, alpha " in said
+    assert list(written) == list(result) and message.splitlines()[:-1] == lines(result)
+    assert message.startswith("tuned-lead overall: win rate 56.2% [")
+    assert "3 wins, 2 ties, 1 losses on 4 items by 2 raters, alpha " in message
 
 
 def test_the_command_fails_with_one_sentence_and_writes_nothing(given, tmp_path):
@@ -251,7 +251,7 @@ def test_the_command_fails_with_one_sentence_and_writes_nothing(given, tmp_path)
     failed = command(ROOT, "rate", str(path), "--output", str(output), check=False)
     assert failed.returncode == 1 and failed.stdout == "" and not output.exists()
     assert failed.stderr == (
-        f"error: {path}: rating 1, item 'a': overall: found 'B', expected 'tuned', 'lead' or 'equal'\n"
+        f"error: {path}: rating 1, item 'a': overall: expected 'tuned', 'lead' or 'equal', found 'B'\n"
     )
 
 

@@ -161,7 +161,7 @@ def test_a_packed_model_is_tracked_in_the_folder_and_comes_back_from_the_cache(p
     (folder / "models/packed.dvc").unlink()
     shutil.copytree(project / "models/tiny", project / "models/packed")
     (project / "models/packed/tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match=r"base: tokenizer.json has SHA-256 .* `make base NAME=packed`"):
+    with pytest.raises(UserError, match=r"base: tokenizer.json: expected SHA-256 .* `make base NAME=packed`"):
         repro.require_model(folder)
     assert not (folder / "models/packed").exists()
 
@@ -188,7 +188,7 @@ def test_a_wrong_preset_leaves_nothing(project, monkeypatch):
     with pytest.raises(UserError, match=r"presets/own.yaml: .* not changed"):
         lay_out(project, monkeypatch, "lora:\n  rank: many\n")
     assert not (project / "presets/own").exists()
-    with pytest.raises(UserError, match=r"preset 'other': presets/other.yaml not found; there are"):
+    with pytest.raises(UserError, match=r"preset 'other': presets/other.yaml not found .expected one of"):
         repro.lay_out("other")
 
 

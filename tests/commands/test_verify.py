@@ -44,9 +44,9 @@ def test_the_first_stage_that_differs_is_the_first_of_the_graph_not_of_the_lock(
     assert list(locked(root)) == ["train", "generate@base"]
     assert report(locked(root), root, clone) == [
         "the first stage that differs is train: outs train.json, outs loss.csv",
-        "train: train.json: 2 of 3 numbers differ, most of all loss: 2.75 here, 2.5 committed",
-        "train: loss.csv: 1 of 2 numbers differ, most of all row 2, column 2: 2.75 here, 2.5 committed",
-        "generate@base: base.txt: differs, and holds no numbers to compare",
+        "train: train.json: 2 of 3 numbers differ, most loss: 2.75 here, 2.5 committed",
+        "train: loss.csv: 1 of 2 numbers differ, most row 2, column 2: 2.75 here, 2.5 committed",
+        "generate@base: base.txt: differs, and has no numbers to compare",
     ]
 
 
@@ -68,7 +68,7 @@ def test_another_dependency_parameter_or_stage_is_a_difference(tmp_path):
     assert report(locked(root), root, clone) == [
         "the first stage that differs is train: params params.yaml: seed",
         "train: params.yaml: seed: 2 here, 1 committed",
-        "generate@base: train.json: differs, in none of its 3 numbers",
+        "generate@base: train.json: differs, but none of its 3 numbers does",
         "generate@tuned: tuned.txt: only here",
     ]
 
@@ -96,13 +96,13 @@ def test_a_folder_that_dvc_caches_is_compared_file_by_file(tmp_path):
     assert report(locked(root), root, clone) == [
         "the first stage that differs is score: outs out",
         "score: out/clone.txt: only here",
-        "score: out/other.csv: 1 of 1 numbers differ, most of all row 1, column 1: 2 here, 1 committed",
+        "score: out/other.csv: 1 of 1 numbers differ, most row 1, column 1: 2 here, 1 committed",
         "score: out/root.txt: only in the committed dvc.lock",
     ]
     md5 = locked(root)["score"]["outs", "out"]
     (root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
     assert report(locked(root), root, clone)[1:] == [
-        "score: out: differs; run `dvc pull` for the committed folder, to see which of its files do"
+        "score: out: differs; run `dvc pull` to see which files of the committed folder differ"
     ]
 
 
@@ -118,10 +118,10 @@ def test_machines_differ_line_by_line():
     here = machine()
     there = {**here, "instructions": "AVX2", "versions": {**here["versions"], "torch": "2.12.0"}}
     assert differences(here, here) == []
-    found = differences(there, here)
-    assert len(found) == 2
-    assert f"instructions: {here['instructions']} here, AVX2 where" in found[0]
-    assert found[1].startswith(f"versions: torch: {here['versions']['torch']} here, 2.12.0")
+    lines = differences(there, here)
+    assert len(lines) == 2
+    assert f"instructions: {here['instructions']} here, AVX2 where" in lines[0]
+    assert lines[1].startswith(f"versions: torch: {here['versions']['torch']} here, 2.12.0")
 
 
 def test_a_machine_is_described_without_the_names_of_host_and_user():

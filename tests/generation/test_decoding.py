@@ -317,7 +317,7 @@ def test_another_models_tokenizer_is_detected(pairs):
     from conftest import ROOT
 
     from onesentence.model.loading import load_base, load_tokenizer
-    from stages.pretrain import train_tokenizer
+    from onesentence.training.pretraining import train_tokenizer
 
     name = str(ROOT / "models/phi-tiny")
     own = SimpleNamespace(name=name, watch=name, revision=None, dtype="float32", quantization="none")

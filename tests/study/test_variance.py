@@ -31,23 +31,23 @@ def simulated(rng, seeds: int, n: int, level: float, between: float, within: flo
 
 def test_one_seed_is_the_plain_bootstrap():
     scores = np.random.default_rng(0).uniform(0, 100, (1, 50))
-    found = resampled(scores, 500, 3)
-    assert np.array_equal(found.both, mean_of(resampled_sums(mean_statistics(scores[0]), 500)))
-    assert summary(found, 0.95)["seed_sd"] is None
-    assert found.value == pytest.approx(scores.mean(), abs=1e-6)
+    result = resampled(scores, 500, 3)
+    assert np.array_equal(result.both, mean_of(resampled_sums(mean_statistics(scores[0]), 500)))
+    assert summary(result, 0.95)["seed_sd"] is None
+    assert result.value == pytest.approx(scores.mean(), abs=1e-6)
 
 
 def test_the_spread_of_seeds_and_of_articles_by_hand():
     """Articles that are all alike leave the seeds' spread alone: variance of a mean of three, s^2 / 3."""
     scores = np.repeat(np.array([[20.0], [23.0], [29.0]]), 40, axis=1)
-    found = resampled(scores, RESAMPLES, 0)
-    said = summary(found, 0.95)
-    assert said["value"] == 24.0 and said["sampling_se"] == pytest.approx(0, abs=1e-12)
-    assert said["seed_sd"] == pytest.approx(np.std([20, 23, 29], ddof=1), abs=1e-6)
+    result = resampled(scores, RESAMPLES, 0)
+    summed = summary(result, 0.95)
+    assert summed["value"] == 24.0 and summed["sampling_se"] == pytest.approx(0, abs=1e-12)
+    assert summed["seed_sd"] == pytest.approx(np.std([20, 23, 29], ddof=1), abs=1e-6)
     # Student's t with two degrees of freedom, as for three numbers.
     half = stats.t.ppf(0.975, 2) * np.std([20, 23, 29], ddof=1) / np.sqrt(3)
-    assert (said["low"], said["high"]) == pytest.approx((24 - half, 24 + half), rel=1e-6)
-    assert np.quantile(found.both, 0.975) == pytest.approx(24 + half, rel=0.05)
+    assert (summed["low"], summed["high"]) == pytest.approx((24 - half, 24 + half), rel=1e-6)
+    assert np.quantile(result.both, 0.975) == pytest.approx(24 + half, rel=0.05)
     # Seeds that are all alike leave the articles': s / sqrt(n).
     row = np.random.default_rng(1).uniform(0, 100, 200)
     same = resampled(np.stack([row] * 3), RESAMPLES, 0)
@@ -59,12 +59,12 @@ def test_the_spread_of_seeds_is_that_of_a_two_way_analysis():
     """between is unbiased: 1.5^2 where it is that, 0 where seeds differ by the articles' noise alone."""
     rng = np.random.default_rng(3)
     for between in (0.0, 1.5):
-        found = [seed_variance_of(simulated(rng, 3, 100, 30, between, 8)) for _ in range(4_000)]
-        error = np.std([each.between for each in found]) / np.sqrt(len(found))
-        assert np.mean([each.between for each in found]) == pytest.approx(between**2, abs=3 * error)
-        assert np.mean([each.total for each in found]) == pytest.approx(between**2 + 0.64, abs=3 * error)
-    together = pooled(found[:5])
-    assert together.df == 10 and together.between == pytest.approx(np.mean([f.between for f in found[:5]]))
+        result = [seed_variance_of(simulated(rng, 3, 100, 30, between, 8)) for _ in range(4_000)]
+        error = np.std([each.between for each in result]) / np.sqrt(len(result))
+        assert np.mean([each.between for each in result]) == pytest.approx(between**2, abs=3 * error)
+        assert np.mean([each.total for each in result]) == pytest.approx(between**2 + 0.64, abs=3 * error)
+    together = pooled(result[:5])
+    assert together.df == 10 and together.between == pytest.approx(np.mean([f.between for f in result[:5]]))
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_a_borrowed_spread_makes_one_seed_honest():
 def test_a_borrowed_spread_is_one_estimate_however_many_borrow_it():
     """Degrees of freedom are those of the spread where it is all of the variance, for two and for twenty."""
     spread, row = variance.SeedVariance(0.06, 0.06, 10), np.full((1, 50), 30.0)
-    found = [resampled(row + k, 100, k, spread) for k in range(20)]
-    assert difference(found[0], found[1], 0.95)["df"] == pytest.approx(10)
-    assert slope(np.arange(20.0), found, 0.95)["df"] == pytest.approx(10)
+    result = [resampled(row + k, 100, k, spread) for k in range(20)]
+    assert difference(result[0], result[1], 0.95)["df"] == pytest.approx(10)
+    assert slope(np.arange(20.0), result, 0.95)["df"] == pytest.approx(10)
     own = [variance.SeedVariance(0.06, 0.06, 2) for _ in range(2)]
     left, right = (resampled(row, 100, k, each) for k, each in enumerate(own))
     assert difference(left, right, 0.95)["df"] == pytest.approx(4)
@@ -128,12 +128,12 @@ def test_variants_that_stand_for_others_have_chance_of_their_own():
     for _ in range(trials):
         articles = rng.normal(0, 10, 400)
         levels = rng.normal(30, 1, 20)
-        found = [
+        result = [
             resampled((level + articles + rng.normal(0, 5, 400))[None], 100, k)
             for k, level in enumerate(levels)
         ]
         for sampled in wrong:
-            wrong[sampled] += slope(x, found, 0.95, sampled)["p"] < 0.05
+            wrong[sampled] += slope(x, result, 0.95, sampled)["p"] < 0.05
     assert wrong[True] / trials <= 0.09 and wrong[False] / trials >= 0.3
     straight = [resampled(30 + k + rng.normal(0, 5, (1, 400)), 100, k) for k in range(20)]
     assert (
@@ -145,17 +145,17 @@ def test_the_best_of_five_that_are_alike_is_rarely_called_better():
     rng, wrong, trials = np.random.default_rng(11), 0, 150
     for _ in range(trials):
         articles = rng.normal(0, 10, 300)
-        found = [resampled((articles + rng.normal(0, 5, 300))[None], 100, k) for k in range(5)]
-        best = int(np.argmax([each.value for each in found]))
-        wrong += len(not_worse(best, found, 0.95)) < 4
+        result = [resampled((articles + rng.normal(0, 5, 300))[None], 100, k) for k in range(5)]
+        best = int(np.argmax([each.value for each in result]))
+        wrong += len(not_worse(best, result, 0.95)) < 4
     assert wrong / trials <= 0.08  # one test for each pair would be wrong in 9 %
     apart = [resampled(rng.normal(level, 1, (1, 300)), 100, k) for k, level in enumerate((30, 20, 29.95))]
     assert not_worse(0, apart, 0.95) == [2]
     assert not_worse(0, [apart[0], apart[0], apart[1]], 0.95) == [1]  # the same outputs
 
 
-def test_what_is_detectable_is_detected_in_80_percent():
-    """Even where Holm's procedure is strictest: as one of five tests, of which the others show nothing."""
+def test_the_mde_is_detected_in_80_percent_of_cases():
+    """Even where Holm's procedure is strictest: as one of five tests, the others without an effect."""
     rng, seen, trials, reach = np.random.default_rng(7), 0, 300, []
     for _ in range(trials):
         articles = rng.normal(0, 10, 300)
@@ -166,7 +166,7 @@ def test_what_is_detectable_is_detected_in_80_percent():
         reach.append(entries[0]["mde"])
         seen += entries[0]["p_holm"] < 0.05
     assert entries[0]["p_holm"] == pytest.approx(5 * entries[0]["p"])
-    # 1.3 points are about what is detectable here, and they are seen in about 80 %.
+    # The MDE here is about 1.3 points: it is detected in about 80 %.
     assert np.mean(reach) == pytest.approx(1.3, abs=0.05) and 0.72 <= seen / trials <= 0.9
 
 
@@ -175,9 +175,9 @@ def test_articles_are_paired_and_seeds_are_not():
     articles = rng.normal(40, 15, 300)
     left = resampled(np.stack([articles, articles]), 1_000, 0)
     right = resampled(np.stack([articles - 2, articles - 2]), 1_000, 1)
-    found = difference(left, right, 0.95)
-    assert (found["value"], found["low"], found["high"]) == pytest.approx((2, 2, 2), abs=1e-6)
-    assert found["se"] == 0 and found["p"] < 1e-80  # 2 of 2^300 exchanges are as far from 0
+    result = difference(left, right, 0.95)
+    assert (result["value"], result["low"], result["high"]) == pytest.approx((2, 2, 2), abs=1e-6)
+    assert result["se"] == 0 and result["p"] < 1e-80  # 2 of 2^300 exchanges are as far from 0
     same = difference(left, left, 0.95)
     assert (same["value"], same["se"], same["p"]) == (0, 0, 1)
     seeds = np.repeat(np.array([[10.0], [20.0]]), 30, axis=1)
@@ -198,14 +198,14 @@ def test_undefined_scores_are_undefined_differences():
 
 def test_a_slope_by_hand():
     """Scores 30, 31, 32 along log2(rank) = 3, 4, 5 gain 1 for each doubling."""
-    found = [resampled(np.full((1, 20), level), 100, k) for k, level in enumerate((30.0, 31.0, 32.0))]
-    entry = slope(np.log2([8, 16, 32]), found, 0.95)
+    result = [resampled(np.full((1, 20), level), 100, k) for k, level in enumerate((30.0, 31.0, 32.0))]
+    entry = slope(np.log2([8, 16, 32]), result, 0.95)
     assert (entry["value"], entry["low"], entry["high"]) == pytest.approx((1, 1, 1))
     # Against numpy's least squares on uneven points.
     levels = [30.0, 33.0, 31.0, 36.0]
     x = np.array([3.0, 4.0, 6.0, 7.0])
-    found = [resampled(np.full((1, 20), level), 100, k) for k, level in enumerate(levels)]
-    assert slope(x, found, 0.95)["value"] == pytest.approx(np.polyfit(x, levels, 1)[0])
+    result = [resampled(np.full((1, 20), level), 100, k) for k, level in enumerate(levels)]
+    assert slope(x, result, 0.95)["value"] == pytest.approx(np.polyfit(x, levels, 1)[0])
 
 
 def test_the_power_law_is_found_where_it_is_one():
@@ -242,8 +242,8 @@ def test_scaling_holds_the_law_against_the_largest_size():
     x = np.array([250, 500, 1_000, 2_000, 4_000])
     levels = [40 - 300 * float(n) ** -0.4 for n in x]
     levels[-1] += 1.5
-    found = [resampled(np.full((1, 30), level), 200, k) for k, level in enumerate(levels)]
-    law = scaling(x, found, 0.95)
+    result = [resampled(np.full((1, 30), level), 200, k) for k, level in enumerate(levels)]
+    law = scaling(x, result, 0.95)
     assert law["exponent"]["value"] == pytest.approx(0.4, abs=1e-4) and law["saturates"]
     assert law["miss"]["value"] == pytest.approx(1.5, abs=1e-3)
     assert law["predicted"]["value"] == pytest.approx(levels[-1] - 1.5, abs=1e-3)
@@ -269,8 +269,8 @@ def test_scaling_holds_the_law_against_the_largest_size():
 
 def test_the_band_passes_through_the_fitted_law():
     x = np.array([250, 500, 1_000, 2_000])
-    found = [resampled(np.full((1, 30), 40 - 300 * float(n) ** -0.4), 50, k) for k, n in enumerate(x)]
-    drawn = variance.band(x, found, np.array([500.0, 9_000.0]), 0.95)
+    result = [resampled(np.full((1, 30), 40 - 300 * float(n) ** -0.4), 50, k) for k, n in enumerate(x)]
+    drawn = variance.band(x, result, np.array([500.0, 9_000.0]), 0.95)
     assert drawn.shape == (3, 2)
     assert drawn[0] == pytest.approx([40 - 300 * 500**-0.4, 40 - 300 * 9_000**-0.4], abs=1e-3)
 

@@ -1,48 +1,52 @@
-"""Which variant is best, and how sure is that?"""
+"""Which variant is best, and how certain is that?"""
+
+from typing import Any
 
 from onesentence.evaluation.comparison import is_real
 from onesentence.study import variance
 from onesentence.study.analyses.analysis import Analysis
 from onesentence.study.measured import Measured, whole
-from onesentence.study.phrases import NAMED, between, would_show
+from onesentence.study.phrases import NAMED, between, mde_phrase
 from onesentence.study.variants import Study
 
 
-def best_sentence(label: str, entry: dict, found: dict) -> str:
-    """The best of a series, what it may be confused with, and what its choice is worth."""
-    open_, over = entry["not_distinguishable"], entry["over_baseline"]
-    shown = ", ".join(open_) if len(open_) <= NAMED else f"{len(open_)} others"
-    rest = f"not distinguishable from it: {shown}" if open_ else "all others are worse"
-    first = f"{label + ': ' if label else ''}best is {entry['best']}"
-    if not label and (sets := found["variants"][entry["best"]]["sets"]):
+def best_sentence(label: str, entry: dict[str, Any], result: dict[str, Any]) -> str:
+    """The best of a series, which others may be as good, and how much it gains over the baseline."""
+    alike, over = entry["not_distinguishable"], entry["over_baseline"]
+    listed = ", ".join(alike) if len(alike) <= NAMED else f"{len(alike)} others"
+    rest = f"not significantly worse: {listed}" if alike else "all others are significantly worse"
+    first = f"{label}: the best is {entry['best']}" if label else f"The best is {entry['best']}"
+    if not label and (sets := result["variants"][entry["best"]]["sets"]):
         first += f" ({', '.join(f'{key} {value}' for key, value in sets.items())})"
     if entry["at_the_end"]:
-        first += f" (the {entry['at_the_end']} that was tried: a better one may lie beyond)"
-    if entry["best"] == found["baseline"]:
+        first += f" (the {entry['at_the_end']} that was tried: a better one may lie beyond it)"
+    if entry["best"] == result["baseline"]:
         return f"{first}, the baseline; {rest}."
-    worth = "" if is_real(over, found["confidence"]) else f": no gain was shown, {would_show(over)}"
+    gain = "" if is_real(over, result["confidence"]) else f", not a significant gain ({mde_phrase(over)})"
     return (
-        f"{first}; {rest}. Chosen on one half of the articles and measured on the other, the best is "
-        f"{between(over)} from {found['baseline']}{worth}; the interval allows for the luck of a seed that "
-        "was chosen too."
+        f"{first}; {rest}. Chosen on one half of the articles and measured on the other, the best differs "
+        f"from {result['baseline']} by {between(over)} points{gain}. The interval allows for the choice of a "
+        "lucky seed."
     )
 
 
-def numbers(study: Study, measured: Measured, confidence: float) -> dict:
-    """The best of each series, or of all: by how much it beats the baseline on articles that did not choose
-    it, and which others are not distinguishable from it. One at an end of what was tried says so.
+def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, Any]:
+    """The best of each series, or of all variants: its gain over the baseline on articles that did not choose
+    it, which others are not significantly worse, and whether it lies at an end of the values that were tried.
     """
     series = {label: [v.name for v in members] for label, members in whole(study)}
     if not study.series:
         series = {"": [variant.name for variant in study.variants]}
-    # Other halves of the articles, and still the same seeds: their luck is chosen too.
-    found, choices = {}, max((len(names) for names in series.values()), default=0)
+    best: dict[str, dict[str, Any]] = {}
+    # The other half has other articles but the same seeds, so the choice still favours a lucky seed: the test
+    # is corrected for as many choices as the longest series has members (Bonferroni).
+    choices = max((len(names) for names in series.values()), default=0)
     for label, names in series.items():
         first = max(names, key=lambda name: measured.headline(name).value)
         alike = variance.not_worse(names.index(first), [measured.headline(n) for n in names], confidence)
         chosen = measured.chosen_elsewhere(measured.tuned_rows, names, measured.spread)
         ends = {names[0]: "lowest", names[-1]: "highest"} if study.along else {}
-        found[label] = {
+        best[label] = {
             "best": first,
             "at_the_end": f"{ends[first]} {study.along}" if first in ends else None,
             "not_distinguishable": [names[i] for i in alike],
@@ -50,13 +54,14 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict:
                 chosen, measured.headline(study.baseline), 1 - (1 - confidence) / choices
             ),
         }
-    variance.adjust_holm([entry["over_baseline"] for entry in found.values()], confidence, choices)
-    return {"best": found}
+    variance.adjust_holm([entry["over_baseline"] for entry in best.values()], confidence, choices)
+    return {"best": best}
 
 
-def sentences(found: dict) -> list[str]:
+def sentences(result: dict[str, Any]) -> list[str]:
     """The best of each series."""
-    return [best_sentence(label, entry, found) for label, entry in found["analysis"].get("best", {}).items()]
+    best = result["analysis"].get("best", {})
+    return [best_sentence(label, entry, result) for label, entry in best.items()]
 
 
 ANALYSIS = Analysis(numbers, sentences)

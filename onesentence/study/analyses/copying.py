@@ -1,5 +1,7 @@
 """How much is copied from the article?"""
 
+from typing import Any
+
 from onesentence.evaluation.comparison import is_real
 from onesentence.evaluation.metrics import METRICS
 from onesentence.study import variance
@@ -11,9 +13,9 @@ from onesentence.study.variants import Study
 COPYING = ("verbatim", "coverage", "novel_2")
 
 
-def numbers(study: Study, measured: Measured, confidence: float) -> dict:
-    """Differences in how much is copied, not in the headline metric."""
-    found = {
+def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, Any]:
+    """Differences from the baseline in how much is copied, not in the headline metric."""
+    copying = {
         variant.name: {
             metric: variance.difference(
                 measured.tuned[variant.name][metric], measured.tuned[study.baseline][metric], confidence
@@ -23,22 +25,22 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict:
         for variant in study.variants
         if variant.name != study.baseline
     }
-    variance.adjust_holm([entry for each in found.values() for entry in each.values()], confidence)
-    return {"copying": found}
+    variance.adjust_holm([entry for metrics in copying.values() for entry in metrics.values()], confidence)
+    return {"copying": copying}
 
 
-def sentences(found: dict) -> list[str]:
+def sentences(result: dict[str, Any]) -> list[str]:
     """Each variant's differences."""
-    said = []
-    for name, metrics in found["analysis"].get("copying", {}).items():
-        shown = ", ".join(
+    lines = []
+    for name, metrics in result["analysis"].get("copying", {}).items():
+        differences = ", ".join(
             f"{METRICS[metric].title} {between(entry)} points"
-            + ("" if is_real(entry, found["confidence"]) else " (not distinguishable)")
+            + ("" if is_real(entry, result["confidence"]) else " (not significant)")
             for metric, entry in metrics.items()
             if entry["value"] is not None
         )
-        said.append(f"{name} against {found['baseline']}: {shown or 'undefined'}.")
-    return said
+        lines.append(f"{name} against {result['baseline']}: {differences or 'undefined'}.")
+    return lines
 
 
 ANALYSIS = Analysis(numbers, sentences)

@@ -1,61 +1,65 @@
-"""What is a larger model worth in data?"""
+"""How much data is a larger model worth?"""
 
 import itertools
+from typing import Any
 
 from onesentence.core.errors import UserError
 from onesentence.evaluation.comparison import is_real
 from onesentence.study import variance
 from onesentence.study.analyses.analysis import Analysis
 from onesentence.study.measured import Measured
-from onesentence.study.phrases import between, would_show
+from onesentence.study.phrases import between, mde_phrase
 from onesentence.study.variants import Study
 
 
-def numbers(study: Study, measured: Measured, confidence: float) -> dict:
-    """Each series with more data against the next one with less: from one size to the next, and to the last.
+def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, Any]:
+    """Each series with more data against the next one with less: one size more, and the largest size.
 
     Series are declared from the smallest model to the largest, with the same sizes of data. An empty series
     has no partner.
     """
-    found = []
+    exchanges: list[dict[str, Any]] = []
     for smaller, larger in itertools.pairwise(study.series.values()):
         if not smaller:
             continue
         for less in range(len(larger) - 1):
             for more in sorted({less + 1, len(smaller) - 1}):
-                names = smaller[more].name, larger[less].name
-                entry = variance.difference(*(measured.headline(name) for name in names), confidence)
-                found.append({"smaller": names[0], "larger": names[1], **entry})
-    variance.adjust_holm(found, confidence)
-    return {"exchanges": found}
+                left, right = smaller[more].name, larger[less].name
+                entry = variance.difference(measured.headline(left), measured.headline(right), confidence)
+                exchanges.append({"smaller": left, "larger": right, **entry})
+    variance.adjust_holm(exchanges, confidence)
+    return {"exchanges": exchanges}
 
 
-def sentences(found: dict) -> list[str]:
+def sentences(result: dict[str, Any]) -> list[str]:
     """How many pairs are decided, and each of them."""
-    exchanges, confidence = found["analysis"].get("exchanges", []), found["confidence"]
+    exchanges, confidence = result["analysis"].get("exchanges", []), result["confidence"]
     if not exchanges:
         return []
-    real = [entry["value"] > 0 for entry in exchanges if is_real(entry, confidence)]
-    said = [
-        f"Of {len(exchanges)} pairs of a model with more data and the next larger one with less, the "
-        f"smaller is better in {real.count(True)}, the larger in {real.count(False)}, and neither was "
-        f"shown to be in {len(exchanges) - len(real)}."
+    decided = [entry["value"] > 0 for entry in exchanges if is_real(entry, confidence)]
+    lines = [
+        f"Of {len(exchanges)} pairs of a model with more data and the next larger model with less, the "
+        f"smaller model is significantly better in {decided.count(True)} and the larger in "
+        f"{decided.count(False)}. The difference is not significant in {len(exchanges) - len(decided)}."
     ]
     for entry in exchanges:
         if is_real(entry, confidence):
             better = "smaller model with more data" if entry["value"] > 0 else "larger model"
             end = f"the {better} is better"
         else:
-            end = f"not distinguishable, {would_show(entry)}"
-        said.append(f"{entry['smaller']} against {entry['larger']}: {between(entry)}: {end}.")
-    return said
+            end = f"not significant ({mde_phrase(entry)})"
+        lines.append(f"{entry['smaller']} against {entry['larger']}: {between(entry)}, {end}.")
+    return lines
 
 
 def check(where: str, study: Study) -> None:
     """Raise a UserError unless every series has the same sizes."""
-    sizes = {tuple(member.values[study.along] for member in members) for members in study.series.values()}
+    sizes = {tuple(study.position(member) for member in members) for members in study.series.values()}
     if len(sizes) > 1:
-        raise UserError(f"{where}.series: exchange compares series of the same {study.along}, found others")
+        raise UserError(
+            f"{where}.series: expected the same values of {study.along} in every series, found others; the "
+            "analysis `exchange` compares them one by one"
+        )
 
 
 ANALYSIS = Analysis(numbers, sentences, follows_a_key=True, check=check)

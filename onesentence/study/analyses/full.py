@@ -1,49 +1,51 @@
-"""How far is an adapter from training every weight?"""
+"""How far is an adapter from full fine-tuning?"""
+
+from typing import Any
 
 from onesentence.core.errors import UserError
 from onesentence.study import variance
 from onesentence.study.analyses.analysis import Analysis
 from onesentence.study.measured import Measured
-from onesentence.study.phrases import between
+from onesentence.study.phrases import distance
 from onesentence.study.variants import Study
 
-EXPECTED = 5  # percent below full fine-tuning that the original study expected LoRA to stay under
+MARGIN = 5  # percent below full fine-tuning that the original study expected LoRA to stay within
 
 
-def full_sentence(name: str, entry: dict, baseline: str) -> str:
-    """How far from training every weight, and whether that is under the 5 % that the study expected."""
-    if entry["high"] < EXPECTED:
-        held = f"under {EXPECTED}%"
-    elif entry["low"] > EXPECTED:
-        held = f"more than {EXPECTED}%"
+def full_sentence(name: str, entry: dict[str, Any]) -> str:
+    """How far a variant is from full fine-tuning, and whether that is within the margin."""
+    if entry["high"] < MARGIN:
+        verdict = f"within the {MARGIN}% margin"
+    elif entry["low"] > MARGIN:
+        verdict = f"outside the {MARGIN}% margin"
     else:
-        held = f"whether under {EXPECTED}% is open"
-    above = ", that is above it" if entry["value"] < 0 else ""
-    return f"{name} is {between(entry, '.1f')}% below {baseline}{above}: {held}."
+        verdict = f"the interval does not decide on the {MARGIN}% margin"
+    where = distance(entry, "below full fine-tuning", "above full fine-tuning", ".1f", "%")
+    return f"{name} scores {where}: {verdict}."
 
 
-def numbers(study: Study, measured: Measured, confidence: float) -> dict:
+def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, Any]:
     """Percent below the baseline, which trains every weight; the intervals hold for all variants at once
     (Bonferroni).
     """
-    above = measured.headline(study.baseline)
-    found, each_confidence = {}, 1 - (1 - confidence) / (len(study.variants) - 1)
+    full = measured.headline(study.baseline)
+    below, each_confidence = {}, 1 - (1 - confidence) / (len(study.variants) - 1)
     for variant in study.variants:
         if variant.name != study.baseline:
-            each = measured.headline(variant.name)
-            draws, value = 100 * (1 - each.both / above.both), 100 * (1 - each.value / above.value)
+            adapter = measured.headline(variant.name)
+            draws, value = 100 * (1 - adapter.both / full.both), 100 * (1 - adapter.value / full.value)
             entry = variance.percentile_test(draws, value, each_confidence)
-            found[variant.name] = {name: entry[name] for name in ("value", "low", "high")}
-    return {"percent_below_full": found}
+            below[variant.name] = {name: entry[name] for name in ("value", "low", "high")}
+    return {"percent_below_full": below}
 
 
-def sentences(found: dict) -> list[str]:
+def sentences(result: dict[str, Any]) -> list[str]:
     """Each variant's distance."""
-    below = found["analysis"].get("percent_below_full")
+    below = result["analysis"].get("percent_below_full")
     if below is None:
         return []
-    said = [full_sentence(name, entry, found["baseline"]) for name, entry in below.items()]
-    return [*said, "The intervals of these percentages hold for all variants at once."]
+    lines = [full_sentence(name, entry) for name, entry in below.items()]
+    return [*lines, "The intervals of these percentages hold for all variants at once."]
 
 
 def check(where: str, study: Study) -> None:
@@ -51,8 +53,8 @@ def check(where: str, study: Study) -> None:
     (baseline,) = (variant for variant in study.variants if variant.name == study.baseline)
     if baseline.values.get("train.method") != "full":
         raise UserError(
-            f"{where}.baseline: the analysis `full` is of a baseline that sets train.method to full, "
-            f"{study.baseline!r} does not; take the analysis out or name another"
+            f"{where}.baseline: the analysis `full` needs a baseline with train.method full (found "
+            f"{study.baseline!r}); name another baseline, or remove the analysis"
         )
 
 

@@ -1,4 +1,6 @@
-"""Which variants are worth their memory? Those that no other beats in both."""
+"""Which variants are worth their memory? Those for which no other is both smaller and better."""
+
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +13,8 @@ from onesentence.study.phrases import TITLE
 from onesentence.study.variants import Study
 
 
-def numbers(study: Study, measured: Measured, confidence: float) -> dict:
-    """Variants for which none takes less memory and scores better, and how often that is so over the
-    draws.
-    """
+def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, Any]:
+    """Variants on the Pareto front of memory and score, and the percentage of draws with each on it."""
     names = [variant.name for variant in study.variants]
     cost = [measured.cost[name]["base_bytes"] for name in names]
     front = variance.pareto_front(cost, [measured.headline(name).value for name in names])
@@ -27,40 +27,41 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict:
     }
 
 
-def draw_memory(axis, found: dict) -> None:
-    """Quality against the base's size; names in turn above and below their bars, since sizes may be close."""
-    ordered = sorted(found["variants"].items(), key=lambda item: item[1]["cost"]["base_bytes"])
+def draw_memory(axis: Any, result: dict[str, Any]) -> None:
+    """Quality against the base's size."""
+    ordered = sorted(result["variants"].items(), key=lambda item: item[1]["cost"]["base_bytes"])
     for place, (name, variant) in enumerate(ordered):
         score, size = variant["scores"][HEADLINE], variant["cost"]["base_bytes"] / 1e6
-        on_front = name in found["analysis"]["pareto_front"]
+        on_front = name in result["analysis"]["pareto_front"]
         colour = plots.COLOURS["tuned" if on_front else "lead"]
         axis.errorbar(
             [size], [score["value"]], yerr=plots.error_bars([score]), fmt="o", color=colour, capsize=2
         )
+        # Names alternate above and below their bars: sizes may be close to each other.
         end, shift, side = ("low", -4, "top") if place % 2 else ("high", 4, "bottom")
         axis.annotate(
             name, (size, score[end]), (0, shift), textcoords="offset points", ha="center", va=side, fontsize=8
         )
     axis.margins(0.1, 0.12)
     axis.set(
-        title="blue: none is both smaller and better",
+        title="blue: no other is both smaller and better",
         xlabel="base in memory (MB)",
         ylabel="ROUGE-1 (F1 x 100)",
     )
 
 
-def sentences(found: dict) -> list[str]:
+def sentences(result: dict[str, Any]) -> list[str]:
     """The variants on the front."""
-    analysis = found["analysis"]
+    analysis, variants = result["analysis"], result["variants"]
     if "pareto_front" not in analysis:
         return []
-    shown = ", ".join(
-        f"{name} ({found['variants'][name]['cost']['base_bytes'] / 1e6:,.1f} MB, {TITLE} "
-        f"{found['variants'][name]['scores'][HEADLINE]['value']:.2f}; so in "
+    front = ", ".join(
+        f"{name} ({variants[name]['cost']['base_bytes'] / 1e6:,.1f} MB, {TITLE} "
+        f"{variants[name]['scores'][HEADLINE]['value']:.2f}, in "
         f"{analysis['percent_of_draws_on_it'][name]:.0f}% of the resamples)"
         for name in analysis["pareto_front"]
     )
-    return [f"No other variant is both smaller and better than one of these: {shown}."]
+    return [f"No other variant is both smaller and better than one of these: {front}."]
 
 
 ANALYSIS = Analysis(numbers, sentences, panel=draw_memory)

@@ -1,4 +1,6 @@
-"""How does quality grow with the data? A power law, held against the largest size."""
+"""How does quality grow with the data? A power law, tested on the largest size."""
+
+from typing import Any
 
 import numpy as np
 
@@ -6,69 +8,65 @@ from onesentence.evaluation.comparison import is_real
 from onesentence.study import variance
 from onesentence.study.analyses.analysis import Analysis
 from onesentence.study.measured import Measured, whole
-from onesentence.study.phrases import TITLE, between, would_show
+from onesentence.study.phrases import TITLE, between, distance, mde_phrase
 from onesentence.study.variants import Study
-
-
-def law_sentence(label: str, law: dict, confidence: float) -> str:
-    """A power law, what it foretold, and how little data would do."""
-    miss, near = law["miss"], law["within_one_point"]
-    if not is_real(law["growth"], confidence) or law["growth"]["value"] < 0:
-        return (
-            f"{label + ': ' if label else ''}from the smallest size to the largest {between(law['growth'])} "
-            f"points: no growth with the data was shown, {would_show(law['growth'])}, and there is no law "
-            "to fit."
-        )
-    if law["saturates"]:
-        form = (
-            f"{TITLE} = {law['asymptote']['value']:.2f} - {law['factor']['value']:.3g} x "
-            f"pairs^-{law['exponent']['value']:.2f}, fitted without the largest size; the asymptote "
-            f"[{law['asymptote']['low']:.2f}, {law['asymptote']['high']:.2f}] is an extrapolation"
-        )
-    else:
-        form = (
-            "a power law fitted without the largest size does not tell whether scores saturate: how far more "
-            "data would lead cannot be said"
-        )
-    if is_real(miss, confidence):
-        held = "the measured score misses it"
-    else:
-        held = f"no miss was shown, {would_show(miss)}"
-    interval = f"(interval {near['low']:,} to {near['high']:,})"
-    if near["value"] == law["curve"][-1][0]:
-        enough = f"Scores are within one point of the largest size's from that size on {interval}."
-    else:
-        enough = (
-            f"Scores are within one point of the largest size's from {near['value']:,} pairs on {interval}."
-        )
-    said = (
-        f"{form}. It foretold {between(law['predicted'], '.2f')} for the largest size, off by "
-        f"{between(miss)}: {held}. {enough}"
-    )
-    return f"{label}: {said}" if label else said[0].upper() + said[1:]
-
 
 CURVE_POINTS = 25  # of a fitted law and its band
 
 
-def numbers(study: Study, measured: Measured, confidence: float) -> dict:
+def law_sentence(label: str, law: dict[str, Any], confidence: float) -> str:
+    """A power law, what it predicts for the largest size, and how little data is enough."""
+    start = f"{label}: " if label else ""
+    miss, near, growth = law["miss"], law["within_one_point"], law["growth"]
+    if not is_real(growth, confidence) or growth["value"] < 0:
+        text = (
+            f"from the smallest to the largest size the score changes by {between(growth)} points: no "
+            f"significant growth ({mde_phrase(growth)}), so no law is given."
+        )
+        return start + text if label else text[0].upper() + text[1:]
+    if law["saturates"]:
+        form = (
+            f"{TITLE} = {law['asymptote']['value']:.2f} - {law['factor']['value']:.3g} x "
+            f"pairs^-{law['exponent']['value']:.2f}; the asymptote [{law['asymptote']['low']:.2f}, "
+            f"{law['asymptote']['high']:.2f}] is an extrapolation"
+        )
+    else:
+        form = (
+            "the fitted power law does not show whether scores saturate, so nothing can be said about more "
+            "data"
+        )
+    if is_real(miss, confidence):
+        verdict = "a significant deviation"
+    else:
+        verdict = f"not a significant deviation ({mde_phrase(miss)})"
+    only = near["value"] == law["curve"][-1][0]
+    text = (
+        f"{form}. Fitted without the largest size, the law predicts {between(law['predicted'], '.2f')} "
+        f"there; the measured score is {distance(miss, 'higher', 'lower')}, {verdict}. Scores are within one "
+        f"point of the largest size's from {'that size' if only else format(near['value'], ',') + ' pairs'} "
+        f"on (interval {near['low']:,} to {near['high']:,})."
+    )
+    return start + text if label else text[0].upper() + text[1:]
+
+
+def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, Any]:
     """The law of each series with its curve: [points, 4] of x, value, low, high."""
-    found = {}
+    laws = {}
     for label, members in whole(study):
-        x = np.array([variant.values[study.along] for variant in members])
+        x = np.array([study.position(variant) for variant in members])
         drawn = [measured.headline(v.name) for v in members]
-        found[label] = variance.scaling(x, drawn, confidence)
+        laws[label] = variance.scaling(x, drawn, confidence)
         at = np.geomspace(x[0], x[-1], CURVE_POINTS)
-        found[label]["curve"] = np.vstack([at, variance.band(x, drawn, at, confidence)]).T.tolist()
+        laws[label]["curve"] = np.vstack([at, variance.band(x, drawn, at, confidence)]).T.tolist()
     for part in ("miss", "growth"):
-        variance.adjust_holm([law[part] for law in found.values()], confidence)
-    return {"laws": found}
+        variance.adjust_holm([law[part] for law in laws.values()], confidence)
+    return {"laws": laws}
 
 
-def sentences(found: dict) -> list[str]:
+def sentences(result: dict[str, Any]) -> list[str]:
     """The law of each series."""
-    laws = found["analysis"].get("laws", {})
-    return [law_sentence(label, law, found["confidence"]) for label, law in laws.items()]
+    laws = result["analysis"].get("laws", {})
+    return [law_sentence(label, law, result["confidence"]) for label, law in laws.items()]
 
 
 ANALYSIS = Analysis(numbers, sentences, follows_a_key=True)

@@ -1,5 +1,7 @@
 """Does a score grow with the key that a study follows? A slope for each doubling."""
 
+from typing import Any
+
 import numpy as np
 
 from onesentence.study import variance
@@ -9,21 +11,21 @@ from onesentence.study.phrases import trend_sentence
 from onesentence.study.variants import Study
 
 
-def numbers(study: Study, measured: Measured, confidence: float) -> dict:
+def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, Any]:
     """Gain for each doubling of the key that the study follows."""
-    found = {}
+    slopes = {}
     for label, members in whole(study):
-        x = np.log2([variant.values[study.along] for variant in members])
-        found[label] = variance.slope(x, [measured.headline(v.name) for v in members], confidence)
-    variance.adjust_holm(list(found.values()), confidence)
-    return {"for_each_doubling": found}
+        x = np.log2([study.position(variant) for variant in members])
+        slopes[label] = variance.slope(x, [measured.headline(v.name) for v in members], confidence)
+    variance.adjust_holm(list(slopes.values()), confidence)
+    return {"for_each_doubling": slopes}
 
 
-def sentences(found: dict) -> list[str]:
+def sentences(result: dict[str, Any]) -> list[str]:
     """Each series' slope."""
-    slopes = found["analysis"].get("for_each_doubling", {})
+    slopes = result["analysis"].get("for_each_doubling", {})
     return [
-        trend_sentence(label, entry, "each doubling", found["confidence"]) for label, entry in slopes.items()
+        trend_sentence(label, entry, "each doubling", result["confidence"]) for label, entry in slopes.items()
     ]
 
 

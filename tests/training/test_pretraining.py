@@ -1,4 +1,4 @@
-"""The learning rate and the texts of pretraining, by hand; test_pipeline.py trains."""
+"""The learning rate and the texts of pretraining, worked out by hand; test_pipeline.py trains."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onesentence.data.docstrings import DocumentedObject
-from stages.pretrain import files_of, learning_rate_share, texts
+from onesentence.training.pretraining import files_of, learning_rate_share, texts
 
 
 @pytest.mark.parametrize(

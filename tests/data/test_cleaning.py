@@ -1,0 +1,84 @@
+"""Cleaning: which rows are dropped and for which reason, on rows written here."""
+
+from onesentence.core.params import SPLITS
+from onesentence.data.cleaning import clean
+from onesentence.data.sources import Example
+
+
+def cleaned(**splits: list[Example]):
+    """`clean` on lists by split, with plain dicts of counts."""
+    rows, counts = clean({split: iter(splits.get(split, [])) for split in SPLITS}, "en")
+    return rows, {split: dict(count) for split, count in counts.items()}
+
+
+def test_good_rows_are_kept_in_order():
+    rows = [Example(str(i), f"Document {i}. More of it.", f"Summary {i}") for i in range(5)]
+    kept, counts = cleaned(train=rows[:3], validation=rows[3:4], test=rows[4:])
+    assert kept == {"train": rows[:3], "validation": rows[3:4], "test": rows[4:]}
+    assert counts == {"train": {"read": 3}, "validation": {"read": 1}, "test": {"read": 1}}
+
+
+def test_each_reason_drops_and_counts():
+    rows = [
+        Example("1", "A document. More.", "Kept"),
+        Example("2", " \n", "No document"),
+        Example("3", "No summary", "\t"),
+        Example("4", "A  document.\nMore.", "The same document up to white space"),
+        Example("5", "First sentence here. The rest.", "first sentence, HERE"),
+        Example("6", "Stands in test. More.", "Other"),
+    ]
+    test = [Example("t", "Stands in test. More.", "Held out")]
+    kept, counts = cleaned(train=rows, test=test)
+    assert [row.id for row in kept["train"]] == ["1"] and kept["test"] == test
+    assert counts["train"] == {
+        "read": 6,
+        "empty document or summary": 2,
+        "duplicate document": 1,
+        "summary is the document's first sentence": 1,
+        "document stands in another split": 1,
+    }
+    assert counts["test"] == {"read": 1}
+
+
+def test_of_equal_documents_the_most_held_out_one_stays():
+    text = "The same. In all."
+    kept, counts = cleaned(
+        train=[Example("a", text, "s")],
+        validation=[Example("b", text, "s"), Example("c", text, "s")],
+        test=[Example("d", text, "s")],
+    )
+    assert {split: [row.id for row in rows] for split, rows in kept.items()} == {
+        "train": [],
+        "validation": [],
+        "test": ["d"],
+    }
+    assert counts["validation"] == {"read": 2, "document stands in another split": 2}
+    kept, counts = cleaned(
+        train=[Example("a", text, "s")], validation=[Example("b", text, "s"), Example("c", text, "s")]
+    )
+    assert [row.id for row in kept["validation"]] == ["b"] and not kept["train"]
+    assert counts["validation"] == {"read": 2, "duplicate document": 1}
+
+
+def test_rows_of_a_group_in_a_more_held_out_split_are_dropped_and_counted():
+    def row(name: str, group: str, summary: str = "s") -> Example:
+        return Example(name, f"Document {name}. More of it.", summary, group)
+
+    splits = {
+        "train": [row("1", "A"), row("2", "B"), row("3", "C"), row("4", "D"), row("5", "A")],
+        "validation": [row("6", "B"), row("7", "C")],
+        # D's only row in test is dropped for another reason, so that D is not in test.
+        "test": [row("8", "C"), row("9", "D", "document 9"), row("10", "E")],
+    }
+    kept, counts = clean({split: iter(rows) for split, rows in splits.items()}, "en", grouped=True)
+    assert {split: [r.id for r in rows] for split, rows in kept.items()} == {
+        "train": ["1", "4", "5"],  # B is in validation, C in test
+        "validation": ["6"],
+        "test": ["8", "10"],
+    }
+    assert counts["train"]["group is in another split"] == 2
+    assert counts["validation"]["group is in another split"] == 1
+    assert "group is in another split" not in counts["test"]
+    # Without a group column every row stays: docstrings of one file may be in two splits.
+    kept, _ = cleaned(**splits)
+    assert len(kept["train"]) == 5 and len(kept["validation"]) == 2

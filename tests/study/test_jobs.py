@@ -1,0 +1,327 @@
+"""Studies that run real stages: killed, continued, compared; failures are named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import make_project, run
+
+from onesentence.core import params
+from onesentence.core.files import write_json
+from onesentence.study.declaration import Studies
+from onesentence.study.jobs import READ_IN_ORDER, next_of
+from onesentence.study.variants import experiment
+
+TINY_STUDIES = {
+    "scales": {
+        "tiny": {"model": "models/tiny", "settings": {"evaluate.split": "validation"}, "quick": {}},
+    },
+    "studies": {
+        "rank": {
+            "question": "Does quality grow with the rank?",
+            "baseline": "rank-2",
+            "seeds": [0, 1],
+            "axes": {"lora.rank": [2, 4]},
+            "analysis": "trend",
+            "along": "lora.rank",
+        },
+        "broken": {
+            "question": "What of a variant that fails?",
+            "baseline": "as-set",
+            "seeds": [0],
+            "variants": {
+                "as-set": {"lora.rank": 2},
+                "no-module": {"lora.target_modules": ["nothing"]},
+                "resamples": {"lora.rank": 2, "evaluate.resamples": 150},
+            },
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory, pairs, tiny):
+    """The tiny project with studies of its own, committed; the tests below take it as the last one left
+    it.
+    """
+    project = make_project(tmp_path_factory.mktemp("studied"), pairs, tiny)
+    (project / "studies.yaml").write_text(yaml.safe_dump(TINY_STUDIES, sort_keys=False))
+    run(project, "git", "add", "--all")
+    run(project, "git", "commit", "--quiet", "--message=studies")
+    return project
+
+
+def study(folder: Path, *arguments: str, check: bool = True):
+    return run(folder, "python", "-m", "onesentence", "study", *arguments, check=check)
+
+
+@contextmanager
+def started(folder: Path, name: str):
+    """`make study` in the background; it is killed at the end, so that it can tidy nothing up."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with subprocess.Popen(
+        ["python", "-m", "onesentence", "study", name, "--jobs", "2"],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "PYTHONPATH": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGKILL)
+
+
+def wait_until(reached) -> None:
+    """Wait at most four minutes."""
+    deadline = time.time() + 240
+    while not reached() and time.time() < deadline:
+        time.sleep(0.05)
+    assert reached()
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_on_the_way_ends_in_its_comparison(studied):
+    logs = studied / ".dvc/tmp/studies"
+
+    def at_stage(name: str) -> list[Path]:
+        """Logs of variants that have come to a stage."""
+        return [log for log in logs.glob("*.log") if f"Running stage '{name}'" in log.read_text()]
+
+    with started(studied, "rank"):
+        wait_until((logs / "clone-0/dvc.yaml").is_file)  # while it sets itself up
+    with started(studied, "rank"):
+        wait_until(lambda: at_stage("train"))
+    with started(studied, "rank"):
+        wait_until(lambda: at_stage("generate@tuned"))
+    before = {log: log.read_text() for log in at_stage("generate@tuned")}
+    # Nothing of it reaches the user's files.
+    assert run(studied, "git", "status", "--porcelain").stdout == ""
+    assert run(studied, "git", "symbolic-ref", "--short", "HEAD").stdout.strip()
+
+    # What is edited meanwhile reaches neither variants nor the comparison, and stays.
+    with started(studied, "rank") as process:
+        wait_until(
+            lambda: any(log.read_text() != text for log, text in before.items()) and at_stage("score@tuned")
+        )
+        for name in ("stages/train.py", "docs/studies.md"):
+            (studied / name).write_text((studied / name).read_text() + "\n")
+        output = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, output
+    assert "ended the runs of a killed study; they go on from their last stage" in output
+    for log in before:  # training that had ended before the kill is not done again
+        assert "Running stage 'train'" not in log.read_text() or log.read_text() == before[log]
+    changed = run(studied, "git", "diff", "--name-only").stdout.split()
+    written = {
+        "docs/decisions.md",
+        "metrics/studies/rank.json",
+        "plots/studies/rank.csv",
+        "plots/studies/rank.svg",
+    }
+    assert set(changed) == {"stages/train.py", "docs/studies.md", *written}
+    assert (studied / "docs/studies.md").read_text().endswith("\n\n")
+    run(studied, "git", "checkout", "--quiet", "--", "stages/train.py")
+
+    done = study(studied, "rank", "--jobs", "2")
+    assert "study rank: 4 of 4 runs are complete, 0 to go" in done.stdout
+    assert "for each doubling" in done.stdout and "rank-4" in done.stdout
+    assert not list(logs.glob("clone-*"))
+    compared = json.loads((studied / "metrics/studies/rank.json").read_text())
+    assert list(compared["variants"]) == ["rank-2", "rank-4"] and compared["seeds"] == [0, 1]
+    assert compared["variants"]["rank-4"]["cost"]["trainable_parameters"] == 2 * 2 * 3 * 2 * 64 * 2
+    assert (studied / "plots/studies/rank.svg").is_file()
+    assert "## rank\n\nDoes quality grow with the rank?" in (studied / "docs/studies.md").read_text()
+
+    # Again: every run exists, nothing runs, no byte changes; plain DVC reads the experiments.
+    before = {path: path.read_bytes() for path in (studied / "metrics/studies").iterdir()}
+    again = study(studied, "rank")
+    assert "4 of 4 runs are complete, 0 to go" in again.stdout
+    assert {path: path.read_bytes() for path in (studied / "metrics/studies").iterdir()} == before
+    shown = json.loads(run(studied, "dvc", "exp", "show", "--json").stdout)
+    names = {e["name"] for revision in shown for e in revision.get("experiments") or []}
+    assert names == {experiment(f"rank-{rank}", seed) for rank in (2, 4) for seed in (0, 1)}
+    means = []
+    for seed in (0, 1):
+        text = run(
+            studied, "git", "show", f"refs/exps/{ref_of(studied, f'rank-4-seed{seed}')}:metrics/summary.json"
+        )
+        means.append(json.loads(text.stdout)["rouge1"])
+    assert compared["variants"]["rank-4"]["scores"]["rouge1"]["value"] == pytest.approx(
+        np.mean(means), abs=1e-3
+    )
+
+    run(studied, "git", "add", "--all")
+    run(studied, "git", "commit", "--quiet", "--message=study")
+
+
+@pytest.mark.slow
+def test_what_a_reviewer_sees_with_and_without_the_cache(studied, tmp_path):
+    """The experiments, and one against the other; pushed, pulled, applied, made a branch."""
+    shown = run(studied, "python", "-m", "onesentence", "show", "rank").stdout
+    assert "4 experiments" in shown and "rank=4, seed=1" not in shown.split("rank-4-seed0")[1].split("\n")[0]
+    assert all(len(line) <= 120 for line in shown.splitlines())
+    run(studied, "dvc", "exp", "apply", "rank-2-seed0")
+    diff = run(studied, "python", "-m", "onesentence", "diff", "rank-4-seed0", "--markdown").stdout
+    assert "| `lora.rank` | `4` | `2` |" in diff and "one run on each side, paired by article" in diff
+    plain = json.loads(run(studied, "dvc", "exp", "diff", "--json", "rank-2-seed0", "rank-4-seed0").stdout)
+    assert plain["params"]["params.yaml"]["lora.rank"] == {"old": 2, "new": 4, "diff": 2}
+    page = run(studied, "dvc", "plots", "diff", "rank-2-seed0", "rank-4-seed0").stdout.strip()
+    assert "rank-4-seed0" in Path(page.removeprefix("file://")).read_text()
+    same = run(studied, "python", "-m", "onesentence", "diff", "rank-2-seed0").stdout
+    assert same.count("identical") == 6 and "none changed" in same
+    # Without the cache, as in a fresh clone: from the two intervals.
+    bare, clone, drive = (tmp_path / name for name in ("bare", "clone", "drive"))
+    run(studied, "git", "clone", "--quiet", "--bare", ".", str(bare))
+    run(studied, "git", "remote", "add", "origin", str(bare))
+    run(studied, "dvc", "remote", "add", "--default", "--local", "storage", str(drive))
+    run(studied, "dvc", "exp", "push", "--quiet", "origin", "rank-2-seed0", "rank-4-seed0")
+    run(tmp_path, "git", "clone", "--quiet", str(bare), str(clone))
+    run(clone, "git", "fetch", "--quiet", "origin", "refs/exps/*:refs/exps/*")
+    ref = f"refs/exps/{ref_of(clone, 'rank-4-seed0')}"
+    run(clone, "git", "checkout", "--quiet", ref, "--", ".")
+    diff = run(clone, "python", "-m", "onesentence", "diff", "rank-2-seed0", "--markdown").stdout
+    assert "| `lora.rank` | `2` | `4` |" in diff and "unpaired, from the two intervals" in diff
+    # With the folder that both reach: the colleague's experiment, applied, and as a branch.
+    run(clone, "git", "checkout", "--quiet", "--force", "HEAD", "--", ".")
+    run(clone, "dvc", "remote", "add", "--default", "--local", "storage", str(drive))
+    run(clone, "dvc", "exp", "pull", "--quiet", "--force", "origin", "rank-2-seed0", "rank-4-seed0")
+    run(clone, "dvc", "exp", "apply", "rank-4-seed0")
+    assert "rank: 4" in (clone / "params.yaml").read_text()
+    assert (clone / "models/tuned/adapter_model.safetensors").is_file()
+    diff = run(clone, "python", "-m", "onesentence", "diff", "rank-2-seed0", "--markdown").stdout
+    assert "one run on each side, paired by article" in diff
+    run(clone, "dvc", "exp", "branch", "rank-4-seed0", "try-rank-4")
+    assert run(clone, "git", "show", "try-rank-4:metrics/summary.json").stdout
+
+    missing = run(studied, "python", "-m", "onesentence", "diff", "nothing", check=False)
+    assert "'nothing': no commit, branch, tag or experiment has this name" in missing.stderr
+    run(studied, "git", "checkout", "--quiet", "--force", "HEAD", "--", ".")
+
+
+def ref_of(folder: Path, name: str) -> str:
+    refs = run(folder, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
+    (matching,) = [ref for ref in refs if ref.endswith(f"/{name}")]
+    return matching.removeprefix("refs/exps/")
+
+
+@pytest.mark.slow
+def test_an_experiment_of_other_articles_is_not_compared(studied, tmp_path):
+    ref = f"refs/exps/{ref_of(studied, 'rank-4-seed1')}"
+    made = run(studied, "git", "rev-parse", ref).stdout.strip()
+    other = tmp_path / "other"
+    run(studied, "git", "worktree", "add", "--quiet", "--detach", str(other), ref)
+    evaluation = other / "metrics/evaluation.json"
+    write_json(evaluation, json.loads(evaluation.read_text()) | {"n": 5})
+    run(other, "git", "commit", "--all", "--quiet", "--message=other")
+    run(other, "git", "update-ref", ref, "HEAD")
+    refused = run(studied, "python", "-m", "onesentence", "compare", "rank", check=False)
+    run(studied, "git", "update-ref", ref, made)
+    run(studied, "git", "worktree", "remove", "--force", str(other))
+    assert refused.returncode == 1
+    assert "compare: n is 5 in rank-4-seed1 and 6 in rank-2-seed0" in refused.stderr
+    assert run(studied, "git", "status", "--porcelain").stdout == ""  # nothing half-written
+
+
+@pytest.mark.slow
+def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
+    failed = study(studied, "broken", check=False)
+    assert failed.returncode == 1
+    assert "no-module-seed0 failed; its log .dvc/tmp/studies/no-module-seed0.log ends" in failed.stdout
+    assert "lora.target_modules: nothing matches no module" in failed.stdout
+    assert (
+        "1 runs failed: no-module-seed0" in failed.stderr
+        and "remove a variant that cannot run" in failed.stderr
+    )
+    assert ref_of(studied, "resamples-seed0")  # the clone that it failed in works on
+    # The others are compared, and say who is not among them.
+    compared = json.loads((studied / "metrics/studies/broken.json").read_text())
+    assert list(compared["variants"]) == ["as-set", "resamples"] and compared["left_out"] == ["no-module"]
+    assert "Left out because runs are missing: no-module." in (studied / "docs/studies.md").read_text()
+    refused = run(studied, "python", "-m", "onesentence", "compare", "broken", check=False)
+    assert "1 of 3 runs of broken are missing, such as no-module-seed0" in refused.stderr
+
+    # What the user removes since then runs anew where it is wanted, though the clone that made it holds a
+    # copy of it; else it stays removed.
+    assert list((studied / ".dvc/tmp/studies").glob("clone-*"))
+    run(studied, "dvc", "exp", "remove", "resamples-seed0")
+    again = study(studied, "broken", check=False)
+    assert "1 runs failed: no-module-seed0" in again.stderr and ref_of(studied, "resamples-seed0")
+    assert list((studied / ".dvc/tmp/studies").glob("clone-*"))
+    run(studied, "dvc", "exp", "remove", "resamples-seed0")
+    study(studied, "rank")
+    assert "resamples-seed0" not in run(studied, "git", "for-each-ref", "refs/exps").stdout
+    # What another study has made under its own name is not made again.
+    twins = [
+        run(studied, "git", "rev-parse", f"refs/exps/{ref_of(studied, name)}").stdout
+        for name in ("as-set-seed0", "rank-2-seed0")
+    ]
+    assert twins[0] == twins[1]
+
+    (studied / "params.yaml").write_text((studied / "params.yaml").read_text() + "\n")
+    dirty = study(studied, "rank", check=False)
+    assert "1 tracked files are changed, such as params.yaml; commit them first" in dirty.stderr
+
+
+@pytest.mark.slow
+def test_a_change_of_what_runs_were_made_with_makes_them_missing(studied, monkeypatch):
+    """Definitions, data and the base count; the files of the code and the stage `report` do not."""
+    from onesentence.study.experiments import finished
+
+    monkeypatch.chdir(studied)
+    assert len(finished(Studies("models/tiny").study("rank"))) == 4
+    report = studied / "stages/report.py"
+    report.write_text(report.read_text() + "\n")
+    assert len(finished(Studies("models/tiny").study("rank"))) == 4
+    # A comment, and a module that has another name: the same definitions.
+    train = studied / "stages/train.py"
+    text = train.read_text()
+    train.write_text(text + "# A comment.\n")
+    (studied / "onesentence/training/dropout.py").rename(studied / "onesentence/training/masks.py")
+    for file in [*(studied / "stages").rglob("*.py"), *(studied / "onesentence").rglob("*.py")]:
+        file.write_text(
+            file.read_text().replace("onesentence.training.dropout", "onesentence.training.masks")
+        )
+    assert len(finished(Studies("models/tiny").study("rank"))) == 4
+    train.write_text(text + "ANOTHER = 1\n")
+    assert finished(Studies("models/tiny").study("rank")) == {}
+    (studied / "onesentence/training/masks.py").unlink()
+    run(studied, "git", "checkout", "--quiet", "--", ".")
+    for name in ("data/local.dvc", "models/tiny/config.json"):
+        changed = studied / name
+        changed.write_text(changed.read_text() + "\n")
+        assert finished(Studies("models/tiny").study("rank")) == {}
+        run(studied, "git", "checkout", "--quiet", "--", ".")
+
+
+def test_a_job_takes_the_variant_that_shares_most_with_what_it_has():
+    """Where decoding alone differs, nothing is trained again; a killed variant goes before all others."""
+    other = {"lora.rank": 16, "generate.num_beams": 1, "data.train_size": 8, "seed": 0}
+    experiments = {
+        "as-set": other,
+        "more-data": other | {"data.train_size": 9},
+        "seed": other | {"seed": 1},
+        "rank": other | {"lora.rank": 8},
+        "beams": other | {"generate.num_beams": 4},
+    }
+    waiting = ["more-data", "seed", "rank", "beams"]
+    for last, held, wanted in (
+        ("as-set", set(), "beams"),
+        ("as-set", {"beams"}, "seed"),  # another job's clone has made more of it
+        ("as-set", set(waiting), "beams"),  # and when nothing else waits
+        ("rank", {"rank"}, "rank"),
+        ("", set(), "more-data"),
+        ("", {"more-data"}, "seed"),
+        ("of-another-study", set(), "more-data"),
+    ):
+        assert next_of(waiting, last, held, experiments) == wanted
+    assert next_of(waiting[:1], "as-set", set(), experiments) == "more-data"
+    assert sorted(READ_IN_ORDER) == sorted(params.SCHEMA)

@@ -1,0 +1,125 @@
+"""DVC experiments as git holds them: found, reused, renamed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import run
+from samples import RANKS, declared
+
+from onesentence.commands.diff import commit_of
+from onesentence.core.errors import UserError
+from onesentence.study.experiments import (
+    COMPARED,
+    experiment_refs,
+    has_values,
+    make_the_only,
+    require_distinct,
+    reuse_equal_experiments,
+)
+
+
+def test_a_variant_that_a_default_makes_the_same_as_another_is_refused(tmp_path):
+    """A change of a default must not turn `lora` into rsLoRA under its old name."""
+    change = {"axes": {}, "variants": {"as-set": {}, "rank-4": {"lora.rank": 4}}, "baseline": "as-set"}
+    study = declared(tmp_path, one={**RANKS, **change, "analysis": "none", "along": None}).study("one")
+    whole = {"lora": {"rank": 8}, "train": {"epochs": 1}}
+    require_distinct(study, whole)
+    with pytest.raises(
+        UserError, match=r"studies\.one: as-set and rank-4 have the same values with this params\.yaml"
+    ):
+        require_distinct(study, {**whole, "lora": {"rank": 4}})
+
+
+@pytest.fixture
+def held(tmp_path, monkeypatch) -> Path:
+    """A repository whose params.yaml and one file of code experiments were made with."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("train: {learning_rate: 0.002}\nseed: 0\n")
+    Path("code.py").write_text("1\n")
+    run(tmp_path, "git", "init", "--quiet", "--initial-branch=main")
+    run(tmp_path, "git", "add", "--all")
+    run(tmp_path, "git", "commit", "--quiet", "--message=start")
+    return tmp_path
+
+
+def put_experiment(folder: Path, name: str, rate: str, baseline: str = "ab") -> str:
+    """Make an experiment of the folder's files and a dvc.lock with this learning rate; returns its ref."""
+    stage = {"cmd": "python -m code", "deps": [{"path": "code.py"}], "outs": []}
+    lock = json.dumps({"stages": dict.fromkeys(COMPARED, stage)})
+    used = f'"params": {{"params.yaml": {{"train.learning_rate": {rate}}}}}'
+    (folder / "dvc.lock").write_text(lock.replace('"outs"', f'{used}, "outs"'))
+    run(folder, "git", "add", "--all")
+    tree = run(folder, "git", "write-tree").stdout.strip()
+    commit = run(folder, "git", "commit-tree", tree, "-p", "HEAD", "-m", name).stdout.strip()
+    run(folder, "git", "rm", "--quiet", "--force", "dvc.lock")
+    ref = f"refs/exps/{baseline}/{'0' * 38}/{name}"
+    run(folder, "git", "update-ref", ref, commit)
+    return ref
+
+
+def test_an_experiment_has_the_values_that_its_lock_holds(held):
+    """DVC writes small numbers as YAML 1.2 has them, which YAML 1.1 reads as text."""
+    ref = put_experiment(held, "small", "5e-05")
+    assert has_values(ref, {"train.learning_rate": 5e-05})
+    assert not has_values(ref, {"train.learning_rate": 6e-05}) and not has_values(ref, {})
+
+
+def test_a_twin_has_the_same_code_and_values(held):
+    ref = put_experiment(held, "one", "0.004")
+    assert reuse_equal_experiments({"near": {"train.learning_rate": 0.0041}, "as-set": {}}) == []
+    assert reuse_equal_experiments({"same": {"train.learning_rate": 0.004}}) == ["same"]
+    assert commit_of("same") == run(held, "git", "rev-parse", ref).stdout.strip() == commit_of("one")
+    Path("code.py").write_text("2\n")
+    assert reuse_equal_experiments({"other": {"train.learning_rate": 0.004}}) == []
+
+
+def test_a_twin_has_the_same_pins_whatever_the_comments_beside_them(held):
+    requirements = Path("requirements.txt")
+    requirements.write_text("# One\na==1\nb==2  # why\n")
+    put_experiment(held, "one", "0.004")
+    wanted = {"same": {"train.learning_rate": 0.004}}
+    requirements.write_text("b==2\n\n# Two\na==1\n")
+    assert reuse_equal_experiments(wanted) == ["same"]
+    for changed in ("a==1\nb==3\n", "a==1\n", "a==1\nb==2\nc==1\n"):
+        requirements.write_text(changed)
+        assert reuse_equal_experiments({"other": wanted["same"]}) == []
+
+
+def test_a_name_that_another_experiment_has_is_given_and_nothing_is_lost(held):
+    """A default and its variant are exchanged: each is found again under the other's name."""
+    put_experiment(held, "as-set-seed0", "0.002")
+    put_experiment(held, "fast-seed0", "0.004")
+    slow, fast = commit_of("as-set-seed0"), commit_of("fast-seed0")
+    wanted = {"as-set-seed0": {"train.learning_rate": 0.004}, "fast-seed0": {"train.learning_rate": 0.002}}
+    assert reuse_equal_experiments(wanted) == list(wanted)
+    assert commit_of("as-set-seed0") == fast and commit_of("fast-seed0") == slow
+    assert reuse_equal_experiments(wanted) == list(wanted)  # once more changes nothing
+    assert commit_of("as-set-seed0") == fast and commit_of("fast-seed0") == slow
+
+
+def test_a_twin_of_another_baseline_takes_the_name_from_what_is_wanted_too(held):
+    put_experiment(held, "as-set-seed0", "0.002", "aa")
+    put_experiment(held, "fast-seed0", "0.004", "bb")
+    slow, fast = commit_of("as-set-seed0"), commit_of("fast-seed0")
+    wanted = {"as-set-seed0": {"train.learning_rate": 0.004}, "slow-seed0": {"train.learning_rate": 0.002}}
+    assert reuse_equal_experiments(wanted) == list(wanted)
+    assert commit_of("as-set-seed0") == fast and commit_of("slow-seed0") == slow
+
+
+def test_two_branches_keep_their_experiments_of_one_name(held):
+    """The wanted one has the name; the other is found again by its values."""
+    values = {"train.learning_rate": 0.004}
+    put_experiment(held, "fast-seed0", "0.004", "aa")
+    first = commit_of("fast-seed0")
+    Path("code.py").write_text("2\n")
+    ref = put_experiment(held, "fast-seed0", "0.004", "bb")
+    with pytest.raises(UserError, match=f"'fast-seed0': 2 experiments have this name; .*{first[:10]}"):
+        commit_of("fast-seed0")
+    make_the_only(ref)
+    second = commit_of("fast-seed0")
+    assert second != first == commit_of(f"fast-seed0.{first[:7]}")
+    Path("code.py").write_text("1\n")  # back on the first branch
+    assert reuse_equal_experiments({"fast-seed0": values}) == ["fast-seed0"]
+    assert commit_of("fast-seed0") == first and commit_of(f"fast-seed0.{second[:7]}") == second
+    assert set(experiment_refs()) == {"fast-seed0", f"fast-seed0.{second[:7]}"}

@@ -1,0 +1,59 @@
+"""The sentences of a study, against numbers written by hand."""
+
+from samples import study_result
+
+from onesentence.study.sentences import settings_sentence, summarize_study
+
+
+def test_no_significant_difference_gives_the_mde():
+    sentences = summarize_study(study_result(0.3, 0.6))
+    assert sentences[0] == "No variant differs significantly from a in ROUGE-1 (MDE up to 1.40 points)."
+    assert sentences[-1] == (
+        "Scores of one variant's 3 seeds have a standard deviation of 0.20 points (median over variants, "
+        "at most 0.20). The sample of 2,000 articles alone gives a score a standard error of up to 0.40 "
+        "points."
+    )
+
+
+def test_a_significant_difference_is_named_with_its_interval():
+    assert summarize_study(study_result(2.0, 0.01))[0] == (
+        "Significantly different from a in ROUGE-1: b (+2.00 [+1.00, +3.00])."
+    )
+
+
+def test_many_that_do_not_differ_are_counted_and_few_are_named():
+    few = study_result(2.0, 0.01)
+    few["variants"] |= {name: study_result(0.3, 0.6)["variants"]["b"] for name in "cd"}
+    assert "No significant difference: c, d (MDE up to 1.40 points)." in summarize_study(few)[0]
+    few["variants"] |= {f"v{i}": few["variants"]["c"] for i in range(9)}
+    assert "No significant difference: the other 11 (MDE" in summarize_study(few)[0]
+
+
+def test_equal_outputs_are_named_apart():
+    same = study_result(0.0, 1.0)
+    same["variants"]["b"]["difference"]["rouge1"] |= {"low": 0.0, "high": 0.0, "se": 0.0, "mde": 0.0}
+    assert summarize_study(same)[0] == "Same score as a on every article: b."
+
+
+def test_one_seed_is_named_with_the_source_of_its_spread():
+    one = {**study_result(2.0, 0.01), "seeds": [0]}
+    assert summarize_study(one)[-1].startswith(
+        "One seed for each variant, with no allowance for other seeds: the results hold for"
+    )
+    one |= {"spread_from": "rank", "spread_sd": 0.31}
+    assert "taken from the study rank (a standard deviation of 0.31 points)" in summarize_study(one)[-1]
+
+
+def test_settings_are_those_that_the_variants_ran_with():
+    made = {**study_result(0.0, 1.0), "scale": "tiny", "split": "validation"}
+    made["settings"] = {"data.train_size": 1000, "train.epochs": 2, "generate.max_batch_tokens": 64}
+    for size, variant in zip((10, 20), made["variants"].values(), strict=True):
+        variant["sets"] = {"data.train_size": size}
+    made["variants"]["b"]["sets"]["train.epochs"] = 1
+    conditions = "tiny, 2,000 validation articles, 3 seeds, train.epochs 2"
+    assert settings_sentence(made, {}) == conditions
+    # A default that has changed since is part of what the numbers hang on.
+    made["defaults"] = {"train.method": "lora", "lora.alpha": None, "lora.rank": 16, "train.log_every": 25}
+    now = {"train": {"method": "rslora", "log_every": 5}, "lora": {"alpha": None}}
+    changed = "defaults changed since: train.method lora (now rslora), lora.rank 16 (now removed)"
+    assert settings_sentence(made, now) == f"{conditions}; {changed}"

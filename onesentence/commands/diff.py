@@ -28,7 +28,7 @@ from onesentence.commands.preset import PRESETS
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_json
-from onesentence.evaluation.comparison import is_real
+from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import METRICS, Scores, read_scores, scores_file
 from onesentence.evaluation.resampling import POWER, Sample, difference_of, holm
 from onesentence.report.tables import number
@@ -174,7 +174,7 @@ def verdict_of(entry: dict[str, Any], confidence: float) -> str:
         return f"not comparable: {reason}"
     if entry["value"] == entry["low"] == entry["high"] == 0:
         return "identical"
-    return "significant" if is_real(entry, confidence) else "not significant"
+    return "significant" if is_significant(entry, confidence) else "not significant"
 
 
 def metric_rows(differences: dict[str, dict[str, Any]], confidence: float) -> list[list[str]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 
 from onesentence.commands import documented
 from onesentence.core import params
@@ -243,7 +244,8 @@ def command(no_probe: bool, mde: float | None) -> None:
     parts = generation_memory(config, p.model, p.generate, p.prompt.max_input_tokens)
     listed = ", ".join(f"{part} {size / GIGA:.3f}" for part, size in parts.items())
     print(f"Generation memory in GB: {listed}; total {sum(parts.values()) / GIGA:.3f}")
-    free, longest = free_bytes(), ([0] * (length - completion), [0] * completion)
+    free = free_bytes()
+    longest = np.zeros(length - completion, np.int32), np.zeros(completion, np.int32)
     print(f"Free on this machine: {free / GIGA:.1f} GB")
     try:
         needed = require_fit(partial(needed_bytes, p, config, [longest]), p, free)

@@ -62,7 +62,8 @@ def files_of(md5: str, cache: Path) -> dict[str, str] | None:
     path = cache / "files/md5" / md5[:2] / md5[2:]
     if not path.is_file():
         return None
-    return {item["relpath"]: item["md5"] for item in read_json(path)}
+    listing: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+    return {item["relpath"]: item["md5"] for item in listing}
 
 
 def numbers(path: Path) -> dict[str, float]:

@@ -34,7 +34,7 @@ def clean(
             document = text_digest(row.article)
             if document in side_of_document:
                 same = side_of_document[document] == split
-                count["duplicate document" if same else "document stands in another split"] += 1
+                count["duplicate document" if same else "document is in another split"] += 1
                 continue
             side_of_document[document] = split
             # 20,000 characters hold the first sentence in practice; splitting a whole book costs seconds.

@@ -245,6 +245,6 @@ def failure_bias(
 ROUNDING = 1e-9  # in floats 1 - 0.9 is 0.09999999999999998, and a p of 0.1 must count as at most that
 
 
-def is_real(entry: dict[str, Any], confidence: float) -> bool:
+def is_significant(entry: dict[str, Any], confidence: float) -> bool:
     """Return whether a difference is significant: its p after Holm's correction is at most 1 - confidence."""
     return entry["p_holm"] is not None and entry["p_holm"] <= 1 - confidence + ROUNDING

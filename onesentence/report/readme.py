@@ -8,7 +8,7 @@ from typing import Any
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_json, read_jsonl, read_parquet, write_text
-from onesentence.evaluation.comparison import is_real
+from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.report.sentences import NAMES
 from onesentence.report.tables import SYSTEMS, cell
@@ -71,7 +71,7 @@ def _articles(evaluation: dict[str, Any], values: dict[str, Any]) -> str:
 def _difference(evaluation: dict[str, Any], pair: str) -> str:
     """A paired difference with its interval and its significance."""
     entry = evaluation["comparisons"][pair][HEADLINE]
-    significance = "significant" if is_real(entry, evaluation["confidence"]) else "not significant"
+    significance = "significant" if is_significant(entry, evaluation["confidence"]) else "not significant"
     return f"{cell(entry, '+.2f')}, {significance}"
 
 

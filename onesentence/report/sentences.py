@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from onesentence.evaluation.comparison import ROUNDING, is_real
+from onesentence.evaluation.comparison import ROUNDING, is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 
 NAMES = {  # of the pipeline's systems; other systems have the names that the user gave them
@@ -58,7 +58,7 @@ def difference_sentence(
             f"Minimum detectable effect (MDE) of one test on {articles}, at 80% power: "
             f"{entry['mde']:.2f} points"
         )
-    if is_real(entry, confidence):
+    if is_significant(entry, confidence):
         gain = entry["value"] > 0
         verb, preposition = ("gains", "over") if gain else ("loses", "against")
         points = f"{abs(entry['value']):.2f} points of {title}"
@@ -196,7 +196,7 @@ def _outcome(entry: dict[str, Any], confidence: float) -> str:
     """What the test of a difference showed: better, worse, same (not significant) or untested."""
     if entry["low"] is None:
         return "untested"
-    if not is_real(entry, confidence):
+    if not is_significant(entry, confidence):
         return "same"
     return "better" if entry["value"] > 0 else "worse"
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from onesentence.evaluation.comparison import is_real
+from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.report.sentences import NAMES, clusters_phrase
 
@@ -113,7 +113,7 @@ def _differences_table(evaluation: dict[str, Any]) -> list[str]:
     ]
     for pair, metrics in evaluation["comparisons"].items():
         entry = metrics[HEADLINE]
-        significant = "yes" if is_real(entry, evaluation["confidence"]) else "no"
+        significant = "yes" if is_significant(entry, evaluation["confidence"]) else "no"
         lines.append(
             f"| {pair.replace('-', ' - ')} | {cell(entry, '+.2f')} | {number(entry['design_effect'])} | "
             f"{number(entry['mde'])} | {number(entry['p_holm'], '.4f')} | {significant} |"
@@ -164,7 +164,7 @@ def comparison_rows(evaluation: dict[str, Any], pair: str) -> dict[str, Any]:
                 interval({"low": entry["bca_low"], "high": entry["bca_high"]}, "+.2f"),
                 number(entry["mde"]),
                 *(number(entry[key], ".4f") for key in ("p_bootstrap", "p_randomization", "p_holm")),
-                "yes" if is_real(entry, evaluation["confidence"]) else "no",
+                "yes" if is_significant(entry, evaluation["confidence"]) else "no",
             ]
         )
     return {"columns": columns, "rows": rows}

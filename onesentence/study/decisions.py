@@ -9,7 +9,7 @@ from typing import Any
 
 from onesentence.core import params
 from onesentence.core.files import read_json
-from onesentence.evaluation.comparison import is_real
+from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.evaluation.resampling import POWER
 from onesentence.report.tables import number
@@ -233,7 +233,7 @@ def compared_values(result: dict[str, Any], key: str) -> list[str]:
         same = SAME_CHOICE.get(key, set()) | {key}
         others = [other for other in own if other not in same and own[other] != baseline[other]]
         entry = variant["difference"][HEADLINE]
-        significant = is_real(entry, result["confidence"])
+        significant = is_significant(entry, result["confidence"])
         verdict = "significant" if significant else f"not significant (MDE {number(entry['mde'])})"
         also = f", which also changes {' and '.join(others)}" if others else ""
         (mixed if others else alone).append(f"- `{name}`{also}: {between(entry)}, {verdict}")

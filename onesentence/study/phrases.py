@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from onesentence.evaluation.comparison import is_real
+from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 
 TITLE = METRICS[HEADLINE].title
@@ -34,6 +34,6 @@ def trend_sentence(label: str, entry: dict[str, Any], unit: str, confidence: flo
     """A slope in words."""
     start = f"{label}: " if label else ""
     slope = f"{start}{between(entry)} points of {TITLE} for {unit} (p = {entry['p_holm']:.4f})"
-    if is_real(entry, confidence):
+    if is_significant(entry, confidence):
         return f"{slope}: a significant {'gain' if entry['value'] > 0 else 'loss'}."
     return f"{slope}: no significant trend ({mde_phrase(entry)})."

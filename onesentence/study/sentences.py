@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from onesentence.evaluation.comparison import is_real
+from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.study.analyses import ANALYSES
 from onesentence.study.experiments import flat, shown
@@ -22,7 +22,7 @@ def differences_sentence(result: dict[str, Any]) -> str:
     confidence, baseline = result["confidence"], result["baseline"]
     entries = {name: v["difference"][HEADLINE] for name, v in result["variants"].items() if v["difference"]}
     same = [name for name, entry in entries.items() if entry["se"] == 0 == entry["value"]]
-    significant = {name: entry for name, entry in entries.items() if is_real(entry, confidence)}
+    significant = {name: entry for name, entry in entries.items() if is_significant(entry, confidence)}
     others = {name: entry for name, entry in entries.items() if name not in (*significant, *same)}
     sentences = []
     if significant:

@@ -253,7 +253,9 @@ def summary(score: Resampled, confidence: float) -> dict[str, Any]:
         **{name: entry[name] for name in ("value", "low", "high")},
         "seed_sd": None if own is None else float(np.sqrt(own.total)),
         "seed_variance": None if own is None else own.between,
-        "sampling_se": number(np.nanstd(score.articles, ddof=1)) if entry["value"] is not None else None,
+        "sampling_se": number(float(np.nanstd(score.articles, ddof=1)))
+        if entry["value"] is not None
+        else None,
     }
 
 

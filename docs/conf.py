@@ -14,7 +14,7 @@ from docutils import nodes  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 from sphinx.util.docutils import SphinxDirective  # noqa: E402
 
-from docs import figures, generated  # noqa: E402
+from docs import generated  # noqa: E402
 
 project = "One Sentence"
 author = "The One Sentence authors"
@@ -93,9 +93,8 @@ def link_outside(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Add the directives, and draw the figures before pages are read."""
+    """Add the directives."""
     for name in DIRECTIVES:
         app.add_directive(name, Generated)
     app.connect("sphinx-click-process-description", format_help)
     app.connect("source-read", link_outside)
-    app.connect("builder-inited", lambda _: figures.draw(Path(__file__).parent / "_build/figures"))

@@ -1,4 +1,7 @@
-"""Figures of docs/explanation, drawn from the committed metrics of the default when the site is built."""
+"""Figures of docs/explanation, drawn from the committed metrics of the default.
+
+Run     python -m docs.figures       after a change of metrics/evaluation.json
+"""
 
 from pathlib import Path
 
@@ -50,7 +53,7 @@ def draw_mde(evaluation: dict, path: Path) -> None:
     """The minimum detectable effect against the articles, clustered as they are and as if independent."""
     drawn, axis = plots.figure(width=6.5, height=3.2)
     found = evaluation["comparisons"]["tuned-lead"]["rouge1"]
-    mde = found["mde"] if "mde" in found else found["detectable"]  # the key of files from before 0.2
+    mde = found["mde"]
     # A standard error falls with the square root of the number of articles.
     curve = mde * np.sqrt(evaluation["n"] / SIZES)
     axis.plot(SIZES, curve, color=plots.COLOURS["tuned"], label="articles in source files, as they are")
@@ -83,3 +86,7 @@ def draw(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     draw_paired(evaluation, folder / "paired.svg")
     draw_mde(evaluation, folder / "mde.svg")
+
+
+if __name__ == "__main__":
+    draw(Path(__file__).resolve().parent / "explanation")

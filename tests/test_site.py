@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from docs import generated, model_card
+from docs import figures, generated, model_card
 from onesentence.cli import COMMANDS
 from onesentence.core.params import SCHEMA
 from onesentence.core.rules import Key
@@ -136,7 +136,7 @@ def test_the_explanation_has_the_numbers_of_the_committed_default(evaluation):
     assert f"500 / {effect} = {500 / effect:.0f} independent ones" in text
     assert f"√{effect} = {effect**0.5:.2f} times" in text
     lead = evaluation["comparisons"]["tuned-lead"]["rouge1"]
-    assert f"it is {lead.get('mde', lead.get('detectable')):.2f} points of ROUGE-1 with 500 articles" in text
+    assert f"it is {lead['mde']:.2f} points of ROUGE-1 with 500 articles" in text
     rank = study_difference()
     assert f"{-rank['value']:.2f} points below rank 16 [{rank['low']:.2f}, {rank['high']:.2f}]" in text
     assert f"{evaluation['n']} test articles from {evaluation['resampling']['clusters']} source files" in text
@@ -150,6 +150,13 @@ def test_the_example_of_the_api_runs():
     scores = names["scores"]["ours"].columns["rouge1"]
     assert scores[2] == 0 < scores[0]
     assert 0 <= names["result"]["comparisons"]["lead-ours"]["rouge1"]["p_holm"] <= 1
+
+
+def test_the_figures_are_those_of_the_committed_metrics(tmp_path):
+    figures.draw(tmp_path)
+    committed = ROOT / "docs/explanation"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mde.svg", "paired.svg"]
+    assert all(path.read_bytes() == (committed / path.name).read_bytes() for path in tmp_path.iterdir())
 
 
 def test_the_model_card_is_what_its_command_writes():

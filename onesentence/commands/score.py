@@ -96,7 +96,7 @@ def stored_scores(files: dict[str, Path]) -> dict[str, Scores]:
 @click.option("--metric", "more", multiple=True, type=click.Choice(sorted(OPTIONAL)), help="One more metric.")
 @click.option("--bertscore/--no-bertscore", default=True, help="Takes minutes for thousands of articles.")
 @click.option("--output", help="Write the numbers to this file as JSON.")
-def command(
+def command(  # noqa: PLR0913 (click gives each option as an argument)
     systems: tuple[str, ...],
     references: Path | None,
     documents: Path | None,

@@ -5,6 +5,7 @@ from typing import Any
 
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
+from onesentence.evaluation.resampling import SUBSETS
 from onesentence.report.sentences import NAMES, clusters_phrase
 
 # XSum test, ROUGE-1/2/L as published: (system, ROUGE-1, ROUGE-2, ROUGE-L, n, scorer, source).
@@ -23,7 +24,7 @@ PUBLISHED_XSUM = (
 )
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 SYSTEMS = ("lead", "oracle", "base", "tuned")
-TABLE_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim")  # of the table in the README
+TABLE_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim")  # of plots/results.md
 
 # Faults of an output: (metric, what a reader calls the fault, whether the metric counts the faultless ones).
 FAULTS = (
@@ -83,9 +84,11 @@ def results_table(evaluation: dict[str, Any], published: str) -> str:
 
 def _systems_table(evaluation: dict[str, Any]) -> list[str]:
     """Markdown lines: scores of each system with intervals, and the share of outputs that are a summary."""
+    few = evaluation["resampling"]["interval"] == SUBSETS
+    way = SUBSETS if few else "resamples of whole clusters"
     lines = [
         f"Split {evaluation['split']}, {clusters_phrase(evaluation)}. Each value has its "
-        f"{evaluation['confidence']:.0%} interval ({evaluation['resamples']:,} resamples of whole clusters). "
+        f"{evaluation['confidence']:.0%} interval ({evaluation['resamples']:,} {way}). "
         "A failed output scores 0. ROUGE: rouge_score with stemmer, F1 x 100. Design effect: variance of "
         "ROUGE-1, divided by that of as many independent articles. Copied: the output is a word-for-word "
         "span of its article.",

@@ -315,3 +315,14 @@ def test_make_remote_takes_a_folder_with_blanks_and_keeps_what_is_in_it(project,
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert f"url = {drive}\n" in (project / ".dvc/config.local").read_text()
     assert [path.name for path in drive.iterdir()] == ["mine.txt"]
+
+
+def test_make_data_passes_the_columns_on():
+    command = ["make", "--dry-run", "--old-file=.venv/.installed", "data", "FROM=mine.csv", "DOCUMENT=text"]
+    shown = subprocess.run(
+        [*command, "SUMMARY=head line"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    words = " ".join(shown.stdout.replace("\\\n", " ").split())
+    assert words.endswith('--document-column "text" --summary-column "head line"')
+    shown = subprocess.run(command[:-1], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "column" not in shown.stdout

@@ -14,6 +14,7 @@ import click
 
 from onesentence.commands import documented
 from onesentence.commands.preset import PRESETS
+from onesentence.core import params
 from onesentence.core.files import read_json
 from onesentence.evaluation.metrics import METRICS
 from onesentence.report.readme import EVALUATION, README, example_block, results_block, write_between
@@ -24,6 +25,8 @@ from onesentence.report.terminal import print_table
 DATA = Path("data")
 TERMINAL_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore")
 START, END = "<!-- results: written by make results -->\n", "<!-- end of results -->\n"
+QUOTED = "docstrings"  # data.source of articles that the README may quote; others may be private
+NO_EXAMPLE = "The articles of this run are not quoted here: `plots/report.html` shows examples.\n"
 EXAMPLE_START, EXAMPLE_END = "<!-- example: written by make results -->\n", "<!-- end of example -->\n"
 
 
@@ -37,7 +40,8 @@ def pipelines() -> list[Path]:
 def command(readme: bool) -> None:
     evaluation = read_json(EVALUATION)  # first: an error must come before the README is changed
     if readme:
-        example = example_block(DATA, evaluation)
+        source = params.read_yaml(params.PARAMS_FILE)["data"]["source"]
+        example = example_block(DATA, evaluation) if source == QUOTED else NO_EXAMPLE
         write_between(README, START, END, results_block(pipelines()))
         write_between(README, EXAMPLE_START, EXAMPLE_END, example)
     systems = evaluation["systems"]

@@ -116,7 +116,7 @@ def test_the_command_writes_results_and_example_into_the_readme(tmp_path, monkey
     found = with_mean(scores)
     for entries in found["comparisons"].values():
         for entry in entries.values():
-            entry.setdefault("mde", 1.0)  # lacking in files of version 0.1
+            entry["mde"] = 1.0
     (tmp_path / "metrics").mkdir()
     (tmp_path / EVALUATION).write_text(json.dumps(found))
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
@@ -129,6 +129,13 @@ def test_the_command_writes_results_and_example_into_the_readme(tmp_path, monkey
     text = (tmp_path / "README.md").read_text()
     assert "Fine-tuned  tuned of a (10.00)" in text and "| fine-tuned model | 20.00 [" in text
     assert [text.index(marker) for marker in markers] == sorted(text.index(marker) for marker in markers)
+
+    settings = (tmp_path / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(settings.replace("source: docstrings", "source: local"))
+    CliRunner().invoke(results.command, ["--readme"], catch_exceptions=False)
+    text = (tmp_path / "README.md").read_text()  # the user's own articles may be private
+    assert results.NO_EXAMPLE in text and "tuned of a" not in text
+    (tmp_path / "params.yaml").write_text(settings)
 
     (tmp_path / "data/predictions/base.jsonl").unlink()  # nothing is half written
     (tmp_path / "README.md").write_text("".join(markers))

@@ -253,7 +253,7 @@ def test_inspect_shows_a_row_with_its_prompt_and_labels(finished):
     assert "completion" in shown and "<|endoftext|>" in shown
     missing = command(folder, "inspect", "--id", "nowhere", check=False)
     assert missing.returncode == 1
-    assert missing.stderr == "error: --id: 'nowhere' is not in train; try another --split\n"
+    assert missing.stderr == "error: --id: 'nowhere' not found in train; try another --split\n"
 
 
 def test_nothing_but_progress_and_summaries_is_printed(finished):

@@ -25,7 +25,7 @@ def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs
     run(project, "python", "-m", "onesentence", "repro", "own")
     refused = run(project, "python", "-m", "onesentence", "repro", "own", "--run", check=False)
     assert refused.returncode == 1
-    assert "presets/own: data/local not found; put your articles there: make data FROM=PATH PRESET=own" in (
+    assert "presets/own: data/local not found; add your articles: make data FROM=PATH PRESET=own" in (
         refused.stderr
     )
     run(folder, "python", "-m", "onesentence", "data", str(given))

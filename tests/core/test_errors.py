@@ -112,7 +112,7 @@ def test_every_output_option_is_checked_before_the_work():
             .read_text(encoding="utf-8")
             .partition("def command(")[2]
         )
-        assert re.search(r"\) -> None:\n    output = .*output_file\(", body), name
+        assert re.search(r"\) -> None:\n    target = .*output_file\(", body), name
     for path, option in options:
         assert "type=output_file" in option or '"--output", str' in option, path
 

@@ -286,7 +286,5 @@ def test_an_estimate_without_a_network_says_so_in_one_sentence(monkeypatch):
     p = SimpleNamespace(
         data=SimpleNamespace(source="EdinburghNLP/xsum", path="requirements.txt", revision=None)
     )
-    with pytest.raises(
-        UserError, match=r"data\.source: 'EdinburghNLP/xsum' could not be asked for \(ConnectError\)"
-    ):
+    with pytest.raises(UserError, match=r"data\.source: 'EdinburghNLP/xsum' not reachable \(ConnectError\)"):
         require_dataset(p)

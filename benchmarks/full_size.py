@@ -8,10 +8,8 @@ on random rows, and beam search against `generate()`. One command for a GPU of 2
 
 On a CPU the default is 2 layers, and no int8, whose float16 products have no fast kernel there (6 minutes a
 step). `--layers 32 --ways nf4 --ranks 16 --tokens 256 --batch 1 --steps 1 --articles 0` is QLoRA at full size
-(6 GB of disk). Utilization: FLOPs that a step must do (4 for each frozen weight and token, the output layer
-where there are labels, and for causal attention 12 x tokens x width / 2 a layer and token) over the most
-that this machine reaches in matrix products of the same format. A step is timed from the end of the one
-before.
+(6 GB of disk). Utilization: FLOPs that a step must do (`needed_flops`) over the most that this machine reaches
+in matrix products of the same format. A step is timed from the end of the one before.
 """
 
 import argparse
@@ -164,15 +162,23 @@ def products_per_second(dtype, config, tokens: int) -> float:
 
 
 def needed_flops(config, tokens: int, length: int, labels: int) -> float:
-    """FLOPs of training on `tokens` tokens in rows of `length`, of which `labels` have a label."""
-    width = config.hidden_size
+    """FLOPs of training on `tokens` tokens in rows of `length`, of which `labels` have a label.
+
+    Each frozen weight takes 2 a token forward and 2 for the gradient of its input. The last MLP and the
+    output layer are needed where there are labels. The first layer's input has no gradient: query, key and
+    value go forward alone there, and so does the MLP where it reads that input too (Phi).
+    """
+    width, layers = config.hidden_size, config.num_hidden_layers
     head = getattr(config, "head_dim", None) or width // config.num_attention_heads
     queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
-    matrices = 3 if config.model_type == "llama" else 2  # of the MLP: Llama's has a gate
-    block = 2 * width * (queries + keys) + matrices * width * config.intermediate_size
+    gated = config.model_type == "llama"  # three matrices in its MLP, which reads what attention wrote
+    projections, output = width * (queries + 2 * keys), queries * width
+    mlp = (3 if gated else 2) * width * config.intermediate_size
     attention = 12 * length * queries / 2
-    layers = config.num_hidden_layers * (4 * block + attention)
-    return layers * tokens + 4 * config.vocab_size * width * labels
+    everywhere = layers * (4 * (projections + output) + attention) + (layers - 1) * 4 * mlp
+    no_gradient = 2 * projections + (0 if gated or layers == 1 else 2 * mlp)
+    where_labels = 4 * (mlp + config.vocab_size * width)
+    return (everywhere - no_gradient) * tokens + where_labels * labels
 
 
 def step_clock():

@@ -8,8 +8,8 @@ on random rows, and beam search against `generate()`. One command for a GPU of 2
 
 On a CPU the default is 2 layers, and no int8, whose float16 products have no fast kernel there (6 minutes a
 step). `--layers 32 --ways nf4 --ranks 16 --tokens 256 --batch 1 --steps 1 --articles 0` is QLoRA at full size
-(6 GB of disk). Utilization: FLOPs that a step must do (`needed_flops`) over the most that this machine reaches
-in matrix products of the same format. A step is timed from the end of the one before.
+(6 GB of disk). Utilization: FLOPs that a step must do (`needed_flops`) over the most that this machine
+reaches in matrix products of the same format. A step is timed from the end of the one before.
 """
 
 import argparse

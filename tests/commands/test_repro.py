@@ -30,7 +30,7 @@ def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs
     )
     run(folder, "python", "-m", "onesentence", "data", str(given))
     shown = run(project, "python", "-m", "onesentence", "repro", "own", "--run").stdout
-    assert "All of it is in presets/own" in shown and "8 test articles" in shown
+    assert "Results are in presets/own" in shown and "8 test articles" in shown
 
     values = yaml.safe_load((folder / "params.yaml").read_text())
     assert values["lora"]["rank"] == 4 and values["prompt"]["template"] == "label"
@@ -65,7 +65,7 @@ def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs
     assert "lora.rank" in diff and "learning_rate" not in diff
     assert "one run on each side, paired by article" in diff
     missing = run(folder, "python", "-m", "onesentence", "diff", "HEAD", "--folder", "other", check=False)
-    assert "--folder: HEAD has no other; presets that were run are in presets/NAME" in missing.stderr
+    assert "--folder: HEAD has no other; name presets/NAME of a preset that was run" in missing.stderr
     # In a copy of the commit, as a queue runs it.
     run(folder, "git", "checkout", ".")
     run(folder, "dvc", "exp", "run", "--temp", "--name", "copied", "--set-param", "lora.rank=2")

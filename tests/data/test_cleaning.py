@@ -25,9 +25,9 @@ def test_each_reason_drops_and_counts():
         Example("3", "No summary", "\t"),
         Example("4", "A  document.\nMore.", "The same document up to white space"),
         Example("5", "First sentence here. The rest.", "first sentence, HERE"),
-        Example("6", "Stands in test. More.", "Other"),
+        Example("6", "It is in test. More.", "Other"),
     ]
-    test = [Example("t", "Stands in test. More.", "Held out")]
+    test = [Example("t", "It is in test. More.", "Held out")]
     kept, counts = cleaned(train=rows, test=test)
     assert [row.id for row in kept["train"]] == ["1"] and kept["test"] == test
     assert counts["train"] == {

@@ -258,8 +258,9 @@ def test_the_best_of_many_equal_variants_leads_only_where_it_was_chosen(monkeypa
 
 
 def test_the_choice_of_a_lucky_seed_is_no_gain(monkeypatch):
-    """Settings that are alike but for the luck of their one seed, which is the same on both halves of the
-    articles: the best beats the baseline too often, unless the choice is counted.
+    """All settings are equally good, and each has one seed. Its luck is the same on both halves of the
+    articles, so the best setting beats the baseline too often, unless the test counts how many it was chosen
+    from.
     """
     rng, wrong = np.random.default_rng(12), {"p": 0, "p_holm": 0}
     names = [v.name for v in Studies("models/phi-tiny").study("search").variants]

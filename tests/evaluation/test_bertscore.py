@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from onesentence.core.errors import UserError
-from onesentence.evaluation.bertscore import PACKAGE, BertScore, model_folder, weights_sha256
+from onesentence.evaluation.bertscore import PACKAGE, BertScore, model_folder
+from onesentence.evaluation.pinned_model import weights_sha256
 
 SHA = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 NO_TOKENS = ["", " \n\t", "\u200b", "\x00"]  # empty, blank, and characters that the tokenizer drops
@@ -185,7 +186,7 @@ def test_a_folder_without_safetensors_is_refused(tmp_path):
 
 def test_a_folder_without_a_configuration_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    sha = weights_sha256(tmp_path, "x")
+    sha = weights_sha256(tmp_path, "x", "key")
     assert "config.json" in error_of(str(tmp_path), sha=sha)
     (tmp_path / "config.json").write_text("{broken")
     assert "config.json" in error_of(str(tmp_path), sha=sha)
@@ -194,7 +195,7 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path):
 def test_a_model_with_a_decoder_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "num_layers": 6}))
-    assert "decoder" in error_of(str(tmp_path), sha=weights_sha256(tmp_path, "x"))
+    assert "decoder" in error_of(str(tmp_path), sha=weights_sha256(tmp_path, "x", "key"))
 
 
 def test_the_hash_of_several_files_is_that_of_their_hashes(tmp_path):
@@ -204,6 +205,6 @@ def test_the_hash_of_several_files_is_that_of_their_hashes(tmp_path):
     for name, content in parts.items():
         (tmp_path / name).write_bytes(content)
     hashes = "\n".join(hashlib.sha256(parts[name]).hexdigest() for name in sorted(parts))
-    assert weights_sha256(tmp_path, "x") == hashlib.sha256(hashes.encode()).hexdigest()
+    assert weights_sha256(tmp_path, "x", "key") == hashlib.sha256(hashes.encode()).hexdigest()
     (tmp_path / "b.safetensors").unlink()
-    assert weights_sha256(tmp_path, "x") == hashlib.sha256(b"one").hexdigest()
+    assert weights_sha256(tmp_path, "x", "key") == hashlib.sha256(b"one").hexdigest()

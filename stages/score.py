@@ -24,6 +24,7 @@ from onesentence.core.files import atomic_write, read_jsonl, read_parquet
 from onesentence.core.language import require_language
 from onesentence.core.text import first_sentence, with_heading
 from onesentence.evaluation import scoring
+from onesentence.evaluation.entailment import judge_of
 from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import SCORES, unit_of, write_scores
 from onesentence.evaluation.overlap.workers import oracle_sentences
@@ -37,6 +38,9 @@ PARAMS = (
     "evaluate.bertscore_model",
     "evaluate.bertscore_layer",
     "evaluate.bertscore_sha256",
+    "evaluate.nli_model",
+    "evaluate.nli_revision",
+    "evaluate.nli_sha256",
 )
 PREPARED = Path("data/prepared")
 PREDICTIONS = Path("data/predictions")
@@ -76,6 +80,7 @@ def main() -> None:
     groups, unit = table["group"].to_pylist(), unit_of(p.data)
     language = p.evaluate.language
     require_language(references, language)  # before minutes of work
+    judge = judge_of(p.evaluate)
     bodies = table["document"].to_pylist()
     # Names and numbers may come from the heading, but only the body can be copied.
     articles = map(with_heading, table["heading"].to_pylist(), bodies)
@@ -102,9 +107,10 @@ def main() -> None:
         behaviour={generated: behaviour_of(rows)},
         groups=groups,
         unit=unit,
+        judge=judge,
     )
     if group == "baselines":
-        scores["reference"] = scoring.score_references(ids, references, documents, groups, unit)
+        scores["reference"] = scoring.score_references(ids, references, documents, groups, unit, judge)
     with atomic_write(SCORES / group) as folder:
         for name, system in scores.items():
             more = {"document_words": lengths, "text": pa.array(outputs.get(name, references), pa.string())}

@@ -10,6 +10,7 @@ Run     onesentence score --references refs.txt outputs.txt
         onesentence score --references refs.jsonl --documents articles.jsonl lead=a.txt ours=b.txt
         onesentence score --scores run1/data/scores/tuned/tuned.parquet second=run2/tuned.parquet
         onesentence score --references refs.txt --no-bertscore --output found.json outputs.txt
+        onesentence score --references refs.txt --documents articles.txt --nli-model models/nli outputs.txt
 """
 
 from dataclasses import replace
@@ -29,6 +30,7 @@ from onesentence.evaluation.api import compare
 from onesentence.evaluation.external import score_files
 from onesentence.evaluation.metrics import HEADLINE, Scores, read_scores, require_comparable
 from onesentence.evaluation.overlap.workers import OPTIONAL
+from onesentence.evaluation.pinned_model import weights_sha256
 from onesentence.report.sentences import clusters_phrase, difference_sentence, family_sentence
 from onesentence.report.terminal import print_comparisons, print_scores
 
@@ -50,7 +52,24 @@ def named_files(values: tuple[str, ...]) -> dict[str, Path]:
     return files
 
 
-def settings_with(language: str | None, resamples: int | None) -> params.Evaluate:
+NO_MODEL = "none"  # of --nli-model
+
+
+def with_nli_model(settings: params.Evaluate, name: str) -> params.Evaluate:
+    """The settings with the model in a folder, whatever its weights; without a model if the name is `none`."""
+    if name == NO_MODEL:
+        return replace(settings, nli_model=None, nli_revision=None, nli_sha256=None)
+    folder = Path(name)
+    if not folder.is_dir():
+        raise UserError(
+            f"--nli-model: {name}: no such folder; name a model's folder, or {NO_MODEL}; for a model of the "
+            f"hub, set evaluate.nli_model, nli_revision and nli_sha256 in {params.PARAMS_FILE}"
+        )
+    sha256 = weights_sha256(folder, name, "--nli-model")
+    return replace(settings, nli_model=name, nli_revision=None, nli_sha256=sha256)
+
+
+def settings_with(language: str | None, resamples: int | None, nli_model: str | None) -> params.Evaluate:
     """The `evaluate` section of params.yaml with the values of the options."""
     settings = params.load(("evaluate",)).evaluate
     if resamples is not None:
@@ -61,6 +80,8 @@ def settings_with(language: str | None, resamples: int | None) -> params.Evaluat
         if not LANGUAGE.accepts(language):
             raise UserError(f"--language: expected {LANGUAGE.expected}, found {language!r}")
         settings = replace(settings, language=language)
+    if nli_model is not None:
+        settings = with_nli_model(settings, nli_model)
     if settings.meteor_synonyms and settings.language != ENGLISH:
         raise UserError(
             "--language: evaluate.meteor_synonyms needs the language en, since WordNet is English; set it to "
@@ -95,6 +116,11 @@ def stored_scores(files: dict[str, Path]) -> dict[str, Scores]:
 @click.option("--resamples", type=int, help="Replaces evaluate.resamples.")
 @click.option("--metric", "more", multiple=True, type=click.Choice(sorted(OPTIONAL)), help="One more metric.")
 @click.option("--bertscore/--no-bertscore", default=True, help="Takes minutes for thousands of articles.")
+@click.option(
+    "--nli-model",
+    metavar=f"FOLDER|{NO_MODEL}",
+    help="Replaces evaluate.nli_model: what judges entailment by --documents; none leaves it out.",
+)
 @click.option("--output", help="Write the numbers to this file as JSON.")
 def command(  # noqa: PLR0913 (click gives each option as an argument)
     systems: tuple[str, ...],
@@ -106,16 +132,17 @@ def command(  # noqa: PLR0913 (click gives each option as an argument)
     resamples: int | None,
     more: tuple[str, ...],
     bertscore: bool,
+    nli_model: str | None,
     output: str | None,
 ) -> None:
     target = None if output is None else output_file(output)  # an error must come before the work
     files = named_files(systems)
-    settings, test = settings_with(language, resamples), None
+    settings, test = settings_with(language, resamples, nli_model), None
     if stored:
-        if references or documents or groups or more:
+        if references or documents or groups or more or nli_model:
             raise UserError(
-                "--scores: the files have scores already; remove --references, --documents, --groups and "
-                "--metric"
+                "--scores: the files have scores already; remove --references, --documents, --groups, "
+                "--metric and --nli-model"
             )
         if len(files) < 2:
             raise UserError("--scores: expected at least two systems, found one; name another file of scores")
@@ -124,6 +151,8 @@ def command(  # noqa: PLR0913 (click gives each option as an argument)
     else:
         if references is None:
             raise UserError("--references: missing; name the file that the systems are scored against")
+        if nli_model not in (None, NO_MODEL) and documents is None:
+            raise UserError("--nli-model: needs the articles; name their file with --documents")
         require_other_file(target, (references, documents, groups, *files.values()))
         scores, test = score_files(references, files, documents, groups, settings, bertscore, more)
     result = compare(scores, settings.resamples, settings.confidence)

@@ -16,6 +16,7 @@ import yaml
 from onesentence.core.errors import UserError
 from onesentence.core.rules import (
     LANGUAGE,
+    MODEL_SHA256,
     NAMES,
     SHA256,
     SHA256_OR_NULL,
@@ -151,6 +152,9 @@ class Evaluate:
     bertscore_model: Annotated[str, TEXT]
     bertscore_layer: Annotated[int, whole(1)]
     bertscore_sha256: Annotated[str, SHA256]
+    nli_model: Annotated[str | None, TEXT_OR_NULL]
+    nli_revision: Annotated[str | None, TEXT_OR_NULL]
+    nli_sha256: Annotated[str | None, MODEL_SHA256]
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,24 @@ RENAMED = {
     "generate.batch_tokens": "generate.max_batch_tokens",
     "report.reference": "report.published",
 }
+# Keys that were added later, and the value that leaves results as they were before. An experiment that was
+# made without such a key equals one that has this value.
+ADDED: dict[str, Any] = {
+    "evaluate.nli_model": None,
+    "evaluate.nli_revision": None,
+    "evaluate.nli_sha256": None,
+}
+
+
+def completed(name: str, value: object) -> object:
+    """The value of a section with the keys that were ADDED after it was written; any other value as it is.
+
+    name: of the section ("evaluate"), or a dotted key.
+    """
+    if not isinstance(value, dict):
+        return value
+    added = {key.removeprefix(f"{name}."): old for key, old in ADDED.items() if key.startswith(f"{name}.")}
+    return {**added, **value}
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -334,9 +356,35 @@ def _data_contradictions(data: dict[str, Any]) -> list[str]:
     return problems
 
 
+def _nli_contradictions(evaluate: dict[str, Any]) -> list[str]:
+    """Contradictions between the keys of the model that judges entailment."""
+    name, revision, sha256 = (evaluate[f"nli_{key}"] for key in ("model", "revision", "sha256"))
+    if name is None:
+        return [
+            f"evaluate.nli_{key}: must be null where evaluate.nli_model is null, found {value!r}"
+            for key, value in (("revision", revision), ("sha256", sha256))
+            if value is not None
+        ]
+    problems = []
+    folder = Path(name).exists()
+    if folder and revision is not None:
+        problems.append("evaluate.nli_revision: must be null for a folder")
+    if not folder and revision is None:
+        problems.append(
+            f"evaluate.nli_revision: pin a revision (commit hash) of the hub model {name!r}; no folder of "
+            "that name exists"
+        )
+    if sha256 is None:
+        problems.append(
+            f"evaluate.nli_sha256: set it to the SHA-256 of the weights of {name!r}; `sha256sum` prints that "
+            "of its model.safetensors"
+        )
+    return problems
+
+
 def _contradictions(values: dict[str, Any]) -> list[str]:
     """Values that are valid alone and contradict each other."""
-    problems = _data_contradictions(values["data"])
+    problems = [*_data_contradictions(values["data"]), *_nli_contradictions(values["evaluate"])]
     model, pretrain = values["model"], values["pretrain"]
     # A name that exists on disk is a folder; any other name is a hub id, "owner/name".
     folder = Path(model["name"]).exists() or model["watch"] != NO_FILE

@@ -59,6 +59,7 @@ SHA256 = Key(
     lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None,
 )
 SHA256_OR_NULL = Key(f"{SHA256.expected}, or null (not known yet)", lambda v: v is None or SHA256.accepts(v))
+MODEL_SHA256 = Key(f"{SHA256.expected}, or null (where no model is named)", SHA256_OR_NULL.accepts)
 LANGUAGE = Key(
     f"a language's code of ISO 639 ('no' in quotes; und = any other), one of {', '.join(LANGUAGES)}",
     lambda v: isinstance(v, str) and v in LANGUAGES,

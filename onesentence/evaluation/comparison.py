@@ -11,7 +11,7 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import write_json
 from onesentence.evaluation import metrics
 from onesentence.evaluation.metric import KINDS
-from onesentence.evaluation.metrics import METRICS, QUALITY, ROW, Scores
+from onesentence.evaluation.metrics import METRICS, ROW, TESTED, Scores
 from onesentence.evaluation.resampling import (
     BOOTSTRAP,
     FEW,
@@ -129,7 +129,7 @@ def effective_articles(statistics: np.ndarray, sample: Sample) -> float:
 def comparisons(
     scores: dict[str, Scores], pairs: list[tuple[str, str]], sums: Sums, resamples: int, confidence: float
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return left - right of every quality metric by "left-right".
+    """Return left - right of every metric that is tested (quality, entailment) by "left-right".
 
     p_holm: p_randomization after Holm's correction over all pairs and metrics that are returned.
     Raises UserError if two systems differ in articles or settings, or share no quality metric.
@@ -138,7 +138,7 @@ def comparisons(
     sample = sample_of(scores)
     for left, right in pairs:
         shared = metrics.require_comparable(scores[left], scores[right], left, right)
-        names = [name for name in shared if name in QUALITY]
+        names = [name for name in shared if name in TESTED]
         if not names:
             raise UserError(
                 f"{left} and {right} have no quality metric in common; score both against the references"

@@ -10,6 +10,7 @@ from typing import Any
 from onesentence.core.errors import UserError
 from onesentence.core.language import require_language
 from onesentence.core.params import Evaluate
+from onesentence.evaluation.entailment import judge_of
 from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import ROW, Scores, test_hash
 from onesentence.evaluation.scoring import score_systems
@@ -228,7 +229,8 @@ def score_files(
 ) -> tuple[dict[str, Scores], str]:
     """Return (scores by system, hash of the test set).
 
-    files: outputs by system. bertscore: whether to compute it. more: names of optional metrics.
+    files: outputs by system. bertscore: whether to compute it. more: names of optional metrics. Entailment is
+    computed where there are documents and `settings` names a model.
     Raises UserError if a file cannot be read or does not fit the references, before anything is scored.
     """
     targets = read_references(references)
@@ -237,6 +239,7 @@ def score_files(
     articles = None
     if documents:
         articles = [Article(text) for text in align(targets, read_outputs(documents, "documents")).texts]
+    judge = judge_of(settings) if documents else None
     ids = targets.ids or [str(line) for line in range(1, len(targets.texts) + 1)]
     scores = score_systems(
         ids,
@@ -250,6 +253,7 @@ def score_files(
         groups=read_groups(groups, targets) if groups else ids,
         unit="group" if groups else ROW,
         more=more,
+        judge=judge,
     )
     return scores, test_hash(ids, targets.texts)
 

@@ -43,6 +43,7 @@ METRICS: dict[str, Metric] = {
     "longest_copy": Metric("longest copied span", "words", "none", 0.0, None, "abstractiveness"),
     "number_precision": percent("numbers that the article has", "higher", "faithfulness"),
     "name_precision": percent("names that the article has", "higher", "faithfulness"),
+    "entailment": Metric("entailment", "probability x 100", "higher", 0.0, 100.0, "faithfulness"),
     "success_rate": Metric("success rate", "share", "higher", 0.0, 1.0, "behaviour"),
     "stopped": percent("stopped by EOS", "higher", "behaviour"),
     "empty": percent("empty outputs", "lower", "behaviour"),
@@ -53,6 +54,8 @@ METRICS: dict[str, Metric] = {
     "length_ratio": Metric("length against the reference's", "ratio", "none", 0.0, None, "behaviour"),
 }
 QUALITY = tuple(name for name, metric in METRICS.items() if metric.kind == "quality")
+# Of which differences are tested. A failed output scores 0 in all of them.
+TESTED = (*QUALITY, "entailment")
 
 
 @dataclass

@@ -22,7 +22,7 @@ FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickles, no code
 
 
 def model_files(name: str, key: str, revision: str | None = None) -> Path:
-    """Return the folder of a model: a local one, or a snapshot of a hub id at `revision` (None: the newest)."""
+    """Return the folder of a model: a local one, or a snapshot of a hub id (revision None: the newest)."""
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download

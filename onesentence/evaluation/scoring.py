@@ -7,6 +7,7 @@ from onesentence.core.params import Evaluate
 from onesentence.core.text import WORD_SIGNATURE
 from onesentence.evaluation import metrics
 from onesentence.evaluation.bertscore import BertScore
+from onesentence.evaluation.entailment import Entailment
 from onesentence.evaluation.extraction import Article, extraction_scores, form_scores
 from onesentence.evaluation.metrics import ROW, Scores
 from onesentence.evaluation.overlap.workers import overlap_scores, overlap_signatures
@@ -42,12 +43,13 @@ def score_systems(  # noqa: PLR0913 (columns of one table, and what to compute o
     groups: list[str] | None = None,
     unit: str = ROW,
     more: tuple[str, ...] = (),
+    judge: Entailment | None = None,
 ) -> dict[str, Scores]:
     """Return the scores of every system on the same articles. A failed or empty output has a quality of 0.
 
     bertscore: whether to compute it (minutes for thousands of articles). behaviour: further columns by
     system, known only to its generation. groups: the cluster of each article (None: itself). unit: what a
-    cluster is. more: names of optional metrics.
+    cluster is. more: names of optional metrics. judge: of entailment by the documents; None leaves it out.
     """
     # A failure counts as an empty text here. If it were left out, failing on hard articles would pay.
     judged = {
@@ -60,6 +62,9 @@ def score_systems(  # noqa: PLR0913 (columns of one table, and what to compute o
         scorer = BertScore(settings)
         embedded = scorer.scores(references, judged)
         options["bertscore"] = scorer.signature
+    entailed = {} if judge is None or documents is None else judge.scores(documents, judged)
+    if judge:
+        options["entailment"] = judge.signature
     test = metrics.test_hash(ids, references)
     scores: dict[str, Scores] = {}
     for name, texts in outputs.items():
@@ -70,6 +75,8 @@ def score_systems(  # noqa: PLR0913 (columns of one table, and what to compute o
             columns["bertscore"] = embedded[name]
         # Descriptions are of what was written, failed or not.
         columns |= describe(texts, references, documents)
+        if name in entailed:
+            columns["entailment"] = entailed[name]
         columns["success_rate"] = np.array([float(text != "") for text in judged[name]])
         columns["empty"] = np.array([100.0 * (not text.strip()) for text in texts])
         columns |= behaviour.get(name, {})
@@ -91,7 +98,12 @@ def score_references(
     documents: list[Article],
     groups: list[str] | None = None,
     unit: str = ROW,
+    judge: Entailment | None = None,
 ) -> Scores:
     """Return the scores of the references as texts: how abstractive, how long, how well supported."""
-    columns = describe(references, references, documents)
-    return signed(Scores(ids, columns, {}, {}, groups or ids), {}, metrics.test_hash(ids, references), unit)
+    columns, options = describe(references, references, documents), {}
+    if judge:
+        columns |= {"entailment": judge.scores(documents, {"": references})[""]}
+        options["entailment"] = judge.signature
+    test = metrics.test_hash(ids, references)
+    return signed(Scores(ids, columns, {}, {}, groups or ids), options, test, unit)

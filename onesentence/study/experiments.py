@@ -147,10 +147,13 @@ def _code(commit: str) -> code_identity.CommitTree:
 
 
 def has_values(ref: str, values: dict[str, Any]) -> bool:
-    """Whether a complete experiment was made with params.yaml and these values in it."""
+    """Whether a complete experiment was made with params.yaml and these values in it.
+
+    A key that did not exist then counts as having the value that changes nothing (`params.ADDED`).
+    """
     wanted, stages = with_values(params.read_yaml(params.PARAMS_FILE), values), locked(ref)
     return stages is not None and all(
-        lookup(wanted, key) == value
+        lookup(wanted, key) == params.completed(key, value)
         for stage in stages.values()
         for key, value in stage.get("params", {}).get("params.yaml", {}).items()
     )

@@ -56,7 +56,7 @@ NO_MODEL = "none"  # of --nli-model
 
 
 def with_nli_model(settings: params.Evaluate, name: str) -> params.Evaluate:
-    """The settings with the model in a folder, whatever its weights; without a model if the name is `none`."""
+    """The settings with the model in a folder, whatever its weights; without one if the name is `none`."""
     if name == NO_MODEL:
         return replace(settings, nli_model=None, nli_revision=None, nli_sha256=None)
     folder = Path(name)

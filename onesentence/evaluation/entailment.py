@@ -36,6 +36,7 @@ MAX_TOKENS = 512  # of a pair, also where a model reads more: models of this kin
 OUTPUT_SHARE = 4  # 1 / 4 of these tokens is for the output's sentence, the rest for the article's part
 LEAST_TOKENS = 40  # that a model must read: fewer leave no room for sentences
 BATCH_TOKENS = 4_096  # of the pairs that are computed at once, padding included; limits memory
+MAX_PADDING = 2  # the longest pair of a batch is at most this many times as long as the shortest
 
 
 def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
@@ -66,10 +67,11 @@ def windows(parts: list[str], fits: Callable[[str], bool]) -> Iterator[str]:
 
 
 def batches(lengths: list[int], most: int) -> Iterator[list[int]]:
-    """Yield places in `lengths`, the shortest first, in batches of at most `most` tokens with padding."""
+    """Yield places in `lengths`, shortest first, in batches of at most `most` tokens, padding included."""
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[place] > most:
+        longest = min(most // (len(batch) + 1), MAX_PADDING * lengths[batch[0]]) if batch else lengths[place]
+        if lengths[place] > longest:
             yield batch
             batch = []
         batch.append(place)

@@ -152,6 +152,9 @@ def test_a_missing_key_or_section_is_named(values, name):
         ("evaluate.meteor_synonyms", "no"),
         ("evaluate.bertscore_layer", 0),
         ("evaluate.bertscore_sha256", "53aa"),
+        ("evaluate.nli_model", ""),
+        ("evaluate.nli_revision", 1),
+        ("evaluate.nli_sha256", "53aa"),
         ("report.published", "cnn"),
     ],
 )
@@ -307,6 +310,15 @@ def test_consistent_values_pass(values, data, model, tmp_path, monkeypatch):
         ("pretrain", {"hidden_size": 250, "heads": 4}, "pretrain.hidden_size"),
         ("train", {"log_every": 30}, "train.checkpoint_every"),
         ("pretrain", {"batch_size": 10, "micro_batch_size": 4}, "pretrain.batch_size"),
+        ("evaluate", {"nli_sha256": "0" * 64}, "evaluate.nli_sha256"),
+        ("evaluate", {"nli_revision": "abc"}, "evaluate.nli_revision"),
+        ("evaluate", {"nli_model": "owner/nli", "nli_sha256": "0" * 64}, "evaluate.nli_revision"),
+        ("evaluate", {"nli_model": "owner/nli", "nli_revision": "abc"}, "evaluate.nli_sha256"),
+        (
+            "evaluate",
+            {"nli_model": ".", "nli_revision": "abc", "nli_sha256": "0" * 64},
+            "evaluate.nli_revision",
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_named(values, section, update, named, tmp_path, monkeypatch):
@@ -324,6 +336,22 @@ def test_a_folder_on_disk_must_be_watched(values, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     (problem,) = params.problems(values)
     assert problem.startswith("model.watch: must be the folder in model.name ('here')")
+
+
+@pytest.mark.parametrize("nli", [{"nli_model": "."}, {"nli_model": "owner/nli", "nli_revision": "abc"}])
+def test_a_model_of_entailment_is_pinned(values, nli):
+    values["evaluate"].update(nli, nli_sha256="0" * 64)
+    assert params.problems(values) == []
+
+
+def test_a_key_that_was_added_later_has_its_old_value_in_older_sections():
+    assert {COMMITTED[name.split(".")[0]][name.split(".")[1]] for name in params.ADDED} == {None}
+    whole = COMMITTED["evaluate"]
+    older = {key: value for key, value in whole.items() if f"evaluate.{key}" not in params.ADDED}
+    assert params.completed("evaluate", older) == whole != older
+    newer = {**whole, "nli_model": "models/nli"}
+    assert params.completed("evaluate", newer) == newer
+    assert params.completed("lora", older) == older and params.completed("evaluate.split", "test") == "test"
 
 
 @pytest.mark.parametrize("model", [{"dtype": "bfloat16"}, {"quantization": "nf4"}])

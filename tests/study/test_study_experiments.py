@@ -65,6 +65,20 @@ def test_an_experiment_has_the_values_that_its_lock_holds(held):
     assert not has_values(ref, {"train.learning_rate": 6e-05}) and not has_values(ref, {})
 
 
+def test_a_key_that_was_added_later_orphans_no_experiment(held):
+    """An experiment that was made without `evaluate.nli_model` is one with its default, null."""
+    older = '0.002, "evaluate": {"split": "test", "resamples": 200}'
+    ref = put_experiment(held, "older", older)
+    added = "nli_model: null, nli_revision: null, nli_sha256: null"
+    text = "train: {learning_rate: 0.002}\nseed: 0\nevaluate: {split: test, resamples: 200, "
+    Path("params.yaml").write_text(f"{text}{added}}}\n")
+    assert has_values(ref, {}) and reuse_equal_experiments({"same": {}}) == ["same"]
+    assert not has_values(ref, {"evaluate.nli_model": "models/nli"})
+    assert not has_values(ref, {"evaluate.resamples": 300})
+    Path("params.yaml").write_text(f"{text}{added}, other: null}}\n")  # a key of which nothing is known
+    assert not has_values(ref, {})
+
+
 def test_a_twin_has_the_same_code_and_values(held):
     ref = put_experiment(held, "one", "0.004")
     assert reuse_equal_experiments({"near": {"train.learning_rate": 0.0041}, "as-set": {}}) == []

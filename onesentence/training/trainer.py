@@ -173,7 +173,7 @@ def training_arguments(p: Params, steps: int, folder: Path) -> TrainingArguments
         save_total_limit=2,
         seed=p.seed,
         disable_tqdm=True,
-        report_to="none",
+        report_to="none",  # trackers come as watchers
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
@@ -190,10 +190,12 @@ def build_trainer(
     validation_rows: Sequence[Row],
     p: Params,
     folder: Path,
+    watchers: Sequence[TrainerCallback] = (),
 ) -> SummaryTrainer:
     """A SummaryTrainer with the settings of params.yaml and its checkpoints in `folder`.
 
-    train_rows, validation_rows: (prompt ids, completion ids); p: the sections `train` and `seed`.
+    train_rows, validation_rows: (prompt ids, completion ids); p: the sections `train` and `seed`; watchers:
+    what shows the losses beside the progress bar.
     """
     batches = batches_of(train_rows, p.train, p.seed)
     trainer = SummaryTrainer(
@@ -204,7 +206,7 @@ def build_trainer(
         autocast=p.train.autocast,
         model=model,
         args=training_arguments(p, -(-len(batches) // p.train.gradient_accumulation), folder),
-        callbacks=[Progress()],
+        callbacks=[Progress(), *watchers],
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict; Progress shows them
     return trainer

@@ -19,9 +19,10 @@ from conftest import copy_project, edit, lora_settings, make_project, run, stage
 
 from onesentence.model.encoding import training_batch
 from onesentence.training.batches import batch_order, batches_of, token_novelty
+from onesentence.training.live import curve_rows
 from onesentence.training.loss import completion_loss
 from onesentence.training.trainer import FLOAT16_SCALE, measured_loss, scale_float16_gradients
-from stages.train import curve_rows, warn
+from stages.train import warn
 
 
 def test_every_epoch_visits_every_row_once():

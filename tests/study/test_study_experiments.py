@@ -43,11 +43,15 @@ def held(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def put_experiment(folder: Path, name: str, rate: str, baseline: str = "ab") -> str:
-    """Make an experiment of the folder's files and a dvc.lock with this learning rate; returns its ref."""
+def put_experiment(folder: Path, name: str, rate: str, baseline: str = "ab", train: str = "") -> str:
+    """Make an experiment of the folder's files and a dvc.lock with this learning rate; returns its ref.
+
+    train: the whole section in JSON, as a stage that reads all of it has it.
+    """
     stage = {"cmd": "python -m code", "deps": [{"path": "code.py"}], "outs": []}
     lock = json.dumps({"stages": dict.fromkeys(COMPARED, stage)})
     used = f'"params": {{"params.yaml": {{"train.learning_rate": {rate}}}}}'
+    used = used.replace(f'"train.learning_rate": {rate}', f'"train": {train}') if train else used
     (folder / "dvc.lock").write_text(lock.replace('"outs"', f'{used}, "outs"'))
     run(folder, "git", "add", "--all")
     tree = run(folder, "git", "write-tree").stdout.strip()
@@ -63,6 +67,21 @@ def test_an_experiment_has_the_values_that_its_lock_holds(held):
     ref = put_experiment(held, "small", "5e-05")
     assert has_values(ref, {"train.learning_rate": 5e-05})
     assert not has_values(ref, {"train.learning_rate": 6e-05}) and not has_values(ref, {})
+
+
+def test_an_experiment_is_matched_whether_it_reported_to_a_tracker_or_is_older_than_that_key(held):
+    ref = put_experiment(held, "old", "0.004", train='{"learning_rate": 0.004}')
+    values = '{"learning_rate": 0.004, "report_to": "mlflow"}'
+    tracked = put_experiment(held, "tracked", "0.004", "cd", values)
+    for name in (ref, tracked):
+        assert has_values(name, {"train.learning_rate": 0.004})
+        assert not has_values(name, {})
+    Path("params.yaml").write_text("train: {learning_rate: 0.002, report_to: none}\nseed: 0\n")
+    for name in (ref, tracked):
+        assert has_values(name, {"train.learning_rate": 0.004})
+        assert has_values(name, {"train.learning_rate": 0.004, "train.report_to": "wandb"})
+        assert not has_values(name, {"train.report_to": "none"})
+        assert not has_values(name, {"train.learning_rate": 0.004, "train.epochs": 2})
 
 
 def test_a_twin_has_the_same_code_and_values(held):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import ROOT, lora_settings, run
 from transformers import TrainerCallback
@@ -92,6 +93,21 @@ def test_a_resumed_run_shows_the_earlier_rows_at_once_and_ends_the_same(train):
     train(LiveCurve(path), watch, resume=last_checkpoint(Path("checkpoints"), "train"))
     assert watch.seen[0] == 4
     assert path.read_bytes() == uninterrupted
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run_with_one_sentence(train):
+    """The curve could not hold it, and stays as it was."""
+
+    class Spoil(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 2:  # a validation loss follows, before the next training loss
+                weights = dict(model.named_parameters())
+                next(weights[name] for name in weights if "v_proj.lora_B" in name).data[:] = np.nan
+
+    path = Path("plots/loss.csv")
+    with pytest.raises(UserError, match=r"^train: validation loss nan at step 2; lower train\.learning_rate"):
+        train(LiveCurve(path), Spoil())
+    assert [row["validation_loss"] for row in read_csv(path)] == ["", ""]
 
 
 def losses(rows: list) -> tuple[dict[int, float], dict[int, float]]:

@@ -58,12 +58,9 @@ endif
 	python -m onesentence data "$$from" $(if $(GROUP),--group-column "$(GROUP)") $(if $(DOCUMENT),--document-column "$(DOCUMENT)") \
 	$(if $(SUMMARY),--summary-column "$(SUMMARY)")
 
-remote: setup ## make remote DIR=PATH: keep data, models and predictions in a folder (a mounted drive)
-	@test -n "$(DIR)" || { echo "usage: make remote DIR=PATH"; exit 2; }
-	@mkdir -p "$(DIR)"
-	@for each in . $(patsubst %/.dvc,%,$(wildcard presets/*/.dvc)); do \
-	(cd "$$each" && dvc remote add --quiet --force --default --local storage "$$(cd "$(CURDIR)" && cd "$(DIR)" && pwd)"); done
-	@echo "dvc push and dvc pull now use $(DIR) (in .dvc/config.local, which git ignores)"
+remote: setup ## make remote DIR=PATH, or URL=s3://BUCKET/PATH (gs, azure, ssh, ...): where dvc push keeps data, models and outputs
+	@test -n "$(DIR)$(URL)" -a -z "$(and $(DIR),$(URL))" || { echo "usage: make remote DIR=PATH, or make remote URL=URL, such as s3://BUCKET/PATH or ssh://USER@HOST/PATH"; exit 2; }
+	@python -m onesentence remote "$(or $(URL),$(DIR))"
 
 study: setup ## make study NAME=rank [JOBS=2] [QUICK=1]: run what is missing of a study, then compare
 	@python -m onesentence study $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(if $(QUICK),--quick)

@@ -1,8 +1,8 @@
 """Stage `train`: fine-tune an adapter on the base model (LoRA, rsLoRA, DoRA), or every weight of it.
 
 Reads   data/tokenized/{train,validation}.parquet, the base model, metrics/smoke.json (the smoke test).
-Writes  models/tuned/ (its tuning.json says how it was trained), metrics/train.json, plots/loss.csv; seconds
-        and memory to data/cost/train.json, which nothing compares.
+Writes  models/tuned/ (its tuning.json says how it was trained), metrics/train.json, plots/loss.csv (it grows
+        while the model trains); seconds and memory to data/cost/train.json, which nothing compares.
 Run     python -m stages.train
 
 If it is killed and started again with the same data and settings, it continues from its last whole checkpoint
@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from onesentence.core import code_identity, errors, params
 from onesentence.core.files import atomic_write, file_sha256, read_json, write_json
-from onesentence.core.plots import write_csv
 from onesentence.core.runtime import set_up
 from onesentence.model.adapters import parameter_counts, save_tuned, trainable
 from onesentence.model.loading import load_base, load_config, load_tokenizer, require_bfloat16
@@ -59,10 +58,16 @@ def run_key(p: params.Params) -> str:
         *sorted(base.glob("config.json")),
     ):
         digest.update(file_sha256(file).encode())
-    for section in (p.model, p.lora, p.train):
-        digest.update(json.dumps(vars(section), sort_keys=True).encode())
-    digest.update(str(p.seed).encode())
+    digest.update(json.dumps(settings_of(p), sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def settings_of(p: params.Params) -> dict[str, Any]:
+    """The values that training depends on, by dotted key of params.yaml."""
+    values: dict[str, Any] = {"seed": p.seed}
+    for name in ("model", "lora", "train"):
+        values |= {f"{name}.{key}": value for key, value in vars(getattr(p, name)).items()}
+    return {name: value for name, value in values.items() if name not in params.NO_EFFECT}
 
 
 def warn(p: params.Params, trained: int, total: int) -> None:
@@ -80,16 +85,6 @@ def warn(p: params.Params, trained: int, total: int) -> None:
             f"train: warning: {share:.2f} % of the parameters are trained, outside the usual 0.1 to 1 % "
             "for a base of more than a billion"
         )
-
-
-def curve_rows(history: list[dict[str, float]]) -> list[list[float | None]]:
-    """(step, training loss, validation loss) rows of the trainer's log."""
-    steps: dict[float, dict[str, float]] = {}
-    for entry in history:
-        for key in ("loss", "eval_loss"):
-            if key in entry:
-                steps.setdefault(entry["step"], {})[key] = entry[key]
-    return [[step, losses.get("loss"), losses.get("eval_loss")] for step, losses in sorted(steps.items())]
 
 
 def metrics_of(
@@ -153,8 +148,11 @@ def main() -> None:
         require_bfloat16("train.autocast", "none")
     # Only after set_up, which must choose the kernels before these modules load torch.
     from onesentence.training.fast import use_fast_parts
+    from onesentence.training.live import LiveCurve, trackers, write_curve
     from onesentence.training.trainer import build_trainer, measured_loss, scale_float16_gradients
 
+    # Before the model is loaded: a tracker may be missing, or refuse to start.
+    watchers = [LiveCurve(CURVE), *trackers(p.train.report_to, settings_of(p))]
     tokenizer = load_tokenizer(p.model)
     config = load_config(p.model)
     trained, total = parameter_counts(config, p.lora, p.train.method)
@@ -170,7 +168,7 @@ def main() -> None:
         scale_float16_gradients(model)
 
     folder = CHECKPOINTS / f"train-{run_key(p)}"
-    trainer = build_trainer(model, tokenizer, train_rows, validation_rows, p, folder)
+    trainer = build_trainer(model, tokenizer, train_rows, validation_rows, p, folder, watchers)
     checkpoint = last_checkpoint(folder, "train")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
@@ -183,7 +181,7 @@ def main() -> None:
     }
     with atomic_write(TUNED) as temporary:
         save_tuned(model, temporary, p.model.name, p.train.method)
-    write_csv(CURVE, ["step", "loss", "validation_loss"], curve_rows(state.log_history))
+    write_curve(CURVE, state.log_history)
     metrics = metrics_of(p, state, train_rows, losses, (trained, total), base_bytes)
     write_json(METRICS_FILE, metrics)
     write_cost(started, checkpoint is not None)

@@ -50,7 +50,7 @@ def command(study: str | None) -> None:
     values = [
         flat(params.parse_yaml(git("show", f"{ref}:./params.yaml"), params.PARAMS_FILE)) for _, ref in refs
     ]
-    set_here = flat(here)
+    set_here = {key: value for key, value in flat(here).items() if key not in params.NO_EFFECT}
     names = short_names(list(set_here))
     # Keys with one value in all of them distinguish none.
     vary = [key for key in names if len({str(own.get(key)) for own in values}) > 1]

@@ -32,6 +32,11 @@ from onesentence.core.rules import (
 
 PARAMS_FILE = Path("params.yaml")
 SPLITS = ("train", "validation", "test")
+# As transformers names them, and `none`.
+TRACKERS = tuple(
+    "none azure_ml clearml codecarbon comet_ml dagshub dvclive flyte kubeflow mlflow neptune swanlab "
+    "tensorboard trackio wandb".split()
+)
 NO_FILE = "requirements.txt"  # data.watch and model.watch where no local file is watched: DVC needs a path
 
 
@@ -119,6 +124,7 @@ class Train:
     log_every: Annotated[int, whole(1)]
     checkpoint_every: Annotated[int, whole(1)]
     eval_examples: Annotated[int, whole(1)]
+    report_to: Annotated[str, choice(*TRACKERS)]
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,9 @@ def _rules(of: type) -> dict[str, Any]:
 
 
 SCHEMA: dict[str, Key | dict[str, Key]] = _rules(Params)
+
+# Keys that change no result. Checkpoints and experiments are matched without them.
+NO_EFFECT = ("train.report_to",)
 
 # Keys of version 0.1 and their present names. Their values have the same meaning.
 RENAMED = {

@@ -204,7 +204,8 @@ def compare(
         "defaults": {
             key: value
             for key, value in flat(whole).items()
-            if key.partition(".")[0] not in NOT_COMPARED and key not in (*study.settings, *varied)
+            if key.partition(".")[0] not in NOT_COMPARED
+            and key not in (*study.settings, *varied, *params.NO_EFFECT)
         },
         "left_out": left_out,
         "split": first["evaluation"]["split"],

@@ -146,14 +146,20 @@ def _code(commit: str) -> code_identity.CommitTree:
     return code_identity.CommitTree(commit)
 
 
+def effective(name: str, value: Any) -> dict[str, Any]:
+    """The values of a section or a key that may change a result, by dotted key."""
+    return {key: each for key, each in flat({name: value}).items() if key not in params.NO_EFFECT}
+
+
 def has_values(ref: str, values: dict[str, Any]) -> bool:
     """Whether a complete experiment was made with params.yaml and these values in it.
 
-    A key that did not exist then counts as having the value that changes nothing (`params.ADDED`).
+    Keys that change no result may differ. A key that did not exist then counts as having the value that
+    changes nothing (`params.ADDED`).
     """
     wanted, stages = with_values(params.read_yaml(params.PARAMS_FILE), values), locked(ref)
     return stages is not None and all(
-        lookup(wanted, key) == params.completed(key, value)
+        effective(key, lookup(wanted, key)) == effective(key, params.completed(key, value))
         for stage in stages.values()
         for key, value in stage.get("params", {}).get("params.yaml", {}).items()
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from onesentence.core import params
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.equivalence import DIFFERENT, EQUIVALENT, UNDECIDED
 from onesentence.evaluation.metrics import HEADLINE
@@ -14,6 +15,7 @@ from onesentence.study.phrases import NAMED, TITLE, between
 BOOKKEEPING = (  # settings that change no score
     *("data.validation_size", "data.test_size", "evaluate.split"),
     *("train.log_every", "train.checkpoint_every", "generate.max_batch_tokens"),
+    *params.NO_EFFECT,
 )
 REMOVED = "removed"  # a default that params.yaml no longer has
 

@@ -5,6 +5,7 @@ Importing this module loads torch and transformers, so import it where a model i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,14 @@ def measured_loss(
     return total / count
 
 
+def require_finite(loss: float, name: str, step: int) -> None:
+    """Raise a UserError for a loss that is NaN or infinite."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"train: {name} {loss} at step {step}; lower train.learning_rate or use another model.dtype"
+        )
+
+
 class SummaryTrainer(Trainer):
     """A transformers.Trainer over a fixed order of batches, with the loss on the summaries only."""
 
@@ -97,11 +106,7 @@ class SummaryTrainer(Trainer):
         with in_format(model, self.autocast):
             total = completion_loss(model, inputs, reduction="sum")
             loss: torch.Tensor = total / num_items_in_batch
-        if not bool(torch.isfinite(loss)):
-            raise UserError(
-                f"train: loss {loss.item()} at step {self.state.global_step + 1}; "
-                "lower train.learning_rate or use another model.dtype"
-            )
+        require_finite(loss.item(), "loss", self.state.global_step + 1)
         return loss
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -110,8 +115,12 @@ class SummaryTrainer(Trainer):
         seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Log and return the loss on `measured`, without dropout; another stage generates and scores."""
+        """Log and return the loss on `measured`, without dropout; a UserError if it is not finite.
+
+        Another stage generates and scores.
+        """
         loss = measured_loss(self.model, self.measured, self.pad_id, self.autocast)
+        require_finite(loss, "validation loss", self.state.global_step)
         self.log({"eval_loss": loss})
         return {"eval_loss": loss}
 
@@ -173,7 +182,7 @@ def training_arguments(p: Params, steps: int, folder: Path) -> TrainingArguments
         save_total_limit=2,
         seed=p.seed,
         disable_tqdm=True,
-        report_to="none",
+        report_to="none",  # trackers come as watchers
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
@@ -190,10 +199,12 @@ def build_trainer(
     validation_rows: Sequence[Row],
     p: Params,
     folder: Path,
+    watchers: Sequence[TrainerCallback] = (),
 ) -> SummaryTrainer:
     """A SummaryTrainer with the settings of params.yaml and its checkpoints in `folder`.
 
-    train_rows, validation_rows: (prompt ids, completion ids); p: the sections `train` and `seed`.
+    train_rows, validation_rows: (prompt ids, completion ids); p: the sections `train` and `seed`; watchers:
+    what shows the losses beside the progress bar.
     """
     batches = batches_of(train_rows, p.train, p.seed)
     trainer = SummaryTrainer(
@@ -204,7 +215,7 @@ def build_trainer(
         autocast=p.train.autocast,
         model=model,
         args=training_arguments(p, -(-len(batches) // p.train.gradient_accumulation), folder),
-        callbacks=[Progress()],
+        callbacks=[Progress(), *watchers],
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict; Progress shows them
     return trainer

@@ -17,11 +17,13 @@ import pytest
 import torch
 from conftest import copy_project, edit, lora_settings, make_project, run, stage
 
+from onesentence.core.plots import read_csv
 from onesentence.model.encoding import training_batch
 from onesentence.training.batches import batch_order, batches_of, token_novelty
+from onesentence.training.live import curve_rows, has_module
 from onesentence.training.loss import completion_loss
 from onesentence.training.trainer import FLOAT16_SCALE, measured_loss, scale_float16_gradients
-from stages.train import curve_rows, warn
+from stages.train import warn
 
 
 def test_every_epoch_visits_every_row_once():
@@ -225,6 +227,10 @@ def test_a_run_killed_at_step_150_and_started_again_gives_the_same_bytes(project
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (project / "metrics/train.json").exists()
+    # The curve has grown up to the kill, and is whole.
+    rows = read_csv(project / "plots/loss.csv")
+    assert [row["step"] for row in rows][:5] == ["25", "50", "75", "100", "125"] and len(rows) < 9
+    assert (project / "plots/loss.csv").read_bytes() in curve
     assert list((project / "models/checkpoints").glob("train-*/checkpoint-100"))
 
     again = stage(project, "train")
@@ -235,6 +241,32 @@ def test_a_run_killed_at_step_150_and_started_again_gives_the_same_bytes(project
     assert not list((project / "models/checkpoints").glob("train-*"))
     steps = [line.split(",")[0] for line in curve.decode().splitlines()[1:]]
     assert steps[:4] == ["25", "50", "75", "100"]
+
+
+@pytest.mark.slow
+def test_a_tracker_changes_no_byte_of_the_stage_and_git_ignores_its_files(project):
+    pytest.importorskip("dvclive")
+    stage(project, "train")
+    files = ["metrics/train.json", "plots/loss.csv"]
+    before = digest(project / "models/tuned"), [(project / file).read_bytes() for file in files]
+    status = run(project, "git", "status", "--porcelain").stdout
+    edit(project, train__report_to="dvclive")
+    shutil.rmtree(project / "models/tuned")
+    stage(project, "train")
+    assert (digest(project / "models/tuned"), [(project / file).read_bytes() for file in files]) == before
+    lines = (project / "trackers/dvclive/plots/metrics/loss.tsv").read_text().splitlines()[1:]
+    kept = {step: f"{float(loss):.3f}" for step, loss in (line.split("\t") for line in lines)}
+    rows = read_csv(project / "plots/loss.csv")
+    assert kept == {row["step"]: f"{float(row['loss']):.3f}" for row in rows if row["loss"]}
+    after = run(project, "git", "status", "--porcelain").stdout
+    assert set(after.splitlines()) - set(status.splitlines()) == {" M params.yaml"}
+    edit(project, train__report_to="wandb")
+    if not has_module("wandb"):
+        failed = stage(project, "train", check=False)
+        assert failed.returncode == 1 and failed.stderr.count("\n") == 1
+        assert failed.stderr.startswith(
+            "error: train.report_to: wandb needs wandb, not installed here; run `pip "
+        )
 
 
 ELSEWHERE = {

@@ -43,11 +43,15 @@ def held(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def put_experiment(folder: Path, name: str, rate: str, baseline: str = "ab") -> str:
-    """Make an experiment of the folder's files and a dvc.lock with this learning rate; returns its ref."""
+def put_experiment(folder: Path, name: str, rate: str, baseline: str = "ab", train: str = "") -> str:
+    """Make an experiment of the folder's files and a dvc.lock with this learning rate; returns its ref.
+
+    train: the whole section in JSON, as a stage that reads all of it has it.
+    """
     stage = {"cmd": "python -m code", "deps": [{"path": "code.py"}], "outs": []}
     lock = json.dumps({"stages": dict.fromkeys(COMPARED, stage)})
     used = f'"params": {{"params.yaml": {{"train.learning_rate": {rate}}}}}'
+    used = used.replace(f'"train.learning_rate": {rate}', f'"train": {train}') if train else used
     (folder / "dvc.lock").write_text(lock.replace('"outs"', f'{used}, "outs"'))
     run(folder, "git", "add", "--all")
     tree = run(folder, "git", "write-tree").stdout.strip()
@@ -77,6 +81,21 @@ def test_a_key_that_was_added_later_orphans_no_experiment(held):
     assert not has_values(ref, {"evaluate.resamples": 300})
     Path("params.yaml").write_text(f"{text}{added}, other: null}}\n")  # a key of which nothing is known
     assert not has_values(ref, {})
+
+
+def test_an_experiment_is_matched_whether_it_reported_to_a_tracker_or_is_older_than_that_key(held):
+    ref = put_experiment(held, "old", "0.004", train='{"learning_rate": 0.004}')
+    values = '{"learning_rate": 0.004, "report_to": "mlflow"}'
+    tracked = put_experiment(held, "tracked", "0.004", "cd", values)
+    for name in (ref, tracked):
+        assert has_values(name, {"train.learning_rate": 0.004})
+        assert not has_values(name, {})
+    Path("params.yaml").write_text("train: {learning_rate: 0.002, report_to: none}\nseed: 0\n")
+    for name in (ref, tracked):
+        assert has_values(name, {"train.learning_rate": 0.004})
+        assert has_values(name, {"train.learning_rate": 0.004, "train.report_to": "wandb"})
+        assert not has_values(name, {"train.report_to": "none"})
+        assert not has_values(name, {"train.learning_rate": 0.004, "train.epochs": 2})
 
 
 def test_a_twin_has_the_same_code_and_values(held):

@@ -175,3 +175,5 @@ def test_a_checkpoint_belongs_to_its_data_settings_and_definitions(tmp_path, mon
     (tmp_path / train.TOKENIZED / "train.parquet").write_bytes(b"other")
     keys.add(train.run_key(settings()))
     assert len(keys) == 4
+    keys.add(train.run_key(settings(report_to="mlflow")))
+    assert len(keys) == 4  # where the losses are shown changes no result

@@ -23,6 +23,7 @@ SIZE = {
     "eos_token_id": EOS,
     "bos_token_id": None,
 }
+LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
 GPT2 = GPT2Config(
     vocab_size=600, n_embd=64, n_layer=2, n_head=4, n_positions=128, eos_token_id=EOS, bos_token_id=EOS
 )
@@ -85,9 +86,9 @@ def test_names_of_tokens_are_distinct_and_those_of_the_tokenizer(tokenizer):
         (phi_spec, LlamaConfig(**SIZE)),
         (phi_spec, PhiConfig(**SIZE, qk_layernorm=True)),
         (llama_spec, LlamaConfig(**SIZE, hidden_act="gelu")),
-        (llama_spec, LlamaConfig(**SIZE, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})),
+        (llama_spec, LlamaConfig(**SIZE, rope_parameters=LINEAR)),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_carried_over_is_refused(spec, config):
     with pytest.raises(UserError, match=r"only a (Phi|Llama) .* is converted to CTranslate2; use merged"):
         spec(SimpleNamespace(config=config))

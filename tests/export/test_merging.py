@@ -76,7 +76,7 @@ def test_16_bits_round_a_tiny_update_away_and_the_share_says_so(quantization, ti
 
 
 def test_the_share_of_an_update_by_hand():
-    """1 + 2^-10 is 1 in bfloat16, 1 + 2^-7 is itself: of the squared update, 2^-20 of 2^-20 + 2^-14 is lost."""
+    """1 + 2^-10 is 1 in bfloat16, 1 + 2^-7 is itself: 2^-20 of the squared update 2^-20 + 2^-14 is lost."""
     old = torch.tensor([1.0, 1.0])
     new = old + torch.tensor([2.0**-10, 2.0**-7])
     assert share_kept([(old, new)], torch.bfloat16) == pytest.approx(1 - (1 / 65) ** 0.5)

@@ -131,6 +131,8 @@ def main() -> None:
     articles = compared(ids, written, p.evaluate.split)
     result = proof.proof(exported, articles, scores, p.evaluate, p.export, proof.folder_bytes(EXPORTED))
     write_json(METRICS_FILE, result)
+    if exported.kept < proof.KEPT:
+        print(f"rescore: warning: {exported.dtype} kept {exported.kept:.1%} of the update")
     problem = proof.failure(exported, articles, result, engines.changed_settings(EXPORTED, exported))
     if problem:
         raise UserError(problem)

@@ -85,7 +85,7 @@ def test_a_registered_version_can_be_got_from_a_remote(tmp_path):
     (work / "make.py").write_text(script.format("one"))
     stage = {"cmd": "python make.py", "wdir": "..", "deps": ["make.py"], "outs": ["models/exported"]}
     (work / "models/dvc.yaml").write_text(yaml.safe_dump({"stages": {"export": stage}}))
-    run(tmp_path, "git", "init", "--quiet", "--bare", str(remote))
+    run(tmp_path, "git", "init", "--quiet", "--bare", "--initial-branch=main", str(remote))
     run(work, "git", "init", "--quiet", "--initial-branch=main")
     run(work, "dvc", "init", "--quiet")
     run(work, "dvc", "remote", "add", "--quiet", "--default", "storage", str(storage))

@@ -91,7 +91,7 @@ def test_the_package_declares_what_it_imports_and_requirements_pin_it():
     declared = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     pinned = {
         canonicalize_name(line.partition("==")[0])
-        for file in ("requirements.txt", "tests/requirements.txt")
+        for file in ("requirements.txt", "models/requirements.txt", "tests/requirements.txt")
         for line in (ROOT / file).read_text().splitlines()
         if "==" in line
     }

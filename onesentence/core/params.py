@@ -30,7 +30,10 @@ from onesentence.core.rules import (
 )
 
 PARAMS_FILE = Path("params.yaml")
-EXPORT_TARGETS = ("merged", "adapter", "ctranslate2_float32", "ctranslate2_int8")
+EXPORT_TARGETS = (
+    *("merged", "adapter", "ctranslate2_float32", "ctranslate2_int8"),
+    *("gguf_float32", "gguf_bfloat16", "gguf_float16", "gguf_q8_0"),
+)
 SPLITS = ("train", "validation", "test")
 NO_FILE = "requirements.txt"  # data.watch and model.watch where no local file is watched: DVC needs a path
 

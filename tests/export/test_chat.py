@@ -11,7 +11,7 @@ from onesentence.export.chat import add_chat_template, cut_article, prompt_ids
 from onesentence.export.folder import write_tokenizer
 from onesentence.model.encoding import encode_prompt
 
-OWN = "Don't \"quote\" {{ this }} or {% that %}\\n: 🦊\n\n{article}\tIn short:"
+OWN = 'Don\'t "quote" {{ this }} or {% that %}\\n: 🦊\n\n{article}\tIn short:'
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

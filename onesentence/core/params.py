@@ -31,7 +31,10 @@ from onesentence.core.rules import (
 )
 
 PARAMS_FILE = Path("params.yaml")
-EXPORT_TARGETS = ("merged", "adapter", "ctranslate2_float32", "ctranslate2_int8")
+EXPORT_TARGETS = (
+    *("merged", "adapter", "ctranslate2_float32", "ctranslate2_int8"),
+    *("gguf_float32", "gguf_bfloat16", "gguf_float16", "gguf_q8_0"),
+)
 SPLITS = ("train", "validation", "test")
 # As transformers names them, and `none`.
 TRACKERS = tuple(

@@ -12,11 +12,12 @@ from onesentence.core.files import write_text
 from onesentence.core.params import Model, Params
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.export.converters import require_ctranslate2
-from onesentence.export.folder import ADAPTER, CTRANSLATE2, SETTINGS
+from onesentence.export.folder import ADAPTER, CTRANSLATE2, GGUF, SETTINGS
+from onesentence.export.gguf import FILE
 
 CARD, EVAL_RESULTS = "README.md", ".eval_results"
 SHIPPED = "models/phi-tiny"  # the repository's own bases, under its own licence
-LIBRARIES = {ADAPTER: "peft", CTRANSLATE2: "ctranslate2"}
+LIBRARIES = {ADAPTER: "peft", CTRANSLATE2: "ctranslate2", GGUF: "gguf"}
 LOAD = {
     "merged": """tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)""",
@@ -59,6 +60,17 @@ prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_
     include_prompt_in_result=False,
 )
 print(tokenizer.decode(result.sequences_ids[0], skip_special_tokens=True).strip())"""
+LLAMA_CPP = """import llama_cpp
+
+model = llama_cpp.Llama("models/exported/{file}", n_ctx={context}, verbose=False)
+chat = [{{"role": "user", "content": article}}]
+answer = model.create_chat_completion(chat, temperature=0.0, max_tokens={longest})
+print(answer["choices"][0]["message"]["content"].strip())"""
+GREEDY_NOTE = """
+llama.cpp has no beam search, and no ban on repeated n-grams. This file is decoded by greedy search, where the
+scores above are of the model's own decoding ({beams} beams). `metrics/export.json` has the test of
+equivalence with the model in greedy search, and the difference to the scores above.
+"""
 BAN_NOTE = """
 The prompt is given as embeddings on purpose. The model was measured with a ban on repeated {ban}-grams of
 the output. Where transformers gets token ids, its `no_repeat_ngram_size` counts the n-grams of the prompt
@@ -147,6 +159,9 @@ def usage(p: Params, target: str) -> str:
     if target == CTRANSLATE2:
         number = p.export.target.partition("_")[2]
         return CTRANSLATE.format(folder="models/exported", number=number, ban=ban)
+    if target == GGUF:
+        longest = p.generate.max_new_tokens
+        return LLAMA_CPP.format(file=FILE, context=p.prompt.max_input_tokens + longest, longest=longest)
     options = f", dtype={p.model.dtype!r}" + (f", revision={p.model.revision!r}" if p.model.revision else "")
     load = LOAD[target]
     if target == ADAPTER:
@@ -163,7 +178,9 @@ def card(p: Params, results: Results) -> str:
         p.data.source, f"`{p.data.source}`" + (f" at revision `{p.data.revision}`" if p.data.revision else "")
     )
     ban = p.generate.no_repeat_ngram_size
-    note = BAN_NOTE.format(ban=ban) if ban and target != CTRANSLATE2 else ""
+    note = BAN_NOTE.format(ban=ban) if ban and target in LOAD else ""
+    if target == GGUF:
+        note = GREEDY_NOTE.format(beams=p.generate.num_beams)
     engine = f"\nConverted for CTranslate2 {require_ctranslate2()}.\n" if target == CTRANSLATE2 else ""
     most = f"{p.prompt.max_input_tokens} tokens of prompt and {p.generate.max_new_tokens} of output at most"
     return f"""---

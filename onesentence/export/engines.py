@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from onesentence.core.errors import UserError
 from onesentence.export.converters import require_ctranslate2, search
-from onesentence.export.folder import ADAPTER, CTRANSLATE2, Exported
+from onesentence.export.folder import ADAPTER, CTRANSLATE2, GGUF, Exported
 from onesentence.generation.decoding import generation_config, read_output
 from onesentence.model.loading import device_name, quantization_config
 
@@ -202,6 +202,10 @@ def run(folder: Path, exported: Exported, articles: list[str]) -> Iterator[tuple
     """Yield (indices, outputs) of articles, batch after batch, by the engine of the exported target."""
     if exported.target == CTRANSLATE2:
         return by_ctranslate2(folder, exported, articles)
+    if exported.target == GGUF:
+        from onesentence.export.llama_cpp import by_llama_cpp  # which reads this module
+
+        return by_llama_cpp(folder, exported, articles)
     return by_transformers(folder, exported, articles)
 
 
@@ -233,5 +237,9 @@ def engine_of(exported: Exported) -> str:
     """The engine's name and version."""
     if exported.target == CTRANSLATE2:
         return f"ctranslate2 {require_ctranslate2()}"
+    if exported.target == GGUF:
+        from onesentence.export.llama_cpp import PACKAGE, require_llama_cpp
+
+        return f"{PACKAGE} {require_llama_cpp()}"
     transformers = f"transformers {version('transformers')}"
     return f"{transformers}, peft {version('peft')}" if exported.target == ADAPTER else transformers

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SETTINGS = "summarization.json"
 FORMAT = 1  # of SETTINGS
-ADAPTER, CTRANSLATE2 = "adapter", "ctranslate2"
+ADAPTER, CTRANSLATE2, GGUF = "adapter", "ctranslate2", "gguf"
 # What transformers writes into tokenizer_config.json and means the machine, not the tokenizer.
 OF_THE_MACHINE = ("is_local", "local_files_only")
 
@@ -52,32 +52,54 @@ class Exported:
 def write_folder(p: Params, tuned: Path, folder: Path) -> None:
     """Write the tuned model for params.yaml's `export.target`, without its card, into a new folder."""
     folder.mkdir()
-    target, _, number = p.export.target.partition("_")
     tokenizer = load_tokenizer(p.model)
     frame = frame_of(tokenizer, p.prompt.template)
-    kept = 1.0
-    quantization = "none"
+    decoding = p.generate
+    if p.export.target.startswith(GGUF):
+        from onesentence.export.llama_cpp import greedy  # which reads this module
+
+        decoding = greedy(p.generate)
+    stored, kept = write_weights(p, tuned, folder, tokenizer, frame)
+    vocabulary = load_config(p.model).vocab_size
+    generation_config(tokenizer, decoding, vocabulary).save_pretrained(folder)
+    write_tokenizer(tokenizer, frame, folder, longest(p))
+    write_settings(p, folder, frame, stored, decoding, kept)
+    for file in folder.rglob("*"):
+        file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors files are for their owner alone
+
+
+def write_weights(
+    p: Params, tuned: Path, folder: Path, tokenizer: PreTrainedTokenizerBase, frame: Frame
+) -> tuple[dict[str, str], float]:
+    """Write the weights in the form of the target.
+
+    Returns (dtype and quantization, with which to load them; the share of the update that they kept).
+    """
+    target, _, number = p.export.target.partition("_")
     if target == ADAPTER:
         if not is_adapter(tuned):
             raise UserError(f"export.target: {tuned} holds every weight and no adapter; use merged")
-        quantization = p.model.quantization
         shutil.copytree(tuned, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(TUNING))
-    else:
-        model, kept = merged_model(p.model, tuned)
-        if target == CTRANSLATE2:
-            from onesentence.export.converters import write_model
+        return {"dtype": p.model.dtype, "quantization": p.model.quantization}, 1.0
+    model, kept = merged_model(p.model, tuned)
+    if target == CTRANSLATE2:
+        from onesentence.export.converters import write_model
 
-            quantization = "int8" if number == "int8" else "none"
-            write_model(model, folder, number, tokenizer)
-        else:
-            model.generation_config = generation_config(tokenizer, p.generate, model.config.vocab_size)
-            model.save_pretrained(folder, safe_serialization=True)
-    generation_config(tokenizer, p.generate, load_config(p.model).vocab_size).save_pretrained(folder)
-    write_tokenizer(tokenizer, frame, folder, longest(p))
-    dtype = "float32" if target == CTRANSLATE2 else p.model.dtype
-    write_settings(p, folder, frame, {"dtype": dtype, "quantization": quantization}, kept)
-    for file in folder.rglob("*"):
-        file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors files are for their owner alone
+        write_model(model, folder, number, tokenizer)
+        return {"dtype": "float32", "quantization": "int8" if number == "int8" else "none"}, kept
+    if target == GGUF:
+        from onesentence.export.gguf import FILE, write_gguf
+
+        add_chat_template(tokenizer, frame)  # the file holds it
+        write_gguf(model, tokenizer, folder / FILE, number, tokenizer.chat_template)
+        quantized = number == "q8_0"
+        return {
+            "dtype": "float32" if quantized else number,
+            "quantization": number if quantized else "none",
+        }, kept
+    model.generation_config = generation_config(tokenizer, p.generate, model.config.vocab_size)
+    model.save_pretrained(folder, safe_serialization=True)
+    return {"dtype": p.model.dtype, "quantization": "none"}, kept
 
 
 def longest(p: Params) -> int:
@@ -102,7 +124,9 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, frame: Frame, folder: Pa
     write_text(path, json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def write_settings(p: Params, folder: Path, frame: Frame, stored: dict[str, str], kept: float) -> None:
+def write_settings(
+    p: Params, folder: Path, frame: Frame, stored: dict[str, str], decoding: Generate, kept: float
+) -> None:
     """Write summarization.json. stored: dtype and quantization, with which to load the weights."""
     settings = {
         "format": FORMAT,
@@ -119,7 +143,7 @@ def write_settings(p: Params, folder: Path, frame: Frame, stored: dict[str, str]
             "revision": p.model.revision,
             "update_kept": round(kept, 6),
         },
-        "generate": dict(vars(p.generate)),
+        "generate": dict(vars(decoding)),
         "smoke": {"min_success_rate": p.smoke.min_success_rate},
     }
     write_text(folder / SETTINGS, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")

@@ -13,7 +13,7 @@ FLOORS = (
     ("core",),
     ("data", "model", "evaluation"),
     ("training", "generation", "report"),
-    ("study",),
+    ("study", "inference"),
     ("commands",),
 )
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}

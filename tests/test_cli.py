@@ -91,7 +91,8 @@ def test_the_package_declares_what_it_imports_and_requirements_pin_it():
     declared = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     pinned = {
         canonicalize_name(line.partition("==")[0])
-        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        for file in ("requirements.txt", "models/requirements.txt")
+        for line in (ROOT / file).read_text().splitlines()
         if "==" in line
     }
     assert {canonicalize_name(name) for name in declared} <= pinned

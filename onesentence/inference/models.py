@@ -12,20 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onesentence.core.errors import UserError
-from onesentence.core.params import PARAMS_FILE
+from onesentence.core.params import NO_FILE, PARAMS_FILE
+from onesentence.export.engines import load_exported_tokenizer
+from onesentence.export.folder import CTRANSLATE2
+from onesentence.inference.ctranslate2 import CTranslate2Model
 from onesentence.inference.revisions import TUNED, fetch
 from onesentence.inference.settings import EXPORT, Settings, base_model, of_export, of_pipeline
 from onesentence.model.adapters import TUNING, load_tuned, merged, quiet_peft
-from onesentence.model.loading import load_base
+from onesentence.model.loading import load_base, load_tokenizer
 from onesentence.model.model_files import read_object, tensors_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ADAPTER = "adapter_config.json"  # of peft
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-RUN_BY_TRANSFORMERS = (None, "merged", "adapter")
+RUN_HERE = ("merged", "adapter", CTRANSLATE2)  # exported targets
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def _with_base(tuned: Path, settings: Settings, home: Path) -> Settings:
 
 def _exported(folder: Path) -> Found:
     settings = of_export(folder)
-    if settings.target not in RUN_BY_TRANSFORMERS:
+    if settings.target not in RUN_HERE:
         raise UserError(
             f"{folder}: was exported for {settings.target}, which this command cannot run; use that "
             "engine, or export the target merged"
@@ -151,9 +154,25 @@ def _adapter(folder: Path) -> Found:
     return Found(str(folder), replace(settings, model=model), folder, trained=True)
 
 
-def load_model(found: Found) -> PreTrainedModel | PeftModel:
+def load_model_tokenizer(found: Found) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model, which for an adapter is that of its base."""
+    if found.settings.target != CTRANSLATE2:
+        with _naming(found):
+            return load_tokenizer(found.settings.model)
+    tokenizer = load_exported_tokenizer(Path(found.settings.model.name))  # beside no safetensors
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.model_max_length = 10**9  # `encoding` cuts long documents
+    return tokenizer
+
+
+def load_model(
+    found: Found, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel | PeftModel | CTranslate2Model:
     """The model on its device, in eval mode; a UserError names the folder that it cannot be loaded from."""
     with _naming(found):
+        if found.settings.target == CTRANSLATE2:
+            return CTranslate2Model(Path(found.settings.model.name), found.settings, tokenizer)
         if found.tuned is None:
             return load_base(found.settings.model)
         with _fitting(found, found.tuned):
@@ -201,5 +220,8 @@ def _naming(found: Found) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        key = f"model.name: {found.settings.model.name!r}"
-        raise UserError(str(error).replace(key, found.settings.model.name)) from error
+        model = found.settings.model
+        text = str(error).replace(f"model.name: {model.name!r}", model.name)
+        if found.tuned is not None and model.watch == NO_FILE:
+            text += f"; no folder {model.name} was found here or beside {found.tuned}"
+        raise UserError(text) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -129,9 +130,12 @@ def _exported_model(folder: Path, target: str, model: dict[str, Any]) -> params.
 
 
 def base_model(folder: Path, base: str, revision: str | None, dtype: str, quantization: str) -> params.Model:
-    """The section `model` of an adapter's base: a folder relative to the working directory or to the
-    adapter, else a hub id."""
-    for place in (Path(base), folder / base):
+    """The section `model` of the base of the adapter in a folder: a folder itself, else a hub id.
+
+    A relative name is looked up in the working directory, beside the adapter's files, and in the pipeline
+    whose models/ holds the adapter.
+    """
+    for place in (Path(base), folder / base, Path(os.path.relpath(folder.resolve().parent.parent / base))):
         if place.is_dir():
             return params.Model(str(place), str(place), None, dtype, quantization)
     return params.Model(base, params.NO_FILE, revision, dtype, quantization)

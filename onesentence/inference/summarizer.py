@@ -12,10 +12,10 @@ from onesentence.core.runtime import set_up
 from onesentence.evaluation.extraction import Article
 from onesentence.generation.decoding import Output
 from onesentence.generation.decoding import summarize_in_batches as generate_in_batches
-from onesentence.generation.smoke_test import run_smoke_test
-from onesentence.inference.models import Found, find, load_model
+from onesentence.generation.smoke_test import check_success
+from onesentence.inference.ctranslate2 import CTranslate2Model
+from onesentence.inference.models import Found, find, load_model, load_model_tokenizer
 from onesentence.model.encoding import Prompt, encode_prompt
-from onesentence.model.loading import load_tokenizer
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -60,7 +60,7 @@ class Summarizer:
         self,
         name: str,
         settings: Settings,
-        model: PreTrainedModel | PeftModel,
+        model: PreTrainedModel | PeftModel | CTranslate2Model,
         tokenizer: PreTrainedTokenizerBase,
         trained: bool,
     ) -> None:
@@ -81,8 +81,8 @@ class Summarizer:
     def of(cls, found: Found) -> Summarizer:
         """Load a model that was found."""
         set_up(seed=0, formats=[found.settings.model.dtype])
-        tokenizer = load_tokenizer(found.settings.model)
-        return cls(found.name, found.settings, load_model(found), tokenizer, found.trained)
+        tokenizer = load_model_tokenizer(found)
+        return cls(found.name, found.settings, load_model(found, tokenizer), tokenizer, found.trained)
 
     def prompts(self, articles: list[str]) -> list[Prompt]:
         """The filled prompt of each article, cut to prompt.max_input_tokens."""
@@ -92,6 +92,13 @@ class Summarizer:
             for article in articles
         ]
 
+    def outputs(self, prompts: list[Prompt], names: list[str]) -> Iterator[tuple[list[int], list[Output]]]:
+        """Yield (indices, outputs) of filled prompts, by batch; names: of the articles, for errors."""
+        ids = [prompt.ids for prompt in prompts]
+        if isinstance(self.model, CTranslate2Model):
+            return self.model.outputs(ids)
+        return generate_in_batches(self.model, self.tokenizer, ids, self.settings.generate, names)
+
     def summarize_in_batches(
         self, articles: list[str], names: list[str] | None = None
     ) -> Iterator[tuple[list[int], list[Summary]]]:
@@ -99,20 +106,18 @@ class Summarizer:
 
         names: of the articles, for errors; their places from 1 by default.
         """
-        names = names or [f"article {number}" for number in range(1, len(articles) + 1)]
+        names = names or _places(articles)
         prompts = self.prompts(articles)
-        generate = self.settings.generate
-        ids = [prompt.ids for prompt in prompts]
-        for batch, outputs in generate_in_batches(self.model, self.tokenizer, ids, generate, names):
-            summaries = []
+        longest = self.settings.generate.max_new_tokens
+        for batch, outputs in self.outputs(prompts, names):
             for i, output in zip(batch, outputs, strict=True):
                 if not output.complete:  # the pipeline is broken, whatever the model: see `smoke_test`
                     raise RuntimeError(
-                        f"{names[i]}: the summary stopped after {len(output.tokens)} of "
-                        f"{generate.max_new_tokens} new tokens without EOS"
+                        f"{names[i]}: the summary stopped after {len(output.tokens)} of {longest} new tokens "
+                        "without EOS"
                     )
-                summaries.append(_summary(articles[i], prompts[i], output))
-            yield batch, summaries
+            pairs = zip(batch, outputs, strict=True)
+            yield batch, [_summary(articles[i], prompts[i], output) for i, output in pairs]
 
     def summarize(self, articles: list[str]) -> list[Summary]:
         """The summary of each article, in order."""
@@ -128,12 +133,23 @@ class Summarizer:
         base must only write well-formed outputs.
         """
         articles = list(SAMPLES) if articles is None else articles
-        names = names or [f"article {number}" for number in range(1, len(articles) + 1)]
-        rate = self.settings.min_success_rate if self.trained else None
-        ids = [prompt.ids for prompt in self.prompts(articles)]
-        generate = self.settings.generate
-        _, share = run_smoke_test(self.model, self.tokenizer, names, ids, generate, rate, self.name)
-        return share
+        names = names or _places(articles)
+        prompts = self.prompts(articles)
+        by_index: dict[int, Output] = {}
+        for batch, outputs in self.outputs(prompts, names):
+            by_index |= zip(batch, outputs, strict=True)
+        return check_success(
+            names,
+            [prompt.ids for prompt in prompts],
+            [by_index[i] for i in range(len(articles))],
+            self.settings.generate.max_new_tokens,
+            self.settings.min_success_rate if self.trained else None,
+            self.name,
+        )
+
+
+def _places(articles: list[str]) -> list[str]:
+    return [f"article {number}" for number in range(1, len(articles) + 1)]
 
 
 def storable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import write_tiny_model
@@ -17,6 +18,11 @@ ARTICLES = ["def f(x: int) -> int\n\nReturns x, doubled.", "The council met on M
 def texts(model, **options) -> list[str]:
     """The summaries of ARTICLES by a model."""
     return [summary.text for summary in Summarizer.load(model, **options).summarize(ARTICLES)]
+
+
+def load(folder) -> None:
+    """Load a model whose tokenizer is not asked for."""
+    load_model(find(folder), None)
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +50,25 @@ def test_a_base_alone_uses_the_prompt_of_this_pipeline(pipeline, monkeypatch):
     assert not find("models/tiny").trained
 
 
-@pytest.mark.parametrize("target", ["merged", "adapter"])
-def test_an_exported_model_needs_no_pipeline(pipeline, tuned, tmp_path, monkeypatch, target):
-    folder = write_export(tmp_path / "exported", pipeline, target)
+def test_an_exported_model_needs_no_pipeline(pipeline, tuned, tmp_path, monkeypatch):
+    write_export(tmp_path / "exported", pipeline)
     monkeypatch.chdir(tmp_path)
     assert texts("exported") == tuned
     found = find("exported")
-    assert found.trained and found.settings.target == target and found.name == "exported"
-    if target == "adapter":
-        assert texts("exported", untuned=True) == texts(pipeline, untuned=True)
-    else:
-        with pytest.raises(UserError, match=r"^--untuned: exported holds one merged model"):
-            find("exported", untuned=True)
-    assert (folder / "summarization.json").is_file()
+    assert found.trained and found.settings.target == "merged" and found.name == "exported"
+    with pytest.raises(UserError, match=r"^--untuned: exported holds one merged model"):
+        find("exported", untuned=True)
+
+
+@pytest.mark.parametrize("from_folder", [".", "..", "models"])
+def test_an_exported_adapter_finds_its_base(pipeline, tuned, tmp_path, monkeypatch, from_folder):
+    home = tmp_path / "home"
+    shutil.copytree(pipeline, home)
+    write_export(home / "models/exported", home, "adapter")
+    monkeypatch.chdir(home / from_folder)
+    folder = (home / "models/exported").relative_to(Path.cwd())
+    assert texts(folder) == tuned
+    assert texts(folder, untuned=True) == texts(pipeline, untuned=True)
 
 
 def test_an_exported_prompt_is_used_whatever_its_template_is_called_today(pipeline, tmp_path):
@@ -97,7 +109,7 @@ def test_a_base_of_another_shape_is_refused(pipeline, tmp_path, pairs):
     for changes, said in (({"r": 4}, "size mismatch"), ({"target_modules": ["nothing"]}, "not found")):
         path.write_text(json.dumps(config | changes))
         with pytest.raises(UserError, match=rf"the adapter does not fit the base .*models/tiny \(.*{said}"):
-            load_model(find(folder))
+            load(folder)
 
 
 def test_a_layer_that_the_adapter_lacks_is_refused(pipeline, tmp_path):
@@ -106,17 +118,17 @@ def test_a_layer_that_the_adapter_lacks_is_refused(pipeline, tmp_path):
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"target_modules": ["q_proj", "k_proj", "v_proj", "fc1"]}))
     with pytest.raises(UserError, match=r"does not fit the base .*missing adapter keys"):
-        load_model(find(folder))
+        load(folder)
 
 
 def test_an_adapter_without_its_weights_or_its_base_is_refused(pipeline, tmp_path, monkeypatch):
     folder = write_export(tmp_path / "exported", pipeline, "adapter", model__base="models/gone")
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"adapter_model.safetensors not found; save the adapter as safe"):
-        load_model(find(folder))
+        load(folder)
     shutil.copy(pipeline / "models/tuned/adapter_model.safetensors", folder)
-    with pytest.raises(UserError, match=r"^models/gone.* (not in the local cache|not on the hub)"):
-        load_model(find(folder))
+    with pytest.raises(UserError, match=r"^models/gone.*; no folder models/gone was found here or beside"):
+        load(folder)
     adapter = shutil.copytree(pipeline / "models/tuned", tmp_path / "adapter")
     (adapter / "tuning.json").unlink()
     (adapter / "adapter_config.json").write_text("{}")
@@ -125,11 +137,31 @@ def test_an_adapter_without_its_weights_or_its_base_is_refused(pipeline, tmp_pat
         find(adapter)
 
 
-@pytest.mark.parametrize("target", ["gguf", "ctranslate2"])
-def test_a_target_of_another_engine_is_refused(pipeline, tmp_path, target):
-    folder = write_export(tmp_path / "exported", pipeline, target)
-    with pytest.raises(UserError, match=rf"exported: was exported for {target}, which this command cannot"):
+def test_a_target_of_another_engine_is_refused(pipeline, tmp_path):
+    folder = write_export(tmp_path / "exported", pipeline, target="merged")
+    path = folder / "summarization.json"
+    path.write_text(path.read_text().replace('"merged"', '"gguf"'))
+    with pytest.raises(UserError, match=r"exported: was exported for gguf, which this command cannot run"):
         find(folder)
+
+
+def test_ctranslate2_writes_what_transformers_writes(pipeline, tmp_path):
+    pytest.importorskip("ctranslate2", reason="CTranslate2 is in models/requirements.txt")
+    greedy = {"generate__num_beams": 1, "generate__no_repeat_ngram_size": 0}
+    merged = write_export(tmp_path / "merged", pipeline, **greedy)
+    folder = write_export(tmp_path / "fast", pipeline, "ctranslate2_float32", **greedy)
+    summarizer = Summarizer.load(folder)
+    articles = [*ARTICLES, "word " * 300]
+    assert summarizer.summarize(articles) == Summarizer.load(merged).summarize(articles)
+    assert summarizer.check() == 1.0 and summarizer.name == str(folder)
+    (folder / "model.bin").write_bytes(b"cut")
+    with pytest.raises(
+        UserError, match=r"fast: CTranslate2 cannot load this model \(.*run `make export` again"
+    ):
+        Summarizer.load(folder)
+    (folder / "model.bin").unlink()
+    with pytest.raises(UserError, match=r"fast: model.bin not found; copy the whole folder"):
+        Summarizer.load(folder)
 
 
 def test_a_folder_without_a_model_and_a_pipeline_without_training_are_refused(pipeline, tmp_path):

@@ -61,13 +61,18 @@ def test_problems_of_another_pipeline_are_listed(pipeline, tmp_path):
         of_pipeline(tmp_path)
 
 
+@pytest.fixture
+def values(pipeline, tmp_path) -> dict:
+    """The description of an exported model."""
+    return description(tmp_path / "model", pipeline)
+
+
 def export(folder, values) -> object:
     (folder / "summarization.json").write_text(json.dumps(values))
     return of_export(folder)
 
 
-def test_an_export_holds_all_that_is_needed(pipeline, tmp_path):
-    values = description(pipeline)
+def test_an_export_holds_all_that_is_needed(pipeline, tmp_path, values):
     settings = export(tmp_path, values)
     assert settings.model.name == str(tmp_path) and settings.target == "merged"
     assert settings.frame == Frame("Article: ", "\n\nSummarize the above article in one sentence.\nSummary:")
@@ -77,8 +82,7 @@ def test_an_export_holds_all_that_is_needed(pipeline, tmp_path):
     assert export(tmp_path, values).prompt.template == CHAT
 
 
-def test_problems_of_an_export_are_listed(pipeline, tmp_path):
-    values = description(pipeline)
+def test_problems_of_an_export_are_listed(tmp_path, values):
     del values["prompt"]["before"], values["smoke"]
     values["generate"]["num_beams"] = "four"
     values["language"], values["target"] = "english", "onnx"
@@ -98,21 +102,21 @@ def test_problems_of_an_export_are_listed(pipeline, tmp_path):
     assert [line for line, start in zip(lines[1:], starts, strict=True) if not line.startswith(start)] == []
 
 
-def test_an_export_of_another_format_is_refused(pipeline, tmp_path):
+def test_an_export_of_another_format_is_refused(tmp_path, values):
     with pytest.raises(UserError, match=r"summarization.json: format: expected 1, found 2; export"):
-        export(tmp_path, description(pipeline) | {"format": 2})
+        export(tmp_path, values | {"format": 2})
     (tmp_path / "summarization.json").write_text("[1")
     with pytest.raises(UserError, match=r"summarization.json: not valid JSON"):
         of_export(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["base", "../base"])
-def test_the_base_of_an_exported_adapter_is_a_folder_or_a_hub_id(pipeline, tmp_path, name, monkeypatch):
+def test_the_base_of_an_exported_adapter_is_a_folder_or_a_hub_id(tmp_path, values, name, monkeypatch):
     folder = tmp_path / "adapter"
     folder.mkdir()
     (tmp_path / "base").mkdir()
     monkeypatch.chdir(tmp_path)
-    values = description(pipeline, "adapter")
+    values["target"] = "adapter"
     values["model"] |= {"base": name, "revision": "abc"}
     found = export(folder, values).model
     assert (tmp_path / found.name).samefile(tmp_path / "base") and found.revision is None

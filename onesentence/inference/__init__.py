@@ -1,0 +1,1 @@
+"""Summaries of new articles, by the prompt, the decoding and the checks of the pipeline."""

@@ -1,0 +1,227 @@
+"""Find and load the model that summarizes: of a pipeline, exported, an adapter with its base, or a base."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onesentence.core.errors import UserError
+from onesentence.core.params import NO_FILE, PARAMS_FILE
+from onesentence.export.engines import load_exported_tokenizer
+from onesentence.export.folder import CTRANSLATE2
+from onesentence.inference.ctranslate2 import CTranslate2Model
+from onesentence.inference.revisions import TUNED, fetch
+from onesentence.inference.settings import EXPORT, Settings, base_model, of_export, of_pipeline
+from onesentence.model.adapters import TUNING, load_tuned, merged, quiet_peft
+from onesentence.model.loading import load_base, load_tokenizer
+from onesentence.model.model_files import read_object, tensors_of
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ADAPTER = "adapter_config.json"  # of peft
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+RUN_HERE = ("merged", "adapter", CTRANSLATE2)  # exported targets
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model that was found, not loaded yet.
+
+    name: what messages call it. tuned: the folder of what was trained, None for a base or a merged model.
+    trained: whether it was trained for summaries, so that the smoke test asks for its success rate.
+    """
+
+    name: str
+    settings: Settings
+    tuned: Path | None
+    trained: bool
+
+
+def find(model: str | Path | None, untuned: bool = False, revision: str | None = None) -> Found:
+    """The model that `--model` names; None is the pipeline in the working directory.
+
+    model: the folder of a pipeline (params.yaml), of an exported model (summarization.json), of a tuned model
+    (tuning.json), of peft's adapter (adapter_config.json) or of a base (config.json); a name that no folder
+    has is a revision. untuned: the base of a pipeline or an adapter, without what was trained. revision: of
+    the pipeline in the folder, instead of its present state.
+    """
+    folder = Path() if model is None else Path(model)
+    if revision is None and not folder.is_dir():
+        if folder.exists() or os.sep in str(model):
+            kind = "is a file" if folder.exists() else "not found"
+            raise UserError(
+                f"--model: {folder}: {kind}; expected the folder of an exported model, of an adapter, of a "
+                "base model or of a pipeline, or the name of an experiment or a git revision"
+            )
+        folder, revision = Path(), str(model)
+    if revision is not None:
+        fetched, commit = fetch(revision, folder, untuned)
+        found = _pipeline(fetched, untuned)
+        label = os.path.relpath(found.settings.model.name, fetched) if untuned else str(TUNED)
+        return replace(found, name=f"{label} at {revision} ({commit[:7]})")
+    if (folder / EXPORT).is_file():
+        found = _exported(folder)
+    elif (folder / TUNING).is_file():
+        found = _tuned(folder)
+    elif (folder / ADAPTER).is_file():
+        found = _adapter(folder)
+    elif (folder / PARAMS_FILE).is_file():
+        return _pipeline(folder, untuned)
+    elif (folder / "config.json").is_file():
+        settings = of_pipeline(Path())
+        name = str(folder)
+        base = replace(settings.model, name=name, watch=name, revision=None)
+        return Found(name, replace(settings, model=base), None, trained=False)
+    else:
+        raise UserError(
+            f"--model: {folder}: no model is in this folder (expected {EXPORT}, {TUNING}, {ADAPTER}, "
+            f"config.json or {PARAMS_FILE}); name the folder that holds the weights"
+        )
+    return _without_tuning(found) if untuned else found
+
+
+def _without_tuning(found: Found) -> Found:
+    if found.tuned is None:
+        raise UserError(
+            f"--untuned: {found.name} holds one merged model (expected an adapter beside its base, or a "
+            "pipeline); name the base's folder with --model"
+        )
+    return Found(f"{found.settings.model.name} (untuned)", found.settings, None, trained=False)
+
+
+def _pipeline(folder: Path, untuned: bool) -> Found:
+    """The tuned model of the pipeline in a folder, or its base."""
+    settings = of_pipeline(folder)
+    if untuned:
+        return Found(f"{settings.model.name} (untuned)", settings, None, trained=False)
+    if not (folder / TUNED / TUNING).is_file():
+        raise UserError(
+            f"{folder / TUNED}: not found; run `dvc pull` or `dvc repro` in {folder} to get the tuned "
+            "model, or add --untuned"
+        )
+    return Found(str(folder / TUNED), _with_base(folder / TUNED, settings, folder), folder / TUNED, True)
+
+
+def _tuned(folder: Path) -> Found:
+    """A tuned model that stage `train` wrote: with the params.yaml of its pipeline, else of this one."""
+    above = folder.resolve().parent.parent
+    home = above if (above / PARAMS_FILE).is_file() and above != Path.cwd() else Path()
+    return Found(str(folder), _with_base(folder, of_pipeline(home), home), folder, True)
+
+
+def _with_base(tuned: Path, settings: Settings, home: Path) -> Settings:
+    """`settings`, once it is certain that they name the base on which `tuned` was trained."""
+    trained_on = read_object(tuned / TUNING).get("base")
+    named = settings.model.name
+    if trained_on not in (named, os.path.relpath(named, home)):
+        raise UserError(
+            f"{tuned}: was trained on the base {trained_on!r}, but {home / PARAMS_FILE} has model.name "
+            f"{named!r}; use the params.yaml it was trained with, or train again with `dvc repro`"
+        )
+    return settings
+
+
+def _exported(folder: Path) -> Found:
+    settings = of_export(folder)
+    if settings.target not in RUN_HERE:
+        raise UserError(
+            f"{folder}: was exported for {settings.target}, which this command cannot run; use that "
+            "engine, or export the target merged"
+        )
+    return Found(str(folder), settings, folder if settings.target == "adapter" else None, trained=True)
+
+
+def _adapter(folder: Path) -> Found:
+    """An adapter in peft's layout, with the prompt and the decoding of params.yaml in this folder."""
+    settings = of_pipeline(Path())
+    config = read_object(folder / ADAPTER)
+    name = config.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UserError(
+            f"{folder / ADAPTER}: base_model_name_or_path: expected the base's name, found {name!r}"
+        )
+    model = settings.model
+    if name != model.name:
+        model = base_model(folder, name, config.get("revision"), model.dtype, model.quantization)
+    return Found(str(folder), replace(settings, model=model), folder, trained=True)
+
+
+def load_model_tokenizer(found: Found) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model, which for an adapter is that of its base."""
+    if found.settings.target != CTRANSLATE2:
+        with _naming(found):
+            return load_tokenizer(found.settings.model)
+    tokenizer = load_exported_tokenizer(Path(found.settings.model.name))  # beside no safetensors
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.model_max_length = 10**9  # `encoding` cuts long documents
+    return tokenizer
+
+
+def load_model(
+    found: Found, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel | PeftModel | CTranslate2Model:
+    """The model on its device, in eval mode; a UserError names the folder that it cannot be loaded from."""
+    with _naming(found):
+        if found.settings.target == CTRANSLATE2:
+            return CTranslate2Model(Path(found.settings.model.name), found.settings, tokenizer)
+        if found.tuned is None:
+            return load_base(found.settings.model)
+        with _fitting(found, found.tuned):
+            if (found.tuned / TUNING).is_file():
+                return load_tuned(found.settings.model, found.tuned)
+            return load_adapter(found, found.tuned)
+
+
+def load_adapter(found: Found, folder: Path) -> PreTrainedModel | PeftModel:
+    """The base with peft's adapter on it, merged where that changes no output."""
+    from peft import PeftModel
+
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise UserError(
+            f"{folder}: {ADAPTER_WEIGHTS} not found; save the adapter as safetensors (a pickle can run code)"
+        )
+    tensors_of(folder / ADAPTER_WEIGHTS)  # a UserError unless the file is whole
+
+    def adapted() -> PeftModel:
+        with quiet_peft():
+            return PeftModel.from_pretrained(load_base(found.settings.model), folder).eval()
+
+    return merged(adapted, found.settings.model)
+
+
+@contextmanager
+def _fitting(found: Found, folder: Path) -> Iterator[None]:
+    """Inside, an adapter that does not fit its base is a UserError; peft would warn, or list tensors."""
+    base = found.settings.model.name
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        try:
+            yield
+        except (RuntimeError, ValueError, KeyError, TypeError, json.JSONDecodeError, UserWarning) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{folder}: the adapter does not fit the base {base} ({reason}); use the base that it was "
+                "trained on"
+            ) from error
+
+
+@contextmanager
+def _naming(found: Found) -> Iterator[None]:
+    """Inside, errors of the loader name the model, which params.yaml does not always name."""
+    try:
+        yield
+    except UserError as error:
+        model = found.settings.model
+        text = str(error).replace(f"model.name: {model.name!r}", model.name)
+        if found.tuned is not None and model.watch == NO_FILE:
+            text += f"; no folder {model.name} was found here or beside {found.tuned}"
+        raise UserError(text) from error

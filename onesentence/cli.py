@@ -14,7 +14,7 @@ from onesentence.core import errors
 
 COMMANDS = (  # in the order in which a user meets them
     *("results", "inspect", "estimate", "ladder", "verify", "data", "base", "preset", "repro"),
-    *("show", "diff", "study", "compare", "sizes", "score", "rate", "completion"),
+    *("show", "diff", "study", "compare", "sizes", "score", "rate", "serve", "completion"),
 )
 FOLDER = Path(__file__).parent / "commands"
 

@@ -14,6 +14,7 @@ FLOORS = (
     ("data", "model", "evaluation"),
     ("training", "generation", "report"),
     ("study", "inference"),
+    ("serving",),
     ("commands",),
 )
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}

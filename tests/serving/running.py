@@ -36,9 +36,9 @@ def running(model: Path | str, limits: Limits | None = None, key: str | None = N
         until = time.monotonic() + PATIENCE
         while serving.service.state == "starting" and thread.is_alive() and time.monotonic() < until:
             time.sleep(0.02)
-        if failures:
+        if serving.service.state != "ready":
+            thread.join(PATIENCE)
             raise failures[0]
-        assert serving.service.state == "ready"
         serving.name = next(iter(serving.service.models))
         yield serving
     finally:

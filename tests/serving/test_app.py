@@ -502,11 +502,15 @@ def test_until_the_smoke_test_has_passed_only_health_and_the_page_answer(exporte
         thread.join(PATIENCE)
 
 
-def test_a_model_that_fails_the_smoke_test_ends_the_service(exported, tmp_path):
-    import shutil
+def test_a_model_that_writes_nothing_fails_the_smoke_test_and_ends_the_service(tmp_path):
+    from safetensors.torch import load_file, save_file
 
-    folder = shutil.copytree(exported, tmp_path / "strict")
-    text = (folder / "summarization.json").read_text()
-    (folder / "summarization.json").write_text(text.replace('"max_new_tokens": 8', '"max_new_tokens": 0'))
-    with pytest.raises(UserError, match="max_new_tokens"), running(folder):
+    folder = export_base(tmp_path / "mute")
+    weights = load_file(folder / "model.safetensors")
+    eos = json.loads((folder / "config.json").read_text())["eos_token_id"]
+    weights["lm_head.bias"][eos] = 1_000
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    settings = (folder / "summarization.json").read_text()
+    (folder / "summarization.json").write_text(settings.replace('rate": 0.0', 'rate": 0.9'))
+    with pytest.raises(UserError, match="succeeded on 0% of 3 articles"), running(folder):
         pass

@@ -29,7 +29,7 @@ from onesentence.study.comparison import (
     compare,
     read_experiment,
     select_complete,
-    write_found,
+    write_result,
 )
 from onesentence.study.declaration import Studies
 from onesentence.study.experiments import (
@@ -95,7 +95,7 @@ def command(name: str | None, quick: bool, partial: bool) -> None:
     )
     result["code"] = code_of([refs[name] for name in study.experiments()])
     path = STUDIES / f"{study.name}.json"
-    write_found(path, result)
+    write_result(path, result, study.within)
     written = read_json(path)  # rounded, so that plots and sentences can be written again to the byte
     write_plots(study, written)
     if not quick:

@@ -13,6 +13,7 @@ from onesentence.evaluation.metrics import HEADLINE, Scores, require_comparable
 from onesentence.study import variance
 from onesentence.study.analyses import ANALYSES
 from onesentence.study.declaration import QUICK, Studies
+from onesentence.study.equivalence import equivalences
 from onesentence.study.experiments import (
     flat,
     git,
@@ -92,7 +93,7 @@ def borrowed_spread(study: Study, studies: Studies) -> dict[str, SeedVariance]:
     path = STUDIES / f"{study.spread_from}.json"
     if not path.is_file():
         raise UserError(
-            f"compare: {path}: not lender_result, and {study.name}, which has one seed, takes the spread "
+            f"compare: {path}: not found, and {study.name}, which has one seed, takes the spread "
             f"between seeds from it; run `make study NAME={study.spread_from}` first"
         )
     lender_result = read_json(path)
@@ -229,9 +230,16 @@ def compared(folder: Path, studies: Studies) -> dict[str, dict[str, Any]]:
     return {name: result for name, result in results.items() if result["scale"] == studies.scale}
 
 
-def write_found(path: Path, result: dict[str, Any]) -> None:
-    """Write rounded results, and settings unrounded: a rate of 6.25e-05 is not 0.0001."""
+def write_result(path: Path, result: dict[str, Any], within: float | None) -> None:
+    """Write rounded results, and settings unrounded: a rate of 6.25e-05 is not 0.0001.
+
+    within: margin of the tests of equivalence, None for none. They are computed from the rounded differences,
+    so a reader of the file can compute them again.
+    """
     written = rounded(result) | {key: result[key] for key in ("settings", "defaults")}
+    if within is not None:
+        tests = equivalences(written["variants"], within, written["confidence"])
+        written["equivalence"] = rounded(tests)
     for name, variant in written["variants"].items():
         variant |= {key: result["variants"][name][key] for key in ("sets", "values")}
     write_text(path, _json_text(written, "\n", ONE_LINE) + "\n")

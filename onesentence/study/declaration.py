@@ -63,6 +63,7 @@ STUDY_SHAPE = {
     "analysis": must_be(rules.choice(NONE, *ANALYSES)),
     "along": TEXT_OR_NULL,
     "spread_from": TEXT_OR_NULL,
+    "within": must_be(POSITIVE),
     "hours": {str: must_be(POSITIVE)},
 }
 SHAPES: dict[str, Any] = {  # of the values for one scale
@@ -248,6 +249,7 @@ class Studies:
             along=along,
             series=self.series(where, entry, {variant.name: variant for variant in variants}, prefix),
             spread_from=None if quick else lender,
+            within=entry.get("within"),
             hours=None if quick else entry.get("hours", {}).get(self.scale),
         )
         if kind and kind.check:

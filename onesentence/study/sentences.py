@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from onesentence.evaluation.comparison import is_significant
+from onesentence.evaluation.equivalence import DIFFERENT, EQUIVALENT, UNDECIDED
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.study.analyses import ANALYSES
 from onesentence.study.experiments import flat, shown
@@ -40,6 +41,24 @@ def differences_sentence(result: dict[str, Any]) -> str:
     if same:
         sentences.append(f"Same score as {baseline} on every article: {', '.join(same)}.")
     return " ".join(sentences)
+
+
+def equivalence_sentences(result: dict[str, Any]) -> list[str]:
+    """Which variants are as good as the baseline within the margin that the study declares."""
+    if "equivalence" not in result:
+        return []
+    tests, margin = result["equivalence"]["variants"], f"{result['equivalence']['margin']:g}"
+    names = {
+        verdict: ", ".join(name for name, test in tests.items() if test["verdict"] == verdict)
+        for verdict in (EQUIVALENT, DIFFERENT, UNDECIDED)
+    }
+    points = f"{margin} point{'s' * (margin != '1')} of {TITLE}"
+    sentences = {
+        EQUIVALENT: f"Within {points} of {result['baseline']} (test of equivalence): {names[EQUIVALENT]}.",
+        DIFFERENT: f"More than {points} from {result['baseline']}: {names[DIFFERENT]}.",
+        UNDECIDED: f"Too few articles or seeds to say whether within {points}: {names[UNDECIDED]}.",
+    }
+    return [" ".join(sentence for verdict, sentence in sentences.items() if names[verdict])]
 
 
 def chance_sentence(result: dict[str, Any]) -> str:
@@ -112,6 +131,7 @@ def summarize_study(result: dict[str, Any]) -> list[str]:
     return [
         *left_out,
         differences_sentence(result),
+        *equivalence_sentences(result),
         *analysis_sentences(result),
         chance_sentence(result),
         *independence_sentences(result),

@@ -22,7 +22,9 @@ class Study:
 
     settings: what all variants set; along: the key that the analysis follows; series: variants in the order
     of that key, one list for each curve; spread_from: for a study of one seed, the study that the spread
-    between seeds is taken from; hours: measured on the machine of the scale, None before the first run.
+    between seeds is taken from; within: the margin of the tests of equivalence with the baseline, in points
+    of the headline metric, None for no such tests; hours: measured on the machine of the scale, None before
+    the first run.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Study:
     along: str | None
     series: dict[str, list[Variant]]
     spread_from: str | None
+    within: float | None
     hours: float | None
 
     def position(self, variant: Variant) -> Any:

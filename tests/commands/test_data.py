@@ -318,7 +318,7 @@ def test_make_remote_takes_a_folder_with_blanks_and_keeps_what_is_in_it(project,
 
 
 def test_make_data_passes_the_columns_on():
-    # `make test` runs this test, and a make inside a make prints the names of folders unless it is asked not to.
+    # `make test` runs this test: a make inside a make prints the names of folders unless it is asked not to.
     options = ["--dry-run", "--no-print-directory", "--old-file=.venv/.installed"]
     command = ["make", *options, "data", "FROM=mine.csv", "DOCUMENT=text"]
     shown = subprocess.run(

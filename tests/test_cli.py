@@ -66,7 +66,7 @@ def test_a_shell_completes_names_and_options(monkeypatch):
         ).stdout
         return [line.partition(",")[2] for line in shown.splitlines()]
 
-    assert completed("onesentence s") == ["show", "study", "sizes", "score"]
+    assert completed("onesentence s") == ["summarize", "show", "study", "sizes", "score"]
     assert "--no-bertscore" in completed("onesentence score --no")
     for shell in ("bash", "zsh", "fish"):
         shown = run(ROOT, "python", "-m", "onesentence", "completion", shell).stdout

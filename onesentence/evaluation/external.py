@@ -74,9 +74,9 @@ def _text_of(path: Path, role: str) -> str:
         raise UserError(f"{path}: not found; expected a file of {role}, {EXPECTED}") from error
     except OSError as error:
         raise UserError(f"{path}: not a text file: {error}; expected a file of {role}, {EXPECTED}") from error
-    for start, name in MAGIC.items():
-        if raw.startswith(start):
-            raise UserError(f"{path}: is {name}; expected a file of {role}, {EXPECTED}")
+    name = binary_format(raw)
+    if name:
+        raise UserError(f"{path}: is {name}; expected a file of {role}, {EXPECTED}")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -84,6 +84,11 @@ def _text_of(path: Path, role: str) -> str:
     if "\0" in text:
         raise UserError(f"{path}: contains NUL characters, so it is not text; expected {EXPECTED} in UTF-8")
     return text
+
+
+def binary_format(raw: bytes) -> str | None:
+    """Return the name of the format that bytes begin as, of those that are not text; None otherwise."""
+    return next((name for start, name in MAGIC.items() if raw.startswith(start)), None)
 
 
 def _parsed(text: str) -> dict[str, Any] | list[Any] | None:
@@ -103,7 +108,12 @@ def _is_list(value: object) -> bool:
 
 
 def _other_format(lines: list[str]) -> str | None:
-    """Return the name of a file's format if its content is not one text per line; None if it may be.
+    """Return the name of a file's format if its content is not one text per line; None if it may be."""
+    return structured_format(lines) or table_format(lines)
+
+
+def structured_format(lines: list[str]) -> str | None:
+    """Return the name of a text's format if it is markup, JSON or a pointer of git-lfs; None otherwise.
 
     A line that merely begins with a brace is text. Only what parses from end to end counts as JSON.
     """
@@ -124,6 +134,13 @@ def _other_format(lines: list[str]) -> str | None:
         return "a JSON array"
     if len(filled) > 1 and first in ("{", "[", "[{"):
         return "JSON over several lines, cut off or invalid"
+    return None
+
+
+def table_format(lines: list[str]) -> str | None:
+    """Return the kind of table that lines are by their first line or by their tabs; None for other text."""
+    filled = [line.strip() for line in lines if line.strip()]
+    first = filled[0].lower() if filled else ""
     for delimiter, name in DELIMITERS.items():
         columns = [part.strip(" \"'") for part in first.split(delimiter)]
         if len(filled) > 1 and not COLUMNS.isdisjoint(columns) and all(map(COLUMN.fullmatch, columns)):

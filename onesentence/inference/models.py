@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from onesentence.core.errors import UserError
 from onesentence.core.params import PARAMS_FILE
+from onesentence.inference.revisions import TUNED, fetch
 from onesentence.inference.settings import EXPORT, Settings, base_model, of_export, of_pipeline
 from onesentence.model.adapters import TUNING, load_tuned, merged, quiet_peft
 from onesentence.model.loading import load_base
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-TUNED = Path("models/tuned")  # in a pipeline's folder
 ADAPTER = "adapter_config.json"  # of peft
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RUN_BY_TRANSFORMERS = (None, "merged", "adapter")
@@ -42,19 +42,28 @@ class Found:
     trained: bool
 
 
-def find(model: Path | None, untuned: bool = False) -> Found:
+def find(model: str | Path | None, untuned: bool = False, revision: str | None = None) -> Found:
     """The model that `--model` names; None is the pipeline in the working directory.
 
     model: the folder of a pipeline (params.yaml), of an exported model (summarization.json), of a tuned model
-    (tuning.json), of peft's adapter (adapter_config.json), or of a base model (config.json).
-    untuned: the base of a pipeline or an adapter, without what was trained.
+    (tuning.json), of peft's adapter (adapter_config.json) or of a base (config.json); a name that no folder
+    has is a revision. untuned: the base of a pipeline or an adapter, without what was trained. revision: of
+    the pipeline in the folder, instead of its present state.
     """
-    folder = Path() if model is None else model
-    if not folder.is_dir():
-        raise UserError(
-            f"--model: {folder} not found; expected the folder of an exported model, of an adapter, of a "
-            "base model or of a pipeline, or the name of an experiment or a git revision"
-        )
+    folder = Path() if model is None else Path(model)
+    if revision is None and not folder.is_dir():
+        if folder.exists() or os.sep in str(model):
+            kind = "is a file" if folder.exists() else "not found"
+            raise UserError(
+                f"--model: {folder}: {kind}; expected the folder of an exported model, of an adapter, of a "
+                "base model or of a pipeline, or the name of an experiment or a git revision"
+            )
+        folder, revision = Path(), str(model)
+    if revision is not None:
+        fetched, commit = fetch(revision, folder, untuned)
+        found = _pipeline(fetched, untuned)
+        label = os.path.relpath(found.settings.model.name, fetched) if untuned else str(TUNED)
+        return replace(found, name=f"{label} at {revision} ({commit[:7]})")
     if (folder / EXPORT).is_file():
         found = _exported(folder)
     elif (folder / TUNING).is_file():

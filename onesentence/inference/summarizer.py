@@ -13,7 +13,7 @@ from onesentence.evaluation.extraction import Article
 from onesentence.generation.decoding import Output
 from onesentence.generation.decoding import summarize_in_batches as generate_in_batches
 from onesentence.generation.smoke_test import run_smoke_test
-from onesentence.inference.models import find, load_model
+from onesentence.inference.models import Found, find, load_model
 from onesentence.model.encoding import Prompt, encode_prompt
 from onesentence.model.loading import load_tokenizer
 
@@ -71,11 +71,15 @@ class Summarizer:
 
     @classmethod
     def load(cls, model: str | Path | None = None, untuned: bool = False) -> Summarizer:
-        """Load a model: None is params.yaml's with models/tuned; see `models.find` for folders.
+        """Load a model: None is params.yaml's with models/tuned; else a folder or a revision (`models.find`).
 
         untuned: load the base alone. Kernels, threads and seeds are set as in every stage.
         """
-        found = find(None if model is None else Path(model), untuned)
+        return cls.of(find(model, untuned))
+
+    @classmethod
+    def of(cls, found: Found) -> Summarizer:
+        """Load a model that was found."""
         set_up(seed=0, formats=[found.settings.model.dtype])
         tokenizer = load_tokenizer(found.settings.model)
         return cls(found.name, found.settings, load_model(found), tokenizer, found.trained)

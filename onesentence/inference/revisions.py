@@ -1,0 +1,89 @@
+"""Fetch a pipeline's settings, tuned model and base of another revision or experiment, through DVC."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from onesentence.core.errors import UserError
+from onesentence.core.files import atomic_write
+from onesentence.core.params import NO_FILE, PARAMS_FILE
+from onesentence.inference.settings import of_pipeline
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+FETCHED = "summarize"  # in DVC's folder for temporary files: one folder for each commit
+TUNED = Path("models/tuned")  # in a pipeline's folder
+
+
+def fetch(revision: str, home: Path, untuned: bool) -> tuple[Path, str]:
+    """(a folder like the pipeline `home` at a revision, its commit), kept below .dvc/tmp for the next time.
+
+    revision: a branch, tag, commit or DVC experiment. untuned: the base alone. The folder holds params.yaml,
+    models/tuned and the base, unless that is on the hub.
+    """
+    try:
+        from dvc.exceptions import DvcException, NotDvcRepoError
+        from dvc.repo import Repo
+        from dvc.scm import RevError, SCMError, resolve_rev
+        from dvc_data.index import DataIndexError
+    except ImportError as error:
+        raise UserError(f"{revision}: a revision is fetched through DVC; run `pip install dvc`") from error
+    where = f"{revision}" if home == Path() else f"{revision} of {home}"
+    try:
+        with Repo(str(home)) as repo:
+            commit: str = resolve_rev(repo.scm, revision)
+            target = Path(repo.tmp_dir) / FETCHED / (f"{commit}-base" if untuned else commit)
+            if not target.is_dir():
+                with atomic_write(target) as folder:
+                    _copy(repo, commit, folder, untuned)
+            return target, commit
+    except NotDvcRepoError as error:
+        raise UserError(
+            f"{where}: is no folder, and this is no DVC repository that could have such a revision; name the "
+            "folder of a model"
+        ) from error
+    except (RevError, SCMError) as error:
+        raise UserError(
+            f"{where}: no folder, no experiment and no git revision has this name; `dvc exp list --all` and "
+            "`git branch --all` list them"
+        ) from error
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{where}: {error.filename or error} is not in this revision; name one whose pipeline was run"
+        ) from error
+    except (OSError, DvcException, DataIndexError) as error:
+        raise UserError(
+            f"{where}: its model is neither in DVC's cache nor in a remote that can be reached "
+            f"({type(error).__name__}); run `dvc pull` there, or add a remote (`make remote`)"
+        ) from error
+
+
+def _copy(repo: Repo, commit: str, folder: Path, untuned: bool) -> None:
+    """Copy the files of a commit into a new folder."""
+    from dvc.repo.brancher import switch
+
+    folder.mkdir(parents=True)
+    with switch(repo, commit):
+        repo.dvcfs.get_file(PARAMS_FILE.as_posix(), str(folder / PARAMS_FILE))
+        model = of_pipeline(folder).model
+        wanted = [] if untuned else [TUNED]
+        if model.watch != NO_FILE:
+            wanted.append(Path(model.name))
+        for path in wanted:
+            _copy_folder(repo, path, folder / path)
+
+
+def _copy_folder(repo: Repo, path: Path, target: Path) -> None:
+    """Copy a folder of the present revision, whether git or DVC holds it."""
+    files: list[str] = repo.dvcfs.find(path.as_posix())
+    if not files:
+        raise FileNotFoundError(errno.ENOENT, "not found", path.as_posix())
+    for file in tqdm(files, desc=f"fetch {path}", unit="file", disable=None, leave=False):
+        copy = target / Path(file.lstrip("/")).relative_to(path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        repo.dvcfs.get_file(file, str(copy))

@@ -1,0 +1,169 @@
+"""Write summaries as text or JSON Lines, and what a person should know about them as notes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import regex
+from tqdm import tqdm
+
+from onesentence.inference.stream import NO_ARTICLE, Result
+
+FEW = 10  # notes of one kind that are shown where nobody asked for all of them
+# Whatever moves the cursor, colours a terminal or turns its text around; also half characters, which no
+# encoding has. Joiners stay: words of Persian and of Indic scripts, and emoji, contain them.
+UNPRINTABLE = regex.compile(r"[\p{Cc}\p{Cs}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+FAILURES = {"empty": "the model wrote nothing", "echo": "the model repeated its prompt"}
+REASONS = {"empty": "empty", "echo": "repeated prompt", NO_ARTICLE: "no article"}
+PARTIAL = ".partial"  # the end of a file's name until it is complete
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with a question mark in a box for each character that could steer a terminal."""
+    return UNPRINTABLE.sub("\ufffd", " ".join(text.split()))
+
+
+def row_of(result: Result) -> dict[str, Any]:
+    """A result as JSON: the keys of data/predictions, and `unsupported`; `error` where no article was."""
+    item, summary = result.item, result.summary
+    row: dict[str, Any] = {
+        "id": item.name,
+        "prediction": "" if summary is None else summary.text,
+        "status": result.status,
+    }
+    if summary is None:
+        row |= {"input_tokens": 0, "output_tokens": 0, "document_tokens_cut": 0, "stopped": False}
+        return row | {"unsupported": [], "error": item.problem}
+    return row | {
+        "input_tokens": summary.input_tokens,
+        "output_tokens": summary.output_tokens,
+        "document_tokens_cut": summary.document_tokens_cut,
+        "stopped": summary.stopped,
+        "unsupported": list(summary.unsupported),
+    }
+
+
+def line_of(result: Result, jsonl: bool) -> str:
+    """The line of a result. As text, line k belongs to article k: it is empty where there is no summary."""
+    if jsonl:  # ASCII, so that nothing in it can steer a terminal or break an encoding
+        return json.dumps(row_of(result), ensure_ascii=True)
+    return printable(result.summary.text) if result.summary and result.status == "ok" else ""
+
+
+class Writer:
+    """Writes lines to standard output, or to a file that has its name once it is complete.
+
+    Until then it is called NAME.partial, and stays if the work is interrupted.
+    """
+
+    def __init__(self, jsonl: bool, target: Path | None) -> None:
+        self.jsonl, self.target, self.written = jsonl, target, 0
+        self.partial = None if target is None else target.with_name(target.name + PARTIAL)
+        self._file: IO[str] = sys.stdout  # what it is now: the caller may redirect it later
+
+    def __enter__(self) -> Writer:
+        if self.partial is not None:
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.partial.open("w", encoding="utf-8", newline="\n")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.partial is None or self.target is None:
+            return
+        self._file.close()
+        if kind is None:
+            self.partial.replace(self.target)
+        elif not self.written:
+            self.partial.unlink()
+
+    def write(self, result: Result, bar: tqdm[Any]) -> None:
+        """Write one result at once; a bar on the same terminal makes way."""
+        if self._file.isatty():
+            bar.clear()
+        self._file.write(line_of(result, self.jsonl) + "\n")
+        self._file.flush()
+        self.written += 1
+        if self._file.isatty():
+            bar.refresh()
+
+    def kept(self) -> str:
+        """Where the lines are that were written before an interruption; "" where none are in a file."""
+        if not (self.written and self.partial):
+            return ""
+        return f"; the first {self.written:,} results are in {self.partial}"
+
+
+class Notes:
+    """Counts results, and writes notes on them to standard error.
+
+    explain: all notes; None: those on failures, at most FEW; False: none. max_input_tokens, max_new_tokens:
+    of the model, for the words.
+    """
+
+    def __init__(self, explain: bool | None, max_input_tokens: int, max_new_tokens: int) -> None:
+        self.explain = explain
+        self.max_input_tokens, self.max_new_tokens = max_input_tokens, max_new_tokens
+        self.count: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+
+    @property
+    def failed(self) -> int:
+        """How many articles got no summary."""
+        return self.failures.total()
+
+    def add(self, result: Result) -> list[str]:
+        """The notes on a result that are shown."""
+        self.count["articles"] += 1
+        notes = self._notes(result)
+        failed = result.status != "ok"
+        if failed:
+            self.failures[result.status] += 1
+        if self.explain or (failed and self.explain is None and self.failed <= FEW):
+            return [
+                f"{'failed' if failed else 'note'}: {printable(f'{result.item.place}: {n}')}" for n in notes
+            ]
+        return []
+
+    def _notes(self, result: Result) -> list[str]:
+        """Every note on a result, counted."""
+        summary = result.summary
+        if summary is None:
+            return [str(result.item.problem)]
+        notes = [FAILURES[summary.status]] if summary.status in FAILURES else []
+        if summary.document_tokens_cut:
+            self.count["cut"] += 1
+            notes.append(
+                f"the model did not read the last {summary.document_tokens_cut:,} tokens of the article "
+                f"(with the prompt, it reads {self.max_input_tokens:,})"
+            )
+        if summary.status == "ok" and not summary.stopped:
+            self.count["unfinished"] += 1
+            notes.append(f"the summary was broken off after {self.max_new_tokens:,} tokens")
+        if summary.status == "ok" and summary.unsupported:
+            self.count["flagged"] += 1
+            notes.append(f"not in the article: {', '.join(map(repr, summary.unsupported))}")
+        return notes
+
+    def sentence(self, name: str) -> str:
+        """How many articles were summarized, failed, cut and flagged."""
+        articles, count = self.count["articles"], self.count
+        ok = articles - self.failed
+        parts = [f"{ok:,} of {articles:,} article{'s' * (articles != 1)} summarized"]
+        if self.failed:
+            shown = ", ".join(f"{number:,} {REASONS[status]}" for status, number in self.failures.items())
+            parts.append(f"{self.failed:,} failed ({shown})")
+        if count["cut"]:
+            parts.append(f"{count['cut']:,} cut")
+        if count["unfinished"]:
+            parts.append(f"{count['unfinished']:,} broken off")
+        if count["flagged"]:
+            parts.append(f"{count['flagged']:,} with numbers or names that the article lacks")
+        hint = " (--explain lists them)" if len(parts) > 1 and not self.explain else ""
+        return f"summarize: {printable(name)}: {', '.join(parts)}{hint}"

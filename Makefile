@@ -6,7 +6,7 @@ WORKERS ?= 2
 # dvc runs `python -m stages.NAME`: the environment's python must come first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lint preset base data remote ladder results estimate verify bench study sizes show diff setup docs
+.PHONY: repro test lint preset base data serve remote ladder results estimate verify bench study sizes show diff setup docs
 
 repro: setup ## make repro [PRESET=NAME]: reproduce the whole pipeline, or a preset's own, then print its table
 ifdef PRESET
@@ -57,6 +57,10 @@ endif
 	cd "$(if $(PRESET),presets/$(PRESET),.)" && \
 	python -m onesentence data "$$from" $(if $(GROUP),--group-column "$(GROUP)") $(if $(DOCUMENT),--document-column "$(DOCUMENT)") \
 	$(if $(SUMMARY),--summary-column "$(SUMMARY)")
+
+serve: setup ## make serve [MODEL=FOLDER] [PORT=8000] [COMPARE=1]: summaries over HTTP, and a page to try them
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r onesentence/serving/requirements.txt
+	@exec python -m onesentence serve $(if $(MODEL),--model "$(MODEL)") $(if $(PORT),--port $(PORT)) $(if $(COMPARE),--compare)
 
 remote: setup ## make remote DIR=PATH: keep data, models and predictions in a folder (a mounted drive)
 	@test -n "$(DIR)" || { echo "usage: make remote DIR=PATH"; exit 2; }
@@ -114,4 +118,6 @@ bench: setup ## make bench XSUM=FOLDER: speed and memory against what people use
 	python -m benchmarks.scoring --references "$(XSUM)-outputs/ref.txt" --predictions "$(XSUM)-outputs/convs2s.txt" --output benchmarks/results/scoring.json
 	python -m benchmarks.data --articles "$(XSUM)/train.jsonl" --output benchmarks/results/data.json
 	python -m benchmarks.busy --output benchmarks/results/busy.json
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r onesentence/serving/requirements.txt
+	python -m benchmarks.serving --output benchmarks/results/serving.json
 	python -m benchmarks.table --write

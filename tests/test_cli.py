@@ -66,7 +66,7 @@ def test_a_shell_completes_names_and_options(monkeypatch):
         ).stdout
         return [line.partition(",")[2] for line in shown.splitlines()]
 
-    assert completed("onesentence s") == ["summarize", "show", "study", "sizes", "score"]
+    assert completed("onesentence s") == ["summarize", "serve", "show", "study", "sizes", "score"]
     assert "--no-bertscore" in completed("onesentence score --no")
     for shell in ("bash", "zsh", "fish"):
         shown = run(ROOT, "python", "-m", "onesentence", "completion", shell).stdout
@@ -91,7 +91,8 @@ def test_the_package_declares_what_it_imports_and_requirements_pin_it():
     declared = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     pinned = {
         canonicalize_name(line.partition("==")[0])
-        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        for path in (ROOT / "requirements.txt", ROOT / "onesentence/serving/requirements.txt")
+        for line in path.read_text().splitlines()
         if "==" in line
     }
     assert {canonicalize_name(name) for name in declared} <= pinned

@@ -64,6 +64,18 @@ def checked_key(text: str, where: str) -> str:
     return key
 
 
+def exposure(address: str, key: str | None) -> str | None:
+    """A warning where other machines can use the service without a key; otherwise None."""
+    from onesentence.serving.server import is_loopback
+
+    if key is not None or is_loopback(address):
+        return None
+    return (
+        f"serve: warning: --host: {address} is open to other machines, and whoever reaches it can use the "
+        "service; set a key with --api-key-file"
+    )
+
+
 def limit(name: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The option of a bound of `Limits`."""
     value = getattr(DEFAULT, name)
@@ -98,13 +110,9 @@ def command(
     limits, key = Limits(**bounds), read_key(api_key_file)
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(f"serve: {', '.join(missing)} not installed; run `pip install -r {NEEDED}`")
-    from onesentence.serving.server import Serving, is_loopback, listen
+    from onesentence.serving.server import Serving, listen
 
     bound = listen(host, port)
-    if key is None and not is_loopback(bound.getsockname()[0]):
-        print(
-            f"serve: warning: --host {host}: anyone who reaches this machine can use the service; set a "
-            "key with --api-key-file",
-            file=sys.stderr,
-        )
+    if warning := exposure(bound.getsockname()[0], key):
+        print(warning, file=sys.stderr)
     Serving(bound, limits, key).run(model, compare)

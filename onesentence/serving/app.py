@@ -34,6 +34,7 @@ from onesentence.serving.responses import completion_body, error_response, json_
 from onesentence.serving.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from onesentence.inference.models import Found
     from onesentence.inference.summarizer import Summarizer, Summary
 
 LEFT = 499  # nginx's status for a client that left before its answer; nobody receives it
@@ -46,6 +47,17 @@ class Served:
     name: str
     summarizer: Summarizer
     batcher: Batcher
+
+
+def find_models(model: str | None, compare: bool) -> list[Found]:
+    """The model to serve, and its untuned base with `compare`; a UserError in this command's own options."""
+    from onesentence.inference.models import find
+
+    try:
+        return [find(model, untuned) for untuned in ((False, True) if compare else (False,))]
+    except UserError as error:
+        text = str(error).replace("--untuned:", "--compare:").replace("--untuned", "--model FOLDER")
+        raise UserError(text) from error
 
 
 def public_name(name: str) -> str:
@@ -85,16 +97,16 @@ class Service:
     async def load(self, model: str | None, compare: bool) -> None:
         """Load the model, with `compare` its untuned base too, and put both through the smoke test."""
 
-        def loaded(untuned: bool) -> Summarizer:
+        def loaded() -> list[Summarizer]:
             from onesentence.inference.summarizer import Summarizer  # takes seconds: not in the loop's thread
 
-            summarizer = Summarizer.load(model, untuned=untuned)
-            summarizer.check()
-            return summarizer
+            summarizers = [Summarizer.of(found) for found in find_models(model, compare)]
+            for summarizer in summarizers:
+                summarizer.check()
+            return summarizers
 
-        loop = asyncio.get_running_loop()
-        for untuned in (False, True) if compare else (False,):
-            self.add(await loop.run_in_executor(self.executor, loaded, untuned))
+        for summarizer in await asyncio.get_running_loop().run_in_executor(self.executor, loaded):
+            self.add(summarizer)
         self.state = "ready"
 
     def add(self, summarizer: Summarizer) -> None:

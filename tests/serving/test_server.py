@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from running import PATIENCE, export_base, read
 
-from onesentence.commands.serve import checked_key, read_key
+from onesentence.commands.serve import checked_key, exposure, read_key
 from onesentence.core.errors import UserError
 from onesentence.serving.guard import host_of
 from onesentence.serving.limits import Limits
@@ -60,7 +60,7 @@ def failure(*options: str, **environment: str) -> str:
 
 def test_sigterm_lets_accepted_requests_finish_refuses_new_ones_and_exits_with_0(tmp_path):
     exported = export_base(
-        tmp_path / "tiny", max_new_tokens=300, num_beams=4
+        tmp_path / "tiny", max_new_tokens=100, num_beams=4
     )  # so that a request takes a while
     with process("--model", str(exported), "--port", "0", "--max-wait-ms", "0", "--max-batch", "1") as child:
         address = until_ready(child)
@@ -104,7 +104,7 @@ def test_a_port_that_is_taken_is_an_error_before_the_model_is_loaded():
 
 
 def test_a_model_that_is_not_there_ends_the_service_with_one_line(tmp_path):
-    assert "no-such-folder not found" in failure("--model", str(tmp_path / "no-such-folder"), "--port", "0")
+    assert "no-such-folder: not found" in failure("--model", str(tmp_path / "no-such-folder"), "--port", "0")
 
 
 def test_a_key_comes_from_a_file_or_the_environment_and_no_error_shows_it(tmp_path, monkeypatch):
@@ -154,6 +154,8 @@ def test_only_addresses_of_this_machine_are_loopback():
         assert is_loopback(host)
     for host in ("0.0.0.0", "::", "192.168.0.1", "example.org"):
         assert not is_loopback(host)
+        assert f"--host: {host} is open to other machines" in exposure(host, None)
+    assert exposure("127.0.0.1", None) is None and exposure("0.0.0.0", "a-key") is None
     assert [host_of(h) for h in ("LocalHost:80", "[::1]:80", "a.b", "")] == ["localhost", "::1", "a.b", ""]
     with pytest.raises(UserError, match="--host: 'no such name': expected a name or an address"):
         listen("no such name", 0)

@@ -71,9 +71,9 @@ def edit(folder: Path, **values) -> None:
         os.chdir(before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium."""
+    """Headless Chromium. Once a module: while it is open, its thread can run no other event loop."""
     from playwright.sync_api import sync_playwright
 
     programs = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]

@@ -6,7 +6,7 @@ WORKERS ?= 2
 # dvc runs `python -m stages.NAME`: the environment's python must come first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lint preset base data serve remote ladder results estimate verify bench study sizes show diff setup docs
+.PHONY: repro export test lint preset base data serve remote ladder results estimate verify bench study sizes show diff setup docs
 
 repro: setup ## make repro [PRESET=NAME]: reproduce the whole pipeline, or a preset's own, then print its table
 ifdef PRESET
@@ -15,6 +15,14 @@ ifdef PRESET
 else
 	dvc repro
 	@python -m onesentence results
+endif
+
+export: setup ## make export [PRESET=NAME]: write the tuned model to models/exported, and prove that it scores the same
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
+ifdef PRESET
+	@python -m onesentence repro "$(PRESET)" --export
+else
+	dvc repro models/dvc.yaml
 endif
 
 test: setup ## make test [WORKERS=2]: run the tests, a file at a time on each worker

@@ -1,8 +1,6 @@
 """The peer of `benchmarks.generation`: a Phi or Llama in CTranslate2's format, and beam search in it.
 
-CTranslate2's own converter expects the attributes of Phi's first, remote code and fails on the class that
-transformers has had since 4.37 (OpenNMT/CTranslate2#1641). A Llama is written beside it from the model in
-memory, adapter merged, so that both come the same way.
+Models are written by the converters of `make export`, from the model in memory, adapter merged.
 """
 
 import json
@@ -13,125 +11,18 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-ACTIVATIONS = {"gelu_new": "GELUTanh", "gelu_pytorch_tanh": "GELUTanh", "gelu": "GELU", "relu": "RELU"}
-
 
 def _name(token: int) -> str:
     """A token's name: CTranslate2 reads and writes text, and an id must come back as itself."""
     return f"<{token}>"
 
 
-def _fill(spec, *modules) -> None:
-    """Weights and biases of linear layers or a layer norm, [outputs, inputs], those of several one below the
-    other (queries, keys and values are one product there)."""
-    import torch
-
-    weight = torch.cat([module.weight for module in modules]).float().numpy()
-    biases = [module.bias for module in modules if getattr(module, "bias", None) is not None]
-    bias = torch.cat(biases).float().numpy() if biases else None
-    if hasattr(spec, "gamma"):
-        spec.gamma = weight
-        if bias is not None:
-            spec.beta = bias
-    else:
-        spec.weight = weight
-        if bias is not None:
-            spec.bias = bias
-
-
-def phi_spec(model):
-    """CTranslate2's specification of a PhiForCausalLM, with its weights in float32.
-
-    Raises ValueError where the configuration asks for what is not carried over.
-    """
-    from ctranslate2.specs import common_spec, transformer_spec
-
-    config = model.config
-    rotary = config.rope_parameters
-    if config.model_type != "phi" or config.qk_layernorm or rotary["rope_type"] != "default":
-        raise ValueError("only Phi is converted, without norms of queries and keys, with default positions")
-    width = config.hidden_size // config.num_attention_heads
-    grouped = config.num_key_value_heads != config.num_attention_heads
-    spec = transformer_spec.TransformerDecoderModelSpec.from_config(
-        num_layers=config.num_hidden_layers,
-        num_heads=config.num_attention_heads,
-        num_heads_kv=config.num_key_value_heads if grouped else None,
-        activation=getattr(common_spec.Activation, ACTIVATIONS[config.hidden_act]),
-        rotary_dim=int(width * rotary["partial_rotary_factor"]),
-        rotary_interleave=False,
-        rotary_base=rotary["rope_theta"],
-        parallel_residual=True,
-        shared_layer_norm=True,
-    )
-    spec.config.layer_norm_epsilon = config.layer_norm_eps
-    decoder = spec.decoder
-    decoder.scale_embeddings = False
-    decoder.embeddings.weight = model.model.embed_tokens.weight.float().numpy()
-    _fill(decoder.layer_norm, model.model.final_layernorm)
-    _fill(decoder.projection, model.lm_head)
-    for target, layer in zip(decoder.layer, model.model.layers, strict=True):
-        attention = layer.self_attn
-        _fill(target.shared_layer_norm, layer.input_layernorm)
-        _fill(target.self_attention.linear[0], attention.q_proj, attention.k_proj, attention.v_proj)
-        _fill(target.self_attention.linear[1], attention.dense)
-        _fill(target.ffn.linear_0, layer.mlp.fc1)
-        _fill(target.ffn.linear_1, layer.mlp.fc2)
-    return spec
-
-
-def llama_spec(model):
-    """CTranslate2's specification of a LlamaForCausalLM, with its weights in float32.
-
-    Raises ValueError where the configuration asks for what is not carried over.
-    """
-    from ctranslate2.specs import common_spec, transformer_spec
-
-    config = model.config
-    rotary = config.rope_parameters
-    if config.model_type != "llama" or config.hidden_act != "silu" or rotary["rope_type"] != "default":
-        raise ValueError("only Llama is converted, with SiLU and default positions")
-    spec = transformer_spec.TransformerDecoderModelSpec.from_config(
-        num_layers=config.num_hidden_layers,
-        num_heads=config.num_attention_heads,
-        num_heads_kv=config.num_key_value_heads,
-        activation=common_spec.Activation.SWISH,
-        pre_norm=True,
-        ffn_glu=True,
-        rms_norm=True,
-        rotary_dim=0,  # all of a head
-        rotary_interleave=False,
-        rotary_base=rotary["rope_theta"],
-    )
-    spec.config.layer_norm_epsilon = config.rms_norm_eps
-    decoder = spec.decoder
-    decoder.scale_embeddings = False
-    decoder.embeddings.weight = model.model.embed_tokens.weight.float().numpy()
-    _fill(decoder.layer_norm, model.model.norm)
-    _fill(decoder.projection, model.lm_head)
-    for target, layer in zip(decoder.layer, model.model.layers, strict=True):
-        attention = layer.self_attn
-        _fill(target.self_attention.layer_norm, layer.input_layernorm)
-        _fill(target.self_attention.linear[0], attention.q_proj, attention.k_proj, attention.v_proj)
-        _fill(target.self_attention.linear[1], attention.o_proj)
-        _fill(target.ffn.layer_norm, layer.post_attention_layernorm)
-        _fill(target.ffn.linear_0, layer.mlp.gate_proj)
-        _fill(target.ffn.linear_0_noact, layer.mlp.up_proj)
-        _fill(target.ffn.linear_1, layer.mlp.down_proj)
-    return spec
-
-
 def write_model(model, folder: Path) -> None:
     """Write a PhiForCausalLM or LlamaForCausalLM to an empty folder in CTranslate2's format."""
-    import torch
+    from onesentence.export.converters import write_spec
 
-    with torch.no_grad():
-        spec = llama_spec(model) if model.config.model_type == "llama" else phi_spec(model)
     names = [_name(token) for token in range(model.config.vocab_size)]
-    spec.register_vocabulary(names)
-    spec.config.unk_token = spec.config.bos_token = spec.config.eos_token = names[model.config.eos_token_id]
-    spec.validate()
-    spec.optimize()
-    spec.save(str(folder))
+    write_spec(model, folder, names, names[model.config.eos_token_id], "float32")
 
 
 def search(generator, prompt: list[int], settings) -> list[int]:

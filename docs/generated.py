@@ -79,8 +79,12 @@ def comments(path: Path) -> dict[str, str]:
 
 
 def stages() -> dict[str, dict[str, Any]]:
-    """Each stage of dvc.yaml by name; one that runs for several systems is one entry."""
-    declared = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    """Each stage of dvc.yaml and models/dvc.yaml by name; one that runs for several systems is one entry."""
+    declared = {
+        name: stage
+        for path in ("dvc.yaml", "models/dvc.yaml")
+        for name, stage in yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))["stages"].items()
+    }
     return {
         name: {**stage.get("do", stage), "systems": list(stage.get("foreach", {}))}
         for name, stage in declared.items()
@@ -174,13 +178,14 @@ def _outputs(stage: dict[str, Any]) -> Iterator[str]:
 
 
 def stage_pages() -> str:
-    """Every stage of dvc.yaml: what it does, its command, what it depends on and what it writes."""
+    """Every stage of both pipelines: what it does, its command, what it depends on and what it writes."""
     pages = []
     for name, stage in stages().items():
         systems = ", ".join(f"`{name}@{system}`" for system in stage["systems"])
         pages.append(
             f"(stage-{name})=\n## {name}\n\n{escape(stage['desc'])}."
             + (f" It runs as {systems}." if systems else "")
+            + (" A stage of `make export`." if "wdir" in stage else "")
             + (" Frozen: `dvc repro` leaves it as it is." if stage.get("frozen") else "")
             + f"\n\n    {stage['cmd']}\n\n"
             + _listed("Depends on", [f"`{path}`" for path in stage["deps"]])

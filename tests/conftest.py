@@ -225,6 +225,28 @@ def project(tmp_path, pairs, tiny) -> Path:
     return make_project(tmp_path, pairs, tiny)
 
 
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory, tiny) -> Path:
+    """The folder of a pipeline with the tiny model, and an adapter on it that changes its outputs."""
+    import torch
+
+    from onesentence.model.adapters import add_adapter, save_tuned
+    from onesentence.model.loading import load_base
+
+    folder = tmp_path_factory.mktemp("pipeline")
+    shutil.copytree(tiny, folder / "models/tiny")
+    shutil.copy(ROOT / "params.yaml", folder)
+    edit(folder, model__name="models/tiny", model__watch="models/tiny", prompt__max_input_tokens=96, **SMALL)
+    settings = Model(str(tiny), str(tiny), None, "float32", "none")
+    adapted = add_adapter(load_base(settings), lora_settings(), seed=0)
+    with torch.no_grad():  # a new adapter's B is zero
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.2)
+    save_tuned(adapted, folder / "models/tuned", "models/tiny", "lora")
+    return folder
+
+
 def lora_settings(
     rank: int = 16, alpha=None, dropout: float = 0.0, target_modules=("q_proj", "k_proj", "v_proj")
 ) -> SimpleNamespace:

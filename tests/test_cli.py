@@ -91,8 +91,8 @@ def test_the_package_declares_what_it_imports_and_requirements_pin_it():
     declared = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     pinned = {
         canonicalize_name(line.partition("==")[0])
-        for path in (ROOT / "requirements.txt", ROOT / "onesentence/serving/requirements.txt")
-        for line in path.read_text().splitlines()
+        for file in ("requirements.txt", "models/requirements.txt", "onesentence/serving/requirements.txt")
+        for line in (ROOT / file).read_text().splitlines()
         if "==" in line
     }
     assert {canonicalize_name(name) for name in declared} <= pinned

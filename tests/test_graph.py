@@ -17,12 +17,15 @@ from stages import score
 PACKAGES = ("stages", "onesentence")
 STAGES = ["pretrain", "prepare", "tokenize", "smoke", "train", "generate", "score", "evaluate", "report"]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+EXPORT = yaml.safe_load((ROOT / "models/dvc.yaml").read_text())  # a pipeline of its own, for `make export`
+EXPORT_STAGES = ["export", "rescore"]
+EVERY_STAGE = [*STAGES, *EXPORT_STAGES]
 LOCK = yaml.safe_load((ROOT / "dvc.lock").read_text())
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
 def definition(stage: str) -> dict:
-    found = GRAPH["stages"][stage]
+    found = {**GRAPH["stages"], **EXPORT["stages"]}[stage]
     return found.get("do", found)
 
 
@@ -66,13 +69,26 @@ def test_the_graph_has_just_these_stages():
     assert definition("pretrain")["frozen"] is True
 
 
+def test_the_export_is_a_pipeline_of_its_own_in_the_folder_above():
+    assert list(EXPORT["stages"]) == EXPORT_STAGES
+    assert EXPORT["vars"] == ["../params.yaml"]
+    assert all(definition(stage)["wdir"] == ".." for stage in EXPORT_STAGES)
+    assert not any(EXPORT_STAGES[k] in GRAPH["stages"] for k in range(2))
+
+
+def test_artifacts_name_what_a_stage_writes():
+    outs = [out for stage in EVERY_STAGE for out in definition(stage)["outs"]]
+    assert {entry["path"] for entry in GRAPH["artifacts"].values()} == {"models/exported", "models/tuned"}
+    assert all(entry["path"] in outs for entry in GRAPH["artifacts"].values())
+
+
 def code_deps(stage: str) -> tuple[set[str], set[str]]:
     """(files, folders) of code that dvc.yaml lists for a stage."""
     deps = [dep for dep in definition(stage)["deps"] if dep.startswith(("stages/", "onesentence/"))]
     return {dep for dep in deps if dep.endswith(".py")}, {dep for dep in deps if not dep.endswith(".py")}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EVERY_STAGE)
 def test_every_imported_file_is_listed_and_every_listed_folder_holds_one(stage):
     files, folders = code_deps(stage)
     needed = closure(ROOT / f"stages/{stage}.py")
@@ -84,13 +100,13 @@ def test_every_imported_file_is_listed_and_every_listed_folder_holds_one(stage):
     assert definition(stage)["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EVERY_STAGE)
 def test_params_are_what_the_stage_may_read(stage):
     module = importlib.import_module(f"stages.{stage}")
     assert tuple(definition(stage)["params"]) == module.PARAMS
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EVERY_STAGE)
 def test_every_file_a_stage_reads_is_a_dep_and_every_file_it_writes_an_out(stage):
     """The path constants of a stage, against its deps and outs."""
     module = importlib.import_module(f"stages.{stage}")
@@ -109,7 +125,7 @@ def test_every_file_a_stage_reads_is_a_dep_and_every_file_it_writes_an_out(stage
 
 
 def test_only_the_summary_is_declared_as_metrics():
-    declared = [out for stage in STAGES for out in definition(stage).get("metrics", [])]
+    declared = [out for stage in EVERY_STAGE for out in definition(stage).get("metrics", [])]
     assert declared == [{"metrics/summary.json": {"cache": False}}]
 
 
@@ -176,7 +192,8 @@ COMMITTED = sorted(path.name for path in (ROOT / "presets").iterdir() if (path /
 def test_a_presets_results_are_of_the_committed_code(preset):
     """Its graph is the repository's; hashes of its code and of its files in git are those of its lock."""
     folder = ROOT / "presets" / preset
-    assert (folder / "dvc.yaml").read_text() == (ROOT / "dvc.yaml").read_text()
+    for graph in ("dvc.yaml", "models/dvc.yaml"):
+        assert (folder / graph).read_text() == (ROOT / graph).read_text()
     compared = 0
     for stage, locked in yaml.safe_load((folder / "dvc.lock").read_text())["stages"].items():
         for item in locked["deps"] + locked["outs"]:

@@ -13,7 +13,8 @@ FLOORS = (
     ("core",),
     ("data", "model", "evaluation"),
     ("training", "generation", "report"),
-    ("study", "inference"),
+    ("study", "export"),
+    ("inference",),
     ("serving",),
     ("commands",),
 )

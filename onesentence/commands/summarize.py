@@ -11,7 +11,7 @@ its base, of a base, or of a pipeline; or an experiment's name or a git revision
 Exit code: 0 if every article got a summary, 3 if some did not, 1 for an error, 130 if it was interrupted.
 
 Run     onesentence summarize article.txt
-        curl -s URL | onesentence summarize -
+        python -m pydoc str.split | onesentence summarize -
         onesentence summarize articles.csv --column text --jsonl --output summaries.jsonl
         onesentence summarize articles/ --model models/exported --explain
         head -5 lines.txt | onesentence summarize --lines - --rev main
@@ -54,8 +54,8 @@ def presets(context: click.Context, parameter: click.Parameter, incomplete: str)
 
 
 @documented(__doc__)
-@click.argument("inputs", nargs=-1, type=click.Path(allow_dash=True), metavar="INPUT...")
-@click.option("--model", help="A folder, an experiment's name or a git revision.")
+@click.argument("inputs", nargs=-1, type=click.Path(allow_dash=True), metavar="[INPUT]...")
+@click.option("--model", type=click.Path(), help="A folder, an experiment's name or a git revision.")
 @click.option("--rev", help="The tuned model of an experiment or a git revision.")
 @click.option("--preset", shell_complete=presets, help="The tuned model of presets/NAME.")
 @click.option("--untuned", is_flag=True, help="The base model, without what was trained.")

@@ -30,6 +30,7 @@ from onesentence.core.rules import (
 )
 
 PARAMS_FILE = Path("params.yaml")
+EXPORT_TARGETS = ("merged", "adapter", "ctranslate2_float32", "ctranslate2_int8")
 SPLITS = ("train", "validation", "test")
 NO_FILE = "requirements.txt"  # data.watch and model.watch where no local file is watched: DVC needs a path
 
@@ -161,6 +162,14 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Export:
+    """What is shipped, and how far its score may differ from the measured one."""
+
+    target: Annotated[str, choice(*EXPORT_TARGETS)]
+    margin: Annotated[float, number(0, 100, low_open=True)]
+
+
+@dataclass(frozen=True)
 class Params:
     """params.yaml. `load` returns one that holds only the named sections and keys."""
 
@@ -175,6 +184,7 @@ class Params:
     generate: Generate
     evaluate: Evaluate
     report: Report
+    export: Export
 
 
 def _rules(of: type) -> dict[str, Any]:
@@ -373,6 +383,8 @@ def _contradictions(values: dict[str, Any]) -> list[str]:
         problems.append(
             "evaluate.meteor_synonyms: must be false unless evaluate.language is en: WordNet is English"
         )
+    if train["method"] == "full" and values["export"]["target"] == "adapter":
+        problems.append("export.target: must not be adapter where train.method is full; use merged")
     if values["train"]["checkpoint_every"] % values["train"]["log_every"]:
         problems.append(
             "train.checkpoint_every: must be a multiple of train.log_every; "

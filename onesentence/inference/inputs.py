@@ -276,9 +276,12 @@ def check(inputs: list[Input], keep_going: bool) -> int | None:
             if not known.twice:
                 total += known.single
                 continue
+            before = total
             for _ in require_articles(known.read(), keep_going):
                 total += 1
                 bar.update()
+            if total == before:
+                raise UserError(f"{known.name}: no article in it; expected at least one")
     return total if all(known.twice or known.single for known in inputs) else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 FETCHED = "summarize"  # in DVC's folder for temporary files: one folder for each commit
 TUNED = Path("models/tuned")  # in a pipeline's folder
+
+
+class Absent(Exception):
+    """A file or folder that a revision does not have; the message is its path."""
 
 
 def fetch(revision: str, home: Path, untuned: bool) -> tuple[Path, str]:
@@ -37,7 +41,7 @@ def fetch(revision: str, home: Path, untuned: bool) -> tuple[Path, str]:
     try:
         with Repo(str(home)) as repo:
             commit: str = resolve_rev(repo.scm, revision)
-            target = Path(repo.tmp_dir) / FETCHED / (f"{commit}-base" if untuned else commit)
+            target = Path(os.path.relpath(repo.tmp_dir)) / FETCHED / (f"{commit}-base" if untuned else commit)
             if not target.is_dir():
                 with atomic_write(target) as folder:
                     _copy(repo, commit, folder, untuned)
@@ -52,10 +56,8 @@ def fetch(revision: str, home: Path, untuned: bool) -> tuple[Path, str]:
             f"{where}: no folder, no experiment and no git revision has this name; `dvc exp list --all` and "
             "`git branch --all` list them"
         ) from error
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{where}: {error.filename or error} is not in this revision; name one whose pipeline was run"
-        ) from error
+    except Absent as error:
+        raise UserError(f"{where}: has no {error}; name a revision whose pipeline was run") from error
     except (OSError, DvcException, DataIndexError) as error:
         raise UserError(
             f"{where}: its model is neither in DVC's cache nor in a remote that can be reached "
@@ -69,6 +71,8 @@ def _copy(repo: Repo, commit: str, folder: Path, untuned: bool) -> None:
 
     folder.mkdir(parents=True)
     with switch(repo, commit):
+        if not repo.dvcfs.exists(PARAMS_FILE.as_posix()):
+            raise Absent(PARAMS_FILE)
         repo.dvcfs.get_file(PARAMS_FILE.as_posix(), str(folder / PARAMS_FILE))
         model = of_pipeline(folder).model
         wanted = [] if untuned else [TUNED]
@@ -80,9 +84,9 @@ def _copy(repo: Repo, commit: str, folder: Path, untuned: bool) -> None:
 
 def _copy_folder(repo: Repo, path: Path, target: Path) -> None:
     """Copy a folder of the present revision, whether git or DVC holds it."""
+    if not repo.dvcfs.isdir(path.as_posix()):
+        raise Absent(path)
     files: list[str] = repo.dvcfs.find(path.as_posix())
-    if not files:
-        raise FileNotFoundError(errno.ENOENT, "not found", path.as_posix())
     for file in tqdm(files, desc=f"fetch {path}", unit="file", disable=None, leave=False):
         copy = target / Path(file.lstrip("/")).relative_to(path)
         copy.parent.mkdir(parents=True, exist_ok=True)

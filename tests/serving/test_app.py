@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import pytest
+from conftest import ROOT
 from running import PATIENCE, export_base, mixed_articles, read, request, running
 
 from onesentence.core.errors import UserError
 from onesentence.inference.summarizer import Summarizer
-from onesentence.serving.app import public_name
+from onesentence.serving.app import find_models, public_name
 from onesentence.serving.limits import Limits
 from onesentence.serving.requests import NEUTRAL
 
@@ -143,6 +144,15 @@ def test_metrics_count_requests_tokens_and_batches(exported, articles):
     assert samples["queue_articles", name] == 0
     assert sum(value for key, value in samples.items() if key[:2] == ("summaries_total", name)) == 5
     assert samples["tokens_total", "read", name] > samples["tokens_total", "written", name] > 0
+
+
+def test_what_is_wrong_with_a_model_is_said_in_the_options_of_this_command(exported, tmp_path):
+    with pytest.raises(UserError, match=r"^--compare: .* holds one merged model"):
+        find_models(str(exported), compare=True)
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    with pytest.raises(UserError, match="models/tuned: not found") as raised:
+        find_models(str(tmp_path), compare=False)
+    assert "--model FOLDER" in str(raised.value) and "--untuned" not in str(raised.value)
 
 
 def test_an_absolute_path_is_no_name_of_a_model():

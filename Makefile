@@ -6,7 +6,7 @@ WORKERS ?= 2
 # dvc runs `python -m stages.NAME`: the environment's python must come first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro export test lint preset base data remote ladder results estimate verify bench study sizes show diff setup docs
+.PHONY: repro export test lint preset base data serve remote ladder results estimate verify bench study sizes show diff setup docs
 
 repro: setup ## make repro [PRESET=NAME]: reproduce the whole pipeline, or a preset's own, then print its table
 ifdef PRESET
@@ -66,6 +66,10 @@ endif
 	python -m onesentence data "$$from" $(if $(GROUP),--group-column "$(GROUP)") $(if $(DOCUMENT),--document-column "$(DOCUMENT)") \
 	$(if $(SUMMARY),--summary-column "$(SUMMARY)")
 
+serve: setup ## make serve [MODEL=FOLDER] [PORT=8000] [COMPARE=1]: summaries over HTTP, and a page to try them
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r onesentence/serving/requirements.txt
+	@exec python -m onesentence serve $(if $(MODEL),--model "$(MODEL)") $(if $(PORT),--port $(PORT)) $(if $(COMPARE),--compare)
+
 remote: setup ## make remote DIR=PATH, or URL=s3://BUCKET/PATH (gs, azure, ssh, ...): where dvc push keeps data, models and outputs
 	@test -n "$(DIR)$(URL)" -a -z "$(and $(DIR),$(URL))" || { echo "usage: make remote DIR=PATH, or make remote URL=URL, such as s3://BUCKET/PATH or ssh://USER@HOST/PATH"; exit 2; }
 	@python -m onesentence remote "$(or $(URL),$(DIR))"
@@ -121,4 +125,6 @@ bench: setup ## make bench XSUM=FOLDER: speed and memory against what people use
 	python -m benchmarks.busy --output benchmarks/results/busy.json
 	@test ! -f "$(XSUM)-faithfulness/annotations.jsonl" || \
 	python -m benchmarks.faithfulness --annotations "$(XSUM)-faithfulness/annotations.jsonl" --output benchmarks/results/faithfulness.json --write
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r onesentence/serving/requirements.txt
+	python -m benchmarks.serving --output benchmarks/results/serving.json
 	python -m benchmarks.table --write

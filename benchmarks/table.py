@@ -77,6 +77,23 @@ def of_smollm2() -> list[tuple[str, str, str]]:
     return found
 
 
+def of_serving() -> list[tuple[str, str, str]]:
+    """Rows of the service under load; none before it was measured."""
+    path = RESULTS / "serving.json"
+    if not path.is_file():
+        return []
+    result = read_json(path)
+    many, times = result["many"], result["many"]["milliseconds"]
+    return [
+        (
+            f"`onesentence serve`, requests/s ({many['clients']} clients, {many['answered']:,} requests)",
+            f"one client, {result['one']['requests_per_second']:.1f} requests/s",
+            f"{result['times_one']:.2f}x; {many['lost']} lost, {many['differing']} unlike alone; median "
+            f"latency {times['p50']:.0f} ms, 99 % within {times['p99']:.0f} ms",
+        )
+    ]
+
+
 def rows() -> list[tuple[str, str, str]]:
     """A row for each result: what was measured, what it is compared with, the value."""
     generation = read_json(RESULTS / "generation.json")
@@ -131,6 +148,7 @@ def rows() -> list[tuple[str, str, str]]:
             spread(scoring["times_rouge_score"]),
         )
     )
+    found += of_serving()
     for work, entry in read_json(RESULTS / "busy.json")["work"].items():
         found.append(
             (

@@ -13,8 +13,8 @@ from click.shell_completion import CompletionItem
 from onesentence.core import errors
 
 COMMANDS = (  # in the order in which a user meets them
-    *("results", "summarize", "inspect", "estimate", "ladder", "verify", "data", "base", "preset", "repro"),
-    *("show", "diff", "study", "compare", "sizes", "score", "rate", "remote", "completion"),
+    *("results", "summarize", "serve", "inspect", "estimate", "ladder", "verify", "data", "base", "preset"),
+    *("repro", "show", "diff", "study", "compare", "sizes", "score", "rate", "remote", "completion"),
 )
 FOLDER = Path(__file__).parent / "commands"
 

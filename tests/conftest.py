@@ -71,6 +71,24 @@ def edit(folder: Path, **values) -> None:
         os.chdir(before)
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium. Once a module: while it is open, its thread can run no other event loop."""
+    from playwright.sync_api import sync_playwright
+
+    programs = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+    if not any(programs):
+        pytest.skip("no Chromium on this machine: install the package `chromium` to test the page")
+    options = "no-sandbox disable-gpu disable-background-networking disable-component-update disable-sync"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=next(path for path in programs if path),
+            args=[f"--{option}" for option in [*options.split(), "no-first-run"]],
+        )
+        yield browser
+        browser.close()
+
+
 @pytest.fixture(scope="session")
 def pairs() -> list[dict]:
     """Real pairs: the docstrings of one installed package."""

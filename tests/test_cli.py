@@ -66,7 +66,7 @@ def test_a_shell_completes_names_and_options(monkeypatch):
         ).stdout
         return [line.partition(",")[2] for line in shown.splitlines()]
 
-    assert completed("onesentence s") == ["summarize", "show", "study", "sizes", "score"]
+    assert completed("onesentence s") == ["summarize", "serve", "show", "study", "sizes", "score"]
     assert "--no-bertscore" in completed("onesentence score --no")
     for shell in ("bash", "zsh", "fish"):
         shown = run(ROOT, "python", "-m", "onesentence", "completion", shell).stdout
@@ -91,7 +91,12 @@ def test_the_package_declares_what_it_imports_and_requirements_pin_it():
     declared = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     pinned = {
         canonicalize_name(line.partition("==")[0])
-        for file in ("requirements.txt", "models/requirements.txt", "tests/requirements.txt")
+        for file in (
+            "requirements.txt",
+            "models/requirements.txt",
+            "onesentence/serving/requirements.txt",
+            "tests/requirements.txt",
+        )
         for line in (ROOT / file).read_text().splitlines()
         if "==" in line
     }

@@ -15,6 +15,7 @@ FLOORS = (
     ("training", "generation", "report"),
     ("study", "export"),
     ("inference",),
+    ("serving",),
     ("commands",),
 )
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
@@ -100,6 +101,7 @@ ACROSS = {
     "model/test_chat",  # chat templates, from params.yaml to the ids
     "model/test_families",  # one architecture after the other, through every stage
     "evaluation/test_clusters",  # resampling of clusters, from a file to the report
+    "serving/test_existing_servers",  # exported models in servers of other projects
 }
 
 

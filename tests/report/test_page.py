@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import ROOT, command
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
+from webpage import NASTY, contrast, nameless
 
 from onesentence.core.files import write_text
 from onesentence.report.page import headline_plot, page_highlights
@@ -124,21 +124,6 @@ def a_page(n: int = 45, rated: int = 20) -> dict:
             "criteria": [["overall", "Overall"], ["fluency", "Fluency"], ["coverage", "Coverage"]],
         },
     }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    programs = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    if not any(programs):
-        pytest.skip("no Chromium on this machine: install the package `chromium` to test the page")
-    options = "no-sandbox disable-gpu disable-background-networking disable-component-update disable-sync"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=next(path for path in programs if path),
-            args=[f"--{option}" for option in [*options.split(), "no-first-run"]],
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -539,19 +524,6 @@ def test_ids_that_are_names_in_javascript_work_like_any_other(show):
 
 # Text is text
 
-NASTY = [
-    "<script>window.hacked=1</script>",
-    "</script><script>window.hacked=1</script>",
-    "<!--<script>",
-    "<img src=x onerror=window.hacked=1>",
-    '"><svg onload=window.hacked=1>',
-    "' autofocus onfocus=window.hacked=1 '",
-    "{{ 7 * 7 }} &lt;b&gt; \\u003c ${1}",
-    "line\u2028separator\u2029end",
-    "lone \ud83d surrogate",
-    "javascript:window.hacked=1",
-]
-
 
 def nasty_page() -> dict:
     """Every text of the page is hostile."""
@@ -803,18 +775,6 @@ def test_folds_open_for_printing_and_close_again(show):
     assert tab.evaluate(opened) == [True, False, False]
 
 
-def contrast(first: str, second: str) -> float:
-    """WCAG 2's contrast ratio of two colours #rrggbb."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
 def test_contrast_by_hand():
     assert contrast("#ffffff", "#000000") == pytest.approx(21)
     assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)  # the lightest grey that passes
@@ -845,24 +805,6 @@ def test_light_and_dark_both_have_contrast(show):
         for kind in ("copied", "number", "name"):
             assert contrast(colour(f"{kind}-line"), colour("card")) >= 3, (scheme, kind)
     assert len(backgrounds) == 2
-
-
-def nameless(tab) -> list[str]:
-    """Roles of focusable elements without a name, from the browser's accessibility tree."""
-    session = tab.context.new_cdp_session(tab)
-    roles, focusable = [], 0
-    for node in session.send("Accessibility.getFullAXTree")["nodes"]:
-        properties = {entry["name"]: entry["value"].get("value") for entry in node.get("properties", [])}
-        role = node.get("role", {}).get("value")
-        if properties.get("focusable") and role not in (
-            "RootWebArea",
-            "main",
-        ):  # main: the skip link's target
-            focusable += 1
-            if not node.get("name", {}).get("value"):
-                roles.append(role)
-    assert focusable > 8  # the tree is not empty
-    return roles
 
 
 def test_everything_that_takes_the_focus_has_a_name(show):

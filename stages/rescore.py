@@ -7,6 +7,9 @@ Run     python -m stages.rescore (a pipeline of its own, models/dvc.yaml: `make 
 
 Articles are the evaluated split's. The test is of equivalence: the interval of exported - measured must lie
 within `export.margin`. Otherwise the stage fails, and says what differs and why.
+
+llama.cpp has no beam search. A GGUF file is compared with the tuned model (models/tuned/) in greedy search,
+which is run here; the difference to its beams is written beside that.
 """
 
 from __future__ import annotations
@@ -27,15 +30,20 @@ from onesentence.evaluation import extraction, scoring
 from onesentence.evaluation.metrics import Scores, read_scores, unit_of, write_scores
 from onesentence.export import engines, proof
 from onesentence.export.chat import cut_article
-from onesentence.export.folder import Exported, read_settings
+from onesentence.export.folder import GGUF, Exported, read_settings
+from onesentence.generation.decoding import summarize_in_batches
+from onesentence.model.adapters import load_tuned
+from onesentence.model.loading import load_tokenizer
 
 PARAMS = (
     "data.source",
     "data.group_column",
     "evaluate",
     "export",
+    "model",
 )
 EXPORTED = Path("models/exported")
+TUNED = Path("models/tuned")
 PREPARED = Path("data/prepared")
 TOKENIZED = Path("data/tokenized")
 MEASURED = Path("data/predictions/tuned.jsonl")
@@ -59,6 +67,23 @@ def write_all(
     return [by_index[i] for i in range(len(ids))], [tokens for _, tokens in cut]
 
 
+def measure_greedily(
+    model: params.Model, exported: Exported, ids: list[str], prompts: list[list[int]]
+) -> list[dict[str, Any]]:
+    """What data/predictions/tuned.jsonl would hold in greedy search: the tuned model's rows, in order."""
+    tokenizer, tuned = load_tokenizer(model), load_tuned(model, TUNED)
+    by_index = {}
+    with tqdm(total=len(ids), desc="measured model, greedy search", unit="article") as bar:
+        for batch, outputs in summarize_in_batches(tuned, tokenizer, prompts, exported.generate, ids):
+            by_index |= zip(batch, outputs, strict=True)
+            bar.update(len(batch))
+    outputs = [by_index[i] for i in range(len(ids))]
+    return [
+        {"id": name, "prediction": output.text, "status": output.status, "stopped": output.stopped}
+        for name, output in zip(ids, outputs, strict=True)
+    ]
+
+
 def rows_of(ids: list[str], written: list[engines.Written], cut: list[int]) -> list[dict[str, Any]]:
     """The rows of data/predictions/exported.jsonl, with the columns that stage `generate` writes."""
     return [
@@ -75,45 +100,44 @@ def rows_of(ids: list[str], written: list[engines.Written], cut: list[int]) -> l
     ]
 
 
-def score(p: params.Params, table: pa.Table, rows: list[dict[str, Any]]) -> Scores:
-    """The scores of the exported model, computed and stored as stage `score` does."""
+def score(p: params.Params, table: pa.Table, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Scores]:
+    """The scores of each system, computed and stored as stage `score` does. rows: by system."""
     bodies = table["document"].to_pylist()
     whole = map(with_heading, table["heading"].to_pylist(), bodies)
     scores = scoring.score_systems(
         table["id"].to_pylist(),
         table["summary"].to_pylist(),
-        {proof.EXPORTED: [row["prediction"] for row in rows]},
-        {proof.EXPORTED: [row["status"] == "ok" for row in rows]},
+        {name: [row["prediction"] for row in system] for name, system in rows.items()},
+        {name: [row["status"] == "ok" for row in system] for name, system in rows.items()},
         [extraction.Article(body, article) for body, article in zip(bodies, whole, strict=True)],
         p.evaluate,
         bertscore=True,
         behaviour={
-            proof.EXPORTED: {
-                "stopped": np.array([100.0 * row["stopped"] for row in rows]),
-                "echo": np.array([100.0 * (row["status"] == "echo") for row in rows]),
+            name: {
+                "stopped": np.array([100.0 * row["stopped"] for row in system]),
+                "echo": np.array([100.0 * (row["status"] == "echo") for row in system]),
             }
+            for name, system in rows.items()
         },
         groups=table["group"].to_pylist(),
         unit=unit_of(p.data),
-    )[proof.EXPORTED]
+    )
     with atomic_write(SCORES) as folder:
         folder.mkdir()
-        path = folder / f"{proof.EXPORTED}.parquet"
-        write_scores(path, scores, {"text": pa.array([row["prediction"] for row in rows], pa.string())})
-    return read_scores(SCORES / f"{proof.EXPORTED}.parquet")
+        for name, system in scores.items():
+            texts = pa.array([row["prediction"] for row in rows[name]], pa.string())
+            write_scores(folder / f"{name}.parquet", system, {"text": texts})
+    return {name: read_scores(SCORES / f"{name}.parquet") for name in scores}
 
 
-def compared(ids: list[str], written: list[engines.Written], split: str) -> list[proof.Article]:
-    """Each article with what the measured model read and wrote; a UserError if the files list others."""
+def read_measured(ids: list[str], split: str) -> tuple[list[list[int]], list[dict[str, Any]]]:
+    """(prompts, outputs) of the measured model, in order; a UserError if the files list other articles."""
     table = read_parquet(TOKENIZED / f"{split}.parquet", ["id", "prompt_ids"])
     rows = read_jsonl(MEASURED)
     for path, found in ((TOKENIZED, table["id"].to_pylist()), (MEASURED, [row["id"] for row in rows])):
         if found != ids:
             raise UserError(f"{path}: its articles are not those of the {split} split; run `dvc repro`")
-    return [
-        proof.Article(name, prompt.tolist(), row["prediction"], row["stopped"], output)
-        for name, prompt, row, output in zip(ids, id_arrays(table["prompt_ids"]), rows, written, strict=True)
-    ]
+    return [prompt.tolist() for prompt in id_arrays(table["prompt_ids"])], rows
 
 
 def main() -> None:
@@ -122,13 +146,21 @@ def main() -> None:
     set_up(seed=0, formats=[exported.dtype])
     table = read_parquet(PREPARED / f"{p.evaluate.split}.parquet")
     ids = table["id"].to_pylist()
-    measured = read_scores(MEASURED_SCORES / f"{proof.MEASURED}.parquet")
+    beams = read_scores(MEASURED_SCORES / f"{proof.MEASURED}.parquet")
+    prompts, measured = read_measured(ids, p.evaluate.split)
     texts = list(map(with_heading, table["heading"].to_pylist(), table["document"].to_pylist()))
     written, cut = write_all(exported, ids, texts)
-    rows = rows_of(ids, written, cut)
-    write_jsonl(PREDICTIONS, rows)
-    scores = {proof.EXPORTED: score(p, table, rows), proof.MEASURED: measured}
-    articles = compared(ids, written, p.evaluate.split)
+    rows = {proof.EXPORTED: rows_of(ids, written, cut)}
+    write_jsonl(PREDICTIONS, rows[proof.EXPORTED])
+    if exported.target == GGUF:
+        measured = measure_greedily(p.model, exported, ids, prompts)
+        scores = score(p, table, {**rows, proof.MEASURED: measured}) | {proof.BEAMS: beams}
+    else:
+        scores = score(p, table, rows) | {proof.MEASURED: beams}
+    articles = [
+        proof.Article(name, prompt, row["prediction"], row["stopped"], output)
+        for name, prompt, row, output in zip(ids, prompts, measured, written, strict=True)
+    ]
     result = proof.proof(exported, articles, scores, p.evaluate, p.export, proof.folder_bytes(EXPORTED))
     write_json(METRICS_FILE, result)
     if exported.kept < proof.KEPT:

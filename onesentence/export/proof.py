@@ -15,6 +15,7 @@ from onesentence.export.engines import Written, engine_of
 from onesentence.export.folder import Exported
 
 EXPORTED, MEASURED = "exported", "tuned"
+BEAMS = "beams"  # the measured model with its beams, where MEASURED is without: llama.cpp has none
 NAMED = 2  # outputs that the error shows
 LONGEST_TEXT = 160  # characters of an output in the error
 KEPT = 0.99  # share of the update that a format should keep
@@ -57,15 +58,19 @@ def proof(
 ) -> dict[str, Any]:
     """The content of metrics/export.json.
 
-    scores: of EXPORTED and MEASURED on the same articles; size: of the folder, in bytes.
+    scores: of EXPORTED and MEASURED on the same articles, and of BEAMS if MEASURED is decoded by greedy
+    search; size: of the folder, in bytes.
     """
     sums = comparison.resampled(scores, settings.resamples)
-    differences = comparison.comparisons(
-        scores, [(EXPORTED, MEASURED)], sums, settings.resamples, settings.confidence
-    )
+    differences = {}
+    for other in {MEASURED, BEAMS} & set(scores):  # a family of tests each
+        pair = [(EXPORTED, other)]
+        differences |= comparison.comparisons(scores, pair, sums, settings.resamples, settings.confidence)
+    decoding = "greedy search" if BEAMS in scores else "as measured"
     return {
         "target": export.target,
         "engine": engine_of(exported),
+        "decoding": decoding,
         "split": settings.split,
         "n": len(articles),
         "unit": comparison.described_sample(scores)["unit"],
@@ -84,6 +89,7 @@ def proof(
             ),
         },
         "differences": differences[f"{EXPORTED}-{MEASURED}"],
+        **({"differences_from_beams": differences[f"{EXPORTED}-{BEAMS}"]} if BEAMS in scores else {}),
         "prompts_that_differ": sum(not article.same_prompt for article in articles),
         "outputs_that_differ": sum(not article.same_output for article in articles),
         "update_kept": exported.kept,

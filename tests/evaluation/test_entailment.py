@@ -12,7 +12,14 @@ import pytest
 import torch
 from conftest import ROOT
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from onesentence.commands.score import command, with_nli_model
 from onesentence.core.errors import UserError
@@ -449,6 +456,48 @@ def test_a_folder_without_a_configuration_or_with_another_kind_of_model_is_refus
     assert "could not be loaded" in error_of(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 8, "num_labels": 3}))
     assert "could not be loaded" in error_of(folder)
+    shutil.copy(counting_folder / "config.json", folder)
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    assert "could not be loaded" in error_of(folder)
+
+
+def test_a_hub_id_is_taken_at_its_commit(tmp_path, counting_folder, random_folder, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commits = {"a" * 40: counting_folder, "b" * 40: random_folder}
+    for commit, folder in commits.items():
+        shutil.copytree(folder, tmp_path / "models--owner--nli/snapshots" / commit)
+    for commit, folder in commits.items():
+        sha256 = weights_sha256(folder, "x", "key")
+        judge = Entailment(settings("owner/nli", nli_revision=commit, nli_sha256=sha256))
+        assert "|model:owner/nli|" in judge.signature and sha256 in judge.signature
+        assert "other weights" in error_of("owner/nli", nli_revision=commit, nli_sha256="0" * 64)
+    assert "could not be fetched" in error_of("owner/nli", nli_revision="c" * 40, nli_sha256="0" * 64)
+
+
+def test_a_decoder_finds_the_last_token_of_a_padded_pair(tmp_path):
+    """A GPT-2 that pads scores a pair as it does alone."""
+    torch.manual_seed(0)
+    ids = dict(enumerate(LABELS))
+    config = GPT2Config(
+        vocab_size=len(WORDS), n_embd=16, n_layer=1, n_head=2, n_positions=TOKENS, id2label=ids,
+        label2id={label: k for k, label in ids.items()},
+    )  # fmt: skip
+    model = GPT2ForSequenceClassification(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn(weight.shape) / 4)
+    model.save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    judge = Entailment(settings(tmp_path))
+    parts = ["w1 w2.", "w3 w4 w5 w6 w7."]
+    with torch.inference_mode():
+        both, alone = (
+            judge._best([short, long], "w8."),
+            [judge._best([part], "w8.") for part in (short, long)],
+        )
+    assert both == pytest.approx(max(alone), abs=1e-6) and abs(alone[0] - alone[1]) > 0.01
 
 
 def test_code_in_a_models_folder_is_not_run(tmp_path, counting_folder):

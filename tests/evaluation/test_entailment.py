@@ -493,10 +493,8 @@ def test_a_decoder_finds_the_last_token_of_a_padded_pair(tmp_path):
     judge = Entailment(settings(tmp_path))
     parts = ["w1 w2.", "w3 w4 w5 w6 w7."]
     with torch.inference_mode():
-        both, alone = (
-            judge._best([short, long], "w8."),
-            [judge._best([part], "w8.") for part in (short, long)],
-        )
+        both = judge._best(parts, "w8.")
+        alone = [judge._best([part], "w8.") for part in parts]
     assert both == pytest.approx(max(alone), abs=1e-6) and abs(alone[0] - alone[1]) > 0.01
 
 

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -23,6 +25,7 @@ from transformers import (
 
 from onesentence.commands.score import command, with_nli_model
 from onesentence.core.errors import UserError
+from onesentence.core.files import write_parquet
 from onesentence.core.params import Evaluate, part_of
 from onesentence.evaluation.comparison import comparisons, definitions, resampled
 from onesentence.evaluation.entailment import Entailment, batches, cut, judge_of, label_index, windows
@@ -30,6 +33,7 @@ from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import QUALITY, read_scores, write_scores
 from onesentence.evaluation.pinned_model import weights_sha256
 from onesentence.evaluation.scoring import score_references, score_systems
+from stages import score
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = [*SPECIAL, ".", "Yes", "yes", "Ha", "ha", "猫", "。", *(f"w{k}" for k in range(30))]
@@ -369,6 +373,35 @@ def test_the_command_scores_with_a_folders_model(counting_folder, tmp_path, monk
     assert "entailment" in capsys.readouterr().out
     signature = found["metrics"]["faithfulness"]["entailment"]["signature"]
     assert "|model:counting|weights:" in signature and "/" not in signature
+
+
+def test_the_stage_scores_with_the_model_of_params_yaml(tmp_path, counting_folder, monkeypatch):
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    sha256 = weights_sha256(counting_folder, "x", "key")
+    values["evaluate"] |= {"nli_model": str(counting_folder), "nli_sha256": sha256}
+    rows = [("w1", "Yes yes. Ha w1.", "Ha."), ("Yes", "Ha w2.", "Ha."), ("", "Yes yes.", "Ha.")]
+    headings, documents, outputs = zip(*rows, strict=True)
+    ids = ["a", "b", "c"]
+    columns = {"id": ids, "group": ids, "summary": ["Ha."] * 3, "heading": headings, "document": documents}
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    Path("data/prepared").mkdir(parents=True)
+    Path("data/predictions").mkdir()
+    write_parquet(
+        Path("data/prepared/test.parquet"), {k: pa.array(v, pa.string()) for k, v in columns.items()}
+    )
+    predictions = [
+        {"id": i, "prediction": text, "status": status, "stopped": True, "document_tokens_cut": 0}
+        for i, text, status in zip(ids, outputs, ("ok", "ok", "echo"), strict=True)
+    ]
+    Path("data/predictions/tuned.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in predictions))
+    monkeypatch.setattr("sys.argv", ["score", "tuned"])
+    score.main()
+    found = read_scores(Path("data/scores/tuned/tuned.parquet"))
+    # Yes yes. + Ha.; the heading Yes + Ha.; a failed output.
+    expected = [chance(2, 8), chance(1, 6), 0]
+    assert found.columns["entailment"] == pytest.approx(expected, abs=1e-3)
+    assert f"|weights:{sha256}|" in found.signatures["entailment"]
 
 
 def test_a_folder_replaces_the_model_of_params_yaml(counting_folder, tmp_path):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+from tqdm import tqdm
 
 from onesentence.commands.score import settings_with
 from onesentence.core import errors
@@ -113,7 +114,7 @@ def ranked(columns: Columns, judged: Columns, groups: list[str], resamples: int,
     row has, is left out. Differences from the first column are those on the same resamples.
     """
     found, draws = {}, {}
-    for name, scores in columns.items():
+    for name, scores in tqdm(columns.items(), desc="resampling", unit="metric"):
         defined = ~np.isnan(scores)
         if len(set(scores[defined])) < 2:
             continue

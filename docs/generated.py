@@ -129,7 +129,8 @@ def _source(name: str, metric: Metric) -> str:
         if name in entry.declared:
             module = entry.__module__.removeprefix("onesentence.evaluation.").replace(".", "/")
             return summary_of(EVALUATION / f"{module}.py")
-    return summary_of(EVALUATION / MODULES.get(metric.kind, f"{name}.py"))
+    own = EVALUATION / f"{name}.py"
+    return summary_of(own if own.is_file() else EVALUATION / MODULES[metric.kind])
 
 
 def _range(metric: Metric) -> str:

@@ -71,6 +71,7 @@ def test_every_metric_command_and_stage_is_in_the_reference():
         METRICS, key=lambda name: generated.KINDS.index(METRICS[name].kind)
     )
     assert "ROUGE-Lsum (Lin 2004)" in metrics
+    assert metrics.index("SummaC-ZS (Laban et al. 2022)") < metrics.index("| `entailment` |")
     assert "| `chrf_plus` | chrF2++ (optional) |" in metrics
     assert re.findall(r":prog: onesentence (\w+)", generated.commands()) == list(COMMANDS)
     stages = generated.stage_pages()

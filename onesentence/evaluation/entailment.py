@@ -134,7 +134,7 @@ class Entailment:
                 output_loading_info=True,
             )
             self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             raise UserError(
                 f"{KEY}: {name!r} could not be loaded as a classifier of texts "
                 f"({' '.join(str(error).split())[:200]}); use a whole model of natural language inference"
@@ -147,6 +147,8 @@ class Entailment:
             )
         if self._tokenizer.pad_token is None:
             raise UserError(f"{KEY}: {name!r} has a tokenizer without a padding token; use another model")
+        if self._model.config.pad_token_id is None:  # by which a decoder finds the last token of a pair
+            self._model.config.pad_token_id = self._tokenizer.pad_token_id
         self._model.eval()
         self._label = label_index(self._model.config.label2id, self._model.config.id2label, name)
 

@@ -159,7 +159,8 @@ def status_of(scores: pa.Table, i: int) -> str:
 
 def item_scores(scores: pa.Table, i: int) -> list[list[Any]]:
     """[title, value, unit] of the metrics that the page shows beside an output."""
-    names = ("rouge1", "rouge2", "rougeL", "bertscore")
+    names = ["rouge1", "rouge2", "rougeL", "bertscore"]
+    names += ["entailment"] if "entailment" in scores.column_names else []
     return [[METRICS[name].title, scores[name][i].as_py(), METRICS[name].unit] for name in names]
 
 

@@ -8,14 +8,24 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from onesentence.commands.score import command, with_nli_model
 from onesentence.core.errors import UserError
+from onesentence.core.files import write_parquet
 from onesentence.core.params import Evaluate, part_of
 from onesentence.evaluation.comparison import comparisons, definitions, resampled
 from onesentence.evaluation.entailment import Entailment, batches, cut, judge_of, label_index, windows
@@ -23,6 +33,7 @@ from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import QUALITY, read_scores, write_scores
 from onesentence.evaluation.pinned_model import weights_sha256
 from onesentence.evaluation.scoring import score_references, score_systems
+from stages import score
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = [*SPECIAL, ".", "Yes", "yes", "Ha", "ha", "猫", "。", *(f"w{k}" for k in range(30))]
@@ -364,6 +375,35 @@ def test_the_command_scores_with_a_folders_model(counting_folder, tmp_path, monk
     assert "|model:counting|weights:" in signature and "/" not in signature
 
 
+def test_the_stage_scores_with_the_model_of_params_yaml(tmp_path, counting_folder, monkeypatch):
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    sha256 = weights_sha256(counting_folder, "x", "key")
+    values["evaluate"] |= {"nli_model": str(counting_folder), "nli_sha256": sha256}
+    rows = [("w1", "Yes yes. Ha w1.", "Ha."), ("Yes", "Ha w2.", "Ha."), ("", "Yes yes.", "Ha.")]
+    headings, documents, outputs = zip(*rows, strict=True)
+    ids = ["a", "b", "c"]
+    columns = {"id": ids, "group": ids, "summary": ["Ha."] * 3, "heading": headings, "document": documents}
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    Path("data/prepared").mkdir(parents=True)
+    Path("data/predictions").mkdir()
+    write_parquet(
+        Path("data/prepared/test.parquet"), {k: pa.array(v, pa.string()) for k, v in columns.items()}
+    )
+    predictions = [
+        {"id": i, "prediction": text, "status": status, "stopped": True, "document_tokens_cut": 0}
+        for i, text, status in zip(ids, outputs, ("ok", "ok", "echo"), strict=True)
+    ]
+    Path("data/predictions/tuned.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in predictions))
+    monkeypatch.setattr("sys.argv", ["score", "tuned"])
+    score.main()
+    found = read_scores(Path("data/scores/tuned/tuned.parquet"))
+    # Yes yes. + Ha.; the heading Yes + Ha.; a failed output.
+    expected = [chance(2, 8), chance(1, 6), 0]
+    assert found.columns["entailment"] == pytest.approx(expected, abs=1e-3)
+    assert f"|weights:{sha256}|" in found.signatures["entailment"]
+
+
 def test_a_folder_replaces_the_model_of_params_yaml(counting_folder, tmp_path):
     values = Evaluate("test", "en", 100, 0.95, False, "x", 1, "0" * 64, "hub/id", "abc", "0" * 64)
     changed = with_nli_model(values, str(counting_folder))
@@ -449,6 +489,46 @@ def test_a_folder_without_a_configuration_or_with_another_kind_of_model_is_refus
     assert "could not be loaded" in error_of(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 8, "num_labels": 3}))
     assert "could not be loaded" in error_of(folder)
+    shutil.copy(counting_folder / "config.json", folder)
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    assert "could not be loaded" in error_of(folder)
+
+
+def test_a_hub_id_is_taken_at_its_commit(tmp_path, counting_folder, random_folder, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commits = {"a" * 40: counting_folder, "b" * 40: random_folder}
+    for commit, folder in commits.items():
+        shutil.copytree(folder, tmp_path / "models--owner--nli/snapshots" / commit)
+    for commit, folder in commits.items():
+        sha256 = weights_sha256(folder, "x", "key")
+        judge = Entailment(settings("owner/nli", nli_revision=commit, nli_sha256=sha256))
+        assert "|model:owner/nli|" in judge.signature and sha256 in judge.signature
+        assert "other weights" in error_of("owner/nli", nli_revision=commit, nli_sha256="0" * 64)
+    assert "could not be fetched" in error_of("owner/nli", nli_revision="c" * 40, nli_sha256="0" * 64)
+
+
+def test_a_decoder_finds_the_last_token_of_a_padded_pair(tmp_path):
+    """A GPT-2 that pads scores a pair as it does alone."""
+    torch.manual_seed(0)
+    ids = dict(enumerate(LABELS))
+    config = GPT2Config(
+        vocab_size=len(WORDS), n_embd=16, n_layer=1, n_head=2, n_positions=TOKENS, id2label=ids,
+        label2id={label: k for k, label in ids.items()},
+    )  # fmt: skip
+    model = GPT2ForSequenceClassification(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn(weight.shape) / 4)
+    model.save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    judge = Entailment(settings(tmp_path))
+    parts = ["w1 w2.", "w3 w4 w5 w6 w7."]
+    with torch.inference_mode():
+        both = judge._best(parts, "w8.")
+        alone = [judge._best([part], "w8.") for part in parts]
+    assert both == pytest.approx(max(alone), abs=1e-6) and abs(alone[0] - alone[1]) > 0.01
 
 
 def test_code_in_a_models_folder_is_not_run(tmp_path, counting_folder):

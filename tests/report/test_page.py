@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from webpage import NASTY, contrast, nameless
 
 from onesentence.core.files import write_text
-from onesentence.report.page import headline_plot, page_highlights
+from onesentence.report.page import headline_plot, item_scores, page_highlights
 from onesentence.report.render import ASSETS, data_block, render
 from onesentence.report.subgroups import chosen_articles
 
@@ -664,6 +664,14 @@ def test_the_axis_of_the_headline_plot_ends_above_every_interval():
     assert (tuned["value"], tuned["interval"]) == ("30.00", "[28.00, 32.00]")
     assert (lead["place"], lead["low"], lead["high"], lead["interval"]) == (36, None, None, "")
     assert oracle["high"] == 81 and not base["main"]
+
+
+def test_an_output_shows_entailment_where_a_model_judged_it():
+    names = ("rouge1", "rouge2", "rougeL", "bertscore")
+    scores = pa.table({name: [float(k), 50.0 + k] for k, name in enumerate(names)})
+    assert item_scores(scores, 1)[3:] == [["BERTScore", 53.0, "F1 x 100"]]
+    judged = scores.append_column("entailment", pa.array([7.0, 8.0]))
+    assert item_scores(judged, 1)[4:] == [["entailment", 8.0, "probability x 100"]]
 
 
 def test_the_examples_are_the_best_the_middle_and_the_worst_output():

@@ -33,6 +33,7 @@ from onesentence.core.files import output_file, read_parquet, write_json
 from onesentence.core.machine import machine
 from onesentence.core.text import with_heading
 from onesentence.inference.summarizer import Summarizer
+from onesentence.serving.app import public_name
 
 PATIENCE = 120  # seconds that an answer, the start and the stop may take
 QUEUE = 512
@@ -180,7 +181,7 @@ def measure(model: str | None, requests: int, clients: int, alone: int, limit: f
         print(line(many))
         articles_given, batches = batches_so_far(address) - before
     return {
-        "model": summarizer.name,
+        "model": public_name(summarizer.name),
         "num_beams": summarizer.settings.generate.num_beams,
         "max_new_tokens": summarizer.settings.generate.max_new_tokens,
         "articles": len(articles),

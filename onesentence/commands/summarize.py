@@ -116,11 +116,12 @@ def run(found: Found, opened: list[Input], writer: Writer, explain: bool | None,
     )
     rate = found.settings.min_success_rate if found.trained and not keep_going else None
     with tqdm(total=total, desc="summarize", unit="article", disable=None, leave=False) as bar:
-        for result in summarized(summarizer, itertools.chain([first], groups), rate):
-            writer.write(result, bar)
-            for note in notes.add(result):
-                tqdm.write(note, file=sys.stderr)
-            bar.update()
+        for results in summarized(summarizer, itertools.chain([first], groups), rate, bar.update):
+            # Notes on each summary follow it.
+            for part in [[result] for result in results] if notes.explain else [results]:
+                writer.write(part)
+                for note in itertools.chain.from_iterable(map(notes.add, part)):
+                    tqdm.write(note, file=sys.stderr)
     print(notes.sentence(summarizer.name), file=sys.stderr)
     return notes
 

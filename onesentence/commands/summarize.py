@@ -11,10 +11,10 @@ its base, of a base, or of a pipeline; or an experiment's name or a git revision
 Exit code: 0 if every article got a summary, 3 if some did not, 1 for an error, 130 if it was interrupted.
 
 Run     onesentence summarize article.txt
-        python -m pydoc str.split | onesentence summarize -
+        python -m pydoc shutil.copytree | onesentence summarize
         onesentence summarize articles.csv --column text --jsonl --output summaries.jsonl
         onesentence summarize articles/ --model models/exported --explain
-        head -5 lines.txt | onesentence summarize --lines - --rev main
+        head -5 lines.txt | onesentence summarize --lines --rev main
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ within `export.margin`. Otherwise the stage fails, and says what differs and why
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +116,6 @@ def compared(ids: list[str], written: list[engines.Written], split: str) -> list
     ]
 
 
-def changed_decoding(exported: Exported) -> dict[str, tuple[Any, Any]]:
-    """(measured, exported) values of the settings in generation_config.json that differ, by name."""
-    from transformers import GenerationConfig
-
-    config = GenerationConfig.from_pretrained(str(EXPORTED))
-    wanted = asdict(exported.generate)
-    found = {key: getattr(config, key) for key in ("max_new_tokens", "num_beams", "length_penalty")}
-    return {key: (wanted[key], value) for key, value in found.items() if value != wanted[key]}
-
-
 def main() -> None:
     p = params.load(PARAMS)
     exported = read_settings(EXPORTED)
@@ -142,7 +131,9 @@ def main() -> None:
     articles = compared(ids, written, p.evaluate.split)
     result = proof.proof(exported, articles, scores, p.evaluate, p.export, proof.folder_bytes(EXPORTED))
     write_json(METRICS_FILE, result)
-    problem = proof.failure(exported, articles, result, changed_decoding(exported))
+    if exported.kept < proof.KEPT:
+        print(f"rescore: warning: {exported.dtype} kept {exported.kept:.1%} of the update")
+    problem = proof.failure(exported, articles, result, engines.changed_settings(EXPORTED, exported))
     if problem:
         raise UserError(problem)
     test = result["equivalence"]

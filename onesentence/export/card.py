@@ -172,7 +172,8 @@ def card(p: Params, results: Results) -> str:
 
 # A summary in one sentence
 
-`{p.model.name}`, fine-tuned ({p.train.method}) to summarize an article in one sentence, exported as `{p.export.target}`.
+`{p.model.name}`, fine-tuned ({p.train.method}) to summarize an article in one sentence.
+Exported as `{p.export.target}`.
 {engine}
 - Trained on {results.data["splits"]["train"]["used"]:,} pairs of article and summary from {source}:
   {trained["steps"]:,} steps, {trained["tokens_trained"]:,} tokens.

@@ -7,6 +7,7 @@ model in memory. Every other architecture is left to CTranslate2's converter.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from onesentence.core.errors import UserError
+from onesentence.core.files import write_text
+from onesentence.model.model_files import read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -176,6 +179,7 @@ def write_model(
     Raises UserError for an architecture that neither this module nor CTranslate2's converter knows.
     """
     require_ctranslate2()
+    folder.mkdir(exist_ok=True)
     model = model.float()
     if model.config.model_type in SPECS:
         names = vocabulary(tokenizer, model.config.vocab_size)
@@ -188,12 +192,22 @@ def write_model(
         tokenizer.save_pretrained(temporary)
         try:
             TransformersConverter(temporary).convert(str(folder), quantization=quantization, force=True)
+            _name_every_token(folder / "config.json", str(tokenizer.eos_token))
         except (ValueError, AttributeError, NotImplementedError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split()).partition(" (supported")[0]
             raise UserError(
                 f"export.target: CTranslate2 {version('ctranslate2')} cannot convert this "
                 f"{model.config.model_type} ({type(error).__name__}: {reason}); use merged"
             ) from error
+
+
+def _name_every_token(path: Path, eos: str) -> None:
+    """Name EOS for each special token that a tokenizer lacks: CTranslate2 writes null and cannot read it."""
+    config = {
+        key: eos if value is None and key.endswith("_token") else value
+        for key, value in read_object(path).items()
+    }
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def search(generator: Any, prompt: list[str], settings: Any, no_repeat_ngram_size: int = 0) -> list[int]:

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 from onesentence.core.errors import UserError
 from onesentence.export.converters import require_ctranslate2, search
 from onesentence.export.folder import ADAPTER, CTRANSLATE2, Exported
-from onesentence.generation.decoding import read_output
+from onesentence.generation.decoding import generation_config, read_output
 from onesentence.model.loading import device_name, quantization_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+NOT_COMPARED = ("suppress_tokens", "transformers_version", "_from_model_config")
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,30 @@ def run(folder: Path, exported: Exported, articles: list[str]) -> Iterator[tuple
     if exported.target == CTRANSLATE2:
         return by_ctranslate2(folder, exported, articles)
     return by_transformers(folder, exported, articles)
+
+
+def changed_settings(folder: Path, exported: Exported) -> dict[str, tuple[Any, Any]]:
+    """(measured, exported) values of the settings of decoding in a folder that differ, by name.
+
+    They are those of generation_config.json, and the side on which the tokenizer pads.
+    """
+    from transformers import GenerationConfig
+
+    tokenizer = load_exported_tokenizer(folder)
+    # Which ids are suppressed depends on the vocabularies alone.
+    measured, found = (
+        {key: value for key, value in config.to_diff_dict().items() if key not in NOT_COMPARED}
+        for config in (
+            generation_config(tokenizer, exported.generate, len(tokenizer)),
+            GenerationConfig.from_pretrained(str(folder)),
+        )
+    )
+    measured["padding_side"], found["padding_side"] = "left", tokenizer.padding_side
+    return {
+        key: (measured.get(key), found.get(key))
+        for key in sorted({*measured, *found})
+        if measured.get(key) != found.get(key)
+    }
 
 
 def engine_of(exported: Exported) -> str:

@@ -111,13 +111,15 @@ def likely_cause(exported: Exported, articles: list[Article], decoding: dict[str
         )
     if decoding:
         listed = ", ".join(f"{name} is {now!r}, was {was!r}" for name, (was, now) in decoding.items())
-        return f"decoding: generation_config.json has other settings than the measured model ({listed})"
+        return (
+            f"decoding: generation_config.json or the tokenizer has other settings than measured ({listed})"
+        )
     was = stopped_percent([article.measured_stopped for article in articles])
     now = stopped_percent([article.written.stopped for article in articles])
     if now < was - LOST_STOPS:
         return (
-            f"EOS: {now:.0f}% of the outputs end by EOS, {was:.0f}% did; compare eos_token_id in "
-            "generation_config.json with the tokenizer's"
+            f"EOS: {now:.0f}% of the outputs end by EOS, {was:.0f}% did; the weights or the tokenizer are "
+            "not those that were measured"
         )
     if exported.kept < KEPT:
         return (

@@ -31,7 +31,7 @@ import click
 from tqdm import tqdm
 
 from onesentence.commands import documented
-from onesentence.commands.preset import PRESETS
+from onesentence.commands.preset import PRESETS, overlay_of
 from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, require_other_file
 from onesentence.inference.inputs import KINDS, STDIN, Input, check, open_inputs, read_all
@@ -94,11 +94,22 @@ def command(  # noqa: PLR0913 (click gives each option as an argument)
     writer = Writer(jsonl, target)
     # What libraries and the pipeline print is no summary.
     with _ending(writer), writer, contextlib.redirect_stdout(sys.stderr):
-        found = find(PRESETS / preset if preset else model, untuned, rev)
+        found = find(_pipeline_of(preset) if preset else model, untuned, rev)
         opened = open_inputs(inputs or (STDIN,), kind, column, found.settings.document_column)
         notes = run(found, opened, writer, explain, keep_going)
     if notes.failed:
         sys.exit(FAILED)
+
+
+def _pipeline_of(preset: str) -> Path:
+    """The folder of a preset that was run; a UserError for another name, and if it was not run."""
+    overlay_of(preset)
+    folder = PRESETS / preset
+    if not folder.is_dir():
+        raise UserError(
+            f"--preset {preset}: {folder} not found; run `make repro PRESET={preset}` first, which trains it"
+        )
+    return folder
 
 
 def run(found: Found, opened: list[Input], writer: Writer, explain: bool | None, keep_going: bool) -> Notes:

@@ -11,10 +11,10 @@ its base, of a base, or of a pipeline; or an experiment's name or a git revision
 Exit code: 0 if every article got a summary, 3 if some did not, 1 for an error, 130 if it was interrupted.
 
 Run     onesentence summarize article.txt
-        python -m pydoc str.split | onesentence summarize -
+        python -m pydoc shutil.copytree | onesentence summarize
         onesentence summarize articles.csv --column text --jsonl --output summaries.jsonl
         onesentence summarize articles/ --model models/exported --explain
-        head -5 lines.txt | onesentence summarize --lines - --rev main
+        head -5 lines.txt | onesentence summarize --lines --rev main
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import click
 from tqdm import tqdm
 
 from onesentence.commands import documented
-from onesentence.commands.preset import PRESETS
+from onesentence.commands.preset import PRESETS, overlay_of
 from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, require_other_file
 from onesentence.inference.inputs import KINDS, STDIN, Input, check, open_inputs, read_all
@@ -94,11 +94,22 @@ def command(  # noqa: PLR0913 (click gives each option as an argument)
     writer = Writer(jsonl, target)
     # What libraries and the pipeline print is no summary.
     with _ending(writer), writer, contextlib.redirect_stdout(sys.stderr):
-        found = find(PRESETS / preset if preset else model, untuned, rev)
+        found = find(_pipeline_of(preset) if preset else model, untuned, rev)
         opened = open_inputs(inputs or (STDIN,), kind, column, found.settings.document_column)
         notes = run(found, opened, writer, explain, keep_going)
     if notes.failed:
         sys.exit(FAILED)
+
+
+def _pipeline_of(preset: str) -> Path:
+    """The folder of a preset that was run; a UserError for another name, and if it was not run."""
+    overlay_of(preset)
+    folder = PRESETS / preset
+    if not folder.is_dir():
+        raise UserError(
+            f"--preset {preset}: {folder} not found; run `make repro PRESET={preset}` first, which trains it"
+        )
+    return folder
 
 
 def run(found: Found, opened: list[Input], writer: Writer, explain: bool | None, keep_going: bool) -> Notes:
@@ -116,11 +127,12 @@ def run(found: Found, opened: list[Input], writer: Writer, explain: bool | None,
     )
     rate = found.settings.min_success_rate if found.trained and not keep_going else None
     with tqdm(total=total, desc="summarize", unit="article", disable=None, leave=False) as bar:
-        for result in summarized(summarizer, itertools.chain([first], groups), rate):
-            writer.write(result, bar)
-            for note in notes.add(result):
-                tqdm.write(note, file=sys.stderr)
-            bar.update()
+        for results in summarized(summarizer, itertools.chain([first], groups), rate, bar.update):
+            # Notes on each summary follow it.
+            for part in [[result] for result in results] if notes.explain else [results]:
+                writer.write(part)
+                for note in itertools.chain.from_iterable(map(notes.add, part)):
+                    tqdm.write(note, file=sys.stderr)
     print(notes.sentence(summarizer.name), file=sys.stderr)
     return notes
 

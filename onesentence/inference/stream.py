@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,35 +55,47 @@ def windows(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def summarized(
-    summarizer: Summarizer, groups: Iterable[list[Item]], min_success_rate: float | None
-) -> Iterator[Result]:
-    """Yield the result of every item, in order, each as soon as those before it are known.
+    summarizer: Summarizer,
+    groups: Iterable[list[Item]],
+    min_success_rate: float | None,
+    progress: Callable[[int], object] | None = None,
+) -> Iterator[list[Result]]:
+    """Yield the results of all items, in order, as soon as every earlier one is known.
 
     groups: from `windows`. The first is the smoke test: where it has at least FEWEST articles and fewer than
     `min_success_rate` of them get a summary, a UserError lists the others and nothing is yielded.
+    progress: is called with the number of items that are done, in whatever order.
     """
     for number, window in enumerate(groups):
-        results = _in_order(summarizer, window)
+        results = _in_order(summarizer, window, progress or (lambda _: None))
         if number == 0 and min_success_rate is not None:
-            first = list(results)
+            first = [result for ready in results for result in ready]
             require_success(first, min_success_rate, summarizer.name)
-            results = iter(first)
+            results = iter([first])
         yield from results
 
 
-def _in_order(summarizer: Summarizer, window: list[Item]) -> Iterator[Result]:
+def _in_order(
+    summarizer: Summarizer, window: list[Item], progress: Callable[[int], object]
+) -> Iterator[list[Result]]:
     texts = [(k, item) for k, item in enumerate(window) if item.problem is None]
     done: dict[int, Summary | None] = {k: None for k, item in enumerate(window) if item.problem is not None}
     place = 0
+
+    def ready() -> list[Result]:
+        nonlocal place
+        start = place
+        while place in done:
+            place += 1
+        return [Result(window[k], done.pop(k)) for k in range(start, place)]
+
+    progress(len(done))
     batches = summarizer.summarize_in_batches([item.text for _, item in texts], [i.place for _, i in texts])
     for batch, summaries in batches:
         done |= {texts[k][0]: summary for k, summary in zip(batch, summaries, strict=True)}
-        while place in done:
-            yield Result(window[place], done.pop(place))
-            place += 1
-    while place < len(window):  # after the last summary
-        yield Result(window[place], done.pop(place))
-        place += 1
+        progress(len(batch))
+        yield ready()
+    yield ready()  # what has no article, where nothing was summarized
 
 
 def require_success(results: list[Result], min_success_rate: float, who: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -83,15 +84,15 @@ class Writer:
         elif not self.written:
             self.partial.unlink()
 
-    def write(self, result: Result, bar: tqdm[Any]) -> None:
-        """Write one result at once; a bar on the same terminal makes way."""
-        if self._file.isatty():
-            bar.clear()
-        self._file.write(line_of(result, self.jsonl) + "\n")
-        self._file.flush()
-        self.written += 1
-        if self._file.isatty():
-            bar.refresh()
+    def write(self, results: list[Result]) -> None:
+        """Write results at once; a progress bar on the same terminal makes way."""
+        if not results:
+            return
+        lines = "".join(line_of(result, self.jsonl) + "\n" for result in results)
+        with tqdm.external_write_mode(file=sys.stderr) if self._file.isatty() else nullcontext():
+            self._file.write(lines)
+            self._file.flush()
+        self.written += len(results)
 
     def kept(self) -> str:
         """Where the lines are that were written before an interruption; "" where none are in a file."""

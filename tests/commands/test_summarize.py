@@ -129,12 +129,24 @@ def test_an_error_in_the_middle_of_a_stream_keeps_what_was_written(here, wanted)
     assert (here / "out.txt.partial").read_text() == f"{wanted[1]}\n" * 17 and not (here / "out.txt").exists()
 
 
+def test_a_preset_is_a_pipeline_in_its_folder(here, pipeline, wanted):
+    (here / "presets").mkdir()
+    (here / "presets/mine.yaml").write_text("seed: 1\n")
+    with pytest.raises(
+        UserError, match=r"^--preset mine: presets/mine not found; run `make repro PRESET=mine`"
+    ):
+        summarize("articles", "--preset", "mine")
+    (here / "presets/mine").symlink_to(pipeline)
+    result = summarize("articles", "--preset", "mine")
+    assert result.stdout.split("\n") == [*wanted, ""] and "presets/mine/models/tuned: 3 of 3" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--model", "models/tuned", "--preset", "x", "a.txt"), "--model and --preset: name one model"),
         (("--model", "models/tuned", "--rev", "x", "a.txt"), "--model and --rev: name one model"),
-        (("--preset", "nosuch", "articles"), "--model: presets/nosuch: not found"),
+        (("--preset", "nosuch", "articles"), "preset 'nosuch': presets/nosuch.yaml not found"),
         (("rows.jsonl", "--output", "rows.jsonl"), "--output: rows.jsonl is read by the same command"),
         (("articles", "--output", "articles"), "--output: articles is a folder"),
         (

@@ -32,6 +32,11 @@ def item(number: int, problem: str | None = None) -> Item:
     return Item(f"a.txt, line {number}", str(number), text, problem)
 
 
+def flat(parts) -> list:
+    """The results of all parts."""
+    return [result for part in parts for result in part]
+
+
 def test_windows_grow_and_hold_every_item_once():
     found = list(windows(map(item, range(700))))
     assert [len(window) for window in found] == [16, 64, 256, 256, 108]
@@ -82,7 +87,10 @@ def test_items_that_were_written_are_not_kept(summarizer):
 
 def test_results_come_in_order_with_the_summaries_of_the_model(summarizer):
     articles = [item(number, "no text" if number in (0, 5, 39) else None) for number in range(40)]
-    results = list(summarized(summarizer, windows(articles), 0.9))
+    done = []
+    ready = list(summarized(summarizer, windows(articles), 0.9, done.append))
+    results = flat(ready)
+    assert sum(done) == 40 and len(done) > 2
     assert [result.item for result in results] == articles
     assert [result.status for result in results if result.summary is None] == ["no_article"] * 3
     wanted = summarizer.summarize([article.text for article in articles if not article.problem])
@@ -106,7 +114,7 @@ def test_a_model_that_writes_nothing_is_stopped_after_the_first_window(mute):
 
 
 def test_few_articles_and_an_untuned_base_are_never_stopped(mute):
-    few = list(summarized(mute, windows(map(item, range(FEWEST - 1))), 0.9))
+    few = flat(summarized(mute, windows(map(item, range(FEWEST - 1))), 0.9))
     assert [result.status for result in few] == ["empty"] * (FEWEST - 1)
-    untuned = list(summarized(mute, windows(map(item, range(20))), None))
+    untuned = flat(summarized(mute, windows(map(item, range(20))), None))
     assert [result.status for result in untuned] == ["empty"] * 20

@@ -5,14 +5,11 @@ import json
 import sys
 
 import pytest
-from tqdm import tqdm
 
 from onesentence.inference.inputs import Item
 from onesentence.inference.stream import Result
 from onesentence.inference.summarizer import Summary
 from onesentence.inference.writing import Notes, Writer, line_of, printable, row_of
-
-BAR = tqdm(disable=True)
 
 
 def result(text="A sentence.", status="ok", **changes) -> Result:
@@ -67,7 +64,7 @@ def test_as_text_a_failed_summary_is_an_empty_line():
 def test_a_file_has_its_name_once_it_is_complete(tmp_path):
     target = tmp_path / "new/out.txt"
     with Writer(False, target) as writer:
-        writer.write(result("Café."), BAR)
+        writer.write([result("Café.")])
         assert not target.exists()
         assert (tmp_path / "new/out.txt.partial").read_text(encoding="utf-8") == "Café.\n"
     assert target.read_text(encoding="utf-8") == "Café.\n" and len(list(target.parent.iterdir())) == 1
@@ -78,7 +75,7 @@ def test_an_interrupted_file_keeps_what_was_written_beside_the_old_one(tmp_path)
     target.write_text("old\n")
     writer = Writer(False, target)
     with pytest.raises(KeyboardInterrupt), writer:
-        writer.write(result(), BAR)
+        writer.write([result()])
         raise KeyboardInterrupt
     assert target.read_text() == "old\n"
     assert (tmp_path / "out.txt.partial").read_text() == "A sentence.\n"
@@ -93,7 +90,7 @@ def test_a_line_is_written_at_once(monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     with Writer(True, None) as writer:
-        writer.write(NOTHING, BAR)
+        writer.write([NOTHING])
         assert json.loads(out.getvalue())["id"] == "8"
 
 

@@ -102,7 +102,9 @@ def checked_url(url: str) -> str:
     safe = shown(url, parts)
     if parts.scheme not in PLUGINS:
         close = difflib.get_close_matches(parts.scheme, PLUGINS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"expected one of {', '.join(PLUGINS)}"
+        hint = (
+            f"did you mean '{close[0]}'?" if close else f"expected a folder, or one of {', '.join(PLUGINS)}"
+        )
         raise UserError(f"{safe}: unknown scheme {parts.scheme!r}; {hint}")
     if parts.password is not None:
         raise UserError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,17 +37,15 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str] | None] = {
     "dvclive": (("dvclive",), "dvclive==3.49.1"),
     "flyte": (("flytekit",), "flytekit"),
     "kubeflow": None,
-    # sqlalchemy and alembic: for the local database, without which MLflow's small package needs a server
-    "mlflow": (
-        ("mlflow", "sqlalchemy", "alembic"),
-        "mlflow-skinny==3.17.2 sqlalchemy==2.1.9 alembic==1.20.1",
-    ),
+    "mlflow": (("mlflow",), "mlflow-skinny==3.17.2 sqlalchemy==2.1.9 alembic==1.20.1"),
     "neptune": (("neptune",), "neptune"),
     "swanlab": (("swanlab",), "swanlab"),
     "tensorboard": (("tensorboard",), "tensorboard"),
     "trackio": (("trackio",), "trackio"),
     "wandb": (("wandb",), "wandb"),
 }
+MLFLOW_PLACE = "MLFLOW_TRACKING_URI"  # MLflow's own variable
+MLFLOW_DATABASE = ("sqlalchemy", "alembic")  # what MLflow needs where that variable names no server
 
 
 def curve_rows(history: Sequence[Mapping[str, float]]) -> list[list[float | None]]:
@@ -167,6 +166,8 @@ def require_tracker(name: str) -> None:
     if needed is None:
         return
     modules, packages = needed
+    if name == "mlflow" and not os.environ.get(MLFLOW_PLACE):
+        modules += MLFLOW_DATABASE
     missing = [module for module in modules if not has_module(module)]
     if missing:
         raise UserError(

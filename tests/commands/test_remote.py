@@ -112,7 +112,7 @@ def test_keys_of_the_same_url_are_kept_and_those_of_another_are_not(set_remote, 
         ("ssh://host", "ssh://host: expected a folder on the server; write ssh://host/PATH"),
         ("ssh://host:port/path", "URL: not valid; expected SCHEME"),
         ("ssj://host/path", "ssj://host/path: unknown scheme 'ssj'; did you mean 'ssh'?"),
-        ("ftp4me://host/path", "unknown scheme 'ftp4me'; expected one of azure, gdrive, gs, "),
+        ("ftp4me://host/path", "unknown scheme 'ftp4me'; expected a folder, or one of azure, gdrive, gs, "),
         ("me@host:data/dvc", "me@host:data/dvc: expected a folder or a URL; write ssh://me@host/data/dvc"),
     ],
 )  # fmt: skip

@@ -203,6 +203,13 @@ def test_a_tracker_that_is_not_installed_is_named_with_pips_command(monkeypatch,
         UserError, match=r"azure_ml needs azureml\.core, not installed here; .* azureml-core`"
     ):
         trackers("azure_ml", {})
+    installed = live.has_module
+    monkeypatch.setattr(live, "has_module", lambda name: name not in live.MLFLOW_DATABASE and installed(name))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(
+        UserError, match=r"mlflow needs .*sqlalchemy, alembic, not installed here; .* alembic=="
+    ):
+        trackers("mlflow", {})
     monkeypatch.delenv("KUBEFLOW_TRAINER_SERVER_URL", raising=False)
     with pytest.raises(UserError, match=r"report_to: kubeflow cannot start: .*KUBEFLOW_TRAINER_SERVER_URL"):
         trackers("kubeflow", {})

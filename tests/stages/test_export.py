@@ -108,4 +108,4 @@ def test_a_registered_version_can_be_got_from_a_remote(tmp_path):
         folder = tmp_path / content
         folder.mkdir()
         run(folder, "dvc", "artifacts", "get", str(remote), "summarizer", "--rev", revision)
-        assert (folder / "models/exported/weights").read_text() == content
+        assert (folder / "exported/weights").read_text() == content

@@ -29,8 +29,8 @@ from onesentence.core.text import with_heading
 from onesentence.evaluation import extraction, scoring
 from onesentence.evaluation.metrics import Scores, read_scores, unit_of, write_scores
 from onesentence.export import engines, proof
-from onesentence.export.chat import cut_article
 from onesentence.export.folder import GGUF, Exported, read_settings
+from onesentence.export.prompt_template import cut_article
 from onesentence.generation.decoding import summarize_in_batches
 from onesentence.model.adapters import load_tuned
 from onesentence.model.loading import load_tokenizer

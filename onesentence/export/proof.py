@@ -62,7 +62,7 @@ def proof(
     search; size: of the folder, in bytes.
     """
     sums = comparison.resampled(scores, settings.resamples)
-    differences = {}
+    differences: dict[str, Any] = {}
     for other in {MEASURED, BEAMS} & set(scores):  # a family of tests each
         pair = [(EXPORTED, other)]
         differences |= comparison.comparisons(scores, pair, sums, settings.resamples, settings.confidence)

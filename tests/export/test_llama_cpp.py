@@ -9,9 +9,9 @@ from onesentence.core.errors import UserError
 from onesentence.core.params import Generate
 from onesentence.core.prompts import Frame
 from onesentence.export import llama_cpp as engine
-from onesentence.export.chat import prompt_ids
 from onesentence.export.folder import GGUF, Exported, write_tokenizer
 from onesentence.export.gguf import FILE, write_gguf
+from onesentence.export.prompt_template import prompt_ids
 from onesentence.generation.decoding import generation_config
 
 FRAME = Frame("Article: ", "\n\nSummary:", " ", False)

@@ -94,6 +94,7 @@ def test_the_package_declares_what_it_imports_and_requirements_pin_it():
         for file in (
             "requirements.txt",
             "models/requirements.txt",
+            "onesentence/export/requirements.txt",
             "onesentence/serving/requirements.txt",
             "tests/requirements.txt",
         )

@@ -21,7 +21,7 @@ from onesentence.export.gguf import FILE
 if TYPE_CHECKING:
     from onesentence.export.folder import Exported
 
-PACKAGE, TESTED = "llama-cpp-python", "0.3.36"
+PACKAGE, REQUIREMENTS = "llama-cpp-python", "onesentence/export/requirements.txt"
 READ_AT_ONCE = 512  # tokens of a prompt
 
 
@@ -31,9 +31,8 @@ def require_llama_cpp() -> str:
         return version(PACKAGE)
     except PackageNotFoundError as error:
         raise UserError(
-            f"export.target: gguf: {PACKAGE} is not installed; run `pip install {PACKAGE}=={TESTED} "
-            "--constraint requirements.txt` (it is compiled: a C++ compiler and about ten minutes), or use "
-            "another target"
+            f"export.target: gguf: {PACKAGE} is not installed; run `pip install -r {REQUIREMENTS}` (it is "
+            "compiled: a C++ compiler and about ten minutes), or use another target"
         ) from error
 
 

@@ -43,7 +43,7 @@ def written(folder, model, tokenizer, number="float32"):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_tokens_of_transformers(name, tmp_path, tokenizer):
-    pytest.importorskip("llama_cpp", reason=f"pip install {engine.PACKAGE}=={engine.TESTED} (it is compiled)")
+    pytest.importorskip("llama_cpp", reason=f"pip install -r {engine.REQUIREMENTS} (it is compiled)")
     kind, settings = KINDS[name]
     model = model_of(kind, settings).eval()
     for article, output in zip(ARTICLES, written(tmp_path, model, tokenizer), strict=True):
@@ -57,7 +57,7 @@ def test_the_tokens_of_transformers(name, tmp_path, tokenizer):
 
 
 def test_a_file_that_llama_cpp_cannot_read_is_named(tmp_path, tokenizer):
-    pytest.importorskip("llama_cpp", reason=f"pip install {engine.PACKAGE}=={engine.TESTED} (it is compiled)")
+    pytest.importorskip("llama_cpp", reason=f"pip install -r {engine.REQUIREMENTS} (it is compiled)")
     write_tokenizer(tokenizer, FRAME, tmp_path, 256)
     (tmp_path / FILE).write_bytes(b"GGUF")
     with pytest.raises(UserError, match=r"model\.gguf: llama\.cpp cannot read it"):
@@ -69,7 +69,7 @@ def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):
         raise engine.PackageNotFoundError(name)
 
     monkeypatch.setattr(engine, "version", absent)
-    with pytest.raises(UserError, match="pip install llama-cpp-python=="):
+    with pytest.raises(UserError, match=r"pip install -r onesentence/export/requirements\.txt"):
         engine.require_llama_cpp()
 
 

@@ -41,21 +41,26 @@ output = model.generate(
     inputs_embeds=embedded, attention_mask=inputs["attention_mask"], no_repeat_ngram_size={ban}
 )[0]"""
 DECODE = "print(tokenizer.decode(output, skip_special_tokens=True).strip())"
-CTRANSLATE = """import ctranslate2
+CTRANSLATE = """import json
+from pathlib import Path
+
+import ctranslate2
 from transformers import AutoTokenizer, GenerationConfig
 
 folder = "{folder}"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 config = GenerationConfig.from_pretrained(folder)
+names = json.loads(Path(folder, "vocabulary.json").read_text(encoding="utf-8"))
 generator = ctranslate2.Generator(folder, compute_type="{number}")
 chat = [{{"role": "user", "content": article}}]
 prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
 (result,) = generator.generate_batch(
-    [tokenizer.convert_ids_to_tokens(prompt)],
+    [[names[token] for token in prompt]],
     beam_size=config.num_beams,
     max_length=config.max_new_tokens,
     length_penalty=config.length_penalty,
     no_repeat_ngram_size={ban},
+    suppress_sequences=[[names[token]] for token in config.suppress_tokens or []],
     end_token=[config.eos_token_id],
     include_prompt_in_result=False,
 )

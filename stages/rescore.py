@@ -26,8 +26,8 @@ from onesentence.core.text import with_heading
 from onesentence.evaluation import extraction, scoring
 from onesentence.evaluation.metrics import Scores, read_scores, unit_of, write_scores
 from onesentence.export import engines, proof
-from onesentence.export.chat import cut_article
 from onesentence.export.folder import Exported, read_settings
+from onesentence.export.prompt_template import cut_article
 
 PARAMS = (
     "data.source",

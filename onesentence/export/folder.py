@@ -16,8 +16,8 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import write_text
 from onesentence.core.params import Generate, Params
 from onesentence.core.prompts import Frame, frame_of
-from onesentence.export.chat import add_chat_template
 from onesentence.export.merging import is_adapter, merged_model
+from onesentence.export.prompt_template import add_chat_template
 from onesentence.generation.decoding import generation_config
 from onesentence.model.adapters import TUNING
 from onesentence.model.base_check import position_limit

@@ -104,8 +104,9 @@ def test_a_registered_version_can_be_got_from_a_remote(tmp_path):
     run(work, "git", "push", "--quiet", "--tags", "origin")
     (work / "make.py").write_text(script.format("two"))
     second = publish()
-    for revision, content in (("v1.0.0", "one"), (second, "two")):
+    artifact, path = ("artifacts", "get", str(remote), "summarizer"), ("get", str(remote), "models/exported")
+    for words, revision, content in ((artifact, "v1.0.0", "one"), (path, second, "two")):
         folder = tmp_path / content
         folder.mkdir()
-        run(folder, "dvc", "artifacts", "get", str(remote), "summarizer", "--rev", revision)
-        assert (folder / "models/exported/weights").read_text() == content
+        run(folder, "dvc", *words, "--rev", revision)
+        assert (folder / "exported/weights").read_text() == content

@@ -21,6 +21,7 @@ from onesentence.model.adapters import load_tuned, save_tuned, trainable
 from onesentence.model.loading import load_base, load_tokenizer
 from stages import export, rescore, tokenize
 
+pytestmark = pytest.mark.slow  # every test runs both stages
 ARTICLES = 12
 SETTINGS = {"generate__max_new_tokens": 12, "generate__num_beams": 2, "evaluate__resamples": 200}
 

@@ -7,8 +7,8 @@ from transformers import AddedToken, AutoTokenizer
 
 from onesentence.core.errors import UserError
 from onesentence.core.prompts import CHAT, TEMPLATES, frame_of
-from onesentence.export.chat import add_chat_template, cut_article, prompt_ids
 from onesentence.export.folder import write_tokenizer
+from onesentence.export.prompt_template import add_chat_template, cut_article, prompt_ids
 from onesentence.model.encoding import encode_prompt
 
 OWN = 'Don\'t "quote" {{ this }} or {% that %}\\n: 🦊\n\n{article}\tIn short:'

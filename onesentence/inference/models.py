@@ -113,7 +113,7 @@ def _pipeline(folder: Path, untuned: bool) -> Found:
 def _tuned(folder: Path) -> Found:
     """A tuned model that stage `train` wrote: with the params.yaml of its pipeline, else of this one."""
     above = folder.resolve().parent.parent
-    home = above if (above / PARAMS_FILE).is_file() and above != Path.cwd() else Path()
+    home = Path(os.path.relpath(above)) if (above / PARAMS_FILE).is_file() else Path()
     return Found(str(folder), _with_base(folder, of_pipeline(home), home), folder, True)
 
 

@@ -8,6 +8,8 @@ from conftest import lora_settings
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from onesentence.core.errors import UserError
+from onesentence.export import merging
 from onesentence.export.merging import is_adapter, merged_model, share_kept
 from onesentence.model.adapters import load_tuned, probe_logits, save_tuned, trainable
 from onesentence.model.loading import load_base
@@ -50,6 +52,14 @@ def test_an_adapter_on_tied_embeddings_changes_one_side_alone(target, tiny_setti
     assert not loaded.config.tie_word_embeddings
     assert not torch.equal(loaded.lm_head.weight, loaded.model.embed_tokens.weight)
     torch.testing.assert_close(probe_logits(loaded), expected, atol=2e-4, rtol=1e-3)
+
+
+def test_a_merge_into_both_sides_of_tied_embeddings_is_caught(tiny_settings, tmp_path, monkeypatch):
+    """The mistake put back: without its own weight, lm_head's update changes the embeddings too."""
+    monkeypatch.setattr(merging, "untie", lambda adapted: None)
+    tuned = tune(tiny_settings, tmp_path / "tuned", targets=("q_proj", "lm_head"), scale=0.5)
+    with pytest.raises(UserError, match="merged would change the logits of this model; use adapter"):
+        merged_model(tiny_settings, tuned)
 
 
 def test_the_same_bytes_every_time_and_the_bases_own_activation(tiny_settings, tmp_path):

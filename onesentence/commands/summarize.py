@@ -35,7 +35,7 @@ from onesentence.commands.preset import PRESETS, overlay_of
 from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, require_other_file
 from onesentence.inference.inputs import KINDS, STDIN, Input, check, open_inputs, read_all
-from onesentence.inference.models import Found, find
+from onesentence.inference.models import ModelSource, find
 from onesentence.inference.stream import summarized, windows
 from onesentence.inference.summarizer import Summarizer
 from onesentence.inference.writing import FEW, Notes, Writer
@@ -94,9 +94,9 @@ def command(  # noqa: PLR0913 (click gives each option as an argument)
     writer = Writer(jsonl, target)
     # What libraries and the pipeline print is no summary.
     with _ending(writer), writer, contextlib.redirect_stdout(sys.stderr):
-        found = find(_pipeline_of(preset) if preset else model, untuned, rev)
-        opened = open_inputs(inputs or (STDIN,), kind, column, found.settings.document_column)
-        notes = run(found, opened, writer, explain, keep_going)
+        source = find(_pipeline_of(preset) if preset else model, untuned, rev)
+        opened = open_inputs(inputs or (STDIN,), kind, column, source.settings.document_column)
+        notes = run(source, opened, writer, explain, keep_going)
     if notes.failed:
         sys.exit(FAILED)
 
@@ -112,20 +112,22 @@ def _pipeline_of(preset: str) -> Path:
     return folder
 
 
-def run(found: Found, opened: list[Input], writer: Writer, explain: bool | None, keep_going: bool) -> Notes:
+def run(
+    source: ModelSource, opened: list[Input], writer: Writer, explain: bool | None, keep_going: bool
+) -> Notes:
     """Summarize every article; returns the counts. Articles are checked before the model is loaded."""
     total = check(opened, keep_going)
     groups = windows(read_all(opened, keep_going))
     first = next(groups, [])
     if not first:
         raise UserError(f"{opened[0].name}: no article in it; expected at least one")
-    summarizer = Summarizer.of(found)
+    summarizer = Summarizer.of(source)
     few = total is not None and total <= FEW and not writer.jsonl
-    generate, prompt = found.settings.generate, found.settings.prompt
+    generate, prompt = source.settings.generate, source.settings.prompt
     notes = Notes(
         True if explain is None and few else explain, prompt.max_input_tokens, generate.max_new_tokens
     )
-    rate = found.settings.min_success_rate if found.trained and not keep_going else None
+    rate = source.settings.min_success_rate if source.trained and not keep_going else None
     with tqdm(total=total, desc="summarize", unit="article", disable=None, leave=False) as bar:
         for results in summarized(summarizer, itertools.chain([first], groups), rate, bar.update):
             # Notes on each summary follow it.

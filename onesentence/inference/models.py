@@ -32,8 +32,8 @@ RUN_HERE = ("merged", "adapter", CTRANSLATE2)  # exported targets
 
 
 @dataclass(frozen=True)
-class Found:
-    """A model that was found, not loaded yet.
+class ModelSource:
+    """A model before it is loaded: where it is, and how it was trained.
 
     name: what messages call it. tuned: the folder of what was trained, None for a base or a merged model.
     trained: whether it was trained for summaries, so that the smoke test asks for its success rate.
@@ -45,7 +45,7 @@ class Found:
     trained: bool
 
 
-def find(model: str | Path | None, untuned: bool = False, revision: str | None = None) -> Found:
+def find(model: str | Path | None, untuned: bool = False, revision: str | None = None) -> ModelSource:
     """The model that `--model` names; None is the pipeline in the working directory.
 
     model: the folder of a pipeline (params.yaml), of an exported model (summarization.json), of a tuned model
@@ -64,57 +64,59 @@ def find(model: str | Path | None, untuned: bool = False, revision: str | None =
         folder, revision = Path(), str(model)
     if revision is not None:
         fetched, commit = fetch(revision, folder, untuned)
-        found = _pipeline(fetched, untuned)
-        label = os.path.relpath(found.settings.model.name, fetched) if untuned else str(TUNED)
-        return replace(found, name=f"{label} at {revision} ({commit[:7]})")
+        source = _pipeline(fetched, untuned)
+        label = os.path.relpath(source.settings.model.name, fetched) if untuned else str(TUNED)
+        return replace(source, name=f"{label} at {revision} ({commit[:7]})")
     if (folder / EXPORT).is_file():
-        found = _exported(folder)
+        source = _exported(folder)
     elif (folder / TUNING).is_file():
-        found = _tuned(folder)
+        source = _tuned(folder)
     elif (folder / ADAPTER).is_file():
-        found = _adapter(folder)
+        source = _adapter(folder)
     elif (folder / PARAMS_FILE).is_file():
         return _pipeline(folder, untuned)
     elif (folder / "config.json").is_file():
         settings = of_pipeline(Path())
         name = str(folder)
         base = replace(settings.model, name=name, watch=name, revision=None)
-        return Found(name, replace(settings, model=base), None, trained=False)
+        return ModelSource(name, replace(settings, model=base), None, trained=False)
     else:
         raise UserError(
             f"--model: {folder}: no model is in this folder (expected {EXPORT}, {TUNING}, {ADAPTER}, "
             f"config.json or {PARAMS_FILE}); name the folder that holds the weights"
         )
-    return _without_tuning(found) if untuned else found
+    return _without_tuning(source) if untuned else source
 
 
-def _without_tuning(found: Found) -> Found:
-    if found.tuned is None:
+def _without_tuning(source: ModelSource) -> ModelSource:
+    if source.tuned is None:
         raise UserError(
-            f"--untuned: {found.name} holds one merged model (expected an adapter beside its base, or a "
+            f"--untuned: {source.name} holds one merged model (expected an adapter beside its base, or a "
             "pipeline); name the base's folder with --model"
         )
-    return Found(f"{found.settings.model.name} (untuned)", found.settings, None, trained=False)
+    return ModelSource(f"{source.settings.model.name} (untuned)", source.settings, None, trained=False)
 
 
-def _pipeline(folder: Path, untuned: bool) -> Found:
+def _pipeline(folder: Path, untuned: bool) -> ModelSource:
     """The tuned model of the pipeline in a folder, or its base."""
     settings = of_pipeline(folder)
     if untuned:
-        return Found(f"{settings.model.name} (untuned)", settings, None, trained=False)
+        return ModelSource(f"{settings.model.name} (untuned)", settings, None, trained=False)
     if not (folder / TUNED / TUNING).is_file():
         raise UserError(
             f"{folder / TUNED}: not found; run `dvc pull` or `dvc repro` in {folder} to get the tuned "
             "model, or add --untuned"
         )
-    return Found(str(folder / TUNED), _with_base(folder / TUNED, settings, folder), folder / TUNED, True)
+    return ModelSource(
+        str(folder / TUNED), _with_base(folder / TUNED, settings, folder), folder / TUNED, True
+    )
 
 
-def _tuned(folder: Path) -> Found:
+def _tuned(folder: Path) -> ModelSource:
     """A tuned model that stage `train` wrote: with the params.yaml of its pipeline, else of this one."""
     above = folder.resolve().parent.parent
     home = Path(os.path.relpath(above)) if (above / PARAMS_FILE).is_file() else Path()
-    return Found(str(folder), _with_base(folder, of_pipeline(home), home), folder, True)
+    return ModelSource(str(folder), _with_base(folder, of_pipeline(home), home), folder, True)
 
 
 def _with_base(tuned: Path, settings: Settings, home: Path) -> Settings:
@@ -129,17 +131,17 @@ def _with_base(tuned: Path, settings: Settings, home: Path) -> Settings:
     return settings
 
 
-def _exported(folder: Path) -> Found:
+def _exported(folder: Path) -> ModelSource:
     settings = of_export(folder)
     if settings.target not in RUN_HERE:
         raise UserError(
             f"{folder}: was exported for {settings.target}, which this command cannot run; use that "
             "engine, or export the target merged"
         )
-    return Found(str(folder), settings, folder if settings.target == "adapter" else None, trained=True)
+    return ModelSource(str(folder), settings, folder if settings.target == "adapter" else None, trained=True)
 
 
-def _adapter(folder: Path) -> Found:
+def _adapter(folder: Path) -> ModelSource:
     """An adapter in peft's layout, with the prompt and the decoding of params.yaml in this folder."""
     settings = of_pipeline(Path())
     config = read_object(folder / ADAPTER)
@@ -151,15 +153,15 @@ def _adapter(folder: Path) -> Found:
     model = settings.model
     if name != model.name:
         model = base_model(folder, name, config.get("revision"), model.dtype, model.quantization)
-    return Found(str(folder), replace(settings, model=model), folder, trained=True)
+    return ModelSource(str(folder), replace(settings, model=model), folder, trained=True)
 
 
-def load_model_tokenizer(found: Found) -> PreTrainedTokenizerBase:
+def load_model_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """The tokenizer of the model, which for an adapter is that of its base."""
-    if found.settings.target != CTRANSLATE2:
-        with _naming(found):
-            return load_tokenizer(found.settings.model)
-    tokenizer = load_exported_tokenizer(Path(found.settings.model.name))  # beside no safetensors
+    if source.settings.target != CTRANSLATE2:
+        with _naming(source):
+            return load_tokenizer(source.settings.model)
+    tokenizer = load_exported_tokenizer(Path(source.settings.model.name))  # beside no safetensors
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.model_max_length = 10**9  # `encoding` cuts long documents
@@ -167,21 +169,21 @@ def load_model_tokenizer(found: Found) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    found: Found, tokenizer: PreTrainedTokenizerBase
+    source: ModelSource, tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedModel | PeftModel | CTranslate2Model:
     """The model on its device, in eval mode; a UserError names the folder that it cannot be loaded from."""
-    with _naming(found):
-        if found.settings.target == CTRANSLATE2:
-            return CTranslate2Model(Path(found.settings.model.name), found.settings, tokenizer)
-        if found.tuned is None:
-            return load_base(found.settings.model)
-        with _fitting(found, found.tuned):
-            if (found.tuned / TUNING).is_file():
-                return load_tuned(found.settings.model, found.tuned)
-            return load_adapter(found, found.tuned)
+    with _naming(source):
+        if source.settings.target == CTRANSLATE2:
+            return CTranslate2Model(Path(source.settings.model.name), source.settings, tokenizer)
+        if source.tuned is None:
+            return load_base(source.settings.model)
+        with _fitting(source, source.tuned):
+            if (source.tuned / TUNING).is_file():
+                return load_tuned(source.settings.model, source.tuned)
+            return load_adapter(source, source.tuned)
 
 
-def load_adapter(found: Found, folder: Path) -> PreTrainedModel | PeftModel:
+def load_adapter(source: ModelSource, folder: Path) -> PreTrainedModel | PeftModel:
     """The base with peft's adapter on it, merged where that changes no output."""
     from peft import PeftModel
 
@@ -193,17 +195,17 @@ def load_adapter(found: Found, folder: Path) -> PreTrainedModel | PeftModel:
 
     def adapted() -> PeftModel:
         with quiet_peft():
-            return PeftModel.from_pretrained(load_base(found.settings.model), folder).eval()
+            return PeftModel.from_pretrained(load_base(source.settings.model), folder).eval()
 
-    return merged(adapted, found.settings.model)
+    return merged(adapted, source.settings.model)
 
 
 @contextmanager
-def _fitting(found: Found, folder: Path) -> Iterator[None]:
+def _fitting(source: ModelSource, folder: Path) -> Iterator[None]:
     """Inside, an adapter that does not fit its base is a UserError; peft would warn, or list tensors."""
-    base = found.settings.model.name
+    base = source.settings.model.name
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Found missing adapter keys")
+        warnings.filterwarnings("error", message="ModelSource missing adapter keys")
         try:
             yield
         except (RuntimeError, ValueError, KeyError, TypeError, json.JSONDecodeError, UserWarning) as error:
@@ -215,13 +217,13 @@ def _fitting(found: Found, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _naming(found: Found) -> Iterator[None]:
+def _naming(source: ModelSource) -> Iterator[None]:
     """Inside, errors of the loader name the model, which params.yaml does not always name."""
     try:
         yield
     except UserError as error:
-        model = found.settings.model
+        model = source.settings.model
         text = str(error).replace(f"model.name: {model.name!r}", model.name)
-        if found.tuned is not None and model.watch == NO_FILE:
-            text += f"; no folder {model.name} was found here or beside {found.tuned}"
+        if source.tuned is not None and model.watch == NO_FILE:
+            text += f"; no folder {model.name} was found here or beside {source.tuned}"
         raise UserError(text) from error

@@ -14,7 +14,7 @@ from onesentence.generation.decoding import Output
 from onesentence.generation.decoding import summarize_in_batches as generate_in_batches
 from onesentence.generation.smoke_test import check_success
 from onesentence.inference.ctranslate2 import CTranslate2Model
-from onesentence.inference.models import Found, find, load_model, load_model_tokenizer
+from onesentence.inference.models import ModelSource, find, load_model, load_model_tokenizer
 from onesentence.model.encoding import Prompt, encode_prompt
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ class Summarizer:
         return cls.of(find(model, untuned))
 
     @classmethod
-    def of(cls, found: Found) -> Summarizer:
-        """Load a model that was found."""
-        set_up(seed=0, formats=[found.settings.model.dtype])
-        tokenizer = load_model_tokenizer(found)
-        return cls(found.name, found.settings, load_model(found, tokenizer), tokenizer, found.trained)
+    def of(cls, source: ModelSource) -> Summarizer:
+        """Load a model of `models.find`."""
+        set_up(seed=0, formats=[source.settings.model.dtype])
+        tokenizer = load_model_tokenizer(source)
+        return cls(source.name, source.settings, load_model(source, tokenizer), tokenizer, source.trained)
 
     def prompts(self, articles: list[str]) -> list[Prompt]:
         """The filled prompt of each article, cut to prompt.max_input_tokens."""

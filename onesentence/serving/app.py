@@ -34,7 +34,7 @@ from onesentence.serving.responses import completion_body, error_response, json_
 from onesentence.serving.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from onesentence.inference.models import Found
+    from onesentence.inference.models import ModelSource
     from onesentence.inference.summarizer import Summarizer, Summary
 
 LEFT = 499  # nginx's status for a client that left before its answer; nobody receives it
@@ -49,7 +49,7 @@ class Served:
     batcher: Batcher
 
 
-def find_models(model: str | None, compare: bool) -> list[Found]:
+def find_models(model: str | None, compare: bool) -> list[ModelSource]:
     """The model to serve, and its untuned base with `compare`; a UserError in this command's own options."""
     from onesentence.inference.models import find
 
@@ -100,7 +100,7 @@ class Service:
         def loaded() -> list[Summarizer]:
             from onesentence.inference.summarizer import Summarizer  # takes seconds: not in the loop's thread
 
-            summarizers = [Summarizer.of(found) for found in find_models(model, compare)]
+            summarizers = [Summarizer.of(source) for source in find_models(model, compare)]
             for summarizer in summarizers:
                 summarizer.check()
             return summarizers
@@ -192,9 +192,9 @@ class Service:
         """The answer to a body of POST /summarize."""
         asked = read_summarize(body, self.limits)
         model = self.chosen(asked.model)
-        found = await self.answers(request, model, asked)
+        summaries = await self.answers(request, model, asked)
         # Marks take time that grows with the article: not in the thread that answers everybody.
-        return json_response(await asyncio.to_thread(summaries_body, model.name, asked, found))
+        return json_response(await asyncio.to_thread(summaries_body, model.name, asked, summaries))
 
     async def completions(self, request: Request) -> Response:
         """POST /v1/completions, for programs that speak OpenAI's protocol."""

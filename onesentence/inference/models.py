@@ -205,7 +205,7 @@ def _fitting(source: ModelSource, folder: Path) -> Iterator[None]:
     """Inside, an adapter that does not fit its base is a UserError; peft would warn, or list tensors."""
     base = source.settings.model.name
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="ModelSource missing adapter keys")
+        warnings.filterwarnings("error", message="Found missing adapter keys")
         try:
             yield
         except (RuntimeError, ValueError, KeyError, TypeError, json.JSONDecodeError, UserWarning) as error:

@@ -19,11 +19,7 @@ endif
 
 export: setup ## make export [PRESET=NAME]: write the tuned model to models/exported, and prove that it scores the same
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
-ifdef PRESET
-	@python -m onesentence repro "$(PRESET)" --export
-else
-	dvc repro models/dvc.yaml
-endif
+	@python -m onesentence export $(if $(PRESET),--preset "$(PRESET)")
 
 test: setup ## make test [WORKERS=2]: run the tests, a file at a time on each worker
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt

@@ -79,10 +79,10 @@ def comments(path: Path) -> dict[str, str]:
 
 
 def stages() -> dict[str, dict[str, Any]]:
-    """Each stage of dvc.yaml and models/dvc.yaml by name; one that runs for several systems is one entry."""
+    """Each stage of dvc.yaml and of the export by name; one that runs for several systems is one entry."""
     declared = {
         name: stage
-        for path in ("dvc.yaml", "models/dvc.yaml")
+        for path in ("dvc.yaml", "onesentence/export/pipeline.yaml")
         for name, stage in yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))["stages"].items()
     }
     return {

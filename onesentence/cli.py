@@ -14,7 +14,19 @@ from onesentence.core import errors
 
 COMMANDS = (  # in the order in which a user meets them
     *("results", "summarize", "serve", "inspect", "estimate", "ladder", "verify", "data", "base", "preset"),
-    *("repro", "show", "diff", "study", "compare", "sizes", "score", "rate", "remote", "completion"),
+    *(
+        "repro",
+        "export",
+        "show",
+        "diff",
+        "study",
+        "compare",
+        "sizes",
+        "score",
+        "rate",
+        "remote",
+        "completion",
+    ),
 )
 FOLDER = Path(__file__).parent / "commands"
 

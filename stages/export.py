@@ -3,7 +3,7 @@
 Reads   models/tuned/, the base model, metrics/{evaluation,train,data}.json (for the card).
 Writes  models/exported/: weights, tokenizer, generation_config.json, chat_template.jinja (the trained
         prompt), summarization.json, README.md (the card), .eval_results/.
-Run     python -m stages.export (a pipeline of its own, models/dvc.yaml: `make export`)
+Run     python -m stages.export (a pipeline of its own: `make export`)
 
 `rescore` then proves that it scores as the measured model does.
 """

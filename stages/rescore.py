@@ -3,7 +3,7 @@
 Reads   models/exported/ (and an adapter's base), data/prepared/SPLIT.parquet, data/tokenized/SPLIT.parquet
         (the prompts that were measured), data/predictions/tuned.jsonl, data/scores/tuned/.
 Writes  data/predictions/exported.jsonl, data/scores/exported/, metrics/export.json.
-Run     python -m stages.rescore (a pipeline of its own, models/dvc.yaml: `make export`)
+Run     python -m stages.rescore (a pipeline of its own: `make export`)
 
 Articles are the evaluated split's. The test is of equivalence: the interval of exported - measured must lie
 within `export.margin`. Otherwise the stage fails, and says what differs and why.

@@ -1,7 +1,7 @@
 """Set up a preset's own pipeline in presets/NAME/, so that its results do not replace the default's.
 
 The folder has its own params.yaml, dvc.lock, data, models, metrics and plots. Code and the embedded base are
-links to the repository's own, and the graphs are copies. Its params.yaml is that of the last commit with the
+links to the repository's own, and the graph is a copy. Its params.yaml is that of the last commit with the
 preset's keys; an existing one is kept.
 
 It is a DVC repository of its own, with the cache and the remotes of the outer one. In a common repository,
@@ -9,7 +9,6 @@ It is a DVC repository of its own, with the cache and the remotes of the outer o
 
 Run     onesentence repro smollm2-docstrings            set it up
         onesentence repro smollm2-docstrings --run      (make repro PRESET=smollm2-docstrings)
-        onesentence repro smollm2-docstrings --export   (make export PRESET=smollm2-docstrings)
 """
 
 import shutil
@@ -30,7 +29,6 @@ from onesentence.study.experiments import git
 
 # The stages read these and never write them. Git stores the links, so a clone has them too.
 LINKED = ("stages", "onesentence", "requirements.txt", "models/phi-tiny", "metrics/pretrain.json")
-GRAPHS = (Path("dvc.yaml"), Path("models/dvc.yaml"))  # the pipeline, and the export's own
 OWN_FOLDERS = ("data", "models", "metrics", "plots")
 DVC = Path(".dvc")
 IGNORED = Path(".dvcignore")  # without it, Python's caches change the hashes of folders of code
@@ -91,10 +89,9 @@ def lay_out(name: str) -> Path:
     for shared in LINKED:
         link(folder, shared)
     # A copy: DVC reads the graph of a revision from git, where a link is only its target's name.
-    for path in GRAPHS:
-        graph = path.read_text(encoding="utf-8")
-        if (folder / path).is_symlink() or not same_text(folder / path, graph):
-            write_text(folder / path, graph)
+    graph = Path("dvc.yaml").read_text(encoding="utf-8")
+    if (folder / "dvc.yaml").is_symlink() or not same_text(folder / "dvc.yaml", graph):
+        write_text(folder / "dvc.yaml", graph)
     shutil.copyfile(IGNORED, folder / IGNORED)
     share_dvc(folder)
     return folder
@@ -151,30 +148,21 @@ def require_data(folder: Path, name: str) -> None:
         )
 
 
-def run_in(folder: Path, *commands: list[str]) -> None:
-    """Run Python modules in the folder; exit with the code of the first that fails."""
-    for command in commands:
+def reproduce(folder: Path) -> None:
+    """`dvc repro` in the folder, then its table; exits with DVC's code where that fails."""
+    for command in (["dvc", "repro"], ["onesentence", "results"]):
         done = subprocess.run([sys.executable, "-m", *command], cwd=folder)
         if done.returncode:
             sys.exit(done.returncode)
-
-
-def reproduce(folder: Path) -> None:
-    """`dvc repro` in the folder, then its table; exits with DVC's code where that fails."""
-    run_in(folder, ["dvc", "repro"], ["onesentence", "results"])
     print(f"Results are in {folder}. To compare with later runs (make diff REV=HEAD): git add {folder}")
 
 
 @documented(__doc__)
 @click.argument("name")
 @click.option("--run", is_flag=True, help="Then reproduce it and print its table.")
-@click.option("--export", is_flag=True, help="Then export its tuned model, after what that needs.")
-def command(name: str, run: bool, export: bool) -> None:
+def command(name: str, run: bool) -> None:
     folder = lay_out(name)
-    if run or export:
+    if run:
         require_data(folder, name)
         require_model(folder)
-    if run:
         reproduce(folder)
-    if export:
-        run_in(folder, ["dvc", "repro", str(GRAPHS[1])])

@@ -105,13 +105,12 @@ def test_a_layout_is_made_once_and_its_parameters_are_kept(project, monkeypatch)
     assert "rank: 2" in (project / folder / "params.yaml").read_text()
     assert (project / folder / "stages/train.py").samefile(project / "stages/train.py")
     assert (project / folder / "requirements.txt").readlink().as_posix() == "../../requirements.txt"
-    # The graphs follow the repository's.
-    for graph in ("dvc.yaml", "models/dvc.yaml"):
-        changed = "# another\n" + (project / graph).read_text()
-        (project / graph).write_text(changed)
-        repro.lay_out("own")
-        assert not (project / folder / graph).is_symlink()
-        assert (project / folder / graph).read_text() == changed
+    # The graph follows the repository's.
+    changed = "# another\n" + (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(changed)
+    repro.lay_out("own")
+    assert not (project / folder / "dvc.yaml").is_symlink()
+    assert (project / folder / "dvc.yaml").read_text() == changed
 
 
 def test_a_preset_is_laid_over_the_committed_parameters(project, monkeypatch):

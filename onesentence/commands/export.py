@@ -1,0 +1,46 @@
+"""Export the tuned model for other programs, and prove that it scores as the measured one.
+
+Reads   params.yaml (`export`), and what `dvc repro` made; makes that first where it is missing.
+Writes  models/exported/, metrics/export.json, and the pipeline that does it: models/dvc.yaml and its lock.
+
+The pipeline is a copy of onesentence/export/pipeline.yaml, made when a model is exported for the first time.
+`dvc pull` at the top asks for the outputs of every pipeline below it, and would fail for everyone who has not
+exported. Commit models/dvc.yaml and its lock together with `dvc push`.
+
+Run     onesentence export                               (make export)
+        onesentence export --preset smollm2-docstrings   the tuned model of a preset's own pipeline
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from onesentence import export
+from onesentence.commands import documented
+from onesentence.commands.repro import lay_out, require_data, require_model, same_text
+from onesentence.core.files import write_text
+
+PIPELINE = Path(export.__file__).parent / "pipeline.yaml"
+LAID_OUT = Path("models/dvc.yaml")
+
+
+def lay_out_export(folder: Path) -> None:
+    """Copy the export's pipeline into a folder that has the main one; an older copy is replaced."""
+    text = PIPELINE.read_text(encoding="utf-8")
+    if not same_text(folder / LAID_OUT, text):
+        write_text(folder / LAID_OUT, text)
+
+
+@documented(__doc__)
+@click.option("--preset", help="Export the tuned model of presets/NAME.")
+def command(preset: str | None) -> None:
+    folder = Path()
+    if preset is not None:
+        folder = lay_out(preset)
+        require_data(folder, preset)
+        require_model(folder)
+    lay_out_export(folder)
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro", str(LAID_OUT)], cwd=folder)
+    sys.exit(done.returncode)

@@ -34,13 +34,15 @@ def test_the_card_has_the_scores_and_code_that_compiles(target, results, tmp_pat
     write_card(settings(export__target=target), tmp_path, results)
     text = (tmp_path / "README.md").read_text()
     shown = ModelCard(text)
-    library = {"merged": "transformers", "adapter": "peft"}.get(target, "ctranslate2")
+    kind = target.partition("_")[0]
+    library = {"merged": "transformers", "adapter": "peft"}.get(kind, kind)
     assert (shown.data.license, shown.data.library_name, shown.data.language) == ("mit", library, "en")
     tuned = results.evaluation["systems"]["tuned"]["rouge1"]
     assert f"| {tuned['value']:.2f} [{tuned['low']:.2f}, {tuned['high']:.2f}] |" in text
     assert results.evaluation["metrics"]["quality"]["rouge1"]["signature"] in text
     compile(text.partition("```python\n")[2].partition("```")[0], "card", "exec")
-    assert "no_repeat_ngram_size=3" in text
+    # llama.cpp has neither beams nor a ban; its card says so.
+    assert ("no beam search" if kind == "gguf" else "no_repeat_ngram_size=3") in text
 
 
 def test_without_a_ban_the_card_shows_the_plain_call(results):

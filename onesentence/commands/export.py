@@ -23,7 +23,8 @@ from onesentence.commands.repro import lay_out, require_data, require_model, sam
 from onesentence.core.files import write_text
 
 PIPELINE = Path(export.__file__).parent / "pipeline.yaml"
-LAID_OUT = Path("models/dvc.yaml")
+LAID_OUT, LOCK = Path("models/dvc.yaml"), Path("models/dvc.lock")
+PROOF = Path("metrics/export.json")
 
 
 def lay_out_export(folder: Path) -> None:
@@ -43,4 +44,7 @@ def command(preset: str | None) -> None:
         require_model(folder)
     lay_out_export(folder)
     done = subprocess.run([sys.executable, "-m", "dvc", "repro", str(LAID_OUT)], cwd=folder)
+    if done.returncode == 0:
+        files = " ".join(str(folder / name) for name in (LAID_OUT, LOCK, PROOF))
+        print(f"To keep the exported model and its proof: git add {files}, then dvc push")
     sys.exit(done.returncode)

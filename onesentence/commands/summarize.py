@@ -11,7 +11,7 @@ its base, of a base, or of a pipeline; or an experiment's name or a git revision
 Exit code: 0 if every article got a summary, 3 if some did not, 1 for an error, 130 if it was interrupted.
 
 Run     onesentence summarize article.txt
-        python -m pydoc shutil.copytree | onesentence summarize
+        python -m pydoc json.dumps | onesentence summarize
         onesentence summarize articles.csv --column text --jsonl --output summaries.jsonl
         onesentence summarize articles/ --model models/exported --explain
         head -5 lines.txt | onesentence summarize --lines --rev main
@@ -121,6 +121,8 @@ def run(
     first = next(groups, [])
     if not first:
         raise UserError(f"{opened[0].name}: no article in it; expected at least one")
+    if sys.stderr.isatty():
+        print(f"summarize: loading {source.name}", file=sys.stderr)
     summarizer = Summarizer.of(source)
     few = total is not None and total <= FEW and not writer.jsonl
     generate, prompt = source.settings.generate, source.settings.prompt

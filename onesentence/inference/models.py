@@ -80,6 +80,11 @@ def find(model: str | Path | None, untuned: bool = False, revision: str | None =
         name = str(folder)
         base = replace(settings.model, name=name, watch=name, revision=None)
         return ModelSource(name, replace(settings, model=base), None, trained=False)
+    elif model is None:
+        raise UserError(
+            f"{PARAMS_FILE}: not found here; run the command in the repository, or name a model's folder "
+            "with --model"
+        )
     else:
         raise UserError(
             f"--model: {folder}: no model is in this folder (expected {EXPORT}, {TUNING}, {ADAPTER}, "
@@ -104,7 +109,7 @@ def _pipeline(folder: Path, untuned: bool) -> ModelSource:
         return ModelSource(f"{settings.model.name} (untuned)", settings, None, trained=False)
     if not (folder / TUNED / TUNING).is_file():
         raise UserError(
-            f"{folder / TUNED}: not found; run `dvc pull` or `dvc repro` in {folder} to get the tuned "
+            f"{folder / TUNED}: not found; run `dvc repro` (or `dvc pull`) in {folder} to get the tuned "
             "model, or add --untuned"
         )
     return ModelSource(

@@ -164,13 +164,19 @@ def test_ctranslate2_writes_what_transformers_writes(pipeline, tmp_path):
         Summarizer.load(folder)
 
 
+def test_without_a_pipeline_here_a_model_must_be_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^params\.yaml: not found here; .* with --model"):
+        find(None)
+
+
 def test_a_folder_without_a_model_and_a_pipeline_without_training_are_refused(pipeline, tmp_path):
     with pytest.raises(UserError, match=r"no model is in this folder \(expected summarization.json"):
         find(tmp_path)
     shutil.copytree(pipeline / "models/tiny", tmp_path / "models/tiny")
     shutil.copy(pipeline / "params.yaml", tmp_path)
     with pytest.raises(
-        UserError, match=r"models/tuned: not found; run `dvc pull` or `dvc repro` in .*--untuned"
+        UserError, match=r"models/tuned: not found; run `dvc repro` \(or `dvc pull`\) in .*--untuned"
     ):
         find(tmp_path)
     (tmp_path / "file.txt").write_text("x")

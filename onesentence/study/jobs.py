@@ -33,7 +33,7 @@ LAST = ".dvc/tmp/variant"  # in a clone: "REF NAME" of the variant that runs or 
 WRITTEN = (f"{STUDIES}/", f"{PLOTS}/", "docs/decisions.md", "docs/studies.md")  # comparisons write these
 TAIL = 12  # lines of a failed variant's log
 # Sections of params.yaml in the order in which the graph's stages read them.
-READ_IN_ORDER = "pretrain data prompt model smoke lora train seed generate evaluate report".split()
+READ_IN_ORDER = "pretrain data prompt model smoke lora train seed generate evaluate report export".split()
 REDRAWN = 5  # seconds between two states of the progress bar: a log file stores every one
 # In the log of a job that lost a race: two jobs write the same output into the cache at once, and DVC asks
 # before it replaces a file in the workspace that it cannot find in the cache. Such a job runs again from its

@@ -401,22 +401,26 @@ def queue(serving) -> int:
 
 
 def test_a_full_queue_refuses_with_the_time_to_ask_again_and_the_others_are_answered(
-    exported, articles, direct
+    exported, articles, direct, monkeypatch
 ):
     limits = Limits(queue=4, max_articles=4, max_batch=2)
     with running(exported, limits) as serving, ThreadPoolExecutor(8) as pool:
-        release = hold(serving)
+        release, given = hold(serving), []
+        submit = serving.service.executor.submit
+        monkeypatch.setattr(
+            serving.service.executor, "submit", lambda *work: given.append(work) or submit(*work)
+        )
         # One batch of two is taken out of the queue and waits for the model; four more fill the queue.
-        sent = [pool.submit(post, serving, {"article": article}) for article in articles[:2]]
-        wait_until(lambda: queue(serving) == 0 and sum(future.running() for future in sent) == 2)
-        time.sleep(0.1)
-        sent += [pool.submit(post, serving, {"article": article}) for article in articles[2:6]]
+        first = pool.submit(post, serving, {"articles": articles[:2]})
+        wait_until(lambda: len(given) == 1)
+        sent = [pool.submit(post, serving, {"article": article}) for article in articles[2:6]]
         wait_until(lambda: queue(serving) == 4)
         answer = post(serving, {"article": "One too many."})
         refusal(answer, 503, "the queue is full")
         assert int(answer.headers["Retry-After"]) >= 1
         release()
-        answers = [future.result(PATIENCE).value["summaries"][0] for future in sent]
+        answers = first.result(PATIENCE).value["summaries"]
+        answers += [future.result(PATIENCE).value["summaries"][0] for future in sent]
     assert answers == [as_json(direct[article]) for article in articles[:6]]
 
 

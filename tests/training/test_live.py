@@ -1,5 +1,6 @@
 """What shows a training while it runs: the curve that grows, and trackers. None of it changes a result."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,6 +85,7 @@ def test_a_resumed_run_shows_the_earlier_rows_at_once_and_ends_the_same(train):
     path = Path("plots/loss.csv")
     train(LiveCurve(path))
     uninterrupted = path.read_bytes()
+    shutil.rmtree("checkpoints")  # of the whole run
     with pytest.raises(Killed):
         train(LiveCurve(path), Watch(path, kill=5))
     rows = read_csv(path)

@@ -17,7 +17,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
@@ -112,13 +111,7 @@ def score(p: params.Params, table: pa.Table, rows: dict[str, list[dict[str, Any]
         [extraction.Article(body, article) for body, article in zip(bodies, whole, strict=True)],
         p.evaluate,
         bertscore=True,
-        behaviour={
-            name: {
-                "stopped": np.array([100.0 * row["stopped"] for row in system]),
-                "echo": np.array([100.0 * (row["status"] == "echo") for row in system]),
-            }
-            for name, system in rows.items()
-        },
+        behaviour={name: scoring.behaviour_of(system) for name, system in rows.items()},
         groups=table["group"].to_pylist(),
         unit=unit_of(p.data),
     )

@@ -14,9 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from onesentence.core import errors, params
 from onesentence.core.errors import UserError
@@ -62,14 +60,6 @@ def predictions_by_id(path: Path, ids: list[str]) -> list[dict[str, Any]]:
     return [by_id[name] for name in ids]
 
 
-def behaviour_of(rows: list[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
-    """Return the columns that only generation knows, in %: stopped by EOS, prompt echo."""
-    return {
-        "stopped": np.array([100.0 * row["stopped"] for row in rows]),
-        "echo": np.array([100.0 * (row["status"] == "echo") for row in rows]),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.score", description=__doc__.split("\n")[0])
     parser.add_argument("group", choices=GROUPS)
@@ -104,7 +94,7 @@ def main() -> None:
         documents,
         p.evaluate,
         bertscore=True,
-        behaviour={generated: behaviour_of(rows)},
+        behaviour={generated: scoring.behaviour_of(rows)},
         groups=groups,
         unit=unit,
         judge=judge,

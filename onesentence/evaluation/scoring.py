@@ -1,5 +1,7 @@
 """Compute every metric of every article from the outputs, and sign the scores."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +31,14 @@ def describe(
         rows = [extraction_scores(d, t) for d, t in zip(documents, texts, strict=True)]
         columns |= columns_of(rows)
     return columns
+
+
+def behaviour_of(rows: list[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
+    """Return the columns that only generation knows, in %: stopped by EOS, prompt echo."""
+    return {
+        "stopped": np.array([100.0 * row["stopped"] for row in rows]),
+        "echo": np.array([100.0 * (row["status"] == "echo") for row in rows]),
+    }
 
 
 def score_systems(  # noqa: PLR0913 (columns of one table, and what to compute of them)

@@ -108,9 +108,10 @@ def _pipeline(folder: Path, untuned: bool) -> ModelSource:
     if untuned:
         return ModelSource(f"{settings.model.name} (untuned)", settings, None, trained=False)
     if not (folder / TUNED / TUNING).is_file():
+        where = "" if folder == Path() else f" in {folder}"
         raise UserError(
-            f"{folder / TUNED}: not found; run `dvc repro` (or `dvc pull`) in {folder} to get the tuned "
-            "model, or add --untuned"
+            f"{folder / TUNED}: not found; run `dvc repro` (or `dvc pull`){where} to get the tuned model, or "
+            "add --untuned"
         )
     return ModelSource(
         str(folder / TUNED), _with_base(folder / TUNED, settings, folder), folder / TUNED, True

@@ -225,6 +225,7 @@ def test_the_pipeline_s_articles_get_the_pipeline_s_predictions(project):
     assert len(rows) == 8 and "8 of 8 articles" in done.stderr and done.stdout == ""
     shutil.rmtree(project / "models/tuned")
     failed = command(project, "summarize", "README.md", check=False)
-    assert failed.returncode == 1 and failed.stderr.startswith(
-        "error: models/tuned: not found; run `dvc pull`"
+    assert failed.returncode == 1 and failed.stderr == (
+        "error: models/tuned: not found; run `dvc repro` (or `dvc pull`) to get the tuned model, or add "
+        "--untuned\n"
     )

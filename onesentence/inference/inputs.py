@@ -122,7 +122,13 @@ def _file(path: Path, lines: bool, column: str) -> Input:
 
     def read() -> Iterator[Item]:
         with opened() as file:
-            yield from _lines(file, name) if lines else [_whole(file.read(), name)]
+            if lines:
+                yield from _lines(file, name)
+                return
+            try:
+                yield _whole(file.read(), name)
+            except UserError as error:  # the file is no text: one of many articles fails, not all
+                yield Item(name, name, "", str(error).removeprefix(name).lstrip(":, "))
 
     return Input(name, read, _regular(path), single=not lines)
 

@@ -247,7 +247,8 @@ def model_entry(name: str) -> dict[str, Any]:
 async def http_error(request: Request, error: Exception) -> Response:
     """An error of Starlette's routing: no such route, or another method."""
     assert isinstance(error, HTTPException)
-    words = {404: "no such address", 405: "this address does not take this method"}
+    headers = error.headers or {}
+    words = {404: "no such address", 405: f"expected {headers.get('Allow')}, found {request.method}"}
     response = error_response(RefusedError(error.status_code, words.get(error.status_code, error.detail)))
-    response.headers.update(error.headers or {})
+    response.headers.update(headers)
     return response

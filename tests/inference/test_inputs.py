@@ -214,6 +214,15 @@ def test_with_keep_going_what_is_no_article_keeps_its_place(tmp_path, stdin):
         ("z", None),
         ("", "the article is empty"),
     ]
+    broken = tmp_path / "c.txt"
+    broken.write_bytes(b"Fine.\nCaf\xe9.")
+    found = items(path, broken, keep_going=True)
+    assert found[-1] == (
+        str(broken),
+        str(broken),
+        "",
+        "line 2: byte 0xe9 is not UTF-8; save the file as UTF-8",
+    )
     stdin(b'{"document": "x"}\nnonsense\n{"document": "z"}')
     found = items("-", kind="jsonl", keep_going=True)
     assert [problem is None for *_, problem in found] == [True, False, True]

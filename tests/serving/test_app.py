@@ -292,7 +292,7 @@ def test_unknown_addresses_and_methods_get_json_errors(serving):
         ("TRACE", "/"),
     ):
         answer = request(serving, method, path)
-        refusal(answer, 405, "method")
+        refusal(answer, 405, f"expected {answer.headers['Allow']}, found {method}")
         assert answer.headers["Allow"]
         assert "Access-Control-Allow-Origin" not in answer.headers
 

@@ -12,22 +12,11 @@ from click.shell_completion import CompletionItem
 
 from onesentence.core import errors
 
-COMMANDS = (  # in the order in which a user meets them
-    *("results", "summarize", "serve", "inspect", "estimate", "ladder", "verify", "data", "base", "preset"),
-    *(
-        "repro",
-        "export",
-        "show",
-        "diff",
-        "study",
-        "compare",
-        "sizes",
-        "score",
-        "rate",
-        "remote",
-        "completion",
-    ),
-)
+# In the order in which a user meets them.
+COMMANDS = (
+    "results summarize serve inspect estimate ladder verify data base preset repro export show diff study "
+    "compare sizes score rate remote completion"
+).split()
 FOLDER = Path(__file__).parent / "commands"
 
 

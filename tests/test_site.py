@@ -73,7 +73,7 @@ def test_every_metric_command_and_stage_is_in_the_reference():
     assert "ROUGE-Lsum (Lin 2004)" in metrics
     assert metrics.index("SummaC-ZS (Laban et al. 2022)") < metrics.index("| `entailment` |")
     assert "| `chrf_plus` | chrF2++ (optional) |" in metrics
-    assert re.findall(r":prog: onesentence (\w+)", generated.commands()) == list(COMMANDS)
+    assert re.findall(r":prog: onesentence (\w+)", generated.commands()) == COMMANDS
     stages = generated.stage_pages()
     assert re.findall(r"^## (\w+)", stages, re.MULTILINE) == [path.stem for path in sorted_stages()]
     assert "It runs as `generate@base`, `generate@tuned`." in stages

@@ -73,7 +73,7 @@ class Guard:
             await self.app(scope, receive, sending)
         except RefusedError as error:
             await error_response(error)(scope, receive, sending)
-        except Exception:
+        except Exception:  # an error of the code: the log has its traceback, and the client must not
             LOGGER.exception("%s %s failed", scope["method"], route)
             if not status:  # nothing was sent yet
                 await error_response(RefusedError(500, "the service failed; its log says why"))(

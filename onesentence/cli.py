@@ -15,7 +15,7 @@ from onesentence.core import errors
 # In the order in which a user meets them.
 COMMANDS = (
     "results summarize serve inspect estimate ladder verify data base preset repro export show diff study "
-    "compare sizes score rate remote completion"
+    "compare checkpoints sizes score rate remote completion"
 ).split()
 FOLDER = Path(__file__).parent / "commands"
 

@@ -11,7 +11,7 @@ same code and settings.
 from pathlib import Path
 from typing import Any
 
-from onesentence.core import errors, params
+from onesentence.core import params, stage
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_parquet, write_json
 from onesentence.core.language import require_language
@@ -93,4 +93,4 @@ def print_warning(scores: dict[str, Scores]) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main, __doc__)
+    stage.run(main, __doc__)

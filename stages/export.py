@@ -10,7 +10,7 @@ Run     python -m stages.export (a pipeline of its own: `make export`)
 
 from pathlib import Path
 
-from onesentence.core import errors, params
+from onesentence.core import params, stage
 from onesentence.core.files import atomic_write, read_json
 from onesentence.core.runtime import set_up
 from onesentence.export.card import Results, write_card
@@ -46,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main, __doc__)
+    stage.run(main, __doc__)

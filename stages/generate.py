@@ -9,13 +9,17 @@ Run     python -m stages.generate base | tuned
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from onesentence.core import errors, params
+from onesentence.core import params, stage
+from onesentence.core.checkpoints import claimed
 from onesentence.core.files import read_parquet, write_jsonl
+from onesentence.core.fingerprint import fingerprint, model_files
+from onesentence.core.journal import Journal
 from onesentence.core.runtime import set_up
 from onesentence.generation.decoding import Output, evenly_spaced_by_length, summarize_in_batches
 from onesentence.generation.smoke_test import run_smoke_test
@@ -40,11 +44,24 @@ def generate_all(
     prompts: list[list[int]],
     settings: params.Generate,
     name: str,
+    journal: Journal,
 ) -> list[Output]:
-    """The Output of each prompt, in order; a RuntimeError if one ended early."""
-    by_index: dict[int, Output] = {}
-    with tqdm(total=len(prompts), desc=f"generate {name}", unit="article") as bar:
-        for batch, batch_outputs in summarize_in_batches(model, tokenizer, prompts, settings, ids):
+    """The Output of each prompt, in order; a RuntimeError if one ended early.
+
+    journal: the batches that an earlier, stopped run wrote; each new batch is added to it.
+    """
+    by_index = {
+        i: Output(**output)
+        for entry in journal.entries
+        for i, output in zip(entry["batch"], entry["outputs"], strict=True)
+    }
+    if by_index:
+        print(f"generate@{name}: continuing after {len(by_index):,} of {len(prompts):,} articles", flush=True)
+    batches = summarize_in_batches(
+        model, tokenizer, prompts, settings, ids, [entry["batch"] for entry in journal.entries]
+    )
+    with tqdm(total=len(prompts), initial=len(by_index), desc=f"generate {name}", unit="article") as bar:
+        for batch, batch_outputs in batches:
             for i, output in zip(batch, batch_outputs, strict=True):
                 if not output.complete:  # the pipeline is broken, whatever the model: see `smoke_test`
                     raise RuntimeError(
@@ -52,8 +69,17 @@ def generate_all(
                         f"{settings.max_new_tokens} new tokens without EOS"
                     )
                 by_index[i] = output
+            journal.append({"batch": batch, "outputs": [asdict(output) for output in batch_outputs]})
             bar.update(len(batch))
     return [by_index[i] for i in range(len(prompts))]
+
+
+def run_key(p: params.Params, system: str) -> str:
+    """The fingerprint of what one system writes, to which the batches of a stopped run belong."""
+    files = [TOKENIZED / f"{p.evaluate.split}.parquet", *model_files(p.model.name)]
+    values = {"system": system, "model": vars(p.model), "generate": vars(p.generate)}
+    tuned = [TUNED] if system == "tuned" else []
+    return fingerprint("stages.generate", [*files, *tuned], values, [p.model.dtype])
 
 
 def main() -> None:
@@ -78,8 +104,20 @@ def main() -> None:
         p.smoke.min_success_rate if system == "tuned" else None,
         f"generate@{system}",
     )
-    outputs = generate_all(model, tokenizer, ids, prompts, p.generate, system)
-    rows = zip(ids, prompts, table["document_tokens_cut"].to_pylist(), outputs, strict=True)
+    with claimed(f"generate@{system}", run_key(p, system)) as folder:
+        journal = Journal(folder / "outputs.journal")
+        outputs = generate_all(model, tokenizer, ids, prompts, p.generate, system, journal)
+        write_predictions(system, ids, prompts, table["document_tokens_cut"].to_pylist(), outputs)
+    stopped = sum(output.stopped for output in outputs)
+    ok = sum(output.succeeded for output in outputs)
+    print(f"generate {system}: {len(outputs):,} articles, {ok:,} ok, {stopped:,} ended by EOS")
+
+
+def write_predictions(
+    system: str, ids: list[str], prompts: list[list[int]], cut: list[int], outputs: list[Output]
+) -> None:
+    """Write data/predictions/SYSTEM.jsonl. cut: tokens that were cut from the end of each document."""
+    rows = zip(ids, prompts, cut, outputs, strict=True)
     write_jsonl(
         PREDICTIONS / f"{system}.jsonl",
         [
@@ -89,16 +127,13 @@ def main() -> None:
                 "status": output.status,
                 "input_tokens": len(prompt),
                 "output_tokens": len(output.tokens),
-                "document_tokens_cut": cut,
+                "document_tokens_cut": tokens_cut,
                 "stopped": output.stopped,
             }
-            for name, prompt, cut, output in rows
+            for name, prompt, tokens_cut, output in rows
         ],
     )
-    stopped = sum(output.stopped for output in outputs)
-    ok = sum(output.succeeded for output in outputs)
-    print(f"generate {system}: {len(outputs):,} articles, {ok:,} ok, {stopped:,} ended by EOS")
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    stage.run(main)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from onesentence.core import errors, params
+from onesentence.core import params, stage
 from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write, write_json, write_parquet
 from onesentence.core.language import require_language
@@ -165,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main, __doc__)
+    stage.run(main, __doc__)

@@ -11,7 +11,7 @@ of Zhang et al. 2020 (PEGASUS): it teaches a small model that a sentence can fol
 never reads an instruction or a prompt template.
 """
 
-from onesentence.core import errors, params
+from onesentence.core import params, stage
 from onesentence.data.docstrings import read_docstrings
 from onesentence.training.pretraining import (
     METRICS_FILE,
@@ -28,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main, __doc__)
+    stage.run(main, __doc__)

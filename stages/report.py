@@ -8,7 +8,7 @@ Run     python -m stages.report
 
 from pathlib import Path
 
-from onesentence.core import errors, params
+from onesentence.core import params, stage
 from onesentence.core.files import read_json, read_parquet, write_text
 from onesentence.evaluation.metrics import scores_file
 from onesentence.report.figures import draw_extraction, draw_length, draw_loss, draw_metrics, draw_novelty
@@ -55,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main, __doc__)
+    stage.run(main, __doc__)

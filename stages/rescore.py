@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from onesentence.core import errors, params
+from onesentence.core import params, stage
 from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write, id_arrays, read_jsonl, read_parquet, write_json, write_jsonl
 from onesentence.core.runtime import set_up
@@ -170,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main, __doc__)
+    stage.run(main, __doc__)

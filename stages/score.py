@@ -16,15 +16,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from onesentence.core import errors, params
+from onesentence.core import params, stage
+from onesentence.core.checkpoints import claimed
 from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write, read_jsonl, read_parquet
+from onesentence.core.fingerprint import fingerprint, model_files
+from onesentence.core.journal import Journal
 from onesentence.core.language import require_language
 from onesentence.core.text import first_sentence, with_heading
 from onesentence.evaluation import scoring
 from onesentence.evaluation.entailment import judge_of
 from onesentence.evaluation.extraction import Article
-from onesentence.evaluation.metrics import SCORES, unit_of, write_scores
+from onesentence.evaluation.metrics import SCORES, Scores, unit_of, write_scores
 from onesentence.evaluation.overlap.workers import oracle_sentences
 
 PARAMS = (
@@ -60,6 +63,36 @@ def predictions_by_id(path: Path, ids: list[str]) -> list[dict[str, Any]]:
     return [by_id[name] for name in ids]
 
 
+def run_key(p: params.Params, group: str) -> str:
+    """The fingerprint of what one group's scores depend on, to which those of a stopped run belong."""
+    files = [PREPARED / f"{p.evaluate.split}.parquet", PREDICTIONS / f"{GROUPS[group]}.jsonl"]
+    values = {"group": group, "evaluate": vars(p.evaluate), "data": vars(p.data)}
+    models = [
+        path
+        for name in (p.evaluate.bertscore_model, p.evaluate.nli_model)
+        for path in model_files(name or "")
+    ]
+    return fingerprint("stages.score", [*files, *models], values)
+
+
+def write_group(
+    group: str,
+    scores: dict[str, Scores],
+    texts: dict[str, list[str]],
+    more: dict[str, pa.Array],
+    rows: list[dict[str, Any]],
+) -> None:
+    """Write data/scores/GROUP. texts: by system; more: columns of all; rows: predictions of the model."""
+    with atomic_write(SCORES / group) as folder:
+        for name, system in scores.items():
+            columns = {**more, "text": pa.array(texts[name], pa.string())}
+            if name == GROUPS[group]:
+                columns["status"] = pa.array([row["status"] for row in rows], pa.string())
+                cut = [row["document_tokens_cut"] for row in rows]
+                columns["document_tokens_cut"] = pa.array(cut, pa.int32())
+            write_scores(folder / f"{name}.parquet", system, columns)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.score", description=__doc__.split("\n")[0])
     parser.add_argument("group", choices=GROUPS)
@@ -75,7 +108,6 @@ def main() -> None:
     # Names and numbers may come from the heading, but only the body can be copied.
     articles = map(with_heading, table["heading"].to_pylist(), bodies)
     documents = [Article(body, article) for body, article in zip(bodies, articles, strict=True)]
-    lengths = pa.array([len(document.words) for document in documents], pa.int32())
 
     outputs = {}
     if group == "baselines":
@@ -86,30 +118,28 @@ def main() -> None:
     rows = predictions_by_id(PREDICTIONS / f"{generated}.jsonl", ids)
     outputs[generated] = [row["prediction"] for row in rows]
     succeeded[generated] = [row["status"] == "ok" for row in rows]
-    scores = scoring.score_systems(
-        ids,
-        references,
-        outputs,
-        succeeded,
-        documents,
-        p.evaluate,
-        bertscore=True,
-        behaviour={generated: scoring.behaviour_of(rows)},
-        groups=groups,
-        unit=unit,
-        judge=judge,
-    )
-    if group == "baselines":
-        scores["reference"] = scoring.score_references(ids, references, documents, groups, unit, judge)
-    with atomic_write(SCORES / group) as folder:
-        for name, system in scores.items():
-            more = {"document_words": lengths, "text": pa.array(outputs.get(name, references), pa.string())}
-            if name == generated:
-                more["status"] = pa.array([row["status"] for row in rows], pa.string())
-                more["document_tokens_cut"] = pa.array(
-                    [row["document_tokens_cut"] for row in rows], pa.int32()
-                )
-            write_scores(folder / f"{name}.parquet", system, more)
+    with claimed(f"score@{group}", run_key(p, group)) as checkpoint:
+        journal = Journal(checkpoint / "scores.journal")
+        scores = scoring.score_systems(
+            ids,
+            references,
+            outputs,
+            succeeded,
+            documents,
+            p.evaluate,
+            bertscore=True,
+            behaviour={generated: scoring.behaviour_of(rows)},
+            groups=groups,
+            unit=unit,
+            judge=judge,
+            journal=journal,
+        )
+        if group == "baselines":
+            scores["reference"] = scoring.score_references(
+                ids, references, documents, groups, unit, judge, journal
+            )
+        more = {"document_words": pa.array([len(document.words) for document in documents], pa.int32())}
+        write_group(group, scores, {name: outputs.get(name, references) for name in scores}, more, rows)
     rouge1 = ", ".join(
         f"{name} {system.columns['rouge1'].mean():.2f}" for name, system in scores.items() if name in outputs
     )
@@ -117,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    stage.run(main)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onesentence.core import errors, params
+from onesentence.core import params, stage
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_parquet, write_json
 from onesentence.core.runtime import set_up
@@ -143,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main, __doc__)
+    stage.run(main, __doc__)

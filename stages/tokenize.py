@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from onesentence.core import errors, params, plots
+from onesentence.core import params, plots, stage
 from onesentence.core.files import atomic_write, read_parquet, write_json, write_parquet
 from onesentence.core.params import SPLITS
 from onesentence.core.text import with_heading
@@ -197,4 +197,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main, __doc__)
+    stage.run(main, __doc__)

@@ -11,22 +11,19 @@ and writes the same bytes.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import resource
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onesentence.core import code_identity, errors, params
-from onesentence.core.files import atomic_write, file_sha256, read_json, write_json
+from onesentence.core import params, stage
+from onesentence.core.checkpoints import claimed, last_checkpoint
+from onesentence.core.files import atomic_write, read_json, write_json
+from onesentence.core.fingerprint import fingerprint, model_files
 from onesentence.core.runtime import set_up
 from onesentence.model.adapters import parameter_counts, save_tuned, trainable
 from onesentence.model.loading import load_base, load_config, load_tokenizer, require_bfloat16
 from onesentence.training.batches import Row, batches_of, read_rows
-from onesentence.training.checkpoints import last_checkpoint
 from onesentence.training.memory import check_memory
 
 if TYPE_CHECKING:
@@ -40,26 +37,7 @@ TUNED = Path("models/tuned")
 METRICS_FILE = Path("metrics/train.json")
 CURVE = Path("plots/loss.csv")
 COST = Path("data/cost/train.json")
-# The variants of a study run in temporary folders. The study names a folder where their checkpoints survive.
-CHECKPOINTS = Path(os.environ.get("STUDY_CHECKPOINTS", "models/checkpoints"))
 BILLION = 1_000_000_000
-
-
-def run_key(p: params.Params) -> str:
-    """A hash of the data, the settings and the code of this run, to which a checkpoint belongs."""
-    code = code_identity.identity(code_identity.WorkingTree(Path(__file__).parents[1]), ["stages.train"])
-    assert code is not None  # stages.train is this file
-    digest = hashlib.sha256(code_identity.digest(code).encode())
-    base = Path(p.model.name)
-    for file in (
-        TOKENIZED / "train.parquet",
-        TOKENIZED / "validation.parquet",
-        *sorted(base.glob("*.safetensors")),
-        *sorted(base.glob("config.json")),
-    ):
-        digest.update(file_sha256(file).encode())
-    digest.update(json.dumps(settings_of(p), sort_keys=True).encode())
-    return digest.hexdigest()[:16]
 
 
 def settings_of(p: params.Params) -> dict[str, Any]:
@@ -68,6 +46,13 @@ def settings_of(p: params.Params) -> dict[str, Any]:
     for name in ("model", "lora", "train"):
         values |= {f"{name}.{key}": value for key, value in vars(getattr(p, name)).items()}
     return {name: value for name, value in values.items() if name not in params.NO_EFFECT}
+
+
+def run_key(p: params.Params) -> str:
+    """The fingerprint of this run's data, settings, base and code, to which its checkpoints belong."""
+    files = [TOKENIZED / f"{split}.parquet" for split in SPLITS]
+    formats = [p.model.dtype, p.train.autocast]
+    return fingerprint("stages.train", [*files, *model_files(p.model.name)], settings_of(p), formats)
 
 
 def warn(p: params.Params, trained: int, total: int) -> None:
@@ -149,7 +134,7 @@ def main() -> None:
     # Only after set_up, which must choose the kernels before these modules load torch.
     from onesentence.training.fast import use_fast_parts
     from onesentence.training.live import LiveCurve, trackers, write_curve
-    from onesentence.training.trainer import build_trainer, measured_loss, scale_float16_gradients
+    from onesentence.training.trainer import build_trainer, measured_loss, scale_float16_gradients, train
 
     # Before the model is loaded: a tracker may be missing, or refuse to start.
     watchers = [LiveCurve(CURVE), *trackers(p.train.report_to, settings_of(p))]
@@ -167,25 +152,26 @@ def main() -> None:
     if p.model.dtype == "float16":
         scale_float16_gradients(model)
 
-    folder = CHECKPOINTS / f"train-{run_key(p)}"
-    trainer = build_trainer(model, tokenizer, train_rows, validation_rows, p, folder, watchers)
-    checkpoint = last_checkpoint(folder, "train")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with claimed("train", run_key(p)) as folder:
+        trainer = build_trainer(model, tokenizer, train_rows, validation_rows, p, folder, watchers)
+        checkpoint = last_checkpoint(folder, "train")
+        train(trainer, checkpoint)
 
-    state, measured = trainer.state, train_rows[: p.train.eval_examples]
-    losses = {
-        # The Trainer always ends with an evaluation.
-        "validation_loss": [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry][-1],
-        "train_loss": measured_loss(model, measured, tokenizer.pad_token_id, p.train.autocast),
-        "loss_examples": {"validation": len(validation_rows), "train": len(measured)},
-    }
-    with atomic_write(TUNED) as temporary:
-        save_tuned(model, temporary, p.model.name, p.train.method)
-    write_curve(CURVE, state.log_history)
-    metrics = metrics_of(p, state, train_rows, losses, (trained, total), base_bytes)
-    write_json(METRICS_FILE, metrics)
-    write_cost(started, checkpoint is not None)
-    shutil.rmtree(folder, ignore_errors=True)  # the checkpoints: the outputs are complete
+        state, measured = trainer.state, train_rows[: p.train.eval_examples]
+        losses = {
+            # The Trainer always ends with an evaluation.
+            "validation_loss": [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry][
+                -1
+            ],
+            "train_loss": measured_loss(model, measured, tokenizer.pad_token_id, p.train.autocast),
+            "loss_examples": {"validation": len(validation_rows), "train": len(measured)},
+        }
+        with atomic_write(TUNED) as temporary:
+            save_tuned(model, temporary, p.model.name, p.train.method)
+        write_curve(CURVE, state.log_history)
+        metrics = metrics_of(p, state, train_rows, losses, (trained, total), base_bytes)
+        write_json(METRICS_FILE, metrics)
+        write_cost(started, checkpoint is not None)
     print(
         f"train: {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %), "
         f"{state.global_step:,} steps, {metrics['tokens_trained']:,} tokens; loss "
@@ -195,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main, __doc__)
+    stage.run(main, __doc__)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import yaml
 
+from onesentence.core import recorded
 from onesentence.core.errors import UserError
 from onesentence.core.rules import (
     LANGUAGE,
@@ -482,6 +483,7 @@ def load(names: tuple[str, ...], path: Path = PARAMS_FILE) -> Params:
             chosen.setdefault(section, {})[key] = values[section][key]
         else:
             chosen[section] = dict(values[section])
+    recorded.note_values(path, lambda: _named(read_yaml(path), names))
     types = get_type_hints(Params)
     return part_of(
         Params,
@@ -490,6 +492,21 @@ def load(names: tuple[str, ...], path: Path = PARAMS_FILE) -> Params:
             for name, part in chosen.items()
         },
     )
+
+
+def _named(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """The values of sections ("lora") and keys ("evaluate.split"), by dotted key."""
+    chosen: dict[str, Any] = {}
+    for name in names:
+        section, _, key = name.partition(".")
+        value = values.get(section)
+        if key:
+            chosen[name] = value.get(key) if isinstance(value, dict) else None
+        elif isinstance(value, dict):
+            chosen |= {f"{section}.{key}": entry for key, entry in value.items()}
+        else:
+            chosen[section] = value
+    return chosen
 
 
 def changed(params: Params, values: Mapping[str, object]) -> Params:

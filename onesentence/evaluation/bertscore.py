@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from onesentence.core.errors import UserError
+from onesentence.core.journal import Journal
 from onesentence.core.params import Evaluate
 from onesentence.core.runtime import set_up
+from onesentence.evaluation.articles import score_articles
 from onesentence.evaluation.pinned_model import (
     limit_length,
     model_files,
@@ -87,23 +88,34 @@ class BertScore:
         )
         return embedded
 
-    def scores(self, references: list[str], outputs: dict[str, list[str]]) -> dict[str, NDArray[np.float64]]:
-        """Return F1 x 100 [articles] by system; "" scores 0. Each reference is embedded once."""
+    def scores(
+        self, references: list[str], outputs: dict[str, list[str]], journal: Journal | None = None
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return F1 x 100 [articles] by system; "" scores 0. Each reference is embedded once.
+
+        journal: of finished articles, for a run that may be stopped.
+        """
         import torch
         from bert_score.utils import greedy_cos_idf
 
         # Without idf every token has a weight of 1, except the special tokens at the two ends.
         weights = dict.fromkeys(range(len(self._tokenizer)), 1.0)
         weights |= {self._tokenizer.cls_token_id: 0.0, self._tokenizer.sep_token_id: 0.0}
-        scores = {name: np.zeros(len(references)) for name in outputs}
         rows = list(zip(references, *outputs.values(), strict=True))
+
+        def score(i: int) -> list[float]:
+            reference, *row = rows[i]
+            embedded = {text: self._embed(text, weights) for text in dict.fromkeys([reference, *row])}
+            scores = []
+            for output in row:
+                left, right = embedded[reference], embedded[output]
+                if left is None or right is None:
+                    scores.append(0.0)
+                else:
+                    # greedy_cos_idf normalises in place, and systems may share an embedded output.
+                    copies = [part.clone() for part in (*left, *right)]
+                    scores.append(100 * float(greedy_cos_idf(*copies)[2]))
+            return scores
+
         with torch.inference_mode(), one_thread():
-            for i, (reference, *row) in enumerate(tqdm(rows, desc="BERTScore", unit="article")):
-                embedded = {text: self._embed(text, weights) for text in dict.fromkeys([reference, *row])}
-                for name, output in zip(outputs, row, strict=True):
-                    left, right = embedded[reference], embedded[output]
-                    if left is not None and right is not None:
-                        # greedy_cos_idf normalises in place, and systems may share an embedded output.
-                        copies = [part.clone() for part in (*left, *right)]
-                        scores[name][i] = 100 * float(greedy_cos_idf(*copies)[2])
-        return scores
+            return score_articles("BERTScore", list(outputs), len(rows), score, journal)

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from onesentence.core.errors import UserError
+from onesentence.core.journal import Journal
 from onesentence.core.params import Evaluate
 from onesentence.core.runtime import set_up
 from onesentence.core.text import sentences
+from onesentence.evaluation.articles import score_articles
 from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.pinned_model import (
     limit_length,
@@ -191,22 +192,27 @@ class Entailment:
         return highest
 
     def scores(
-        self, articles: list[Article], outputs: dict[str, list[str]]
+        self, articles: list[Article], outputs: dict[str, list[str]], journal: Journal | None = None
     ) -> dict[str, NDArray[np.float64]]:
-        """Return scores [articles] of 0 to 100 by system. "" scores 0."""
+        """Return scores [articles] of 0 to 100 by system. "" scores 0.
+
+        journal: of finished articles, for a run that may be stopped.
+        """
         import torch
 
-        scores = {name: np.zeros(len(articles)) for name in outputs}
         rows = list(zip(articles, *outputs.values(), strict=True))
+
+        def score(i: int) -> list[float]:
+            article, *texts = rows[i]
+            split = [self._sentences(text, self._output_tokens) for text in texts]
+            self._judge(article.source, [sentence for part in split for sentence in part])
+            known = [[self._known[article.source, sentence] for sentence in part] for part in split]
+            return [100 * float(np.mean(chances)) if chances else 0.0 for chances in known]
+
+        # The references are judged in a call of their own, under no name.
+        what = f"entailment {' '.join(outputs)}".strip()
         with torch.inference_mode(), one_thread():
-            for i, (article, *texts) in enumerate(tqdm(rows, desc="entailment", unit="article")):
-                split = [self._sentences(text, self._output_tokens) for text in texts]
-                self._judge(article.source, [sentence for part in split for sentence in part])
-                for name, part in zip(outputs, split, strict=True):
-                    if part:
-                        found = [self._known[article.source, sentence] for sentence in part]
-                        scores[name][i] = 100 * float(np.mean(found))
-        return scores
+            return score_articles(what, list(outputs), len(rows), score, journal)
 
     def _judge(self, article: str, output: list[str]) -> None:
         """Add the sentences of outputs that are not yet known for an article."""

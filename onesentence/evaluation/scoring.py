@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onesentence.core.journal import Journal
 from onesentence.core.params import Evaluate
 from onesentence.core.text import WORD_SIGNATURE
 from onesentence.evaluation import metrics
@@ -54,12 +55,14 @@ def score_systems(  # noqa: PLR0913 (columns of one table, and what to compute o
     unit: str = ROW,
     more: tuple[str, ...] = (),
     judge: Entailment | None = None,
+    journal: Journal | None = None,
 ) -> dict[str, Scores]:
     """Return the scores of every system on the same articles. A failed or empty output has a quality of 0.
 
     bertscore: whether to compute it (minutes for thousands of articles). behaviour: further columns by
     system, known only to its generation. groups: the cluster of each article (None: itself). unit: what a
     cluster is. more: names of optional metrics. judge: of entailment by the documents; None leaves it out.
+    journal: of articles that a model has scored, for a run that may be stopped.
     """
     # A failure counts as an empty text here. If it were left out, failing on hard articles would pay.
     judged = {
@@ -70,9 +73,9 @@ def score_systems(  # noqa: PLR0913 (columns of one table, and what to compute o
     embedded: dict[str, NDArray[np.float64]] = {}
     if bertscore:
         scorer = BertScore(settings)
-        embedded = scorer.scores(references, judged)
+        embedded = scorer.scores(references, judged, journal)
         options["bertscore"] = scorer.signature
-    entailed = {} if judge is None or documents is None else judge.scores(documents, judged)
+    entailed = {} if judge is None or documents is None else judge.scores(documents, judged, journal)
     if judge:
         options["entailment"] = judge.signature
     test = metrics.test_hash(ids, references)
@@ -109,11 +112,12 @@ def score_references(
     groups: list[str] | None = None,
     unit: str = ROW,
     judge: Entailment | None = None,
+    journal: Journal | None = None,
 ) -> Scores:
     """Return the scores of the references as texts: how abstractive, how long, how well supported."""
     columns, options = describe(references, references, documents), {}
     if judge:
-        columns |= {"entailment": judge.scores(documents, {"": references})[""]}
+        columns |= {"entailment": judge.scores(documents, {"": references}, journal)[""]}
         options["entailment"] = judge.signature
     test = metrics.test_hash(ids, references)
     return signed(Scores(ids, columns, {}, {}, groups or ids), options, test, unit)

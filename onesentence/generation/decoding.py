@@ -6,7 +6,7 @@ not a length that includes the prompt. A batch that is not padded on the left is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -242,17 +242,28 @@ def summarize_in_batches(
     prompts: list[list[int]],
     settings: Generate,
     names: list[str],
+    finished: Sequence[list[int]] = (),
 ) -> Iterator[tuple[list[int], list[Output]]]:
     """Yield (indices, outputs) of prompts (token ids), batch after batch, longest prompts first.
 
     settings: params.yaml's `generate` section; names: of the prompts, for errors. A batch that does not fit
     in memory is halved, and so are those after it. Raises a UserError for a prompt that does not fit alone.
+
+    finished: the batches that an earlier call with the same prompts and settings yielded first; the batches
+    after them are the same as those that it would have yielded next.
     """
     budget = settings.max_batch_tokens
     # The longest first: a batch that does not fit shows at the start, and rows of similar length share one.
     new_tokens = settings.num_beams * settings.max_new_tokens  # of all beams of an article
     waiting = list(range(len(prompts)))
     waiting.sort(key=lambda i: (-len(prompts[i]), i))
+    for batch in finished:
+        if waiting[: len(batch)] != batch or not batch:
+            raise ValueError(f"batch {batch} does not continue the order of these prompts")
+        longest = len(prompts[batch[0]])
+        if len(batch) < min(len(waiting), articles_within(budget, longest, new_tokens)):  # it was halved
+            budget = (longest + new_tokens) * len(batch)
+        waiting = waiting[len(batch) :]
     while waiting:
         batch = waiting[: articles_within(budget, len(prompts[waiting[0]]), new_tokens)]
         outputs = None

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onesentence.core import recorded
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_json, write_json
 from onesentence.model.loading import _first_sentence, load_base
@@ -114,6 +115,8 @@ def load_tuned(settings: Model, folder: Path) -> PreTrainedModel | PeftModel:
 
     if not (folder / TUNING).is_file():
         raise UserError(f"{folder}: {TUNING} not found; run `dvc repro` to train a model")
+    for file in sorted(folder.iterdir()):
+        recorded.require(file)
     if read_json(folder / TUNING)["method"] == "full":
         return load_base(replace(settings, name=str(folder), watch=str(folder)))
 

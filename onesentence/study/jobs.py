@@ -26,9 +26,8 @@ from onesentence.study.variants import Study
 
 WORK = Path(".dvc/tmp/studies")
 CLONES = "clone-"
-# Environment variable: the folder of a variant's checkpoints. Two variants may train the same at once.
-CHECKPOINTS = "STUDY_CHECKPOINTS"
-KEPT_CHECKPOINTS = Path("models/checkpoints/studies")
+# Environment variable that marks the processes of variants, by the variant's name.
+VARIANT = "ONESENTENCE_VARIANT"
 LAST = ".dvc/tmp/variant"  # in a clone: "REF NAME" of the variant that runs or last ran there
 WRITTEN = (f"{STUDIES}/", f"{PLOTS}/", "docs/decisions.md", "docs/studies.md")  # comparisons write these
 TAIL = 12  # lines of a failed variant's log
@@ -55,11 +54,11 @@ def alone() -> Iterator[None]:
 
 
 def inside() -> list[psutil.Process]:
-    """Processes of variants of this study or a killed one: they run in a clone and have CHECKPOINTS set."""
+    """Processes of variants of this study or a killed one: they run in a clone and have VARIANT set."""
     processes, folder = [], WORK.resolve()
     for process in psutil.process_iter():
         try:
-            if Path(process.cwd()).is_relative_to(folder) and CHECKPOINTS in process.environ():
+            if Path(process.cwd()).is_relative_to(folder) and VARIANT in process.environ():
                 processes.append(process)
         except (psutil.Error, OSError):  # it has ended, or is another user's
             continue
@@ -204,7 +203,7 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**self.environment, CHECKPOINTS: str((KEPT_CHECKPOINTS / name).resolve())},
+                env={**self.environment, VARIANT: name},
                 start_new_session=True,  # Ctrl-C reaches only this program, which ends its variants itself
             )
 
@@ -234,7 +233,6 @@ class Job:
             self.git("checkout", "--quiet", "--force", "--detach", self.commit)
             return False
         fetch(self.folder, self.ref(self.name))
-        shutil.rmtree(KEPT_CHECKPOINTS / self.name, ignore_errors=True)
         return True
 
     def compare(self, study: str, quick: bool, partial: bool) -> None:

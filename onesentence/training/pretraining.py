@@ -1,7 +1,5 @@
 """Train a small Phi from scratch on documentation text: the embedded base model and its siblings."""
 
-import hashlib
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,14 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from onesentence.core import params
+from onesentence.core import params, stopping
+from onesentence.core.checkpoints import claimed, keep_last, last_checkpoint, seal
 from onesentence.core.files import atomic_write, file_sha256, write_json
+from onesentence.core.fingerprint import fingerprint
 from onesentence.core.text import with_heading
 from onesentence.data.docstrings import DocumentedObject, entries_hash, pair_of, words
 from onesentence.data.near_duplicates import NearDuplicates
 from onesentence.data.splits import side_of_file, split_docstrings
 from onesentence.model.loading import has_bfloat16
-from onesentence.training.checkpoints import keep_last, last_checkpoint, seal
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +25,6 @@ PARAMS = ("pretrain",)
 REQUIREMENTS = Path("requirements.txt")
 MODEL = Path("models/phi-tiny")
 METRICS_FILE = Path("metrics/pretrain.json")
-CHECKPOINTS = Path("models/checkpoints/pretrain")
 STATE = "state.pt"  # the file in a checkpoint's folder
 SEEN_FILES = "pretraining_files.txt"
 EOS, PAD = "<|endoftext|>", "<|pad|>"
@@ -173,11 +171,11 @@ def save_state(
 
 
 def pretrain(
-    model: "PhiForCausalLM", rows: NDArray[np.int32], p: params.Pretrain, corpus_sha256: str
+    model: "PhiForCausalLM", rows: NDArray[np.int32], p: params.Pretrain, folder: Path
 ) -> list[float]:
     """Train `model` in place on rows [steps * batch_size, context]; returns the loss of each step.
 
-    Resumes from the last complete checkpoint of the same corpus and settings.
+    folder: of this run's checkpoints; it resumes from the last whole one. Raises Stopped after a signal.
     """
     import torch
 
@@ -195,9 +193,6 @@ def pretrain(
     peaks = [p.muon_learning_rate, p.adamw_learning_rate]
     steps = len(rows) // p.batch_size
     losses: list[float] = []
-    # Another corpus or setting has another folder, so a run never resumes from a different one.
-    key = hashlib.sha256(f"{corpus_sha256} {sorted(vars(p).items())}".encode()).hexdigest()
-    folder = CHECKPOINTS / key[:16]
     if checkpoint := last_checkpoint(folder, "pretrain"):
         saved = torch.load(checkpoint / STATE, map_location=device, weights_only=True)
         model.load_state_dict(saved["model"])
@@ -221,8 +216,11 @@ def pretrain(
                 optimizer.zero_grad(set_to_none=True)
             bar.update()
             bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", tokens=f"{len(losses) * tokens_per_step:,}")
-            if len(losses) % p.checkpoint_every == 0 or len(losses) == steps:
+            number = stopping.requested()
+            if number or len(losses) % p.checkpoint_every == 0 or len(losses) == steps:
                 save_state(folder, model, optimizers, losses)
+            if number and len(losses) < steps:
+                raise stopping.Stopped(number, f"after step {len(losses):,} of {steps:,}")
     return losses
 
 
@@ -247,26 +245,28 @@ def make(p: params.Pretrain, entries: list[DocumentedObject], folder: Path, metr
     torch.manual_seed(p.seed)
     model = build_model(tokenizer, p)
     corpus = entries_hash(entries)
-    losses = pretrain(model, rows, p, corpus)
-    shutil.rmtree(CHECKPOINTS)  # the next pretraining starts from scratch
-    files = files_of(entries)
+    values = {"corpus": corpus, **vars(p)}
+    key = fingerprint("onesentence.training.pretraining", [], values, ["bfloat16"])
+    with claimed("pretrain", key) as checkpoints, stopping.deferred():
+        losses = pretrain(model, rows, p, checkpoints)
+        files = files_of(entries)
 
-    model.to("cpu", torch.bfloat16)  # halves the file, which git holds
-    with atomic_write(folder) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        (temporary / SEEN_FILES).write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
-    write_json(
-        metrics,
-        {
-            "parameters": sum(weight.numel() for weight in model.parameters()),
-            "tokens_seen": rows.size,
-            "corpus_entries": len(entries),
-            "corpus_files": len(files),
-            "final_loss": float(np.mean(losses[-20:])),
-            "corpus_sha256": corpus,
-            "files_sha256": file_sha256(folder / SEEN_FILES),
-            "weights_sha256": file_sha256(folder / "model.safetensors"),
-        },
-    )
+        model.to("cpu", torch.bfloat16)  # halves the file, which git holds
+        with atomic_write(folder) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            (temporary / SEEN_FILES).write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
+        write_json(
+            metrics,
+            {
+                "parameters": sum(weight.numel() for weight in model.parameters()),
+                "tokens_seen": rows.size,
+                "corpus_entries": len(entries),
+                "corpus_files": len(files),
+                "final_loss": float(np.mean(losses[-20:])),
+                "corpus_sha256": corpus,
+                "files_sha256": file_sha256(folder / SEEN_FILES),
+                "weights_sha256": file_sha256(folder / "model.safetensors"),
+            },
+        )
     print(f"pretrain: {rows.size:,} tokens, final loss {np.mean(losses[-20:]):.3f} nats/token -> {folder}")

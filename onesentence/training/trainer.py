@@ -5,6 +5,7 @@ Importing this module loads torch and transformers, so import it where a model i
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from onesentence.core import stopping
+from onesentence.core.checkpoints import seal
 from onesentence.core.errors import UserError
+from onesentence.core.files import write_text
 from onesentence.model.encoding import training_batch
 from onesentence.training.batches import Row, batches_of, measured_batches
-from onesentence.training.checkpoints import seal
 from onesentence.training.loss import completion_loss, in_format
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 # Gradients flow back through float16 activations, where numbers below 6e-8 become 0. They are scaled by this
 # on the way, and the float32 gradients of the adapter are divided by it again. A power of two is exact.
 FLOAT16_SCALE = 1024.0
+UNLOGGED = "unlogged.json"  # in a checkpoint: the sum of losses since the last log, and the step of that log
 
 
 def measured_loss(
@@ -112,7 +116,17 @@ class SummaryTrainer(Trainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         # save_total_limit=2 keeps the previous checkpoint until this one is sealed.
         super()._save_checkpoint(model, trial)
-        seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        # The Trainer forgets the losses since its last log. JSON keeps every digit of them.
+        unlogged = {"loss": self._tr_loss.item(), "logged_step": self._globalstep_last_logged}
+        write_text(folder / UNLOGGED, json.dumps(unlogged))
+        seal(folder)
+
+    def restore_unlogged(self, folder: Path) -> None:
+        """Take the losses since the last log from the checkpoint `folder`, once training has begun."""
+        unlogged = json.loads((folder / UNLOGGED).read_text(encoding="utf-8"))
+        self._tr_loss += unlogged["loss"]
+        self._globalstep_last_logged = unlogged["logged_step"]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Log and return the loss on `measured`, without dropout; a UserError if it is not finite.
@@ -123,6 +137,30 @@ class SummaryTrainer(Trainer):
         require_finite(loss, "validation loss", self.state.global_step)
         self.log({"eval_loss": loss})
         return {"eval_loss": loss}
+
+
+class Resume(TrainerCallback):
+    """Takes the losses since the last log from a checkpoint; otherwise the next logged loss would differ."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.trainer: SummaryTrainer | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        assert self.trainer is not None  # `train` sets it
+        self.trainer.restore_unlogged(self.checkpoint)
+
+
+class StopAtSignal(TrainerCallback):
+    """Ends training after the step in which a signal came, with a checkpoint of that step."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if stopping.requested() and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True
 
 
 class Progress(TrainerCallback):
@@ -215,10 +253,23 @@ def build_trainer(
         autocast=p.train.autocast,
         model=model,
         args=training_arguments(p, -(-len(batches) // p.train.gradient_accumulation), folder),
-        callbacks=[Progress(), *watchers],
+        callbacks=[Progress(), StopAtSignal(), *watchers],
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict; Progress shows them
     return trainer
+
+
+def train(trainer: SummaryTrainer, checkpoint: Path | None) -> None:
+    """Train to the end, from a checkpoint where there is one. Raises Stopped after a signal's checkpoint."""
+    if checkpoint:
+        resume = Resume(checkpoint)
+        resume.trainer = trainer
+        trainer.add_callback(resume)
+    with stopping.deferred():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    number, state = stopping.requested(), trainer.state
+    if number is not None and state.global_step < state.max_steps:
+        raise stopping.Stopped(number, f"after step {state.global_step:,} of {state.max_steps:,}")
 
 
 class ScaledGradient(torch.autograd.Function):

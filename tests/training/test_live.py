@@ -10,12 +10,12 @@ from conftest import ROOT, lora_settings, run
 from transformers import TrainerCallback
 
 from onesentence.core import params
+from onesentence.core.checkpoints import last_checkpoint
 from onesentence.core.errors import UserError
 from onesentence.core.plots import read_csv
 from onesentence.model.adapters import add_adapter
 from onesentence.model.loading import load_base
 from onesentence.training import live
-from onesentence.training.checkpoints import last_checkpoint
 from onesentence.training.live import LiveCurve, curve_rows, trackers, write_curve
 
 ROWS = [([5 + i, 6, 7 + i], [8, 9 + i, 0]) for i in range(12)]  # 6 steps

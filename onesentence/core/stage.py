@@ -1,0 +1,33 @@
+"""How a stage is run: what every stage does before and after its own work."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from onesentence.core import checkpoints, errors, recorded, stopping
+
+
+def name() -> str:
+    """The stage that runs, such as "train" or "generate@tuned", from the command line."""
+    return "@".join([Path(sys.argv[0]).stem, *sys.argv[1:2]])
+
+
+def run(main: Callable[[], None], description: str | None = None) -> None:
+    """Call a stage's `main`, with its errors and its end as one sentence.
+
+    description: see `errors.run`. A signal ends the stage (`stopping`), as does the end of the program that
+    started it. Under DVC, the stage fails if its inputs changed while it ran (`recorded`).
+    """
+
+    def whole() -> None:
+        if recorded.under_dvc():
+            # Not if a user runs the module: a pipe, such as `python -m stages.train | head`, ends first.
+            stopping.follow_parent()
+        checkpoints.sweep(os.environ.get(recorded.STAGE, name()).rpartition(":")[2])
+        recorded.begin()
+        main()
+        recorded.require_unchanged()
+
+    stopping.install()
+    errors.run(whole, description)

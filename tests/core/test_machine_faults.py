@@ -1,0 +1,122 @@
+"""A fault of the machine is one sentence, whichever library reports it; an error of the code is none."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from onesentence.core.machine_faults import sentence_of
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/a.parquet"),
+            "data/a.parquet: the disk is full;",
+        ),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "the disk quota is used up;"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), "models"), "models: the file system is read-only;"),
+        (PermissionError(errno.EACCES, "Permission denied", "plots"), "plots: permission is denied;"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "the disk reports an input/output error;"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "data/x"), "data/x: not found, or removed while"),
+        (RuntimeError("write: No space left on device (os error 28)"), "the disk is full;"),
+        (MemoryError(), "not enough memory; lower train.batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory;"),
+        (pa.ArrowMemoryError("realloc of size 64 failed"), "not enough memory;"),
+        (BrokenProcessPool("A process was terminated abruptly"), "a worker process was killed"),
+    ],
+)
+def test_each_fault_is_a_sentence_that_says_what_to_do(error, words):
+    sentence = sentence_of(error)
+    assert sentence.startswith(words) and "\n" not in sentence and "run" in sentence
+    outer = ValueError("while writing")
+    outer.__cause__ = error
+    assert sentence_of(outer) == sentence
+
+
+def test_an_error_of_the_code_is_none():
+    for error in (ValueError("a"), KeyError("b"), RuntimeError("shapes differ"), ZeroDivisionError()):
+        assert sentence_of(error) is None
+    ring = ValueError("a")
+    ring.__cause__ = ring
+    assert sentence_of(ring) is None
+
+
+def test_an_allocation_that_fails_is_a_sentence():
+    with pytest.raises((RuntimeError, MemoryError)) as failed:
+        torch.empty(1 << 48)
+    assert sentence_of(failed.value).startswith("not enough memory;")
+
+
+FULL = """
+from pathlib import Path
+import numpy, pyarrow
+from onesentence.core import errors
+from onesentence.core.files import write_parquet
+def main():
+    rows = pyarrow.array(numpy.random.default_rng(0).random(100_000))
+    write_parquet(Path("rows.parquet"), {"a": rows})
+errors.run(main)
+"""
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_one_sentence_and_leaves_nothing(tmp_path):
+    """A limit on the size of files fails as a full disk does, in the middle of a file."""
+    if os.geteuid() == 0:
+        folder = tmp_path / "small"
+        folder.mkdir()
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False
+        )
+        if mounted.returncode:
+            pytest.skip("a small file system cannot be mounted here")
+    else:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", FULL],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.startswith("error: ") and "the disk is full; free some space" in done.stderr
+        assert list(folder.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+LIMITED = """
+import resource
+from onesentence.core import errors
+def main():
+    resource.setrlimit(resource.RLIMIT_AS, (3_000_000_000, 3_000_000_000))
+    import torch
+    [torch.ones(50_000_000) for _ in range(100)]
+errors.run(main)
+"""
+
+
+def test_a_memory_limit_is_one_sentence():
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "not enough memory; lower train.batch_size" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -328,26 +328,26 @@ def test_pretrain_itself_runs_and_resumes(tmp_path, monkeypatch, capsys):
         micro_batch_size=4, muon_learning_rate=0.02, adamw_learning_rate=0.01, warmup_ratio=0.1,
         decay_share=0.5, summary_last_share=0.5, checkpoint_every=10,
     )  # fmt: skip
-    monkeypatch.setattr(pretrain, "CHECKPOINTS", tmp_path / "checkpoints")
     tokenizer = pretrain.train_tokenizer([entry.docstring for entry in entries], p.vocabulary)
     rows = pretrain.token_rows(entries, tokenizer, p, steps=30)
     assert rows.shape == (240, 64)
     assert np.array_equal(rows, pretrain.token_rows(entries, tokenizer, p, steps=30))
 
+    folder = tmp_path / "checkpoints"
+
     def trained(upto):
         torch.manual_seed(0)
         model = pretrain.build_model(tokenizer, p)
-        return pretrain.pretrain(model, rows[: upto * 8], p, "corpus"), model
+        return pretrain.pretrain(model, rows[: upto * 8], p, folder), model
 
     whole, model = trained(30)
     assert np.mean(whole[-5:]) < np.mean(whole[:5]) - 1
-    (folder,) = (tmp_path / "checkpoints").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-20", "checkpoint-30"]
     saved = torch.load(folder / "checkpoint-30/state.pt", weights_only=True)
     assert len(saved["losses"]) == 30
     # First from the last checkpoint, nothing left to do; then it is cut short, and the one before is taken.
     for said in (
-        f"pretrain: continuing from {folder / 'checkpoint-30'}\n",
+        "pretrain: continuing from checkpoint-30\n",
         "checkpoint-20: checkpoint-30 was removed",
     ):
         again, resumed = trained(30)

@@ -63,6 +63,34 @@ def test_scores_are_those_of_bert_scores_own_scorer(texts, scored, layer):
         assert (np.abs(batched - scores) < 1e-4).mean() > 0.5 and batched.max() - scores.max() < 1e-4
 
 
+def test_a_stopped_run_goes_on_with_the_same_scores(scorer, texts, scored, tmp_path, monkeypatch):
+    from onesentence.core.journal import Journal
+    from onesentence.evaluation import articles
+
+    monkeypatch.setattr(articles, "BATCH", 6)
+    path = tmp_path / "scores.journal"
+    embed, embedded = scorer._embed, []
+
+    def stops(text, weights):
+        embedded.append(text)
+        if len(embedded) == 20:  # in the tenth article
+            raise KeyboardInterrupt
+        return embed(text, weights)
+
+    monkeypatch.setattr(scorer, "_embed", stops)
+    with pytest.raises(KeyboardInterrupt):
+        scorer.scores(texts[0], {"system": texts[1]}, Journal(path))
+    again = scorer.scores(texts[0], {"system": texts[1]}, Journal(path))["system"]
+    assert again.tobytes() == scored.tobytes()
+    finished = {text for pair in zip(*texts, strict=True) for text in pair if pair[0] in texts[0][:6]}
+    assert not finished - {*texts[0][6:], *texts[1][6:]} & {*embedded[20:]}
+    count = len(embedded)
+    assert (
+        scorer.scores(texts[0], {"system": texts[1]}, Journal(path))["system"].tobytes() == scored.tobytes()
+    )
+    assert len(embedded) == count  # everything was in the journal
+
+
 def test_a_score_depends_on_its_pair_alone(scorer, texts, scored):
     references, outputs = texts
     order = random.Random(0).sample(range(20), 20)

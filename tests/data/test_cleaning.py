@@ -1,14 +1,24 @@
 """Cleaning: which rows are dropped and for which reason, on rows written here."""
 
+import tempfile
+from pathlib import Path
+
 from onesentence.core.params import SPLITS
-from onesentence.data.cleaning import clean
-from onesentence.data.sources import Example
+from onesentence.core.pool import Pool
+from onesentence.data.checking import Chunk, Rules
+from onesentence.data.cleaning import clean, read_rows
+from onesentence.data.rows import Example
+from onesentence.data.sources import Source
 
 
-def cleaned(**splits: list[Example]):
-    """`clean` on lists by split, with plain dicts of counts."""
-    rows, counts = clean({split: iter(splits.get(split, [])) for split in SPLITS}, "en")
-    return rows, {split: dict(count) for split, count in counts.items()}
+def cleaned(grouped: bool = False, **splits: list[Example]):
+    """What `clean` keeps of lists by split, and plain dicts of its counts."""
+    streams = {split: [Chunk(split, examples=splits.get(split, []))] for split in SPLITS}
+    with tempfile.TemporaryDirectory() as folder:
+        rows = read_rows(Source(streams, Rules("", "", None)), Pool(1), "en", Path(folder) / "rows")
+        kept, counts = clean(rows, grouped)
+        examples = {split: list(rows.stored.take(kept[split])) for split in SPLITS}
+    return examples, {split: dict(count) for split, count in counts.items()}
 
 
 def test_good_rows_are_kept_in_order():
@@ -70,7 +80,7 @@ def test_rows_of_a_group_in_a_more_held_out_split_are_dropped_and_counted():
         # D's only row in test is dropped for another reason, so that D is not in test.
         "test": [row("8", "C"), row("9", "D", "document 9"), row("10", "E")],
     }
-    kept, counts = clean({split: iter(rows) for split, rows in splits.items()}, "en", grouped=True)
+    kept, counts = cleaned(grouped=True, **splits)
     assert {split: [r.id for r in rows] for split, rows in kept.items()} == {
         "train": ["1", "4", "5"],  # B is in validation, C in test
         "validation": ["6"],

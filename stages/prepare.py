@@ -54,7 +54,9 @@ def work_folder() -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"{folder}: another `prepare` is running here; wait until it has ended") from error
+            raise UserError(
+                f"{folder}: another `prepare` is running here; wait until it has ended"
+            ) from error
         for entry in folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         try:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write
 
 ROW_GROUP = 8_192  # rows; those of files.write_parquet
+BATCH_ROWS = 256  # that are read at once
 
 
 class RowGroups:
@@ -43,16 +45,23 @@ class RowGroups:
 @contextmanager
 def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[RowGroups]:
     """Yield what collects the rows of a new parquet file; the file appears when it is whole."""
-    with atomic_write(path) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            groups = RowGroups(writer, schema)
-            yield groups
-            groups.close()
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        groups = RowGroups(writer, schema)
+        yield groups
+        groups.close()
+        writer.close()  # before the file gets its name
 
 
-def read_batches(path: Path, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield the columns of a parquet file that an earlier stage wrote, at most `rows` rows at a time."""
+@contextmanager
+def parquet_reader(path: Path) -> Iterator[pq.ParquetFile]:
+    """Yield a parquet file that an earlier stage wrote."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run `dvc repro` to make it")
     with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(rows, columns=columns)
+        yield file
+
+
+def read_rows(file: pq.ParquetFile, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a parquet file as tuples of `columns`; few of them are in memory."""
+    for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+        yield from zip(*(batch[name].to_pylist() for name in columns), strict=True)

@@ -23,8 +23,7 @@ from onesentence.core.errors import UserError
 VARIABLE = "ONESENTENCE_WORKERS"
 CHUNK_ROWS = 256
 CHUNK_LETTERS = 2_000_000  # of text in a chunk; a single longer row is a chunk of its own
-# Chunks below which starting workers (a second, mostly imports) takes longer than it saves.
-FEW = 8
+FEW = 16  # chunks: up to 4,096 rows, starting workers (a second, mostly imports) takes longer than it saves
 AHEAD = 3  # chunks for each worker that wait, are worked on, or whose result is not yet taken
 
 Item = TypeVar("Item")
@@ -103,13 +102,14 @@ def _one_thread() -> Iterator[None]:
 
 
 class Pool:
-    """Worker processes, started at the first `map` that has more than FEW chunks, ended by `with`.
+    """Worker processes, started at the first `map` that has more than a few chunks, ended by `with`.
 
-    workers: their number; None is `worker_count()`.
+    workers: their number; None is `worker_count()`. few: chunks that are not worth the start of workers.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, few: int = FEW) -> None:
         self.workers = worker_count() if workers is None else workers
+        self.few = few
         self._executor: ProcessPoolExecutor | None = None
         self._others: set[int | None] = set()  # processes that are not this pool's
 
@@ -145,7 +145,7 @@ class Pool:
         if self._executor is None:
             first: list[Item] = []
             try:
-                while len(first) <= FEW:
+                while len(first) <= self.few:
                     first.append(next(iterator))
             except StopIteration:
                 yield from map(function, first)

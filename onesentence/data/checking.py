@@ -161,7 +161,8 @@ def is_first_sentence(row: Example, language: str) -> bool:
     wanted = words(row.summary)
     # Most documents begin with another word than their summary. That is seen at once, while finding where
     # the first sentence ends means splitting the whole text into sentences.
-    beginning = (ASCII_WORD if start.isascii() else WORD).finditer(start)
+    word_pattern: Any = ASCII_WORD if start.isascii() else WORD  # of `re` or of `regex`
+    beginning = word_pattern.finditer(start)
     for word in wanted:
         match = next(beginning, None)
         if match is None or fold(match[0]) != word:

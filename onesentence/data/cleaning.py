@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from onesentence.core.columns import Column
 from onesentence.core.params import SPLITS
 from onesentence.core.pool import Pool
 from onesentence.data.checking import COPIED, EMPTY
 from onesentence.data.keys import KeyTable
-from onesentence.data.rows import Column, RowWriter, StoredRows
+from onesentence.data.rows import RowWriter, StoredRows
 from onesentence.data.sources import Source
 
 NOWHERE = -1  # of a document or group that no split has yet
@@ -22,7 +23,7 @@ NOWHERE = -1  # of a document or group that no split has yet
 class ReadRows:
     """All rows of a source, as read. In memory are 26 bytes a row; while they are read, 80.
 
-    sides: index of the split in SPLITS; flags: EMPTY or COPIED; documents and groups: equal numbers mark equal
+    sides: index of the split in SPLITS; flags: EMPTY or COPIED; documents, groups: equal numbers mark equal
     documents and equal groups.
     """
 

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from onesentence.core.columns import Column
 from onesentence.core.pool import Pool
 from onesentence.core.text import novel_ngram_share, words
 from onesentence.data.near_duplicates import load_index, shingles_of, summary_set_of
-from onesentence.data.rows import Column, StoredRows
+from onesentence.data.rows import StoredRows
 from onesentence.data.selection import in_chunks
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from onesentence.data.rows import Column
+from onesentence.core.columns import Column
 
 KEY_BYTES = 16  # of a key: a digest so long that two unequal texts never share it in practice
 FULL = 0.6  # of the slots in use; above, the table is doubled

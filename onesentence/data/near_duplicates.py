@@ -184,9 +184,7 @@ class NearDuplicates:
         return np.union1d(self.bodies.matches(body), self.summaries.matches(summary))
 
 
-def save_index(
-    folder: Path, bodies: list[NDArray[np.uint64]], summaries: list[NDArray[np.uint64]]
-) -> None:
+def save_index(folder: Path, bodies: list[NDArray[np.uint64]], summaries: list[NDArray[np.uint64]]) -> None:
     """Write an index of rows to a new folder. bodies: their `shingles`; summaries: their `summary_set`."""
     OverlapIndex(bodies, BODY_BOUND).save(folder / "bodies")
     OverlapIndex(summaries, SUMMARY_BOUND).save(folder / "summaries")

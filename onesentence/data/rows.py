@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onesentence.core.columns import Column
 from onesentence.core.text import with_heading
 
 LENGTHS = struct.Struct("<5I")  # bytes of a stored row's id, heading, document, summary and group
@@ -59,36 +60,6 @@ def decode_all(stored: bytes, sizes: NDArray[np.uint32]) -> Iterator[Example]:
     for size in sizes.tolist():
         yield decode(stored[start : start + size])
         start += size
-
-
-class Column:
-    """A growing array, of one number a row or of `width`. It grows in place, by an eighth at a time."""
-
-    def __init__(self, dtype: type, width: int | None = None) -> None:
-        self._rows = 0
-        self._array: NDArray[np.generic] = np.empty(self._shape(1_024, width), dtype)
-        self._width = width
-
-    @staticmethod
-    def _shape(rows: int, width: int | None) -> tuple[int, ...]:
-        return (rows,) if width is None else (rows, width)
-
-    def __len__(self) -> int:
-        return self._rows
-
-    @property
-    def values(self) -> NDArray:
-        """The numbers so far, a view that must not outlive the next `extend`."""
-        return self._array[: self._rows]
-
-    def extend(self, values: NDArray) -> None:
-        """Append the numbers of more rows."""
-        end = self._rows + len(values)
-        if end > len(self._array):
-            # realloc moves the pages of a large array and copies nothing, so no second one is needed.
-            self._array.resize(self._shape(max(end, len(self._array) * 9 // 8), self._width), refcheck=False)
-        self._array[self._rows : end] = values
-        self._rows = end
 
 
 @dataclass(frozen=True)

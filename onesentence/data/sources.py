@@ -5,7 +5,7 @@ the file, the line and the key.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from onesentence.core.columns import Column
 from onesentence.core.errors import UserError
 from onesentence.core.params import SPLITS, Data
 from onesentence.core.pool import Pool, chunked
@@ -21,7 +22,7 @@ from onesentence.data import docstrings
 from onesentence.data.checking import Batch, Chunk, Rules, has_name, read_chunk
 from onesentence.data.keys import KeyTable
 from onesentence.data.records import EXPECTED, ID, Records, check_columns, format_of, records
-from onesentence.data.rows import Column, Example
+from onesentence.data.rows import Example
 from onesentence.data.splits import split_docstrings
 
 REQUIREMENTS = Path("requirements.txt")
@@ -68,7 +69,7 @@ class Source:
     """
 
     def __init__(
-        self, streams: dict[str, Iterable[Chunk]], rules: Rules, notes: dict[str, Any] | None = None
+        self, streams: Mapping[str, Iterable[Chunk]], rules: Rules, notes: dict[str, Any] | None = None
     ) -> None:
         self.notes = notes or {}
         self._streams, self._rules = streams, rules
@@ -80,8 +81,7 @@ class Source:
     ) -> Iterator[tuple[Batch, np.ndarray]]:
         """Yield all rows, checked, with a number for each distinct id.
 
-        language: of the texts; None: do not look for first sentences. order: which split is read, and checked,
-        first.
+        language: of the texts; None: do not look for first sentences. order: which split is read first.
         """
         rules = replace(self._rules, language=language)
         ids = UniqueIds()
@@ -133,9 +133,7 @@ def _docstrings(data: Data) -> Source:
     rows, dropped = split_docstrings(entries)
 
     def stream(split: str) -> Iterator[Chunk]:
-        own = (
-            Example(r.id, r.document, r.summary, r.file, r.heading) for r in rows if r.split == split
-        )
+        own = (Example(r.id, r.document, r.summary, r.file, r.heading) for r in rows if r.split == split)
         for examples in chunked(own, lambda row: len(row.document)):
             yield Chunk(split, examples=examples)
 

@@ -1,6 +1,7 @@
 """Cleaning: which rows are dropped and for which reason, on rows written here."""
 
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 from onesentence.core.params import SPLITS
@@ -111,3 +112,31 @@ def test_very_long_and_very_short_documents_pass():
     long = Example("long", "word " * 100_000, "A summary of it")
     short = Example("short", "word", "Another one")
     assert cleaned(train=[long, short])[0]["train"] == [long, short]
+
+
+def test_memory_holds_places_and_digests_of_rows_but_no_texts(tmp_path):
+    """What grows with the rows, counted in bytes: of four times as many rows, less what is always there."""
+
+    def peak(count: int) -> int:
+        def stream(split: str):
+            for start in range(0, count, 200):
+                rows = [
+                    Example(
+                        f"{split} {i}", f"Document {i} of {split}. {'Much more of it. ' * 20}", f"Summary {i}"
+                    )
+                    for i in range(start, start + 200)
+                ]
+                yield Chunk(split, examples=rows)
+
+        source = Source({split: stream(split) for split in SPLITS}, Rules("", "", None))
+        tracemalloc.start()
+        rows = read_rows(source, Pool(1), "en", tmp_path / str(count))
+        kept, _ = clean(rows, grouped=True)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert all(len(indices) == count for indices in kept.values())
+        return most
+
+    small, large = peak(2_000), peak(8_000)
+    grown = (large - small) / (len(SPLITS) * 6_000)
+    assert grown < 120, f"{grown:.0f} bytes a row; its text alone has 360"

@@ -137,6 +137,6 @@ def test_memory_holds_places_and_digests_of_rows_but_no_texts(tmp_path):
         assert all(len(indices) == count for indices in kept.values())
         return most
 
-    small, large = peak(2_000), peak(8_000)
-    grown = (large - small) / (len(SPLITS) * 6_000)
+    small, large = peak(1_000), peak(4_000)
+    grown = (large - small) / (len(SPLITS) * 3_000)
     assert grown < 120, f"{grown:.0f} bytes a row; its text alone has 360"

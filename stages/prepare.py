@@ -6,155 +6,171 @@ Writes  data/prepared/{train,validation,test}.parquet (id, heading, document, su
 Run     python -m stages.prepare
 """
 
-from collections import Counter
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
+from numpy.typing import NDArray
 
 from onesentence.core import params, stage
 from onesentence.core.errors import UserError
-from onesentence.core.files import atomic_write, write_json, write_parquet
+from onesentence.core.files import atomic_write, write_json
 from onesentence.core.language import require_language
 from onesentence.core.params import SPLITS
-from onesentence.core.text import novel_ngram_share, words
-from onesentence.data.cleaning import clean
-from onesentence.data.near_duplicates import NearDuplicates
-from onesentence.data.sources import Example, open_source, require_pinned
+from onesentence.core.parquet import parquet_writer
+from onesentence.core.pool import Pool
+from onesentence.data.cleaning import ReadRows, clean, read_rows
+from onesentence.data.describing import Description, group_sizes, parts
+from onesentence.data.near_duplicates import save_index
+from onesentence.data.rows import Example, StoredRows
+from onesentence.data.selection import most_novel_half, subset
+from onesentence.data.sources import open_source, require_pinned
 
 PARAMS = ("data", "evaluate.language")
 PREPARED = Path("data/prepared")
 METRICS_FILE = Path("metrics/data.json")
 SEEN_FILES = Path("models/phi-tiny/pretraining_files.txt")
-QUANTILES = (0, 5, 25, 50, 75, 95, 100)
-NOVELTY_ROWS = 2_000  # the first rows of a split's random order: enough for a share with an error of 1 point
+HELD_OUT = ("validation", "test")
+SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "heading", "document", "summary", "group")])
 
 
-def subset(rows: list[Example], size: int | None, seed: int, split: str) -> list[Example]:
-    """The first `size` rows (None: all) in an order that `seed` fixes. A larger size only adds rows."""
-    if size is not None and size > len(rows):
-        raise UserError(
-            f"data.{split}_size: asks for {size:,} rows, but {split} has {len(rows):,} after cleaning; lower "
-            "it, or set it to null for all rows"
-        )
-    # Each split has its own generator, so that the size of one split does not change the choice in another.
-    order = np.random.default_rng([seed, SPLITS.index(split)]).permutation(len(rows))
-    return [rows[i] for i in order[:size]]
+@contextmanager
+def work_folder() -> Iterator[Path]:
+    """An empty folder beside the output for rows that memory need not hold; removed at the end.
 
-
-def most_novel_half(rows: list[Example]) -> list[Example]:
-    """The half of `rows` whose summaries have the largest share of new 2-grams, in the order of `rows`.
-
-    An odd number is rounded up. A summary of one word, which has no 2-gram, counts as new.
+    It always has the same name, so that the next run removes what a killed one left. Raises UserError if
+    another process uses it.
     """
-    shares = [novel_ngram_share(row.document, row.summary, 2) for row in rows]
-    novelty = np.array([1.0 if share is None else share for share in shares])
-    # A stable sort: of equally new rows, the earlier ones are chosen on every machine.
-    chosen = np.sort(np.argsort(-novelty, kind="stable")[: -(-len(rows) // 2)])
-    return [rows[i] for i in chosen]
+    folder = PREPARED.with_name(f".{PREPARED.name}.rows.tmp")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: another `prepare` is running here; wait until it has ended"
+            ) from error
+        for entry in folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
-def check_unseen(rows: dict[str, list[Example]], seen_files: Path) -> None:
+def check_unseen(split: str, rows: Iterable[Example], seen_files: Path) -> None:
     """Refuse a held-out row that comes from a file that pretraining read."""
     seen = set(seen_files.read_text(encoding="utf-8").splitlines())
-    for split in ("validation", "test"):
-        for row in rows[split]:
-            if row.group in seen:
-                raise UserError(
-                    f"{split} row {row.id!r}: its file {row.group} was read in pretraining ({seen_files}); "
-                    "remake the base model: dvc unfreeze pretrain && dvc repro"
-                )
+    for row in rows:
+        if row.group in seen:
+            raise UserError(
+                f"{split} row {row.id!r}: its file {row.group} was read in pretraining ({seen_files}); "
+                "remake the base model: dvc unfreeze pretrain && dvc repro"
+            )
 
 
-def group_sizes(rows: list[Example]) -> dict[str, int]:
-    """The number of groups, and the number of rows in the largest one."""
-    sizes = Counter(row.group for row in rows)
-    return {"groups": len(sizes), "largest_group": max(sizes.values())}
+def choose(
+    data: params.Data, rows: ReadRows, cleaned: dict[str, NDArray[np.int64]], pool: Pool
+) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[np.int64]]]:
+    """(the rows that data.selection leaves, the rows that are used and their order), by split."""
+    empty = [split for split in SPLITS if not len(cleaned[split])]
+    if empty:
+        hint = ""
+        if data.group_column is not None:
+            hint = f"; a group ({data.group_column!r}) in several splits stays only in the last one"
+        raise UserError(f"data.source: {data.source}: no row left in {', '.join(empty)} after cleaning{hint}")
+    selected = dict(cleaned)
+    if data.selection == "novel_half":
+        selected["train"] = most_novel_half(cleaned["train"], rows.stored, pool)
+    sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
+    return selected, {split: subset(selected[split], sizes[split], data.seed, split) for split in SPLITS}
 
 
-def quantiles(lengths: list[int]) -> dict[str, int]:
-    """Lengths at the percentiles of QUANTILES; each is a length that occurs."""
-    values = np.percentile(lengths, QUANTILES, method="inverted_cdf")
-    return {f"p{q}": int(value) for q, value in zip(QUANTILES, values, strict=True)}
+def write_split(
+    rows: StoredRows, pool: Pool, split: str, folder: Path, index: Path | None = None
+) -> tuple[Description, list[NDArray[np.int64]], tuple[list[Any], list[Any]]]:
+    """Write data/prepared/SPLIT.parquet.
+
+    Returns the description of its rows, the indexed rows that have near-duplicates among them, and without an
+    index the hashes of bodies and summaries to make one of.
+    """
+    description, matches = Description(), []
+    hashes: tuple[list[Any], list[Any]] = [], []
+    with parquet_writer(folder / f"{split}.parquet", SCHEMA) as writer:
+        for chunk, part in parts(rows, pool, f"describe and write {split}", index):
+            writer.add(pa.Table.from_pylist([vars(row) for row in chunk], SCHEMA))
+            description.add(part)
+            matches.append(part.matches)
+            hashes[0].extend(part.bodies)
+            hashes[1].extend(part.summaries)
+    return description, matches, hashes
 
 
-def describe(rows: list[Example]) -> dict[str, Any]:
-    """Length quantiles in words, and the mean percentage of new n-grams in the summaries."""
-    novelty = {}
-    for n in (1, 2, 3, 4):
-        shares = [novel_ngram_share(row.document, row.summary, n) for row in rows[:NOVELTY_ROWS]]
-        known = [share for share in shares if share is not None]
-        novelty[str(n)] = 100 * float(np.mean(known)) if known else None
-    return {
-        "document_words": quantiles([len(words(row.article)) for row in rows]),
-        "summary_words": quantiles([len(words(row.summary)) for row in rows]),
-        "novel_ngrams_percent": novelty,
-    }
-
-
-def near_duplicate_percent(train: list[Example], held_out: list[Example]) -> float:
-    """Percent of held-out rows that have a near-duplicate among the training rows."""
+def write_splits(
+    used: dict[str, StoredRows], pool: Pool, folder: Path, index: Path
+) -> tuple[dict[str, Description], dict[str, float]]:
+    """Write every split; returns descriptions, and the percent of held-out rows that train nearly repeats."""
+    descriptions, bodies, summaries = {}, [], []
+    for split in HELD_OUT:
+        descriptions[split], _, hashes = write_split(used[split], pool, split, folder)
+        bodies += hashes[0]
+        summaries += hashes[1]
     # The held-out rows are indexed, because there are fewer of them.
-    index = NearDuplicates([row.document for row in held_out], [row.summary for row in held_out])
-    duplicates: set[int] = set()
-    for row in tqdm(train, desc="near-duplicates left", unit="row"):
-        duplicates.update(index.matches(row.document, row.summary).tolist())
-    return 100 * len(duplicates) / len(held_out)
+    save_index(index, bodies, summaries)
+    del bodies, summaries, hashes
+    descriptions["train"], matches, _ = write_split(used["train"], pool, "train", folder, index)
+    repeated = np.zeros(sum(len(used[split]) for split in HELD_OUT), dtype=bool)
+    for rows in matches:
+        repeated[rows] = True
+    percents, start = {}, 0
+    for split in HELD_OUT:
+        end = start + len(used[split])
+        percents[split] = 100 * int(repeated[start:end].sum()) / len(used[split])
+        start = end
+    return descriptions, percents
 
 
 def main() -> None:
     p = params.load(PARAMS)
     data, language = p.data, p.evaluate.language
     source = open_source(data)
-    cleaned, counts = clean(source.splits, language, data.group_column is not None)
-    sha256 = source.sha256()  # known only now, when every row has been read
-    require_pinned(sha256, data)
-    sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
-    empty = [split for split in SPLITS if not cleaned[split]]
-    if empty:
-        hint = ""
-        if data.group_column is not None:
-            hint = f"; a group ({data.group_column!r}) in several splits stays only in the last one"
-        raise UserError(f"data.source: {data.source}: no row left in {', '.join(empty)} after cleaning{hint}")
-    cleaned_counts = {split: len(rows) for split, rows in cleaned.items()}  # before data.selection
-    if data.selection == "novel_half":
-        cleaned["train"] = most_novel_half(cleaned["train"])
-    used = {split: subset(cleaned[split], sizes[split], data.seed, split) for split in SPLITS}
-    for split in ("validation", "test"):  # before a model is trained whose outputs cannot be scored
-        require_language([row.summary for row in used[split]], language)
-    if data.source == "docstrings":
-        check_unseen(used, SEEN_FILES)
-
-    described = {}
+    with work_folder() as work, Pool() as pool:
+        rows = read_rows(source, pool, language, work / "rows")
+        sha256 = source.sha256()  # known only now, when every row has been read
+        require_pinned(sha256, data)
+        cleaned, counts = clean(rows, data.group_column is not None)
+        selected, chosen = choose(data, rows, cleaned, pool)
+        used = {split: rows.stored.take(indices) for split, indices in chosen.items()}
+        for split in HELD_OUT:  # before a model is trained whose outputs cannot be scored
+            require_language((row.summary for row in used[split]), language)
+        if data.source == "docstrings":
+            for split in HELD_OUT:
+                check_unseen(split, used[split], SEEN_FILES)
+        with atomic_write(PREPARED) as folder:
+            descriptions, near_duplicates = write_splits(used, pool, folder, work / "index")
+    described: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         count = counts[split]
         described[split] = {
             "read": count.pop("read"),
             "dropped": dict(sorted(count.items())),
-            "kept": cleaned_counts[split],
-            "selected": len(cleaned[split]),
+            "kept": len(cleaned[split]),
+            "selected": len(selected[split]),
             "used": len(used[split]),
-            **group_sizes(used[split]),
-            **describe(used[split]),
+            **group_sizes(rows.groups[chosen[split]]),
+            **descriptions[split].values(),
         }
-    for split in ("validation", "test"):
-        described[split]["near_duplicate_in_train_percent"] = near_duplicate_percent(
-            used["train"], used[split]
-        )
-    with atomic_write(PREPARED) as folder:
-        for split, rows in used.items():
-            write_parquet(
-                folder / f"{split}.parquet",
-                {
-                    "id": pa.array([row.id for row in rows], pa.string()),
-                    "heading": pa.array([row.heading for row in rows], pa.string()),
-                    "document": pa.array([row.document for row in rows], pa.string()),
-                    "summary": pa.array([row.summary for row in rows], pa.string()),
-                    "group": pa.array([row.group for row in rows], pa.string()),
-                },
-            )
+        if split in near_duplicates:
+            described[split]["near_duplicate_in_train_percent"] = near_duplicates[split]
     write_json(METRICS_FILE, {"source": data.source, **source.notes, "sha256": sha256, "splits": described})
     for split in SPLITS:
         entry = described[split]

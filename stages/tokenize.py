@@ -6,20 +6,27 @@ Writes  data/tokenized/{train,validation,test}.parquet (id, prompt_ids, completi
 Run     python -m stages.tokenize
 """
 
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from onesentence.core import params, plots, stage
-from onesentence.core.files import atomic_write, read_parquet, write_json, write_parquet
+from onesentence.core.columns import Column
+from onesentence.core.files import atomic_write, write_json
 from onesentence.core.params import SPLITS
+from onesentence.core.parquet import parquet_reader, parquet_writer, read_rows
+from onesentence.core.pool import Pool, chunked
 from onesentence.core.text import with_heading
 from onesentence.model.base_check import check_ids, check_positions, check_round_trip
-from onesentence.model.encoding import encode_completion, encode_prompt, overhead, template_overheads
-from onesentence.model.loading import load_config, load_tokenizer
+from onesentence.model.encoded_rows import SCHEMA, EncodedRows, Row, encode_chunk, tokenizer_of
+from onesentence.model.encoding import overhead, template_overheads
+from onesentence.model.loading import load_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -30,41 +37,64 @@ TOKENIZED = Path("data/tokenized")
 METRICS_FILE = Path("metrics/prompt.json")
 PLOT = Path("plots/tokens.svg")
 PLOT_DATA = Path("plots/tokens.csv")
+COLUMNS = ["id", "heading", "document", "summary"]
+FEW = 32  # chunks: up to 8,192 rows, loading transformers in each worker takes longer than it saves
 ROUND_TRIPS = 1_000  # training summaries that are encoded and decoded, to see whether letters get lost
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
-def encode_split(
-    tokenizer: "PreTrainedTokenizerBase", prompt: params.Prompt, table: pa.Table, split: str
-) -> dict[str, list[Any]]:
-    """The columns of data/tokenized/SPLIT.parquet. table: data/prepared/SPLIT.parquet."""
-    columns: dict[str, list[Any]] = {
-        "id": table["id"].to_pylist(),
-        "prompt_ids": [],
-        "completion_ids": [],
-        "document_tokens": [],
-        "document_tokens_cut": [],
-    }
-    rows = zip(table["heading"], table["document"], table["summary"], strict=True)
-    for heading, document, summary in tqdm(rows, total=len(table), desc=f"tokenize {split}", unit="row"):
-        article = with_heading(heading.as_py(), document.as_py())
-        filled = encode_prompt(tokenizer, prompt.template, article, prompt.max_input_tokens)
-        # int32 arrays take a tenth of the memory of lists of int.
-        columns["prompt_ids"].append(np.array(filled.ids, dtype=np.int32))
-        completion_ids = encode_completion(tokenizer, summary.as_py(), prompt.template)
-        columns["completion_ids"].append(np.array(completion_ids, dtype=np.int32))
-        columns["document_tokens"].append(filled.document_tokens)
-        columns["document_tokens_cut"].append(filled.document_tokens_cut)
-    return columns
+@dataclass
+class Lengths:
+    """Lengths of a split's rows in tokens: 12 bytes a row. longest: prompt; text: prompt and summary."""
+
+    documents: Column = field(default_factory=lambda: Column(np.int32))
+    summaries: Column = field(default_factory=lambda: Column(np.int32))
+    cut: Column = field(default_factory=lambda: Column(np.int32))
+    longest_prompt: int = 0
+    longest_text: int = 0
+    highest_id: int = 0
+
+    def add(self, rows: EncodedRows) -> None:
+        """Append the rows that follow."""
+        self.documents.extend(rows.document_tokens)
+        self.summaries.extend(rows.completion_tokens)
+        self.cut.extend(rows.document_tokens_cut)
+        texts = rows.prompt_tokens + rows.completion_tokens
+        self.longest_prompt = max(self.longest_prompt, int(rows.prompt_tokens.max()))
+        self.longest_text = max(self.longest_text, int(texts.max()))
+        ids = (rows.prompt_ids.max(), rows.completion_ids.max())
+        self.highest_id = max(self.highest_id, *map(int, ids))
 
 
-def quantiles(lengths: list[int]) -> dict[str, int]:
+def encode_split(p: params.Params, pool: Pool, split: str, folder: Path) -> Lengths:
+    """Write data/tokenized/SPLIT.parquet; returns the lengths of its rows."""
+    lengths = Lengths()
+    encode = partial(encode_chunk, p.model, p.prompt)
+    with (
+        parquet_reader(PREPARED / f"{split}.parquet") as file,
+        parquet_writer(folder / f"{split}.parquet", SCHEMA) as writer,
+        tqdm(total=file.metadata.num_rows, desc=f"tokenize {split}", unit="row") as bar,
+    ):
+        for rows in pool.map(encode, chunked(read_rows(file, COLUMNS), lambda row: len(row[2]))):
+            writer.add(rows.table())
+            lengths.add(rows)
+            bar.update(len(rows.names))
+    return lengths
+
+
+def first_rows(split: str, count: int) -> list[Row]:
+    """The first rows of data/prepared/SPLIT.parquet."""
+    with parquet_reader(PREPARED / f"{split}.parquet") as file:
+        return list(islice(read_rows(file, COLUMNS), count))
+
+
+def quantiles(lengths: NDArray[np.int32]) -> dict[str, int]:
     """Lengths in tokens at the percentiles of QUANTILES; each is a length that occurs."""
     values = np.percentile(lengths, QUANTILES, method="inverted_cdf")
     return {f"p{q}": int(value) for q, value in zip(QUANTILES, values, strict=True)}
 
 
-def length_warning(summary_lengths: list[int], max_new_tokens: int) -> str | None:
+def length_warning(summary_lengths: NDArray[np.int32], max_new_tokens: int) -> str | None:
     """A warning if `generate.max_new_tokens` does not suit summaries of these lengths (EOS included)."""
     mean, p95 = float(np.mean(summary_lengths)), int(np.percentile(summary_lengths, 95))
     if max_new_tokens < p95:
@@ -80,7 +110,7 @@ def length_warning(summary_lengths: list[int], max_new_tokens: int) -> str | Non
     return None
 
 
-def draw(documents: list[int], summaries: list[int], limit: int, max_new_tokens: int) -> None:
+def draw(documents: NDArray[np.int32], summaries: NDArray[np.int32], limit: int, max_new_tokens: int) -> None:
     """Plot the cumulative distribution of training lengths in tokens, with the limits of params.yaml."""
     percents = list(range(101))
     figure, axes = plots.figure(width=8.0, height=3.4, columns=2)
@@ -118,81 +148,66 @@ def draw(documents: list[int], summaries: list[int], limit: int, max_new_tokens:
 def check_split(
     tokenizer: "PreTrainedTokenizerBase",
     config: "PretrainedConfig",
-    columns: dict[str, list[Any]],
+    lengths: Lengths,
     max_new_tokens: int,
 ) -> str | None:
     """Refuse rows that the model cannot read: ids beyond its embeddings, texts longer than its positions.
 
     Returns a warning if texts are longer than the positions that the model was trained on, else None.
     """
-    rows = list(zip(columns["prompt_ids"], columns["completion_ids"], strict=True))
-    check_ids(tokenizer, config.vocab_size, max(int(ids.max()) for row in rows for ids in row))
+    check_ids(tokenizer, config.vocab_size, lengths.highest_id)
     # The longest text that training reads, and the longest that generation may reach.
-    trained = max(len(prompt) + len(completion) for prompt, completion in rows)
-    written = max(len(prompt) for prompt, _ in rows) + max_new_tokens
+    trained, written = lengths.longest_text, lengths.longest_prompt + max_new_tokens
     key = "generate.max_new_tokens" if written >= trained else "its summary"
     return check_positions(config, max(trained, written), key)
 
 
+def described(lengths: Lengths) -> dict[str, Any]:
+    """A split's entry in metrics/prompt.json."""
+    cut = lengths.cut.values
+    return {
+        "document_tokens": quantiles(lengths.documents.values),
+        "summary_tokens": quantiles(lengths.summaries.values),
+        "mean_summary_tokens": float(np.mean(lengths.summaries.values)),
+        "documents_cut_percent": 100 * float(np.mean(cut > 0)),
+        "document_tokens_cut": int(cut.sum(dtype=np.int64)),
+    }
+
+
 def main() -> None:
     p = params.load(PARAMS)
-    tokenizer, config = load_tokenizer(p.model), load_config(p.model)
+    tokenizer, config = tokenizer_of(p.model), load_config(p.model)
     check_ids(tokenizer, config.vocab_size)  # before minutes of work: does the tokenizer fit the model?
     lengths, warnings = {}, []
-    with atomic_write(TOKENIZED) as folder:
+    with atomic_write(TOKENIZED) as folder, Pool(few=FEW) as pool:
         for split in SPLITS:
-            table = read_parquet(PREPARED / f"{split}.parquet")
             if split == "train":
-                sample = table.slice(0, ROUND_TRIPS)
-                summaries = sample["summary"].to_pylist()
-                warnings.append(check_round_trip(tokenizer, sample["id"].to_pylist(), summaries))
-            columns = encode_split(tokenizer, p.prompt, table, split)
-            warnings.append(check_split(tokenizer, config, columns, p.generate.max_new_tokens))
-            write_parquet(
-                folder / f"{split}.parquet",
-                {
-                    "id": pa.array(columns["id"], pa.string()),
-                    "prompt_ids": pa.array(columns["prompt_ids"], pa.list_(pa.int32())),
-                    "completion_ids": pa.array(columns["completion_ids"], pa.list_(pa.int32())),
-                    "document_tokens": pa.array(columns["document_tokens"], pa.int32()),
-                    "document_tokens_cut": pa.array(columns["document_tokens_cut"], pa.int32()),
-                },
-            )
-            lengths[split] = {
-                "documents": columns["document_tokens"],
-                "summaries": [len(ids) for ids in columns["completion_ids"]],
-                "cut": columns["document_tokens_cut"],
-            }
-            if split == "validation":  # one article measures how many tokens each template adds
-                example = with_heading(table["heading"][0].as_py(), table["document"][0].as_py())
-
+                sample = first_rows(split, ROUND_TRIPS)
+                names, summaries = [row[0] for row in sample], [row[3] for row in sample]
+                warnings.append(check_round_trip(tokenizer, names, summaries))
+            lengths[split] = encode_split(p, pool, split, folder)
+            warnings.append(check_split(tokenizer, config, lengths[split], p.generate.max_new_tokens))
+    # One article measures how many tokens each template adds.
+    _, heading, document, _ = first_rows("validation", 1)[0]
+    example = with_heading(heading, document)
     write_json(
         METRICS_FILE,
         {
             "template": p.prompt.template,
             "template_tokens": overhead(tokenizer, p.prompt.template, example),
             "overhead_tokens": template_overheads(tokenizer, example),
-            "splits": {
-                split: {
-                    "document_tokens": quantiles(rows["documents"]),
-                    "summary_tokens": quantiles(rows["summaries"]),
-                    "mean_summary_tokens": float(np.mean(rows["summaries"])),
-                    "documents_cut_percent": 100 * float(np.mean(np.array(rows["cut"]) > 0)),
-                    "document_tokens_cut": int(sum(rows["cut"])),
-                }
-                for split, rows in lengths.items()
-            },
+            "splits": {split: described(rows) for split, rows in lengths.items()},
         },
     )
-    train = lengths["train"]
-    draw(train["documents"], train["summaries"], p.prompt.max_input_tokens, p.generate.max_new_tokens)
-    warnings.append(length_warning(train["summaries"], p.generate.max_new_tokens))
+    documents, summaries = lengths["train"].documents.values, lengths["train"].summaries.values
+    draw(documents, summaries, p.prompt.max_input_tokens, p.generate.max_new_tokens)
+    warnings.append(length_warning(summaries, p.generate.max_new_tokens))
     for warning in dict.fromkeys(filter(None, warnings)):  # splits can give the same warning
         print(f"tokenize: warning: {warning}")
-    cut = np.array(train["cut"]) > 0
+    cut = lengths["train"].cut.values > 0
     print(
         f"tokenize: {len(cut):,} training rows, {cut.mean():.1%} of documents cut, summaries of "
-        f"{np.mean(train['summaries']):.1f} tokens on average (EOS included)"
+        f"{np.mean(summaries):.1f} tokens on average (EOS included)"
     )
 
 

@@ -23,6 +23,7 @@ from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write, file_sha256, restore, restoring
 from onesentence.core.params import PARAMS_FILE, SPLITS, Data, part_of
+from onesentence.core.pool import Pool
 from onesentence.data.records import EXPECTED, format_of
 from onesentence.data.sources import open_source, split_file, split_files
 
@@ -115,7 +116,11 @@ def track(names: list[str]) -> None:
 def rows_by_split(source: Path, columns: dict[str, str | None]) -> dict[str, int]:
     """Number of rows by split. Reads all of them in place: a bad row is found before anything is copied."""
     data = part_of(Data, {"source": "local", "watch": str(source), **columns})
-    rows = {split: sum(1 for _ in examples) for split, examples in open_source(data).splits.items()}
+    rows = dict.fromkeys(SPLITS, 0)
+    with Pool() as pool:
+        for batch, _ in open_source(data).batches(pool):
+            for number, split in enumerate(SPLITS):
+                rows[split] += int((batch.sides == number).sum())
     empty = [split for split in SPLITS if not rows[split]]
     if empty:
         parts = "groups" if columns["group_column"] else "rows"

@@ -8,12 +8,15 @@ Run     onesentence ladder      (make ladder)
 
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from onesentence.commands import documented
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.params import SPLITS
-from onesentence.data.cleaning import clean
+from onesentence.core.pool import Pool
+from onesentence.data.cleaning import clean, read_rows
 from onesentence.data.sources import open_source
 
 RUNGS = (10, 100, 1_000, None)
@@ -38,7 +41,9 @@ def command() -> None:
     p = params.load(("data", "evaluate.language"))
     data = p.data
     sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
-    cleaned, _ = clean(open_source(data).splits, p.evaluate.language, data.group_column is not None)
+    with TemporaryDirectory() as folder, Pool() as pool:
+        read = read_rows(open_source(data), pool, p.evaluate.language, Path(folder) / "rows")
+        cleaned, _ = clean(read, data.group_column is not None)
     kept = {split: len(rows) for split, rows in cleaned.items()}
     largest = max(sizes[split] or kept[split] for split in SPLITS)
     for rung in RUNGS:

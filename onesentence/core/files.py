@@ -214,22 +214,22 @@ def _json_text(value: Any, line: str, one_line_below: int | None) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that another stage wrote."""
-    _require_output(path)
+    require_output(path)
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not UTF-8
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     return content
 
 
-def _require_output(path: Path) -> None:
+def require_output(path: Path) -> None:
     """Raise UserError unless a stage's output exists and is the one that DVC recorded."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run `dvc repro` to make it")
     recorded.require(path)
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
+def damaged(path: Path, error: Exception) -> UserError:
     """The error for an output that cannot be read, though a stage wrote it."""
     reason = " ".join(str(error).split())[:120]
     return UserError(
@@ -245,12 +245,12 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSONL file that a stage wrote."""
-    _require_output(path)
+    require_output(path)
     try:
         with path.open(encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
     except ValueError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def write_parquet(path: Path, columns: dict[str, pa.Array], notes: dict[str, str] | None = None) -> None:
@@ -262,13 +262,13 @@ def write_parquet(path: Path, columns: dict[str, pa.Array], notes: dict[str, str
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """The columns of a parquet file that an earlier stage wrote."""
-    _require_output(path)
+    require_output(path)
     try:
         return pq.read_table(path, columns=columns)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # a fault of the machine, not of the file's content
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def id_arrays(column: pa.ChunkedArray) -> list[NDArray[np.int32]]:

@@ -6,7 +6,7 @@ which keep the letters of every script, and nltk's Snowball stemmer for the lang
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib import metadata
 
@@ -139,7 +139,7 @@ def bleu_tokenizer(language: str) -> str:
     return BLEU_TOKENIZERS.get(language, "intl")
 
 
-def lost_letters(texts: list[str], language: str) -> tuple[Counter[str], int]:
+def lost_letters(texts: Iterable[str], language: str) -> tuple[Counter[str], int]:
     """(counts of the letters and marks that no word of ROUGE keeps, number of all letters)."""
     lost: Counter[str] = Counter()
     total = 0
@@ -170,7 +170,7 @@ def likely_language(letters: Counter[str]) -> str:
     return code if own[code] else UNDETERMINED
 
 
-def require_language(references: list[str], language: str) -> None:
+def require_language(references: Iterable[str], language: str) -> None:
     """Refuse references that lose more than 1 % of their letters under the word rule of a language."""
     lost, total = lost_letters(references, language)
     if lost.total() <= MAX_LOST_SHARE * total:

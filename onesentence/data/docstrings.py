@@ -13,15 +13,14 @@ import re
 import tokenize
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
-from multiprocessing import get_context
 from pathlib import Path
 
 from tqdm import tqdm
 
 from onesentence.core.errors import UserError
+from onesentence.core.pool import Pool
 
 # Distributions whose docstrings are read, each pinned in requirements.txt. Most are installed anyway.
 DISTRIBUTIONS = (
@@ -71,6 +70,7 @@ ABBREVIATIONS = frozenset(
     "aug. sep. sept. oct. nov. dec.".split()
 )
 
+CHUNK_FILES = 64  # that a worker parses at once
 SUMMARY_WORDS = (3, 40)
 BODY_WORDS = (12, 5_000)
 
@@ -203,25 +203,22 @@ def raw_docstring(node: Definition) -> str:
     return ""
 
 
-def _entries_of(item: tuple[str, Path]) -> list[DocumentedObject]:
-    return entries_of(*item)
+def _entries_of(files: list[tuple[str, Path]]) -> list[list[DocumentedObject]]:
+    return [entries_of(*item) for item in files]
 
 
 def read_docstrings(requirements: Path) -> list[DocumentedObject]:
     """The documented objects of all packages, sorted by file and line. About a minute on one core."""
     check_versions(requirements)
     files = list(source_files())
-    # spawn, not fork: the forked child of a process with OpenMP threads can hang.
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        parsed = list(
-            tqdm(
-                pool.map(_entries_of, files, chunksize=64),
-                total=len(files),
-                desc="docstrings",
-                unit="file",
-            )
-        )
-    return [entry for entries in parsed for entry in entries]
+    chunks = (files[start : start + CHUNK_FILES] for start in range(0, len(files), CHUNK_FILES))
+    entries: list[DocumentedObject] = []
+    with Pool() as pool, tqdm(total=len(files), desc="docstrings", unit="file") as bar:
+        for parsed in pool.map(_entries_of, chunks):
+            for of_file in parsed:
+                entries += of_file
+            bar.update(len(parsed))
+    return entries
 
 
 def entries_hash(entries: list[DocumentedObject]) -> str:

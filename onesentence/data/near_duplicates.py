@@ -12,6 +12,8 @@ exact.
 
 import zlib
 from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,9 @@ from onesentence.core.text import words
 
 BODY_BOUND = 1 / 3
 SUMMARY_BOUND = 0.4
+
+CACHED_WORDS = 500_000  # limits the cache to about 60 MB in each process, on corpora of any size
+FILES = ("hashes", "starts", "values", "counts", "elements", "rows", "occupied")  # of an index on disk
 
 _word_hash: dict[str, int] = {}
 
@@ -31,13 +36,17 @@ def shingles(text: str, cut: Callable[[str], list[str]] = words, n: int = 5) -> 
     CRC-32, which is the same everywhere (`hash(str)` changes with PYTHONHASHSEED). An odd multiplier mixes
     the hashes of the n places.
     """
-    tokens = cut(text)
+    return shingles_of(cut(text), n)
+
+
+def shingles_of(tokens: list[str], n: int = 5) -> NDArray[np.uint64]:
+    """`shingles` of a text that is split into words."""
     if not tokens:
         return np.empty(0, dtype=np.uint64)
     for token in tokens:
         if token not in _word_hash:
             _word_hash[token] = zlib.crc32(token.encode())
-    if len(_word_hash) > 2_000_000:  # limits the cache to about 250 MB on corpora of any size
+    if len(_word_hash) > CACHED_WORDS:
         hashes = np.array([_word_hash[token] for token in tokens], dtype=np.uint64)
         _word_hash.clear()
     else:
@@ -55,9 +64,14 @@ def summary_set(text: str, cut: Callable[[str], list[str]] = words) -> NDArray[n
 
     The overlap of two such sets is the overlap of the multisets of words.
     """
+    return summary_set_of(cut(text))
+
+
+def summary_set_of(tokens: list[str]) -> NDArray[np.uint64]:
+    """`summary_set` of a text that is split into words."""
     seen: dict[str, int] = {}
     hashes = []
-    for word in cut(text):
+    for word in tokens:
         seen[word] = seen.get(word, 0) + 1
         hashes.append(zlib.crc32(word.encode()) << 32 | seen[word])
     return np.unique(np.array(hashes, dtype=np.uint64))
@@ -66,29 +80,54 @@ def summary_set(text: str, cut: Callable[[str], list[str]] = words) -> NDArray[n
 class OverlapIndex:
     """Finds the indexed sets whose overlap with a query set is more than `bound` x (sum of the two sizes).
 
-    sets: one sorted array of distinct uint64 hashes for each row. The index takes about 24 bytes for each
+    sets: one sorted array of distinct uint64 hashes for each row. The index takes about 16 bytes for each
     element, and a table of at most 256 MiB.
     """
 
     def __init__(self, sets: list[NDArray[np.uint64]], bound: float) -> None:
-        self.sets = sets
-        self.sizes = np.array([len(row) for row in sets], dtype=np.int64)
         self.bound = bound
-        everything = np.concatenate([*sets, np.empty(0, dtype=np.uint64)])
-        values, counts = np.unique(everything, return_counts=True)
+        self.starts = np.cumsum([0, *map(len, sets)], dtype=np.int64)
+        self.hashes = np.concatenate([*sets, np.empty(0, dtype=np.uint64)])  # set after set
+        values, counts = np.unique(self.hashes, return_counts=True)
         # An element of a single row (most 5-grams) is treated like an element of no row: both are rare, and
         # the table stays small.
         self.values, self.counts = values[counts > 1], counts[counts > 1]
+        del values, counts
         prefixes = [self._prefix(row) for row in sets]
         elements = np.concatenate([*prefixes, np.empty(0, dtype=np.uint64)])
-        rows = np.repeat(np.arange(len(sets)), [len(prefix) for prefix in prefixes])
+        rows = np.repeat(np.arange(len(sets), dtype=np.int32), [len(prefix) for prefix in prefixes])
+        del prefixes
         order = np.argsort(elements, kind="stable")
         self.elements, self.rows = elements[order], rows[order]
         # A table of flags by the hash's first bits. One look-up rules out nearly every element of a query
         # that is not indexed; a binary search would take 20 steps.
-        self.shift = np.uint64(64 - min(28, max(8, (16 * len(elements)).bit_length())))
-        self.occupied = np.zeros(1 << (64 - int(self.shift)), dtype=bool)
-        self.occupied[elements >> self.shift] = True
+        shift = np.uint64(64 - min(28, max(8, (16 * len(elements)).bit_length())))
+        self.occupied = np.zeros(1 << (64 - int(shift)), dtype=bool)
+        self.occupied[elements >> shift] = True
+
+    def save(self, folder: Path) -> None:
+        """Write the index to a new folder, for `load`."""
+        folder.mkdir(parents=True)
+        for name in FILES:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+
+    @classmethod
+    def load(cls, folder: Path, bound: float) -> "OverlapIndex":
+        """The index that `save` wrote. Its files are mapped, so several processes share one copy."""
+        index = cls.__new__(cls)
+        index.bound = bound
+        for name in FILES:
+            # A plain view: numpy's own class for mapped arrays makes each small slice slow.
+            setattr(index, name, np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray))
+        return index
+
+    def _set(self, row: int) -> NDArray[np.uint64]:
+        return self.hashes[self.starts[row] : self.starts[row + 1]]
+
+    def _size(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of elements of each of these sets."""
+        sizes: NDArray[np.int64] = self.starts[rows + 1] - self.starts[rows]
+        return sizes
 
     def _prefix(self, row: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """The rarest elements of `row`, ties by hash: a match shares at least one of them."""
@@ -102,20 +141,22 @@ class OverlapIndex:
     def matches(self, row: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Indices of the indexed rows that match `row`, ascending."""
         prefix = self._prefix(row)
-        prefix = prefix[self.occupied[prefix >> self.shift]]
+        bits = len(self.occupied).bit_length() - 1
+        prefix = prefix[self.occupied[prefix >> np.uint64(64 - bits)]]
         low = np.searchsorted(self.elements, prefix, "left")
         high = np.searchsorted(self.elements, prefix, "right")
         spans = [self.rows[a:b] for a, b in zip(low, high, strict=True) if b > a]
         if not spans:
             return np.empty(0, dtype=np.int64)
-        candidates = np.unique(np.concatenate(spans))
-        needed = self.bound * (self.sizes[candidates] + len(row))
-        fits = needed < np.minimum(self.sizes[candidates], len(row))
+        candidates = np.unique(np.concatenate(spans)).astype(np.int64)
+        sizes = self._size(candidates)
+        needed = self.bound * (sizes + len(row))
+        fits = needed < np.minimum(sizes, len(row))
         return np.array(
             [
                 candidate
                 for candidate, least in zip(candidates[fits], needed[fits], strict=True)
-                if len(np.intersect1d(self.sets[candidate], row, assume_unique=True)) > least
+                if len(np.intersect1d(self._set(candidate), row, assume_unique=True)) > least
             ],
             dtype=np.int64,
         )
@@ -136,5 +177,24 @@ class NearDuplicates:
 
     def matches(self, body: str, summary: str) -> NDArray[np.int64]:
         """Indices of the indexed rows that are near-duplicates of (body, summary), ascending."""
-        by_body = self.bodies.matches(shingles(body, self.cut))
-        return np.union1d(by_body, self.summaries.matches(summary_set(summary, self.cut)))
+        return self.matches_of(shingles(body, self.cut), summary_set(summary, self.cut))
+
+    def matches_of(self, body: NDArray[np.uint64], summary: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """`matches` of a row whose hashes are known."""
+        return np.union1d(self.bodies.matches(body), self.summaries.matches(summary))
+
+
+def save_index(folder: Path, bodies: list[NDArray[np.uint64]], summaries: list[NDArray[np.uint64]]) -> None:
+    """Write an index of rows to a new folder. bodies: their `shingles`; summaries: their `summary_set`."""
+    OverlapIndex(bodies, BODY_BOUND).save(folder / "bodies")
+    OverlapIndex(summaries, SUMMARY_BOUND).save(folder / "summaries")
+
+
+@lru_cache(maxsize=1)  # a worker process loads it once, and not for each chunk
+def load_index(folder: Path) -> NearDuplicates:
+    """The index that `save_index` wrote to this folder."""
+    index = NearDuplicates.__new__(NearDuplicates)
+    index.cut = words
+    index.bodies = OverlapIndex.load(folder / "bodies", BODY_BOUND)
+    index.summaries = OverlapIndex.load(folder / "summaries", SUMMARY_BOUND)
+    return index

@@ -1,75 +1,99 @@
 """Opens the source of the pairs: docstrings, a hub dataset or local files.
 
-Every source gives an iterator of `Example` rows for each split. An invalid row is a UserError that names the
-file, the line and the key.
+A source is read as a stream, in chunks that worker processes check. An invalid row is a UserError that names
+the file, the line and the key.
 """
 
-import datetime
-import decimal
 import hashlib
-import json
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from onesentence.core.columns import Column
 from onesentence.core.errors import UserError
 from onesentence.core.params import SPLITS, Data
+from onesentence.core.pool import Pool, chunked
 from onesentence.core.runtime import quiet_libraries
-from onesentence.core.text import with_heading
 from onesentence.data import docstrings
+from onesentence.data.checking import Batch, Chunk, Rules, has_name, read_chunk
+from onesentence.data.keys import KeyTable
 from onesentence.data.records import EXPECTED, ID, Records, check_columns, format_of, records
+from onesentence.data.rows import Example
 from onesentence.data.splits import split_docstrings
 
 REQUIREMENTS = Path("requirements.txt")
-# Share of a single local file for test, and the same for validation. A hash of each document decides, or of
-# each group if rows have groups, so that the same row has the same split in every file.
-LOCAL_HELD_OUT_SHARE = 0.1
+WHOLE = ""  # the name of a stream that holds the rows of all splits
 
 
-@dataclass(frozen=True)
-class Example:
-    """A pair as in the source.
+class UniqueIds:
+    """Refuses an id that occurs with two texts, over all files. Needs 38 bytes a row."""
 
-    group: what the row belongs to, such as an author; a row without one is its own group. heading: the line
-    above the document's text, such as a function's signature; empty if there is none.
+    def __init__(self) -> None:
+        self._table = KeyTable()
+        # Of each distinct id: digest of its texts, number of its line, and its file.
+        self._texts, self._numbers, self._files = Column(np.uint64), Column(np.uint32), Column(np.uint8)
+        self._places: list[tuple[str, str]] = []  # a file's name and the name of its unit
+
+    def add(self, batch: Batch) -> np.ndarray:
+        """The number of each row's id. Raises a UserError for the first that occurs with another text."""
+        numbers, new = self._table.add(batch.ids)
+        place = batch.chunk.where, batch.chunk.unit
+        if place not in self._places:
+            self._places.append(place)
+        self._texts.extend(batch.texts[new])
+        # Docstrings have no lines, and their ids are unique.
+        self._numbers.extend(batch.numbers[new] if len(batch.numbers) else np.zeros(new.sum(), np.uint32))
+        self._files.extend(np.full(new.sum(), self._places.index(place), dtype=np.uint8))
+        # Equal rows are no error: `prepare` drops and counts the second.
+        other = np.flatnonzero(self._texts.values[numbers] != batch.texts)
+        if len(other):
+            row, first = int(other[0]), int(numbers[other[0]])
+            where, unit = self._places[self._files.values[first]]
+            name = next(each.id for k, each in enumerate(batch.examples()) if k == row)
+            raise UserError(
+                f"{place[0]}, {place[1]} {batch.numbers[row]}: id {name!r} occurs twice, with a different "
+                f"text in {where}, {unit} {self._numbers.values[first]}; make ids unique"
+            )
+        return numbers
+
+
+class Source:
+    """An opened source. Its rows can be read once.
+
+    streams: chunks of records by split, or all of them as WHOLE, where a hash of each row decides its split;
+    notes: entries for metrics/data.json.
     """
 
-    id: str
-    document: str
-    summary: str
-    group: str = ""
-    heading: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "group", self.group or self.id)  # bypasses `frozen`, once
-
-    @property
-    def article(self) -> str:
-        """Heading and document, as the model reads them."""
-        return with_heading(self.heading, self.document)
-
-
-@dataclass
-class Source:
-    """An opened source. splits: rows by split, readable once; notes: entries for metrics/data.json."""
-
-    splits: dict[str, Iterator[Example]]
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self, streams: Mapping[str, Iterable[Chunk]], rules: Rules, notes: dict[str, Any] | None = None
+    ) -> None:
+        self.notes = notes or {}
+        self._streams, self._rules = streams, rules
         self._digests = {split: hashlib.sha256() for split in SPLITS}
         self._unread = set(SPLITS)
-        self.splits = {split: self._hashed(split, rows) for split, rows in self.splits.items()}
 
-    def _hashed(self, split: str, rows: Iterator[Example]) -> Iterator[Example]:
-        """Yield `rows` unchanged, and add each to the hash of its split."""
-        for row in rows:
-            line = json.dumps([row.id, row.article, row.summary, row.group], ensure_ascii=False)
-            self._digests[split].update(line.encode("utf-8") + b"\n")
-            yield row
-        self._unread.discard(split)
+    def batches(
+        self, pool: Pool, language: str | None = None, order: tuple[str, ...] = SPLITS
+    ) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Yield all rows, checked, with a number for each distinct id.
+
+        language: of the texts; None: do not look for first sentences. order: which split is read first.
+        """
+        rules = replace(self._rules, language=language)
+        ids = UniqueIds()
+        for name in [WHOLE] if WHOLE in self._streams else order:
+            for batch in pool.map(partial(read_chunk, rules), self._streams[name]):
+                numbers = ids.add(batch)
+                if batch.error is not None:
+                    raise batch.error
+                for split, lines in batch.lines.items():
+                    self._digests[split].update(lines)
+                yield batch, numbers
+            self._unread -= {name} if name else {*SPLITS}
 
     def sha256(self) -> str:
         """SHA-256 (hex) of all rows. Raises ValueError unless every row was read.
@@ -97,28 +121,28 @@ def require_pinned(sha256: str, data: Data) -> None:
 def open_source(data: Data) -> Source:
     """Open the source that the section `data` of params.yaml names."""
     if data.source == "docstrings":
-        return _docstrings()
+        return _docstrings(data)
     if data.source == "local":
         return _local(Path(data.watch), data)
     return _hub(data)
 
 
-def _docstrings() -> Source:
+def _docstrings(data: Data) -> Source:
     """The docstrings of installed packages."""
     entries = docstrings.read_docstrings(REQUIREMENTS)
     rows, dropped = split_docstrings(entries)
-    by_split = {
-        split: iter(
-            [Example(r.id, r.document, r.summary, r.file, r.heading) for r in rows if r.split == split]
-        )
-        for split in SPLITS
-    }
+
+    def stream(split: str) -> Iterator[Chunk]:
+        own = (Example(r.id, r.document, r.summary, r.file, r.heading) for r in rows if r.split == split)
+        for examples in chunked(own, lambda row: len(row.document)):
+            yield Chunk(split, examples=examples)
+
     notes = {
         "entries": len(entries),
         "entries_dropped": dict(sorted(dropped.items())),
         "entries_sha256": docstrings.entries_hash(entries),
     }
-    return Source(by_split, notes)
+    return Source({split: stream(split) for split in SPLITS}, _rules(data), notes)
 
 
 def _hub(data: Data) -> Source:
@@ -147,35 +171,54 @@ def _hub(data: Data) -> Source:
         raise UserError(
             f"data.source: {data.source!r} has no split {', '.join(missing)}, only {', '.join(loaded)}"
         )
-    checker, needed = _Checker(data), _needed(data)
-    splits = {}
+    needed = _needed(data)
+    streams = {}
     for split in SPLITS:
         where, names = f"{data.source} ({split})", loaded[split].column_names
         check_columns(where, names, needed)
         columns = list(dict.fromkeys([*needed.values(), *({ID} & set(names))]))
         rows = enumerate(loaded[split].select_columns(columns), start=1)
-        # Published datasets can have empty texts. They are no error here: `prepare` drops and counts them.
-        splits[split] = checker.rows(where, rows, split, "row", empty=True)
-    return Source(splits)
+        streams[split] = _chunks(rows, needed, split, where, "row")
+    # Published datasets can have empty texts. They are no error here: `prepare` drops and counts them.
+    return Source(streams, _rules(data, empty=True))
 
 
 def _local(path: Path, data: Data) -> Source:
     """A folder with a file for each split, or one file that is split by hash."""
     if not path.exists():
         raise UserError(f"data.watch: {path} not found; set it with `make data FROM=PATH`")
-    checker, needed = _Checker(data), _needed(data)
+    needed = _needed(data)
 
-    def read(file: Path, split: str) -> Iterator[Example]:
+    def stream(file: Path, split: str) -> Iterator[Chunk]:
         unit = "row" if format_of(file) == ".json" else "line"
-        return checker.rows(str(file), records(file, needed), split, unit)
+        return _chunks(records(file, needed), needed, split, str(file), unit)
 
-    if not path.is_file():
-        return Source({name: read(split_file(path, name), name) for name in SPLITS})
-    rows = list(read(path, ""))
-    sides = [_side(row.document if data.group_column is None else row.group) for row in rows]
-    return Source(
-        {name: iter([row for row, side in zip(rows, sides, strict=True) if side == name]) for name in SPLITS}
+    if path.is_file():
+        return Source({WHOLE: stream(path, WHOLE)}, _rules(data))
+    return Source({name: stream(split_file(path, name), name) for name in SPLITS}, _rules(data))
+
+
+def _rules(data: Data, empty: bool = False) -> Rules:
+    return Rules(data.document_column, data.summary_column, data.group_column, empty)
+
+
+def _chunks(rows: Records, needed: dict[str, str], split: str, where: str, unit: str) -> Iterator[Chunk]:
+    """Yield the records of one file in chunks, without columns that no row needs."""
+    columns = {*needed.values()}
+
+    def letters(numbered: tuple[int, dict[str, Any]]) -> int:
+        return sum(len(value) for value in numbered[1].values() if isinstance(value, str))
+
+    own = (
+        (number, {column: record[column] for column in columns} | {ID: record.get(ID)})
+        for number, record in rows
     )
+    named, first = None, ""
+    for numbered in chunked(own, letters):
+        if named is None:
+            number, record = numbered[0]
+            named, first = has_name(record), f"{where}, {unit} {number}"
+        yield Chunk(split, where, unit, numbered, named, first)
 
 
 def split_file(folder: Path, split: str) -> Path:
@@ -198,130 +241,7 @@ def _stem(file: Path) -> str:
     return file.name.lower().removesuffix(".gz").removesuffix(format_of(file) or "")
 
 
-def _side(text: str) -> str:
-    """The split of a row of a single file, by a hash of its document or group."""
-    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
-    place = int.from_bytes(digest, "big") / 2**64  # evenly distributed in [0, 1)
-    if place < LOCAL_HELD_OUT_SHARE:
-        return "test"
-    return "validation" if place < 2 * LOCAL_HELD_OUT_SHARE else "train"
-
-
 def _needed(data: Data) -> dict[str, str]:
     """The columns that every row must have, by the key of params.yaml that names them."""
     keys = ("document_column", "summary_column", "group_column")
     return {key: getattr(data, key) for key in keys if getattr(data, key) is not None}
-
-
-def text_digest(text: str) -> bytes:
-    """16-byte digest of a text; differences in white space do not count."""
-    return hashlib.blake2b(" ".join(text.split()).encode("utf-8"), digest_size=16).digest()
-
-
-def name_of(value: object) -> str | None:
-    """An id or a group as text, the same for every file format; None if the value is missing.
-
-    Null, NaN, and text that is blank or reads "NaN" count as missing. Raises TypeError for any other type.
-    """
-    if isinstance(value, str):
-        return None if value.strip().lower() in ("", "nan") else value
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float | decimal.Decimal):
-        if math.isnan(value):
-            return None
-        # pandas stores whole numbers as floats if one of them is missing, so 7.0 means 7.
-        return str(int(value)) if math.isfinite(value) and value == int(value) else str(value)
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, int):
-        return str(value)
-    if value is None:
-        return None
-    raise TypeError(type(value).__name__)
-
-
-class _Checker:
-    """Turns records into rows, and checks that ids are unique over all splits."""
-
-    def __init__(self, data: Data) -> None:
-        self.data = data
-        self.seen: dict[str, tuple[bytes, str]] = {}  # by id: digest of the texts, place in the file
-
-    def rows(
-        self,
-        where: str,
-        records: Records,
-        split: str,
-        unit: str,
-        empty: bool = False,
-    ) -> Iterator[Example]:
-        """Yield one file's records as rows. empty: accept empty texts (`prepare` drops such rows)."""
-        named: bool | None = None  # whether the first row has an id; all rows must agree
-        first = ""
-        for number, record in records:
-            place = f"{where}, {unit} {number}"
-            document, summary = (
-                self._text(place, record, column, empty)
-                for column in (self.data.document_column, self.data.summary_column)
-            )
-            name = self._name(place, record, ID)
-            if named is None:
-                named, first = name is not None, place
-            if named != (name is not None):
-                with_id, without = (first, place) if named else (place, first)
-                raise UserError(
-                    f"{without}: no {ID!r}, but {with_id} has one; give every row its own id, or none"
-                )
-            group = self._group(place, record)
-            # A row without an id is named by its split and number, which is unique over all files.
-            row = Example(name or f"{split}{'-' if split else ''}{number}", document, summary, group)
-            self._check_id(place, row)
-            yield row
-
-    def _text(self, place: str, record: dict[str, Any], column: str, empty: bool) -> str:
-        value = record[column]
-        if not isinstance(value, str):
-            raise UserError(
-                f"{place}: {column!r} must be text, found {type(value).__name__}; correct or remove the row"
-            )
-        if not empty and not value.strip():
-            raise UserError(f"{place}: {column!r} is empty; correct or remove the row")
-        return _storable(value)
-
-    def _name(self, place: str, record: dict[str, Any], column: str) -> str | None:
-        try:
-            name = name_of(record.get(column))
-        except TypeError as error:
-            raise UserError(
-                f"{place}: {column!r} must be text, a number or a date, found {error}; correct the row"
-            ) from error
-        return None if name is None else _storable(name)
-
-    def _group(self, place: str, record: dict[str, Any]) -> str:
-        """The row's group, or "" where the data have no groups."""
-        column = self.data.group_column
-        if column is None:
-            return ""
-        group = self._name(place, record, column)
-        if group is None:
-            raise UserError(
-                f"{place}: {column!r} (data.group_column) is missing or empty; give every row a group, or "
-                "set data.group_column to null"
-            )
-        return group
-
-    def _check_id(self, place: str, row: Example) -> None:
-        digest = text_digest(row.document + "\x00" + row.summary)
-        first_digest, first_place = self.seen.setdefault(row.id, (digest, place))
-        # Equal rows are no error: `prepare` drops and counts the second.
-        if first_digest != digest:
-            raise UserError(
-                f"{place}: id {row.id!r} occurs twice, with a different text in {first_place}; make ids "
-                "unique"
-            )
-
-
-def _storable(text: str) -> str:
-    """`text` with lone surrogates replaced: JSON can contain one, UTF-8 cannot store it."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from onesentence.core.errors import UserError
+from onesentence.data.checking import name_of
 from onesentence.data.records import FORMATS, ID, MARKS, format_of, records
-from onesentence.data.sources import name_of
 from onesentence.evaluation.external import (
     DELIMITERS,
     OTHER_SUFFIXES,

@@ -124,6 +124,7 @@ class Job:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "OMP_NUM_THREADS": str(threads),
+            "ONESENTENCE_WORKERS": str(threads),  # of prepare and tokenize: jobs share the cores
             "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not occupy the other job's core
         }
         if not self.usable():

@@ -1,14 +1,25 @@
 """Cleaning: which rows are dropped and for which reason, on rows written here."""
 
+import tempfile
+import tracemalloc
+from pathlib import Path
+
 from onesentence.core.params import SPLITS
-from onesentence.data.cleaning import clean
-from onesentence.data.sources import Example
+from onesentence.core.pool import Pool
+from onesentence.data.checking import Chunk, Rules
+from onesentence.data.cleaning import clean, read_rows
+from onesentence.data.rows import Example
+from onesentence.data.sources import Source
 
 
-def cleaned(**splits: list[Example]):
-    """`clean` on lists by split, with plain dicts of counts."""
-    rows, counts = clean({split: iter(splits.get(split, [])) for split in SPLITS}, "en")
-    return rows, {split: dict(count) for split, count in counts.items()}
+def cleaned(grouped: bool = False, **splits: list[Example]):
+    """What `clean` keeps of lists by split, and plain dicts of its counts."""
+    streams = {split: [Chunk(split, examples=splits.get(split, []))] for split in SPLITS}
+    with tempfile.TemporaryDirectory() as folder:
+        rows = read_rows(Source(streams, Rules("", "", None)), Pool(1), "en", Path(folder) / "rows")
+        kept, counts = clean(rows, grouped)
+        examples = {split: list(rows.stored.take(kept[split])) for split in SPLITS}
+    return examples, {split: dict(count) for split, count in counts.items()}
 
 
 def test_good_rows_are_kept_in_order():
@@ -70,7 +81,7 @@ def test_rows_of_a_group_in_a_more_held_out_split_are_dropped_and_counted():
         # D's only row in test is dropped for another reason, so that D is not in test.
         "test": [row("8", "C"), row("9", "D", "document 9"), row("10", "E")],
     }
-    kept, counts = clean({split: iter(rows) for split, rows in splits.items()}, "en", grouped=True)
+    kept, counts = cleaned(grouped=True, **splits)
     assert {split: [r.id for r in rows] for split, rows in kept.items()} == {
         "train": ["1", "4", "5"],  # B is in validation, C in test
         "validation": ["6"],
@@ -101,3 +112,31 @@ def test_very_long_and_very_short_documents_pass():
     long = Example("long", "word " * 100_000, "A summary of it")
     short = Example("short", "word", "Another one")
     assert cleaned(train=[long, short])[0]["train"] == [long, short]
+
+
+def test_memory_holds_places_and_digests_of_rows_but_no_texts(tmp_path):
+    """What grows with the rows, counted in bytes: of four times as many rows, less what is always there."""
+
+    def peak(count: int) -> int:
+        def stream(split: str):
+            for start in range(0, count, 200):
+                rows = [
+                    Example(
+                        f"{split} {i}", f"Document {i} of {split}. {'Much more of it. ' * 20}", f"Summary {i}"
+                    )
+                    for i in range(start, start + 200)
+                ]
+                yield Chunk(split, examples=rows)
+
+        source = Source({split: stream(split) for split in SPLITS}, Rules("", "", None))
+        tracemalloc.start()
+        rows = read_rows(source, Pool(1), "en", tmp_path / str(count))
+        kept, _ = clean(rows, grouped=True)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert all(len(indices) == count for indices in kept.values())
+        return most
+
+    small, large = peak(1_000), peak(4_000)
+    grown = (large - small) / (len(SPLITS) * 3_000)
+    assert grown < 120, f"{grown:.0f} bytes a row; its text alone has 360"

@@ -19,8 +19,11 @@ import pytest
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_parquet, write_parquet
 from onesentence.core.params import SPLITS
+from onesentence.core.pool import Pool
+from onesentence.data.checking import name_of
 from onesentence.data.records import EXPECTED, FORMATS, format_of
-from onesentence.data.sources import Example, name_of, open_source, require_pinned
+from onesentence.data.rows import Example
+from onesentence.data.sources import Source, open_source, require_pinned
 
 REPO = Path(__file__).parents[2]
 
@@ -38,8 +41,17 @@ def settings(path: Path, **changes) -> SimpleNamespace:
     return SimpleNamespace(**{**section, **changes})
 
 
+def rows_of(source: Source, order: tuple[str, ...] = SPLITS) -> dict[str, list[Example]]:
+    """The rows by split, read by this process alone."""
+    rows: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    for batch, _ in source.batches(Pool(1), "en", order):
+        for side, row in zip(batch.sides, batch.examples(), strict=True):
+            rows[SPLITS[side]].append(row)
+    return rows
+
+
 def read(path: Path, **changes) -> dict[str, list[Example]]:
-    return {split: list(rows) for split, rows in open_source(settings(path, **changes)).splits.items()}
+    return rows_of(open_source(settings(path, **changes)))
 
 
 def write(path: Path, records: list[dict]) -> Path:
@@ -663,8 +675,7 @@ def test_the_hash_of_the_rows_by_hand(tmp_path):
     source = open_source(settings(tmp_path))
     with pytest.raises(ValueError, match="not read to the end: test, train, validation"):
         source.sha256()
-    for split in reversed(SPLITS):  # the order in which `prepare` reads; the hash does not depend on it
-        list(source.splits[split])
+    rows_of(source, SPLITS[::-1])  # the order in which `prepare` reads; the hash does not depend on it
     lines = "".join(
         f"{split} {hashlib.sha256(line.encode()).hexdigest()}\n"
         for split in SPLITS
@@ -688,10 +699,14 @@ HUB_PROGRAM = """
 import json, sys
 from types import SimpleNamespace
 from onesentence.core.errors import UserError
+from onesentence.core.pool import Pool
 from onesentence.data.sources import open_source
 try:
     source = open_source(SimpleNamespace(**json.loads(sys.argv[1])))
-    print(json.dumps({s: [[r.id, r.document, r.summary] for r in rows] for s, rows in source.splits.items()}))
+    rows = {}
+    for batch, _ in source.batches(Pool(1), "en"):
+        rows.setdefault(batch.chunk.split, []).extend([r.id, r.document, r.summary] for r in batch.examples())
+    print(json.dumps(rows))
 except UserError as error:
     print(json.dumps(str(error)))
 """

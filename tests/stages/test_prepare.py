@@ -1,4 +1,4 @@
-"""Subsets and descriptions by hand; the whole stage on a folder of data."""
+"""The whole stage on a folder of data: its outputs, its errors, its workers and its memory."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,179 +15,26 @@ import yaml
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_parquet
 from onesentence.core.params import SPLITS
-from onesentence.data.sources import Example
-from stages.prepare import (
-    check_unseen,
-    describe,
-    group_sizes,
-    most_novel_half,
-    near_duplicate_percent,
-    quantiles,
-    subset,
-)
+from onesentence.core.pool import Pool
+from onesentence.data.rows import Example
+from stages import prepare
+from stages.prepare import check_unseen
 
 REPO = Path(__file__).parents[2]
-
-
-def test_the_most_novel_half_by_hand():
-    document = "The bridge over the river was closed."
-    summaries = {
-        "copy": "The bridge over the river",  # every 2-gram is the document's
-        "half": "bridge over a river",  # 1 of 3 is
-        "new": "Crossing shut",
-        "word": "Shut",  # has no 2-gram: counts as new
-        "most": "The bridge is shut",  # 1 of 3 is
-    }
-    rows = [Example(name, document, summary) for name, summary in summaries.items()]
-    assert [row.id for row in most_novel_half(rows)] == ["half", "new", "word"]  # order kept
-    assert [row.id for row in most_novel_half(rows[:2])] == ["half"]
-    assert most_novel_half([]) == []
-
-
-def test_a_row_without_a_group_is_its_own_group():
-    assert Example("7", "d", "s").group == "7" and Example("7", "d", "s", "Herald").group == "Herald"
-
-
-def test_group_sizes_by_hand():
-    rows = [Example(str(i), "d", "s", group) for i, group in enumerate("AABACB")]
-    assert group_sizes(rows) == {"groups": 3, "largest_group": 3}
-    assert group_sizes([Example(str(i), "d", "s") for i in range(4)]) == {"groups": 4, "largest_group": 1}
-
-
-def test_very_long_and_very_short_documents_are_described():
-    long = Example("long", "word " * 100_000, "A summary of it")
-    short = Example("short", "word", "Another one")
-    description = describe([long, short])
-    lengths = description["document_words"]
-    assert (lengths["p0"], lengths["p100"]) == (1, 100_000)
-    assert description["novel_ngrams_percent"]["1"] == 100
-
-
-def rows_of(count: int) -> list[Example]:
-    return [Example(str(i), f"d {i}", f"s {i}") for i in range(count)]
-
-
-@pytest.mark.parametrize("seed", [0, 1, 12345])
-@pytest.mark.parametrize("split", SPLITS)
-def test_subsets_nest_and_all_is_a_permutation(seed, split):
-    rows = rows_of(200)
-    everything = subset(rows, None, seed, split)
-    assert sorted(everything, key=rows.index) == rows and everything != rows
-    for size in (1, 7, 100, 199, 200):
-        assert subset(rows, size, seed, split) == everything[:size]
-
-
-def test_subsets_differ_by_seed_and_by_split_and_repeat():
-    rows = rows_of(100)
-    orders = [[row.id for row in subset(rows, None, seed, split)] for seed in (0, 1, 2) for split in SPLITS]
-    assert len({tuple(order) for order in orders}) == 9
-    assert orders[0] == [row.id for row in subset(rows, None, 0, SPLITS[0])]
-
-
-def test_every_row_is_as_likely_to_be_chosen():
-    rows = rows_of(10)
-    counts = {row.id: 0 for row in rows}
-    for seed in range(1_000):
-        for row in subset(rows, 3, seed, "train"):
-            counts[row.id] += 1
-    # 300 each; the standard error is (1,000 * 0.3 * 0.7)^0.5 = 14.5.
-    assert all(abs(count - 300) < 5 * 14.5 for count in counts.values())
-
-
-def test_the_error_for_too_large_a_subset_gives_the_number_of_rows():
-    with pytest.raises(
-        UserError, match=r"data\.test_size: asks for 1,201 rows, but test has 1,200 after cleaning"
-    ):
-        subset(rows_of(1_200), 1_201, 0, "test")
 
 
 def test_a_held_out_row_from_a_file_that_pretraining_read_is_refused(tmp_path):
     seen = tmp_path / "files.txt"
     seen.write_text("d/a.py\nd/b.py\n")
     rows = {
-        "train": [Example("1", "d", "s", "d/a.py")],
         "validation": [Example("2", "d", "s", "d/c.py")],
         "test": [Example("3", "d", "s", "d/aa.py")],
     }
-    check_unseen(rows, seen)
     for split in ("validation", "test"):
-        leak = {**rows, split: [*rows[split], Example("leak", "d", "s", "d/b.py")]}
+        check_unseen(split, rows[split], seen)
+        leak = [*rows[split], Example("leak", "d", "s", "d/b.py")]
         with pytest.raises(UserError, match=rf"{split} row 'leak': its file d/b\.py was read in pretraining"):
-            check_unseen(leak, seen)
-
-
-def test_quantiles_are_lengths_that_occur():
-    # Of 20 lengths, the least length that 5 % (25 %, ...) of them do not exceed.
-    assert quantiles([10 * i for i in range(20, 0, -1)]) == {
-        "p0": 10,
-        "p5": 10,
-        "p25": 50,
-        "p50": 100,
-        "p75": 150,
-        "p95": 190,
-        "p100": 200,
-    }
-    assert set(quantiles([7]).values()) == {7}
-
-
-def test_describe_by_hand():
-    rows = [
-        # 1-grams: x of {a, b, x}; 2-grams: b-x of {a-b, b-x}; 3-grams: a-b-x alone; no 4-gram.
-        Example("1", "a b c d", "A b x."),
-        # 1-grams: none of {c, d, e, f}; 2-grams: d-e of three does not occur; 3-grams: both; the 4-gram.
-        Example("2", "c d. f! e f", "c d e f"),
-    ]
-    description = describe(rows)
-    assert description["novel_ngrams_percent"] == pytest.approx(
-        {
-            "1": 100 * (1 / 3 + 0) / 2,
-            "2": 100 * (1 / 2 + 1 / 3) / 2,
-            "3": 100 * (1 + 1) / 2,
-            "4": 100,  # of the one summary that has a 4-gram
-        }
-    )
-    assert description["document_words"] == {
-        "p0": 4,
-        "p5": 4,
-        "p25": 4,
-        "p50": 4,
-        "p75": 5,
-        "p95": 5,
-        "p100": 5,
-    }
-    assert description["summary_words"]["p0"] == 3 and description["summary_words"]["p100"] == 4
-
-
-def test_describe_counts_novelty_without_the_heading_and_null_without_ngrams():
-    row = Example("1", "other text", "name", heading="def name(x)")
-    assert describe([row])["document_words"]["p50"] == 5  # of the whole article
-    assert describe([row])["novel_ngrams_percent"] == {
-        "1": 100,
-        "2": None,
-        "3": None,
-        "4": None,
-    }
-    assert describe([Example("1", "name", "name")])["novel_ngrams_percent"]["1"] == 0
-
-
-def test_near_duplicate_percent_counts_held_out_rows_once():
-    def numbered(start: int, stop: int) -> str:
-        return " ".join(f"w{i}" for i in range(start, stop))
-
-    train = [
-        Example("1", numbered(0, 60), "one of a kind"),
-        Example("2", numbered(3, 63), "two of a pair"),
-        Example("3", numbered(500, 560), "a summary that occurs in both splits"),
-    ]
-    held_out = [
-        Example("a", numbered(5, 65), "body like rows 1 and 2"),
-        Example("b", numbered(700, 760), "a summary that occurs in both splits"),
-        Example("c", numbered(800, 860), "nothing like it anywhere"),
-        Example("d", numbered(40, 100), "too little in common"),
-    ]
-    assert near_duplicate_percent(train, held_out) == 50
-    assert near_duplicate_percent([], held_out) == 0
-    assert near_duplicate_percent(held_out, held_out[:1]) == 100
+            check_unseen(split, leak, seen)
 
 
 @pytest.fixture
@@ -408,3 +256,68 @@ def test_summaries_in_another_language_are_refused_before_training(workspace):
     values["evaluate"]["language"] = "zh"
     (workspace / "params.yaml").write_text(yaml.safe_dump(values))
     assert run_prepare(workspace).returncode == 0
+
+
+@pytest.mark.parametrize(("workers", "rows"), [(1, 7), (2, 256), (3, 5)])
+def test_neither_workers_nor_chunks_change_a_byte(workspace, pairs, monkeypatch, workers, rows):
+    """Real pairs, with repeats of each kind, in worker processes and in this one."""
+    lines = {split: [] for split in SPLITS}
+    for number, pair in enumerate(pairs[:400]):
+        record = {**pair, "x": number % 150}
+        lines[SPLITS[number % 3]].append(record)
+        if number % 11 == 0:  # a near-duplicate, in another split
+            near = {**record, "id": f"near {number}", "document": pair["document"] + " And so on."}
+            lines[SPLITS[(number + 1) % 3]].append(near)
+        if number % 13 == 0:
+            lines[SPLITS[(number + 2) % 3]].append({**record, "id": f"again {number}"})
+    for split, records in lines.items():
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (workspace / f"articles/{split}.jsonl").write_text(text)
+    set_data(workspace, train_size=None, test_size=None, selection="novel_half")
+    first = run_prepare(workspace)  # one process: the rows are few
+    assert first.returncode == 0, first.stderr
+    expected = outputs(workspace)
+    metrics = json.loads(expected["metrics/data.json"])["splits"]
+    assert metrics["test"]["near_duplicate_in_train_percent"] > 2
+    assert metrics["train"]["dropped"]["document is in another split"] > 5
+
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv("ONESENTENCE_WORKERS", str(workers))
+    monkeypatch.setattr("onesentence.core.pool.CHUNK_ROWS", rows)
+    monkeypatch.setattr("stages.prepare.Pool", partial(Pool, few=0))
+    prepare.main()
+    assert outputs(workspace) == expected
+    # An error in a worker is the one that one process gives.
+    with (workspace / "articles/validation.jsonl").open("a") as file:
+        file.write('{"id": "bad", "document": "d", "summary": " "}\n{"id": "worse"')
+    with pytest.raises(UserError, match=r"validation.jsonl, line \d+: 'summary' is empty"):
+        prepare.main()
+    assert outputs(workspace) == expected
+
+
+def test_rows_that_a_killed_run_left_are_removed(workspace):
+    left = workspace / "data/.prepared.rows.tmp"
+    (left / "index").mkdir(parents=True)
+    (left / "rows").write_text("half")
+    assert run_prepare(workspace).returncode == 0
+    assert [path.name for path in (workspace / "data").iterdir()] == ["prepared"]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+    with prepare.work_folder() as folder:
+        (folder / "rows").write_text("of the first run")
+        refused = run_prepare(workspace)
+        assert refused.returncode == 1 and (folder / "rows").exists()
+        last = refused.stderr.splitlines()[-1]
+        assert last.startswith("error: data/.prepared.rows.tmp: another `prepare` is running here")
+    assert list((workspace / "data").iterdir()) == []
+
+
+def test_prepare_and_its_workers_import_no_model_library():
+    program = "import sys; from stages import prepare; print({'torch', 'transformers'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"

@@ -18,8 +18,9 @@ from onesentence.evaluation import extraction, scoring
 from onesentence.evaluation.metrics import write_scores
 from onesentence.generation.decoding import summarize
 from onesentence.model.adapters import load_tuned, save_tuned, trainable
+from onesentence.model.encoded_rows import encode_rows
 from onesentence.model.loading import load_base, load_tokenizer
-from stages import export, rescore, tokenize
+from stages import export, rescore
 
 pytestmark = pytest.mark.slow  # every test runs both stages
 ARTICLES = 12
@@ -49,12 +50,11 @@ def measure(p: params.Params, pairs: list[dict]) -> None:
     }
     text["heading"] = pa.array([""] * len(chosen), pa.string())
     write_parquet(Path("data/prepared/test.parquet"), text)
-    table = read_parquet(Path("data/prepared/test.parquet"))
     tokenizer = load_tokenizer(p.model)
-    columns = tokenize.encode_split(tokenizer, p.prompt, table, "test")
-    prompts = pa.array(columns["prompt_ids"], pa.list_(pa.int32()))
-    write_parquet(Path("data/tokenized/test.parquet"), {"id": pa.array(columns["id"]), "prompt_ids": prompts})
-    rows = [ids.tolist() for ids in columns["prompt_ids"]]
+    rows = [(pair["id"], "", pair["document"], pair["summary"]) for pair in chosen]
+    table = encode_rows(tokenizer, p.prompt, rows).table()
+    write_parquet(Path("data/tokenized/test.parquet"), {name: table[name] for name in ("id", "prompt_ids")})
+    rows = table["prompt_ids"].to_pylist()
     outputs = summarize(load_tuned(p.model, Path("models/tuned")), tokenizer, rows, p.generate)
     write_jsonl(
         Path("data/predictions/tuned.jsonl"),
@@ -64,7 +64,7 @@ def measure(p: params.Params, pairs: list[dict]) -> None:
         ],
     )
     scores = scoring.score_systems(
-        columns["id"],
+        [pair["id"] for pair in chosen],
         [pair["summary"] for pair in chosen],
         {"tuned": [output.text for output in outputs]},
         {"tuned": [output.succeeded for output in outputs]},

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from onesentence.core.columns import Column
 from onesentence.core.pool import Pool
-from onesentence.core.text import novel_ngram_share, words
+from onesentence.core.text import words
 from onesentence.data.near_duplicates import load_index, shingles_of, summary_set_of
 from onesentence.data.rows import StoredRows
 from onesentence.data.selection import in_chunks
@@ -38,6 +38,18 @@ class Part:
     matches: NDArray[np.int64]
 
 
+def novel_share(document: list[str], summary: list[str], n: int) -> float:
+    """`novel_ngram_share` of texts that are split into words, which takes most of its time; NaN for None."""
+
+    def grams(tokens: list[str]) -> set[tuple[str, ...]]:
+        return set(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+    summary_grams = grams(summary)
+    if not summary_grams:
+        return np.nan
+    return len(summary_grams - grams(document)) / len(summary_grams)
+
+
 def describe_part(index: Path | None, item: tuple[StoredRows, int]) -> Part:
     """Read some rows and describe them.
 
@@ -51,8 +63,7 @@ def describe_part(index: Path | None, item: tuple[StoredRows, int]) -> Part:
         document, summary = words(row.document), words(row.summary)
         lengths.append((len(words(row.article)) if row.heading else len(document), len(summary)))
         if number < item[1]:
-            shares = [novel_ngram_share(row.document, row.summary, n) for n in NGRAMS]
-            novelty.append([np.nan if share is None else share for share in shares])
+            novelty.append([novel_share(document, summary, n) for n in NGRAMS])
         body, summary_hashes = shingles_of(document), summary_set_of(summary)
         if index is None:
             bodies.append(body)

@@ -4,6 +4,7 @@ import tempfile
 import tracemalloc
 from pathlib import Path
 
+from benchmarks import data
 from onesentence.core.params import SPLITS
 from onesentence.core.pool import Pool
 from onesentence.data.checking import Chunk, Rules
@@ -140,3 +141,13 @@ def test_memory_holds_places_and_digests_of_rows_but_no_texts(tmp_path):
     small, large = peak(1_000), peak(4_000)
     grown = (large - small) / (len(SPLITS) * 3_000)
     assert grown < 120, f"{grown:.0f} bytes a row; its text alone has 360"
+
+
+def test_simulated_rows_are_all_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SIMULATED_HELD_OUT", 300)
+    source = data.simulated(2_000)
+    rows = read_rows(source, Pool(1), "en", tmp_path / "rows")
+    cleaned, _ = clean(rows)
+    assert [len(cleaned[split]) for split in SPLITS] == [1_400, 300, 300]
+    texts = {row.document for row in rows.stored}
+    assert len(texts) == 2_000 and all(len(text.split()) == 12 for text in texts)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from onesentence.core.pool import Pool
+from onesentence.core.text import novel_ngram_share, words
 from onesentence.data import describing
-from onesentence.data.describing import Description, group_sizes, parts, quantiles
+from onesentence.data.describing import NGRAMS, Description, group_sizes, novel_share, parts, quantiles
 from onesentence.data.near_duplicates import save_index
 from onesentence.data.rows import Example, RowWriter, encode
 
@@ -149,3 +150,11 @@ def test_novelty_is_of_the_first_rows_alone(describe, monkeypatch):
     assert describe([Example("new", "a b c", "x y"), *copied])["novel_ngrams_percent"]["1"] == pytest.approx(
         100 / 300
     )
+
+
+def test_novel_shares_are_those_of_the_whole_texts(pairs):
+    for pair in pairs[:150]:
+        for n in NGRAMS:
+            expected = novel_ngram_share(pair["document"], pair["summary"], n)
+            share = novel_share(words(pair["document"]), words(pair["summary"]), n)
+            assert np.isnan(share) if expected is None else share == expected

@@ -37,8 +37,12 @@ from onesentence.core import errors
 from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, read_json, write_json, write_text
 from onesentence.core.machine import machine
+from onesentence.report.readme import write_between
 
 KINDS = ("all", "parent", "stage")
+RESULT = Path("benchmarks/results/soak.json")
+PAGE = Path("docs/reliability.md")
+START, END = "<!-- soak: written by benchmarks.soak -->\n", "<!-- end of soak -->\n"
 PART = 0.5  # of the undisturbed run's time, over which the moment of a kill is uniform
 STUDY_SHARE = 4  # one of so many kills is given to the study
 LIMIT = 900  # seconds in which a run must end
@@ -319,6 +323,28 @@ def line(result: dict[str, Any]) -> str:
     )
 
 
+def table(result: dict[str, Any]) -> str:
+    """The Markdown table of the result."""
+    kinds, stages = result["kills_by_kind"], result["kills_by_stage"]
+    names = {"all": "all processes", "parent": "DVC or the command alone", "stage": "the stage alone"}
+    rows = [
+        ("kills", f"{result['kills']:,}"),
+        *((f"kills during the {run}", f"{count:,}") for run, count in result["kills_by_run"].items()),
+        ("what was killed", ", ".join(f"{names[kind]}: {count:,}" for kind, count in kinds.items())),
+        (
+            "what ran in the pipeline, `dvc` between stages included",
+            ", ".join(f"`{stage}`: {count:,}" for stage, count in stages.items()),
+        ),
+        ("runs that came to their end", f"{sum(result['rounds'].values()):,}"),
+        ("outputs that differ, half-written files, processes left", f"{len(result['mismatches']):,}"),
+        (
+            f"most steps repeated by a training (checkpoints every {result['checkpoint_every']})",
+            f"{result['most_steps_repeated']:,}, of {result['trainings_killed']:,} killed trainings",
+        ),
+    ]
+    return "| measured | result |\n|---|---|\n" + "".join(f"| {what} | {value} |\n" for what, value in rows)
+
+
 def soak(work: Path, kills: int, runs: tuple[str, ...], seed: int) -> dict[str, Any]:
     """Kill `kills` times in all, and return the result."""
     whole = Soak(work, seed)
@@ -346,6 +372,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, metavar="FOLDER", help="where the project and the progress are kept"
     )
+    parser.add_argument("--write", action="store_true", help=f"put the table of {RESULT} into {PAGE}")
     parser.add_argument("--output", type=output_file)
     arguments = parser.parse_args()
     runs = (arguments.only,) if arguments.only else ("pipeline", "study")
@@ -358,6 +385,8 @@ def main() -> None:
         print(f"soak: {text}")
     if arguments.output:
         write_json(arguments.output, {**result, "machine": machine()})
+    if arguments.write:
+        write_between(PAGE, START, END, table(read_json(RESULT)))
     if result["mismatches"]:
         sys.exit(1)
 

@@ -32,6 +32,7 @@ ALLOCATION = (
     "bad allocation",
     "bad_alloc",
     "realloc of size",
+    "failed to map segment",  # of a library that is loaded
 )
 
 
@@ -60,7 +61,7 @@ def sentence_of(error: BaseException) -> str | None:
 def _is_allocation(error: BaseException, text: str) -> bool:
     """Whether an allocation failed: torch has an error class of its own for GPUs only."""
     return type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError | OSError) and any(words in text for words in ALLOCATION)
+        isinstance(error, RuntimeError | OSError | ImportError) and any(words in text for words in ALLOCATION)
     )
 
 

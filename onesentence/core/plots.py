@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onesentence.core import recorded
 from onesentence.core.files import atomic_write, rounded, write_text
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV file that `write_csv` wrote, every cell as text."""
+    recorded.require(path)
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

@@ -6,6 +6,7 @@ those that it knows: it does not see a bit that flipped on the disk. So a stage 
 each file that it reads with the hash in dvc.lock, and looks at its inputs again at its end.
 """
 
+import configparser
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ import yaml
 from onesentence.core.errors import UserError
 
 LOCK = Path("dvc.lock")
+DVC = Path(".dvc")
 STAGE = "DVC_STAGE"  # environment variable that DVC sets for the commands that it runs
 PROJECT = Path(__file__).parents[2]
 CODE = ("onesentence", "stages")
@@ -75,10 +77,12 @@ def require(path: Path) -> None:
         if recorded is None:
             continue
         if _md5_of(output) != recorded:
+            objects = _damaged_objects(recorded)
+            also = f" and {', '.join(map(str, objects))} (its copy in DVC's cache is damaged too)"
             raise UserError(
                 f"{output}: differs from what {LOCK} records: it was edited, or the disk has damaged it; "
-                "remove it and run `dvc checkout`, which restores it from DVC's cache, or `dvc repro`, which "
-                "makes it again"
+                f"remove it{also if objects else ''} and run `dvc checkout` (`git checkout {output}`, if git "
+                "tracks it), which restores it, or `dvc repro`, which makes it again"
             )
         return
 
@@ -93,6 +97,42 @@ def _outputs() -> dict[str, str]:
         return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ())}
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{LOCK}: not a lock file of DVC; restore it with `git checkout {LOCK}`") from error
+
+
+def require_folder(folder: Path) -> None:
+    """`require` each file of a folder, such as a model's."""
+    for file in sorted(folder.iterdir()):
+        require(file)
+
+
+def _cache() -> Path:
+    """The folder of DVC's cache that holds objects by their MD5."""
+    folder = DVC / "cache"
+    for name in ("config", "config.local"):
+        config = configparser.ConfigParser(interpolation=None)
+        try:
+            config.read(DVC / name, encoding="utf-8")
+            if config.has_option("cache", "dir"):
+                folder = DVC / config.get("cache", "dir")  # relative to the file
+        except (configparser.Error, UnicodeDecodeError):  # DVC itself names the fault
+            continue
+    return folder / "files" / "md5"
+
+
+def _damaged_objects(recorded: str) -> list[Path]:
+    """Objects of DVC's cache that belong to an output with this MD5, and whose content has another one.
+
+    While such an object exists, `dvc checkout` restores the damage.
+    """
+    place = _cache() / recorded[:2] / recorded[2:]
+    if not place.is_file():
+        return []
+    if _md5_of(place) != recorded.removesuffix(".dir"):
+        return [place]
+    if not recorded.endswith(".dir"):
+        return []
+    rows = json.loads(place.read_bytes())
+    return [path for row in rows for path in _damaged_objects(row["md5"])]
 
 
 @cache

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from onesentence.core import recorded
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_parquet
 from onesentence.core.params import Data
@@ -186,6 +187,7 @@ def read_scores(path: Path) -> Scores:
     """Read what `write_scores` wrote. Raises UserError if the file is missing or is another kind of file."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run `dvc repro`, or name a file in data/scores")
+    recorded.require(path)
     try:
         table = pq.read_table(path)
         signatures = json.loads(table.schema.metadata[b"signatures"])

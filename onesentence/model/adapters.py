@@ -115,8 +115,7 @@ def load_tuned(settings: Model, folder: Path) -> PreTrainedModel | PeftModel:
 
     if not (folder / TUNING).is_file():
         raise UserError(f"{folder}: {TUNING} not found; run `dvc repro` to train a model")
-    for file in sorted(folder.iterdir()):
-        recorded.require(file)
+    recorded.require_folder(folder)
     if read_json(folder / TUNING)["method"] == "full":
         return load_base(replace(settings, name=str(folder), watch=str(folder)))
 

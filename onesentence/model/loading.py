@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onesentence.core import recorded
 from onesentence.core.errors import UserError
 from onesentence.core.runtime import has_bfloat16_instructions, quiet_libraries
 from onesentence.model.model_files import check_model_folder, check_vocabulary, listed
@@ -144,6 +145,7 @@ def check_folder(model: Model) -> None:
     """Raise a UserError unless a local model folder holds a config and whole safetensors weights."""
     if is_folder(model):
         check_model_folder(Path(model.name), _where(model))
+        recorded.require_folder(Path(model.name))
 
 
 @contextmanager

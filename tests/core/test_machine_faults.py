@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
         (MemoryError(), "not enough memory; lower train.batch_size"),
         (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory;"),
         (pa.ArrowMemoryError("realloc of size 64 failed"), "not enough memory;"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "not enough memory;"),
         (BrokenProcessPool("A process was terminated abruptly"), "a worker process was killed"),
     ],
 )

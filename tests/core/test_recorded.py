@@ -1,5 +1,6 @@
 """Under DVC, a stage reads only what dvc.lock records, and fails if its inputs change while it runs."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -168,3 +169,34 @@ def test_code_that_is_edited_meanwhile_is_refused(monkeypatch, tmp_path):
     source.write_text("A = 2\n")
     with pytest.raises(UserError, match=r"^onesentence/core/text.py: was changed while the stage ran"):
         recorded.require_unchanged()
+
+
+def test_a_damaged_object_of_the_cache_is_named_so_that_it_does_not_come_back(project):
+    from conftest import run
+
+    path = project / "data/prepared/train.parquet"
+    name = hashlib.md5(path.read_bytes()).hexdigest()
+    # The cache may lie anywhere: the local setting counts before the shared one.
+    shutil.move(project / ".dvc/cache", project / "elsewhere")
+    run(project, "dvc", "cache", "dir", "--local", "elsewhere")
+    damaged = project / "elsewhere/files/md5" / name[:2] / name[2:]
+    damaged.chmod(0o644)
+    for file in (path, damaged):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    failed = done(project)
+    assert failed.returncode == 1 and failed.stderr.count("\n") == 1
+    assert failed.stderr.startswith("error: data/prepared: differs from what dvc.lock records")
+    assert (
+        f"elsewhere/files/md5/{name[:2]}/{name[2:]} (its copy in DVC's cache is damaged too)" in failed.stderr
+    )
+    damaged.unlink()
+    assert "damaged too" not in done(project).stderr
+
+
+def test_each_file_of_a_folder_is_compared(project):
+    program = "from onesentence.core import recorded\nrecorded.require_folder(Path('data/prepared'))"
+    assert done(project, program).returncode == 0
+    (project / "data/prepared/test.parquet").write_bytes(b"other")
+    assert "error: data/prepared: differs" in done(project, program).stderr

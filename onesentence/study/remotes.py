@@ -126,7 +126,9 @@ def storage() -> tuple[str, dict[str, str], tuple[str, ...]]:
             "study: workers get data from DVC's remote and store results there, but none is set; run "
             "`onesentence remote FOLDER|URL` with a place that all machines reach"
         )
-    options = {key: _text(value) for key, value in config["remote"][name].items() if value is not None}
+    # The options that a user has set: `config` holds DVC's defaults as well.
+    given = {key for level in Config.LEVELS for key in config.load_one(level)["remote"].get(name, {})}
+    options = {key: _text(value) for key, value in config["remote"][name].items() if key in given}
     url = options["url"]
     if "://" in url and urlsplit(url).password is not None:
         raise UserError(

@@ -1,0 +1,201 @@
+"""A real Dask scheduler with workers, and a small project whose variants take seconds."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import yaml
+from conftest import ROOT, run
+
+from onesentence.evaluation.metrics import scores_file
+from onesentence.study.variants import Study, Variant
+
+IDENTITY = {
+    "GIT_AUTHOR_NAME": "test",
+    "GIT_AUTHOR_EMAIL": "test@localhost",
+    "GIT_COMMITTER_NAME": "test",
+    "GIT_COMMITTER_EMAIL": "test@localhost",
+}
+# The stage of the small project. It leaves a sign of each start and end outside of its clone, and has a
+# child.
+WORK = """
+import json, os, pathlib, subprocess, sys, time
+import yaml
+data = yaml.safe_load(pathlib.Path("params.yaml").read_text())["data"]
+signs = pathlib.Path(data["signs"])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+name = f"{data['value']}-{os.getpid()}"
+threads = {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+sign = {"pids": [os.getpid(), child.pid], "folder": os.getcwd(), **threads}
+(signs / f".start-{name}").write_text(json.dumps(sign))
+(signs / f".start-{name}").rename(signs / f"start-{name}")
+if data["value"] == data["fails"]:
+    sys.exit(f"the value {data['value']} is not allowed")
+deadline = time.time() + data["seconds"]
+while time.time() < deadline and not (signs / "hurry").exists():
+    time.sleep(0.05)
+child.kill()
+text = pathlib.Path("data/input.txt").read_text()
+for file in map(pathlib.Path, sys.argv[1:]):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{text} {file.stem} {data['value']}")
+(signs / f"end-{name}").touch()
+"""
+SCORES = [scores_file(system).as_posix() for system in ("base", "tuned")]
+PIPELINE = {
+    "stages": {
+        "work": {
+            "cmd": f"python work.py {' '.join(SCORES)}",
+            "deps": ["data/input.txt", "work.py"],
+            "params": ["data"],
+            "outs": SCORES,
+        }
+    }
+}
+
+
+def make_small(parent: Path) -> Path:
+    """The small project, with a bare git remote and a folder as DVC's remote beside it."""
+    project, signs = parent / "project", parent / "signs"
+    for folder in (project / "data", signs, parent / "drive"):
+        folder.mkdir(parents=True)
+    (project / "work.py").write_text(WORK)
+    (project / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE))
+    data = {"value": 0, "seconds": 0, "fails": -1, "signs": str(signs)}
+    (project / "params.yaml").write_text(yaml.safe_dump({"seed": 0, "data": data}))
+    shutil.copy(ROOT / "requirements.txt", project)
+    run(project, "git", "init", "--quiet", "--initial-branch=main")
+    run(project, "dvc", "init", "--quiet")
+    (project / "data/input.txt").write_text("input")
+    run(project, "dvc", "add", "--quiet", "data/input.txt")
+    run(project, "git", "add", "--all")
+    run(project, "git", "commit", "--quiet", "--message=small")
+    with_remotes(project)
+    return project
+
+
+def with_remotes(project: Path) -> None:
+    """Give a project a bare git remote and DVC's remote, and push everything that workers need."""
+    parent = project.parent
+    (parent / "drive").mkdir(exist_ok=True)
+    run(parent, "git", "init", "--quiet", "--bare", "--initial-branch=main", str(parent / "bare"))
+    run(project, "git", "remote", "add", "origin", str(parent / "bare"))
+    run(project, "git", "push", "--quiet", "origin", "HEAD")
+    run(project, "dvc", "remote", "add", "--quiet", "--default", "--local", "storage", str(parent / "drive"))
+    run(project, "dvc", "push", "--quiet")
+
+
+def small_study(count: int = 2, **sets) -> Study:
+    """A study of the small project: `count` values."""
+    values = [{"data.value": number, **{f"data.{key}": sets[key] for key in sets}} for number in range(count)]
+    variants = tuple(Variant(f"value-{number}", each, each) for number, each in enumerate(values))
+    return Study("s", "?", "tiny", "value-0", (0,), variants, {}, "", None, {}, None, None, None)
+
+
+def signs(project: Path, kind: str) -> list[dict]:
+    """What the small project's stages left at their start ("start") or end ("end"), without their value."""
+    files = sorted((project.parent / "signs").glob(f"{kind}-*"))
+    return [{"value": int(file.name.split("-")[1]), **json.loads(file.read_text() or "{}")} for file in files]
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those of the processes that still run."""
+    running = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                running.append(pid)
+    return running
+
+
+def wait_until(reached, seconds: float = 240) -> None:
+    """Wait until `reached()` is true; an AssertionError when it takes too long."""
+    deadline = time.time() + seconds
+    while not reached() and time.time() < deadline:
+        time.sleep(0.05)
+    assert reached()
+
+
+def end_group(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:
+    """End a process and its group, as if the machine went away."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+    process.wait()
+
+
+class Cluster:
+    """A scheduler on `host` and its workers, each in a process group and with a folder of its own.
+
+    It runs the code of this repository, in `folder`.
+    """
+
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
+        self.folder, self.host = folder, host
+        self.workers: dict[str, subprocess.Popen] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / "scheduler.json"
+        flags = [
+            "--no-dashboard",
+            "--no-show",
+            "--port",
+            "0",
+            "--host",
+            host,
+            "--scheduler-file",
+            str(self.file),
+        ]
+        self.scheduler = self.start("scheduler", "distributed.cli.dask_scheduler", *flags)
+        wait_until(self.file.is_file, 120)
+        self.address = json.loads(self.file.read_text())["address"]
+
+    def start(
+        self, name: str, module: str, *arguments: str, prefix: tuple[str, ...] = ()
+    ) -> subprocess.Popen:
+        """Start a program of Dask; its output goes to a log."""
+        with (self.folder / f"{name}.log").open("a") as log:
+            return subprocess.Popen(
+                [*prefix, sys.executable, "-m", module, *arguments],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+                start_new_session=True,
+            )
+
+    def add(self, name: str, *prefix: str) -> None:
+        """Start a worker. prefix: a command that runs it, such as `ip netns exec NAME`."""
+        flags = ["--nthreads", "1", "--no-dashboard", "--local-directory", str(self.folder / name)]
+        module = "distributed.cli.dask_worker"
+        self.workers[name] = self.start(name, module, self.address, "--name", name, *flags, prefix=prefix)
+
+    def wait(self, count: int) -> None:
+        """Wait until `count` workers are connected."""
+        from distributed import Client
+
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(count, timeout=240)
+
+    def close(self) -> None:
+        for process in (*self.workers.values(), self.scheduler):
+            end_group(process)
+
+
+@contextmanager
+def cluster(folder: Path, *names: str, host: str = "127.0.0.1"):
+    """A `Cluster` with workers of these names."""
+    own = Cluster(folder, host)
+    try:
+        for name in names:
+            own.add(name)
+        own.wait(len(names))
+        yield own
+    finally:
+        own.close()

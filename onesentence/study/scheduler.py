@@ -23,6 +23,7 @@ from onesentence.study.remote_run import Assignment
 from onesentence.study.remotes import Remotes, patiently
 
 RETRIES = 2  # of a variant whose worker or remote was at fault
+LOSSES = 3  # workers that may be lost under a variant, as distributed.scheduler.allowed-failures has it
 RENEWED = 2.0  # seconds between two signs of this head
 CONNECT = 15  # seconds that the scheduler has to answer
 ASKED_TO_WAIT = 60.0  # seconds without a worker after which the user is told once more
@@ -66,6 +67,14 @@ def identity() -> tuple[str, str]:
     """Name and e-mail of the user for the commits of experiments."""
     name, _, rest = git("var", "GIT_AUTHOR_IDENT").strip().partition(" <")
     return name, rest.partition(">")[0]
+
+
+def lost_workers(count: int, last: str) -> str:
+    """The log of a variant that no worker survived."""
+    return (
+        f"{count} workers died while they ran this variant, the last of them {last}; a machine's memory may "
+        "be too small for it\n"
+    )
 
 
 class Workers:
@@ -242,16 +251,43 @@ class Workers:
         self.lasts[place] = name
 
     def ended(self) -> list[Ended]:
-        return [self._end(name) for name, future in list(self.futures.items()) if future.done()]
+        done = [self._end(name) for name, future in list(self.futures.items()) if future.done()]
+        return done + [self._give_up(name) for name in self._stranded()]
+
+    def _stranded(self) -> list[str]:
+        """Variants whose worker was lost when there was no other one.
+
+        Dask gives a variant of a lost worker to another that is connected. It does not give it to one that
+        connects later (2026.8.0: tasks that prefer a worker wait for that very one).
+        """
+        if not self.futures:
+            return []
+        taken = {str(key) for keys in self._ask(self.client.processing).values() for key in keys}
+        workers = self._workers()
+        return [
+            name
+            for name, future in self.futures.items()
+            if not future.done() and future.key not in taken and self.given[name] not in workers
+        ]
+
+    def _give_up(self, name: str) -> Ended:
+        """Take a variant back from the scheduler: it must run again, unless too many workers were lost."""
+        future, place = self.futures.pop(name), self.given.pop(name)
+        self._ask(lambda: self.client.cancel([future]))
+        if self.tries[name] <= LOSSES:
+            return Ended(name, "again")
+        log_of(name).write_text(lost_workers(self.tries[name], place), encoding="utf-8")
+        return Ended(name, "failed")
 
     def _end(self, name: str) -> Ended:
         """Take the result of a variant whose future is done."""
-        future, place = self.futures.pop(name), self.given.pop(name)
+        future = self.futures.pop(name)
+        del self.given[name]
         if future.status == "finished":
             outcome: worker.Outcome = self._ask(future.result)
             if outcome.state == "unfit":
-                self.unfit[place] = outcome.text
-                self.sentences.append(f"study: left out: worker {place}: it has {outcome.text}")
+                self.unfit[outcome.place] = outcome.text
+                self.sentences.append(f"study: left out: worker {outcome.place}: it has {outcome.text}")
             log_of(name).write_text(outcome.text, encoding="utf-8")
             if outcome.state == "done":
                 self._take(ref_of(self.commit, name))
@@ -268,11 +304,7 @@ class Workers:
     def _reason(self, error: BaseException | None) -> str:
         """Why a variant has no result, for its log."""
         if isinstance(error, KilledWorker):
-            last = getattr(error.last_worker, "address", error.last_worker)
-            return (
-                f"{error.allowed_failures + 1} workers died while they ran it, the last of them {last}; the "
-                "machine's memory may be too small for this variant\n"
-            )
+            return lost_workers(error.allowed_failures + 1, getattr(error.last_worker, "address", ""))
         return f"{type(error).__name__}: {error}\n"
 
     def running(self) -> list[str]:

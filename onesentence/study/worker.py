@@ -85,11 +85,12 @@ class Outcome:
     """How a variant ended on a worker.
 
     state: "done", "failed", "unfit" (the worker must run none) or "ended" (the head is gone, or wants it so);
-    text: the log's end, or what makes the worker unfit.
+    text: the log's end, or what makes the worker unfit; place: the worker's address.
     """
 
     state: Literal["done", "failed", "unfit", "ended"]
     text: str
+    place: str
 
 
 @dataclass(frozen=True)
@@ -277,9 +278,10 @@ def run_variant(task: Assignment, lease: Lease, expected: Profile, after: str, n
     workers on this machine, with which its cores are shared. Raises WorkerTroubleError where the machine or a
     remote is at fault.
     """
+    place = get_worker().address
     difference = expected.difference(profile(tuple(expected.packages)))
     if difference:
-        return Outcome("unfit", difference)
+        return Outcome("unfit", difference, place)
     watch = Watch(lease)
     work = work_folder(get_worker(), task.url)
     folder, lock = claim(work, task.name, after)
@@ -290,12 +292,12 @@ def run_variant(task: Assignment, lease: Lease, expected: Profile, after: str, n
         status = supervise([sys.executable, "-c", START, str(ROOT), str(file), str(folder)], log, lock, watch)
     text = log.read_text(encoding="utf-8", errors="replace")[-SENT_BACK:]
     if status is None:
-        return Outcome("ended", text)
+        return Outcome("ended", text, place)
     if status not in (0, 1):
         raise WorkerTroubleError(
             f"exit code {status} on {socket.gethostname()}; its log ends with:\n{text[-2_000:]}"
         )
-    return Outcome("failed" if status else "done", f"[ran on {socket.gethostname()}]\n{text}")
+    return Outcome("failed" if status else "done", f"[ran on {socket.gethostname()}]\n{text}", place)
 
 
 def supervise(command: list[str], log: Path, lock: IO[str], watch: Watch) -> int | None:

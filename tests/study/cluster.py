@@ -115,7 +115,7 @@ def alive(pids: list[int]) -> list[int]:
     return running
 
 
-def wait_until(reached, seconds: float = 240) -> None:
+def wait_until(reached, seconds: float = 90) -> None:
     """Wait until `reached()` is true; an AssertionError when it takes too long."""
     deadline = time.time() + seconds
     while not reached() and time.time() < deadline:

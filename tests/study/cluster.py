@@ -170,9 +170,10 @@ class Cluster:
                 start_new_session=True,
             )
 
-    def add(self, name: str, *prefix: str) -> None:
-        """Start a worker. prefix: a command that runs it, such as `ip netns exec NAME`."""
+    def add(self, name: str, host: str = "", prefix: tuple[str, ...] = ()) -> None:
+        """Start a worker. host: its address; prefix: a command that runs it, such as `ip netns exec NAME`."""
         flags = ["--nthreads", "1", "--no-dashboard", "--local-directory", str(self.folder / name)]
+        flags += ["--host", host or self.host]
         module = "distributed.cli.dask_worker"
         self.workers[name] = self.start(name, module, self.address, "--name", name, *flags, prefix=prefix)
 
@@ -199,3 +200,61 @@ def cluster(folder: Path, *names: str, host: str = "127.0.0.1"):
         yield own
     finally:
         own.close()
+
+
+NETWORK = "10.77.91"  # of the namespaces below
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@contextmanager
+def namespaces(*names: str):
+    """Network namespaces that reach this machine at NETWORK.1 by a bridge: prefixes of commands in them, with
+    their addresses. None where the machine does not allow them.
+    """
+    mark = os.getpid() % 100_000
+    bridge, made = f"os{mark}", []
+    try:
+        ip("link", "add", bridge, "type", "bridge")
+        ip("addr", "add", f"{NETWORK}.1/24", "dev", bridge)
+        ip("link", "set", bridge, "up")
+        hosts = {}
+        for number, name in enumerate(names):
+            space, here, there = f"onesentence-{mark}-{name}", f"h{number}x{mark}", f"n{number}x{mark}"
+            ip("netns", "add", space)
+            made.append(space)
+            ip("link", "add", here, "type", "veth", "peer", "name", there)
+            ip("link", "set", here, "master", bridge, "up")
+            ip("link", "set", there, "netns", space)
+            ip("-n", space, "addr", "add", f"{NETWORK}.{number + 2}/24", "dev", there)
+            for device in ("lo", there):
+                ip("-n", space, "link", "set", device, "up")
+            hosts[name] = (("ip", "netns", "exec", space), f"{NETWORK}.{number + 2}")
+    except (OSError, subprocess.CalledProcessError):
+        hosts = None
+    try:
+        yield hosts
+    finally:
+        for words in (("link", "del", bridge), *(("netns", "del", space) for space in made)):
+            with suppress(OSError, subprocess.CalledProcessError):
+                ip(*words)
+
+
+@contextmanager
+def git_daemon(folder: Path, host: str):
+    """A git server of the repositories in a folder; its URL."""
+    port = 19_418
+    flags = ["--export-all", "--enable=receive-pack", f"--base-path={folder}", "--reuseaddr"]
+    process = subprocess.Popen(
+        ["git", "daemon", *flags, f"--listen={host}", f"--port={port}", str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield f"git://{host}:{port}"
+    finally:
+        end_group(process)

@@ -6,12 +6,28 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from cluster import IDENTITY, SCORES, alive, cluster, end_group, make_small, signs, small_study, wait_until
-from conftest import ROOT, run
+import yaml
+from cluster import (
+    IDENTITY,
+    NETWORK,
+    SCORES,
+    Cluster,
+    alive,
+    cluster,
+    end_group,
+    git_daemon,
+    make_small,
+    namespaces,
+    signs,
+    small_study,
+    wait_until,
+    with_remotes,
+)
+from conftest import ROOT, make_project, run
 
 from onesentence.core.errors import UserError
 from onesentence.study import scheduler, worker
@@ -114,6 +130,67 @@ def test_variants_run_on_workers_and_come_back_through_the_remotes(small, tmp_pa
         assert alive([pid for sign in started for pid in sign["pids"]]) == []  # of the failed one, too
         pool.drop()
         assert not list((tmp_path / "dask").rglob("clone-?/.git"))
+
+
+TINY = {
+    "scales": {"tiny": {"model": "models/tiny", "settings": {"evaluate.split": "validation"}, "quick": {}}},
+    "studies": {
+        "rank": {
+            "question": "Does quality grow with the rank?",
+            "baseline": "rank-2",
+            "seeds": [0, 1],
+            "axes": {"lora.rank": [2, 4]},
+        }
+    },
+}
+
+
+@pytest.fixture
+def two_machines(tmp_path):
+    """A scheduler with two workers, each in a network namespace of its own and with a git server between
+    them and the head; on one machine's loopback where namespaces are not allowed. Its URL of git, or "".
+    """
+    with ExitStack() as stack:
+        hosts = stack.enter_context(namespaces("a", "b"))
+        dask = Cluster(tmp_path / "dask", f"{NETWORK}.1" if hosts else "127.0.0.1")
+        stack.callback(dask.close)
+        for name in ("a", "b"):
+            prefix, host = hosts[name] if hosts else ((), "")
+            dask.add(name, host, prefix)
+        url = stack.enter_context(git_daemon(tmp_path, f"{NETWORK}.1")) if hosts else ""
+        dask.wait(2)
+        yield dask, url
+
+
+@pytest.mark.slow
+def test_a_quick_study_on_two_machines_gives_the_bytes_of_one(two_machines, tmp_path, pairs, tiny):
+    dask, url = two_machines
+    project = make_project(tmp_path, pairs, tiny)
+    (project / "studies.yaml").write_text(yaml.safe_dump(TINY, sort_keys=False))
+    run(project, "git", "add", "--all")
+    run(project, "git", "commit", "--quiet", "--message=studies")
+    with_remotes(project)
+    if url:
+        run(project, "git", "remote", "set-url", "origin", f"{url}/bare")
+    study = ("python", "-m", "onesentence", "study", "rank", "--quick")
+    run(project, *study, "--scheduler", dask.address)
+    names = [f"quick-rank-{rank}-seed0" for rank in (2, 4)]
+    assert sorted(experiments(project)) == names and experiments(tmp_path / "bare") == experiments(project)
+    files = [project / "metrics/studies/quick-rank.json", *(project / "plots/studies").glob("quick-rank.*")]
+    assert len(files) == 3
+    there = {file: file.read_bytes() for file in files}
+    trees = [
+        run(project, "git", "rev-parse", f"{experiments(project)[name]}^{{tree}}").stdout for name in names
+    ]
+    # One machine: without what the workers made.
+    run(project, "dvc", "exp", "remove", *names)
+    run(project, "git", "clean", "-fdq", "metrics", "plots")
+    run(project, *study)
+    assert {file: file.read_bytes() for file in files} == there
+    here = [
+        run(project, "git", "rev-parse", f"{experiments(project)[name]}^{{tree}}").stdout for name in names
+    ]
+    assert here == trees  # every file of both experiments
 
 
 @pytest.mark.slow

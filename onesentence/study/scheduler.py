@@ -27,6 +27,8 @@ LOSSES = 3  # workers that may be lost under a variant, as distributed.scheduler
 RENEWED = 2.0  # seconds between two signs of this head
 CONNECT = 15  # seconds that the scheduler has to answer
 ASKED_TO_WAIT = 60.0  # seconds without a worker after which the user is told once more
+# What a client raises whose scheduler is gone: no connection, a closed client, or nothing to ask it by.
+LOST = (OSError, RuntimeError, ValueError, AttributeError)
 Result = TypeVar("Result")
 
 
@@ -116,6 +118,7 @@ class Workers:
             )
         found = self._check(list(self._workers()))
         if found:
+            self.close()
             raise UserError("study: " + "; ".join(found))
         if not self._workers():
             self.sentences.append(self._no_worker())
@@ -160,7 +163,7 @@ class Workers:
         """The answer of the scheduler; a UserError where it is gone."""
         try:
             return action()
-        except (OSError, RuntimeError, ValueError) as error:
+        except LOST as error:
             raise UserError(
                 f"study: the scheduler at {self.address} is lost ({_first_line(error)}); start it again, "
                 "then the same command: finished runs are kept"
@@ -173,7 +176,7 @@ class Workers:
             beat += 1
             try:
                 self.variable.set([self.lease.head, beat], timeout=RENEWED * 5)
-            except (OSError, RuntimeError, ValueError):
+            except LOST:
                 continue
 
     def refs(self, names: list[str]) -> list[str]:
@@ -326,7 +329,7 @@ class Workers:
                 time.sleep(0.2)
             if self.futures:
                 self.client.cancel(list(self.futures.values()))
-        except (OSError, RuntimeError, ValueError):
+        except LOST:
             pass  # the scheduler is lost: the workers end their variants when the lease has run out
 
     def clone(self) -> Clone:
@@ -338,6 +341,6 @@ class Workers:
         try:
             self.client.run(worker.drop, self.remotes.url, on_error="ignore")
             self.variable.delete()
-        except (OSError, RuntimeError, ValueError):
+        except LOST:
             pass  # what stays is used by the next study
         self.client.close()

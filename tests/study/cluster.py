@@ -1,11 +1,14 @@
 """A real Dask scheduler with workers, and a small project whose variants take seconds."""
 
+import atexit
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,12 +66,21 @@ PIPELINE = {
 
 def make_small(parent: Path) -> Path:
     """The small project, with a bare git remote and a folder as DVC's remote beside it."""
-    project, signs = parent / "project", parent / "signs"
-    for folder in (project / "data", signs, parent / "drive"):
+    shutil.copytree(template(), parent, dirs_exist_ok=True)
+    return parent / "project"
+
+
+@functools.cache
+def template() -> Path:
+    """The folder of a small project that others are copies of: its paths are relative."""
+    parent = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    project = parent / "project"
+    for folder in (project / "data", parent / "signs"):
         folder.mkdir(parents=True)
     (project / "work.py").write_text(WORK)
     (project / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE))
-    data = {"value": 0, "seconds": 0, "fails": -1, "signs": str(signs)}
+    data = {"value": 0, "seconds": 0, "fails": -1, "signs": ""}
     (project / "params.yaml").write_text(yaml.safe_dump({"seed": 0, "data": data}))
     shutil.copy(ROOT / "requirements.txt", project)
     run(project, "git", "init", "--quiet", "--initial-branch=main")
@@ -78,7 +90,7 @@ def make_small(parent: Path) -> Path:
     run(project, "git", "add", "--all")
     run(project, "git", "commit", "--quiet", "--message=small")
     with_remotes(project)
-    return project
+    return parent
 
 
 def with_remotes(project: Path) -> None:
@@ -86,14 +98,15 @@ def with_remotes(project: Path) -> None:
     parent = project.parent
     (parent / "drive").mkdir(exist_ok=True)
     run(parent, "git", "init", "--quiet", "--bare", "--initial-branch=main", str(parent / "bare"))
-    run(project, "git", "remote", "add", "origin", str(parent / "bare"))
+    run(project, "git", "remote", "add", "origin", "../bare")
     run(project, "git", "push", "--quiet", "origin", "HEAD")
-    run(project, "dvc", "remote", "add", "--quiet", "--default", "--local", "storage", str(parent / "drive"))
+    run(project, "dvc", "remote", "add", "--quiet", "--default", "--local", "storage", "../drive")
     run(project, "dvc", "push", "--quiet")
 
 
-def small_study(count: int = 2, **sets) -> Study:
-    """A study of the small project: `count` values."""
+def small_study(project: Path, count: int = 2, **sets) -> Study:
+    """A study of the small project: `count` values. sets: other keys of its `data`."""
+    sets = {"signs": str(project.parent / "signs"), **sets}
     values = [{"data.value": number, **{f"data.{key}": sets[key] for key in sets}} for number in range(count)]
     variants = tuple(Variant(f"value-{number}", each, each) for number, each in enumerate(values))
     return Study("s", "?", "tiny", "value-0", (0,), variants, {}, "", None, {}, None, None, None)

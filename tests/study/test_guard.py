@@ -62,7 +62,8 @@ def test_the_group_ends_with_the_pipe_and_with_a_signal(tmp_path):
 
 def test_the_exit_code_is_that_of_the_command_and_children_that_it_left_end(tmp_path):
     left = (
-        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
+        "import subprocess, sys; wait = 'import time; time.sleep(600)';"
+        "child = subprocess.Popen([sys.executable, '-c', wait]);"
         "open(sys.argv[1], 'w').write(str(child.pid)); sys.exit(3)"
     )
     file = tmp_path / "pid"

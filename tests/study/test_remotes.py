@@ -97,7 +97,7 @@ def test_a_commit_that_is_not_pushed_and_an_input_that_is_not_stored(small, tmp_
     (small / "data/input.txt").write_text("another")
     run(small, "dvc", "add", "--quiet", "data/input.txt")
     run(small, "git", "commit", "--quiet", "--all", "--message=another")
-    with pytest.raises(UserError, match="is not in the git remote origin, .* run `git push origin HEAD`"):
+    with pytest.raises(UserError, match=r"is not in the git remote origin, .* run `git push origin HEAD`"):
         remotes.find(None, commit(small))
     # A tag holds it as well as a branch.
     run(small, "git", "tag", "then")

@@ -45,7 +45,7 @@ from onesentence.study.experiments import git
 from onesentence.study.pool import WORK, run_missing
 from onesentence.study.scheduler import Workers
 WORK.mkdir(parents=True, exist_ok=True)
-study = small_study(3, seconds=float(sys.argv[2]))
+study = small_study(Path.cwd(), 3, seconds=float(sys.argv[2]))
 pool = Workers(sys.argv[1], "s", git("rev-parse", "HEAD").strip(), None)
 pool.open()
 names = study.experiments()
@@ -104,7 +104,7 @@ def head(address: str, seconds: float):
 def test_variants_run_on_workers_and_come_back_through_the_remotes(small, tmp_path):
     with cluster(tmp_path / "dask", "a", "b") as dask:
         pool = opened(str(dask.file))  # the scheduler's file serves as well as its address
-        study = small_study(3, fails=2)
+        study = small_study(small, 3, fails=2)
         assert run_missing(study, study.experiments(), pool) == ["value-2-seed0"]
         assert pool.running() == []
         # What succeeded is here, in the git remote, and its scores are in the cache of this machine.
@@ -197,7 +197,7 @@ def test_a_quick_study_on_two_machines_gives_the_bytes_of_one(two_machines, tmp_
 def test_a_worker_that_is_killed_is_replaced_and_leaves_no_process(small, tmp_path):
     with cluster(tmp_path / "dask", "a") as dask:
         pool = opened(dask.address)
-        study = small_study(1, seconds=600)
+        study = small_study(small, 1, seconds=600)
         failed: list = []
         head = threading.Thread(target=lambda: failed.append(run_missing(study, study.experiments(), pool)))
         head.start()
@@ -264,7 +264,7 @@ def test_a_head_that_is_silent_loses_its_lease_and_a_worker_that_is_not_fit_is_r
 ):
     with cluster(tmp_path / "dask", "a") as dask:
         pool = opened(dask.address)
-        study = small_study(1, seconds=600)
+        study = small_study(small, 1, seconds=600)
         # The lease is given to another head: the variant ends, and must run again.
         (place,) = pool.places()
         pool.start(place, "value-0-seed0", study.experiments()["value-0-seed0"])

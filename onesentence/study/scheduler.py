@@ -26,7 +26,7 @@ RETRIES = 2  # of a variant whose worker or remote was at fault
 LOSSES = 3  # workers that may be lost under a variant, as distributed.scheduler.allowed-failures has it
 RENEWED = 2.0  # seconds between two signs of this head
 CONNECT = 15  # seconds that the scheduler has to answer
-ASKED_TO_WAIT = 60.0  # seconds without a worker after which the user is told once more
+ASKED_TO_WAIT = 60.0  # seconds without a worker after which the sentence comes once more
 # What a client raises whose scheduler is gone: no connection, a closed client, or nothing to ask it by.
 LOST = (OSError, RuntimeError, ValueError, AttributeError)
 Result = TypeVar("Result")

@@ -71,6 +71,11 @@ def identity() -> tuple[str, str]:
     return name, rest.partition(">")[0]
 
 
+def host_of(address: str) -> str:
+    """The host of a worker's address, such as tcp://10.0.0.2:34567."""
+    return address.partition("://")[2].rpartition(":")[0]
+
+
 def lost_workers(count: int, last: str) -> str:
     """The log of a variant that no worker survived."""
     return (
@@ -154,10 +159,13 @@ class Workers:
                 found.append(f"worker {place}: {self.unfit[place]}")
         return found
 
-    def _workers(self) -> dict[str, Any]:
-        """What the scheduler knows of its workers, by address."""
-        found: dict[str, Any] = self._ask(self.client.scheduler_info)["workers"]
-        return found
+    def _workers(self) -> set[str]:
+        """The addresses of the connected workers.
+
+        `Client.scheduler_info` would be wrong now and then: the client replaces what it has just fetched by
+        the answer without workers that it asks for every 2 seconds (2026.8.0).
+        """
+        return set(self._ask(self.client.nthreads))
 
     def _ask(self, action: Callable[[], Result]) -> Result:
         """The answer of the scheduler; a UserError where it is gone."""
@@ -223,8 +231,7 @@ class Workers:
         return {last for other, last in self.lasts.items() if other != place}
 
     def start(self, place: str, name: str, values: dict[str, Any]) -> None:
-        hosts = Counter(str(each.get("host")) for each in self._workers().values())
-        host = place.partition("://")[2].rpartition(":")[0]
+        neighbours = sum(host_of(each) == host_of(place) for each in self._workers())
         task = Assignment(
             name=name,
             values=values,
@@ -242,7 +249,7 @@ class Workers:
                 self.lease,
                 self.profile,
                 self.last(place),
-                hosts[host],
+                neighbours,
                 key=f"{self.study}-{name}-{self.lease.head[:8]}-{self.tries[name]}",
                 pure=False,
                 retries=RETRIES,

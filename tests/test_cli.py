@@ -96,6 +96,7 @@ def test_the_package_declares_what_it_imports_and_requirements_pin_it():
             "models/requirements.txt",
             "onesentence/export/requirements.txt",
             "onesentence/serving/requirements.txt",
+            "onesentence/study/requirements.txt",
             "tests/requirements.txt",
         )
         for line in (ROOT / file).read_text().splitlines()

@@ -6,13 +6,19 @@ and a kill leaves nothing in the user's files. An experiment with the same code,
 A killed study goes on at its last stage, and in training at the last checkpoint. A run that fails is named
 with its log; the others go on and are compared without it.
 
+With --scheduler, the workers of a Dask scheduler run the variants, one each at a time, on any number of
+machines: each clones the commit from the git remote, pulls the inputs from DVC's remote and pushes the
+experiment (docs/scaling.md). A worker that dies is replaced, and a study that was killed goes on.
+
 Run     onesentence study                       list the studies, and how long they take
         onesentence study rank --jobs 2         (make study NAME=rank JOBS=2)
         onesentence study rank --quick          on little data; do not quote its numbers
+        onesentence study rank --scheduler tcp://HOST:8786      (make study NAME=rank SCHEDULER=...)
 """
 
 import signal
 import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,26 +27,89 @@ from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.study.comparison import borrowed_spread
 from onesentence.study.declaration import STUDIES_FILE, Studies
-from onesentence.study.experiments import finished, require_distinct, reuse_equal_experiments
+from onesentence.study.experiments import finished, git, require_distinct, reuse_equal_experiments
 from onesentence.study.jobs import (
-    WORK,
+    Jobs,
     alone,
     compare,
+    compare_in,
     drop_clones,
     end_variants,
     fetch_finished,
     require_committed,
-    run_missing,
 )
 from onesentence.study.pages import write_pages
-from onesentence.study.variants import experiment
+from onesentence.study.pool import WORK, Pool, run_missing
+from onesentence.study.variants import Study, experiment
+
+if TYPE_CHECKING:
+    from onesentence.study.scheduler import Workers
+
+NEEDED = "onesentence/study/requirements.txt"
+
+
+def workers_of(address: str, study: Study, git_remote: str | None) -> "Workers":
+    """The pool of a Dask scheduler; a UserError where Dask, a remote or a worker is not fit."""
+    try:
+        from onesentence.study.scheduler import Workers
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--scheduler: {error.name} is not installed; run `pip install -r {NEEDED}`"
+        ) from error
+    pool = Workers(address, study.name, git("rev-parse", "HEAD").strip(), git_remote)
+    pool.open()
+    return pool
+
+
+def missing_of(study: Study, pool: "Workers | None") -> dict[str, dict[str, Any]]:
+    """The experiments that no machine has finished, by name.
+
+    What has ended is fetched from clones and remotes first; what equals another one takes its name.
+    """
+    fetch_finished()
+    experiments = study.experiments()
+    done = set(finished(study))
+    done.update(
+        reuse_equal_experiments({name: experiments[name] for name in experiments if name not in done})
+    )
+    if pool:
+        pool.fetch_finished([name for name in experiments if name not in done])
+        done.update(finished(study))
+    return {name: values for name, values in experiments.items() if name not in done}
+
+
+def run(study: Study, missing: dict[str, dict[str, Any]], pool: Pool, name: str, quick: bool) -> None:
+    """Run experiments, then compare; a UserError that names those that failed."""
+    failed = run_missing(study, missing, pool)
+    whole = [
+        variant.name
+        for variant in study.variants
+        if not {experiment(variant.name, seed) for seed in study.seeds} & set(failed)
+    ]
+    if study.baseline in whole and len(whole) > 1:
+        compare_in(pool.clone(), name, quick, bool(failed))
+        if not quick:
+            write_pages()
+    if failed:
+        raise UserError(
+            f"study {study.name}: {len(failed)} runs failed: {', '.join(failed)}; logs are in "
+            f"{WORK}. Their variants are not compared, and without the baseline none is. The same "
+            f"command tries them again; remove a variant that cannot run from {STUDIES_FILE}"
+        )
+    pool.drop()
 
 
 @documented(__doc__)
 @click.argument("name", required=False)
-@click.option("--jobs", type=int, default=1, show_default=True, help="Variants at a time.")
+@click.option("--jobs", type=int, help="Variants at a time on this machine.  [default: 1]")
 @click.option("--quick", is_flag=True, help="Small and fast; never commit its numbers.")
-def command(name: str | None, jobs: int, quick: bool) -> None:
+@click.option("--scheduler", metavar="ADDRESS", help="Run the variants on the workers of a Dask scheduler.")
+@click.option(
+    "--git-remote", metavar="NAME", help="With --scheduler: the git remote that workers clone from."
+)
+def command(
+    name: str | None, jobs: int | None, quick: bool, scheduler: str | None, git_remote: str | None
+) -> None:
     studies = Studies(params.load(("model",)).model.name)
     studies.check_names()
     if name is None:
@@ -49,8 +118,12 @@ def command(name: str | None, jobs: int, quick: bool) -> None:
             hours = "" if study.hours is None else f", {study.hours:g} h"
             print(f"{name}: {study.question} ({len(study.experiments())} runs{hours})")
         return
-    if jobs < 1:
+    if jobs is not None and jobs < 1:
         raise UserError(f"--jobs: expected at least 1, found {jobs}")
+    if scheduler and jobs is not None:
+        raise UserError("--jobs: with --scheduler, each worker runs one variant at a time; leave --jobs out")
+    if git_remote and not scheduler:
+        raise UserError("--git-remote: only workers clone from it; name their --scheduler, too")
     study = studies.study(name, quick)
     require_distinct(study, params.read_yaml(params.PARAMS_FILE))
     borrowed_spread(study, studies)  # an error must come now, not after hours
@@ -61,36 +134,19 @@ def command(name: str | None, jobs: int, quick: bool) -> None:
             signal.signal(number, lambda *_: sys.exit(143))
         if end_variants():
             print(f"study {study.name}: ended the runs of a killed study; they go on from their last stage")
-        fetch_finished()
-        experiments = study.experiments()
-        done = set(finished(study))
-        done.update(
-            reuse_equal_experiments({name: experiments[name] for name in experiments if name not in done})
-        )
-        missing = {name: values for name, values in experiments.items() if name not in done}
+        workers = workers_of(scheduler, study, git_remote) if scheduler else None
+        missing = missing_of(study, workers)
+        whole = len(study.experiments())
         hours = "" if study.hours is None else f"; the whole study takes {study.hours:g} h on two cores"
+        at_a_time = f"on {scheduler}" if scheduler else f"{jobs or 1} at a time"
         print(
-            f"study {study.name}: {len(done)} of {len(done) + len(missing)} runs are complete, "
-            f"{len(missing)} to go, {jobs} at a time{hours}",
+            f"study {study.name}: {whole - len(missing)} of {whole} runs are complete, "
+            f"{len(missing)} to go, {at_a_time}{hours}",
             flush=True,
         )
         if missing:
-            failed, clone = run_missing(study, missing, jobs)
-            whole = [
-                variant.name
-                for variant in study.variants
-                if not {experiment(variant.name, seed) for seed in study.seeds} & set(failed)
-            ]
-            if study.baseline in whole and len(whole) > 1:
-                clone.compare(name, quick, bool(failed))
-                if not quick:
-                    write_pages()
-            if failed:
-                raise UserError(
-                    f"study {study.name}: {len(failed)} runs failed: {', '.join(failed)}; logs are in "
-                    f"{WORK}. Their variants are not compared, and without the baseline none is. The same "
-                    f"command tries them again; remove a variant that cannot run from {STUDIES_FILE}"
-                )
+            pool = workers or Jobs(min(jobs or 1, len(missing)), git("rev-parse", "HEAD").strip())
+            run(study, missing, pool, name, quick)
         else:
             compare(name, quick, partial=False)
-        drop_clones()
+            drop_clones()

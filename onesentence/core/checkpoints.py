@@ -57,10 +57,11 @@ def root() -> Path:
     named = os.environ.get(ROOT)
     if not named:
         return owner(Path.cwd()) / DEFAULT
-    path = Path(named).expanduser()
+    # A relative path means the same folder in every copy.
+    path = owner(Path.cwd()) / Path(named).expanduser()
     if path.exists() and not path.is_dir():
         raise UserError(f"{ROOT}: {named!r} is not a folder; name a folder for checkpoints, or unset it")
-    return path.absolute()
+    return path
 
 
 def seal(folder: Path) -> None:

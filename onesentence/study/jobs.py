@@ -1,4 +1,4 @@
-"""Jobs that run a study's variants as DVC experiments. Each job has a clone of its own."""
+"""Jobs that run a study's variants as DVC experiments on this machine. Each job has a clone of its own."""
 
 import fcntl
 import os
@@ -6,38 +6,26 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-from tqdm import tqdm
 
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write
+from onesentence.study.clone import LAST, RACE, VARIANT, Clone, output_of_dvc, variables_of
 from onesentence.study.comparison import STUDIES
-from onesentence.study.declaration import QUICK, option
+from onesentence.study.declaration import QUICK
 from onesentence.study.experiments import git, make_the_only
 from onesentence.study.figures import PLOTS
-from onesentence.study.variants import Study
+from onesentence.study.pool import WORK, Ended, log_of, read_log
 
-WORK = Path(".dvc/tmp/studies")
 CLONES = "clone-"
-# Environment variable that marks the processes of variants, by the variant's name.
-VARIANT = "ONESENTENCE_VARIANT"
-LAST = ".dvc/tmp/variant"  # in a clone: "REF NAME" of the variant that runs or last ran there
+KEPT_CHECKPOINTS = Path("models/checkpoints")
 WRITTEN = (f"{STUDIES}/", f"{PLOTS}/", "docs/decisions.md", "docs/studies.md")  # comparisons write these
-TAIL = 12  # lines of a failed variant's log
-# Sections of params.yaml in the order in which the graph's stages read them.
-READ_IN_ORDER = "pretrain data prompt model smoke lora train seed generate evaluate report export".split()
-REDRAWN = 5  # seconds between two states of the progress bar: a log file stores every one
-# In the log of a job that lost a race: two jobs write the same output into the cache at once, and DVC asks
-# before it replaces a file in the workspace that it cannot find in the cache. Such a job runs again from its
-# last stage.
-RACE = "without a confirmation"
 PATIENCE = 10  # seconds that a variant has to end by itself
 
 
@@ -107,19 +95,14 @@ def with_signal(process: psutil.Process, number: int) -> None:
         process.send_signal(number)
 
 
-class Job:
-    """A clone of a commit in which variants run, one after the other. It shares git's objects and DVC's
-    cache.
-
-    The clone of a killed study is used again, with the stages that had ended there.
-    """
+class Job(Clone):
+    """A clone on this machine that runs one variant at a time. It shares git's objects and DVC's cache."""
 
     def __init__(self, number: int, commit: str, threads: int) -> None:
-        self.folder = WORK / f"{CLONES}{number}"
+        super().__init__(WORK / f"{CLONES}{number}", commit)
         self.name = ""
         self.raced: set[str] = set()
         self.process: subprocess.Popen[bytes] | None = None
-        self.commit = commit
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -128,9 +111,7 @@ class Job:
             "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not occupy the other job's core
         }
         if not self.usable():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            git("clone", "--quiet", "--shared", "--no-checkout", ".", str(self.folder))
-            self.git("checkout", "--quiet", "--detach", commit)
+            self.create(".", "--shared")
             local = Path(".dvc/config.local")
             if local.is_file():
                 shutil.copy(local, self.folder / local)
@@ -138,65 +119,12 @@ class Job:
             pointers = self.tracked()
             if pointers:
                 self.dvc("checkout", "--quiet", *pointers)
-            (self.folder / LAST).parent.mkdir(parents=True, exist_ok=True)
-            (self.folder / LAST).touch()
+            self.complete()
 
-    def tracked(self) -> list[str]:
-        """The .dvc files of this DVC repository's inputs; a preset's pipeline is another repository."""
-        others = [name.removesuffix(".dvc/config") for name in self.git("ls-files", "*/.dvc/config").split()]
-        return [name for name in self.git("ls-files", "*.dvc").split() if not name.startswith(tuple(others))]
-
-    def usable(self) -> bool:
-        """Whether a killed study left a clone of this commit; removes locks and half-made commits from it."""
-        if not (self.folder / LAST).is_file():  # written once the clone was complete
-            return False
-        for lock in (self.folder / ".git").rglob("*.lock"):
-            lock.unlink()
-        for name in ("rwlock", "rwlock.lock", "lock", "exps"):
-            leftover = self.folder / ".dvc/tmp" / name
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-        try:
-            if self.git("rev-parse", "HEAD").strip() != self.commit:
-                # The kill may have come while DVC committed an experiment on top of the commit.
-                parent = self.git("rev-parse", "HEAD^").strip()
-                if parent != self.commit:
-                    return False
-            # The user has the experiments that count, and DVC runs none whose name exists in the clone.
-            for ref in self.git("for-each-ref", "--format=%(refname)", "refs/exps").split():
-                self.git("update-ref", "-d", ref)
-            self.git("update-ref", "--no-deref", "HEAD", self.commit)
-            self.git("reset", "--quiet")
-            outputs = (f":(exclude){path}" for path in ("dvc.lock", "metrics", "plots"))
-            self.git("checkout", "--quiet", "--force", self.commit, "--", ".", *outputs)
-        except UserError:
-            return False
-        return True
-
-    def last(self) -> str:
-        """The variant that ran here last, perhaps until a kill: it can go on from its stages here."""
-        return (self.folder / LAST).read_text().partition(" ")[2]
-
-    def ref(self, name: str) -> str:
-        """The ref of an experiment of the clone's commit."""
-        return f"refs/exps/{self.commit[:2]}/{self.commit[2:]}/{name}"
-
-    def git(self, *arguments: str) -> str:
-        """The output of git in the clone."""
-        return git("-C", str(self.folder), *arguments)
-
-    def dvc(self, *arguments: str) -> None:
-        """Run dvc in the clone."""
-        output_of_dvc("--cd", str(self.folder), *arguments)
-
-    def start(self, name: str, values: dict[str, object]) -> None:
+    def start(self, name: str, values: dict[str, Any]) -> None:
         """Start a variant; its output goes to its log."""
         self.name = name
-        (self.folder / LAST).write_text(f"{self.ref(name)} {name}")
-        # The outputs of the last variant stay: DVC skips the stages that this one shares with it.
-        self.git("checkout", "--quiet", "--force", self.commit, "--", params.PARAMS_FILE.as_posix())
-        command = [sys.executable, "-m", "dvc", "exp", "run", "--name", name]
-        for key, value in values.items():
-            command += ["-S", option(key, value)]
+        command = self.experiment(name, values)
         with log_of(name).open("w") as log:
             self.process = subprocess.Popen(
                 command,
@@ -204,7 +132,7 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**self.environment, VARIANT: name},
+                env={**self.environment, **variables_of(name, KEPT_CHECKPOINTS)},
                 start_new_session=True,  # Ctrl-C reaches only this program, which ends its variants itself
             )
 
@@ -231,27 +159,27 @@ class Job:
         failed = self.failed()
         self.process = None
         if failed:
-            self.git("checkout", "--quiet", "--force", "--detach", self.commit)
+            self.after_failure()
             return False
         fetch(self.folder, self.ref(self.name))
         return True
 
-    def compare(self, study: str, quick: bool, partial: bool) -> None:
-        """Compare in the clone, with the code that the variants ran with, and copy the results out of it."""
-        (self.folder / LAST).write_text(
-            ""
-        )  # experiments that come in now are the user's: none is to be fetched back
-        self.git("checkout", "--quiet", "--force", self.commit, "--", params.PARAMS_FILE.as_posix())
-        self.git("fetch", "--quiet", str(Path.cwd()), "+refs/exps/*:refs/exps/*")
-        for file in STUDIES.glob("*.json"):  # a study may borrow from one that is not committed yet
-            (self.folder / STUDIES).mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, self.folder / file)
-        compare(study, quick, partial, self.folder)
-        name = f"{QUICK if quick else ''}{study}"
-        for file in (STUDIES / f"{name}.json", PLOTS / f"{name}.csv", PLOTS / f"{name}.svg"):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(file) as temporary:
-                shutil.copy(self.folder / file, temporary)
+
+def compare_in(clone: Clone, study: str, quick: bool, partial: bool) -> None:
+    """Compare in a clone, with the code that the variants ran with, and copy the results out of it."""
+    # Experiments that come in now are the user's: none is to be fetched back.
+    (clone.folder / LAST).write_text("")
+    clone.git("checkout", "--quiet", "--force", clone.commit, "--", params.PARAMS_FILE.as_posix())
+    clone.git("fetch", "--quiet", str(Path.cwd()), "+refs/exps/*:refs/exps/*")
+    for file in STUDIES.glob("*.json"):  # a study may borrow from one that is not committed yet
+        (clone.folder / STUDIES).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, clone.folder / file)
+    compare(study, quick, partial, clone.folder)
+    name = f"{QUICK if quick else ''}{study}"
+    for file in (STUDIES / f"{name}.json", PLOTS / f"{name}.csv", PLOTS / f"{name}.svg"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as temporary:
+            shutil.copy(clone.folder / file, temporary)
 
 
 def compare(study: str, quick: bool, partial: bool, folder: Path = Path()) -> None:
@@ -266,105 +194,52 @@ def compare(study: str, quick: bool, partial: bool, folder: Path = Path()) -> No
         sys.exit(status)
 
 
-def output_of_dvc(*arguments: str) -> str:
-    """The output of a dvc command; a UserError where it fails."""
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", errors="replace")
-    if done.returncode:
-        raise UserError(f"study: dvc {' '.join(arguments)} failed: {done.stderr.strip()}")
-    return done.stdout.strip()
+class Jobs:
+    """The pool of this machine: `count` jobs, each with a clone of the commit."""
 
+    def __init__(self, count: int, commit: str) -> None:
+        from onesentence.core.runtime import THREADS
 
-def log_of(name: str) -> Path:
-    """The file with a variant's output."""
-    return WORK / f"{name}.log"
+        threads = max(1, min(THREADS, (os.cpu_count() or 1) // count))
+        self.jobs = {str(number): Job(number, commit, threads) for number in range(count)}
+        self.values: dict[str, dict[str, Any]] = {}
 
+    def places(self) -> list[str]:
+        return [place for place, job in self.jobs.items() if job.process is None]
 
-def read_log(name: str) -> str:
-    """The text of a variant's log. Bytes that are not UTF-8 are replaced: any program may print there."""
-    return log_of(name).read_text(encoding="utf-8", errors="replace")
+    def last(self, place: str) -> str:
+        return self.jobs[place].last()
 
+    def held(self, place: str) -> set[str]:
+        return {job.last() for other, job in self.jobs.items() if other != place}
 
-def tail_of(name: str) -> str:
-    """The last lines of a variant's log, without progress bars."""
-    lines = [line.rpartition("\r")[2].rstrip() for line in read_log(name).splitlines()]
-    return "\n    ".join([line for line in lines if line][-TAIL:])
+    def start(self, place: str, name: str, values: dict[str, Any]) -> None:
+        self.values[name] = values
+        self.jobs[place].start(name, values)
 
+    def ended(self) -> list[Ended]:
+        ended = []
+        for job in self.jobs.values():
+            if job.ended() and job.lost_a_race():
+                job.start(job.name, self.values[job.name])
+            elif job.ended():
+                ended.append(Ended(job.name, "done" if job.collect() else "failed"))
+        return ended
 
-def failure_of(name: str) -> str:
-    """The message about a variant that failed: the place of its log, and the log's end."""
-    return f"study: {name} failed; its log {log_of(name)} ends with:\n    {tail_of(name)}"
+    def running(self) -> list[str]:
+        return [job.name for job in self.jobs.values() if job.process]
 
-
-def collected(job: Job, bar: "tqdm[Any]") -> list[str]:
-    """Fetch the experiment of a job that has ended; returns its name where it failed, and prints why."""
-    succeeded = job.collect()
-    bar.update()
-    if succeeded:
+    def news(self) -> list[str]:
         return []
-    bar.write(failure_of(job.name))
-    return [job.name]
 
-
-def shared_stages(values: dict[str, object], others: dict[str, object]) -> int:
-    """How far down the graph two variants are equal: the number of sections of params.yaml before one
-    differs.
-    """
-    keys = {key for key in {**values, **others} if values.get(key) != others.get(key)}
-    return min((READ_IN_ORDER.index(key.partition(".")[0]) for key in keys), default=len(READ_IN_ORDER))
-
-
-def next_of(waiting: list[str], last: str, held: set[str], experiments: dict[str, dict[str, object]]) -> str:
-    """The variant that a job runs next.
-
-    It is the variant that was killed there; else the first of those that share most stages with the last one,
-    whose outputs its clone still has. held: variants that were killed in other jobs' clones, where more of
-    them is done; they come last.
-    """
-    if last in waiting:
-        return last
-    free = [name for name in waiting if name not in held] or waiting
-    if last not in experiments:
-        return free[0]
-    return max(free, key=lambda name: shared_stages(experiments[name], experiments[last]))
-
-
-def run_missing(study: Study, missing: dict[str, dict[str, Any]], jobs: int) -> tuple[list[str], Job]:
-    """Run experiments, `jobs` at a time; returns the names of those that failed, and a clone to compare
-    in.
-    """
-    from onesentence.core.runtime import THREADS
-
-    threads = max(1, min(THREADS, (os.cpu_count() or 1) // jobs))
-    commit = git("rev-parse", "HEAD").strip()
-    waiting, failed, drawn = list(missing), [], 0.0
-    experiments = study.experiments()
-    whole = len(experiments)
-    bar = tqdm(
-        total=whole, initial=whole - len(missing), desc=f"study {study.name}", unit="variant", smoothing=0
-    )
-    try:
-        workers = [Job(number, commit, threads) for number in range(min(jobs, len(missing)))]
-        while waiting or any(job.process for job in workers):
-            for job in workers:
-                if job.ended() and job.lost_a_race():
-                    job.start(job.name, missing[job.name])
-                elif job.ended():
-                    failed += collected(job, bar)
-                if waiting and job.process is None:
-                    held = {other.last() for other in workers if other is not job}
-                    name = next_of(waiting, job.last(), held, experiments)
-                    waiting.remove(name)
-                    job.start(name, missing[name])
-            bar.set_postfix_str(", ".join(job.name for job in workers if job.process), refresh=False)
-            if time.monotonic() - drawn >= REDRAWN:
-                drawn = time.monotonic()
-                bar.refresh()
-            time.sleep(0.5)
-    finally:
+    def close(self) -> None:
         end_variants()
-        bar.close()
-    return failed, workers[0]
+
+    def clone(self) -> Job:
+        return self.jobs["0"]
+
+    def drop(self) -> None:
+        drop_clones()
 
 
 def require_committed() -> None:

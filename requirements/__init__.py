@@ -1,1 +1,1 @@
-"""The locks: every package that `make` installs, with the SHA-256 of each file that may be installed for it."""
+"""The locks: every package that `make` installs, with the SHA-256 of each of its files."""

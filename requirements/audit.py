@@ -23,8 +23,8 @@ TIMEOUT = "20"  # seconds for one answer
 def findings(report: dict[str, Any]) -> list[str]:
     """A line for each vulnerability in pip-audit's report."""
     return [
-        f"{package['name']} {package['version']}: {flaw['id']}"
-        f" ({', '.join(flaw['aliases']) or 'no alias'}), repaired in {', '.join(flaw['fix_versions']) or 'none'}"
+        f"{package['name']} {package['version']}: {flaw['id']} ({', '.join(flaw['aliases']) or 'no alias'}), "
+        f"repaired in {', '.join(flaw['fix_versions']) or 'no version'}"
         for package in report["dependencies"]
         for flaw in package.get("vulns", ())
     ]
@@ -50,7 +50,9 @@ def audit(service: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--osv", action="store_true", help="ask OSV instead of the package index")
     service = "osv" if parser.parse_args().osv else "pypi"
     if not PIP_AUDIT.is_file():
@@ -58,10 +60,14 @@ def main() -> None:
     report = audit(service)
     skipped = [package["name"] for package in report["dependencies"] if "skip_reason" in package]
     if skipped:
-        raise UserError(f"audit: {len(skipped)} packages were not looked up, first {skipped[0]}; run it again")
+        raise UserError(
+            f"audit: {len(skipped)} packages were not looked up, first {skipped[0]}; run it again"
+        )
     found = findings(report)
     if found:
-        raise UserError("\n  ".join([f"audit: {len(found)} known vulnerabilities in pinned packages", *found]))
+        raise UserError(
+            "\n  ".join([f"audit: {len(found)} known vulnerabilities in pinned packages", *found])
+        )
     print(f"audit: no known vulnerability in {len(report['dependencies'])} packages")
 
 

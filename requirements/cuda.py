@@ -11,7 +11,9 @@ from requirements.lock import CUDA, FOLDER
 
 def needed(requirements: list[str]) -> bool:
     """Whether one of torch's requirements is a package of CUDA."""
-    return any(name.startswith(("nvidia-", "cuda-", "triton")) for name in requirements if "extra ==" not in name)
+    return any(
+        name.startswith(("nvidia-", "cuda-", "triton")) for name in requirements if "extra ==" not in name
+    )
 
 
 if __name__ == "__main__":

@@ -34,11 +34,20 @@ PURPOSES = {
 }
 INTRODUCTION = """# Licences
 
-The licence of every package that a lock in `requirements/` pins, as the package itself declares it. `make licences`
-writes this page from the installed packages. This project is under the MIT licence and contains none of them; its own
-licence is in `LICENSE`, and those of the shipped models are in their cards (`models/README.md`).
+The licence of every package that a lock in `requirements/` pins, as the package itself declares it.
+`make licences` writes this page from the installed packages. This project is under the MIT licence and has
+none of them inside. Its own licence is in `LICENSE`, those of the shipped models are in `models/README.md`.
 
 """
+COPYLEFT_NOTE = """A version or a choice of these licences is copyleft. The packages are installed beside
+this project and used by import or as commands; none is copied into it. Whoever passes on an environment or
+an image with them inside passes on their terms as well.
+
+"""
+CUDA_NOTE = """
+The packages for CUDA (`nvidia-*`, `cuda-*`) are under terms of NVIDIA's own, which limit passing them on.
+"""
+HEADER = "| package | version | licence | for |\n| --- | --- | --- | --- |\n"
 
 
 def declared(python: Path) -> dict[str, str]:
@@ -46,7 +55,9 @@ def declared(python: Path) -> dict[str, str]:
     command = [str(TOOL), "--python", str(python), "--from=mixed", "--format=json", "--with-system"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise UserError(f"{TOOL}: failed ({result.stderr.strip()[-200:]}); run `make licences`, which installs it")
+        raise UserError(
+            f"{TOOL}: failed ({result.stderr.strip()[-200:]}); run `make licences`, which installs it"
+        )
     return {normalized(row["Name"]): " ".join(row["License"].split()) for row in json.loads(result.stdout)}
 
 
@@ -57,31 +68,28 @@ def rows(locked: dict[str, list[Pin]], licences: dict[str, str]) -> list[tuple[s
         for pin in locked[name]:
             licence = licences.get(pin.name)
             if licence is None and name not in INSTALLED_NOWHERE:
-                raise UserError(f"{pin.name}: not installed, so its licence is not known; run `make licences`")
+                raise UserError(
+                    f"{pin.name}: not installed, so its licence is not known; run `make licences`"
+                )
             found.setdefault((pin.name, pin.version), (licence or UNKNOWN, purpose))
     return [(*key, *value) for key, value in sorted(found.items())]
 
 
 def page(table: list[tuple[str, str, str, str]]) -> str:
     """The page of a table of `rows`."""
-    copyleft = [f"`{name}` ({markdown_cell(licence)})" for name, _, licence, _ in table if COPYLEFT.search(licence)]
-    lines = [f"| {' | '.join(map(markdown_cell, row))} |" for row in table]
-    return (
-        f"{INTRODUCTION}{len(table)} packages.\n\n## Copyleft\n\n"
-        f"These {len(copyleft)} packages are under a licence of which a version or a choice is copyleft. They are\n"
-        "installed beside this project and used by import or as commands; none is copied into it. Whoever passes on\n"
-        "an environment or an image with them inside passes on their terms as well.\n\n"
-        + "".join(f"- {entry}\n" for entry in copyleft)
-        + "\nThe packages for CUDA (`nvidia-*`, `cuda-*`) are under NVIDIA's own terms, which allow use and limit\n"
-        "passing on.\n\n## All packages\n\n| package | version | licence | for |\n| --- | --- | --- | --- |\n"
-        + "\n".join(lines)
-        + "\n"
-    )
+    copyleft = [
+        f"- `{name}`: {markdown_cell(licence)}\n" for name, _, licence, _ in table if COPYLEFT.search(licence)
+    ]
+    lines = [f"| {' | '.join(map(markdown_cell, row))} |\n" for row in table]
+    parts = (INTRODUCTION, f"## Copyleft, {len(copyleft)} packages\n\n", COPYLEFT_NOTE, *copyleft, CUDA_NOTE)
+    return "".join((*parts, f"\n## All {len(table)} packages\n\n", HEADER, *lines))
 
 
 def main() -> None:
     licences = declared(TOOL.with_name("python")) | declared(Path(sys.executable))
-    locked = {name: pins((FOLDER / f"{name}.lock").read_text(encoding="utf-8")) for name in (*LOCKS, TORCH, CUDA)}
+    locked = {
+        name: pins((FOLDER / f"{name}.lock").read_text(encoding="utf-8")) for name in (*LOCKS, TORCH, CUDA)
+    }
     table = rows(locked, licences)
     write_text(PAGE, page(table))
     print(f"licences: {PAGE}, {len(table)} packages")

@@ -1,10 +1,10 @@
-"""Write the locks: each requirements file again, with the SHA-256 of every file that the index has for a version.
+"""Write the locks: each requirements file again, with the SHA-256 of every file of its versions.
 
 A lock holds what its requirements file pins and nothing else: each of these files is a full closure, so that
 `make setup` installs without a resolver (`--no-deps --require-hashes`). Two locks are apart. torch.lock: pip
 prefers a file whose hash the index names, so it would never take a build of torch from a folder of wheels;
-`make setup` downloads the build that pip is set up for, then checks its hash. cuda.lock: what torch's CUDA build
-needs on Linux; `make setup` installs it only beside that build.
+`make setup` downloads the build that pip is set up for, then checks its hash. cuda.lock: what torch's CUDA
+build needs on Linux; `make setup` installs it only beside that build.
 
 Run     make lock                     after any change of a requirements file
 """
@@ -20,7 +20,7 @@ from onesentence.core.files import write_text
 FOLDER = Path("requirements")
 UV = Path(".venv-tools/bin/uv")
 PYTHON = "3.11.5"  # the oldest that every pinned package supports
-# The requirements file of each lock. A lock that needs more than its file names would be refused by `pip check`.
+# The requirements file of each lock.
 LOCKS = {
     "build": FOLDER / "build.txt",
     "main": Path("requirements.txt"),
@@ -111,7 +111,7 @@ def with_builds(locked: list[Pin]) -> list[Pin]:
 
 def write(name: str, source: Path, locked: list[Pin]) -> None:
     """Write the lock `name`, sorted by package."""
-    header = f"# Written by `make lock` from {source.as_posix()}. Do not edit: change that file, and run it again.\n"
+    header = f"# Written by `make lock` from {source.as_posix()}: change that file, and run it again.\n"
     body = "\n".join(pin.text() for pin in sorted(locked, key=lambda pin: pin.name))
     write_text(FOLDER / f"{name}.lock", f"{header}{body}\n")
     print(f"lock: {FOLDER / name}.lock, {len(locked)} packages")

@@ -3,11 +3,26 @@
 import argparse
 import io
 import sys
+import traceback
 from collections.abc import Callable
+from types import TracebackType
+
+from onesentence.core.escaping import visible, without_secrets
 
 
 class UserError(Exception):
     """Bad input. The message names the file, line, key or value, what was expected and what to do."""
+
+
+def sentence(error: UserError) -> str:
+    """The message of an error as it is shown: no secret in it, and no character that steers a terminal."""
+    return visible(without_secrets(str(error)), keep="\n")
+
+
+def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback as Python does, without the secrets that a library's message may hold."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    sys.stderr.write(visible(without_secrets(text), keep="\n\t"))
 
 
 def run(main: Callable[[], None], description: str | None = None) -> None:
@@ -16,6 +31,7 @@ def run(main: Callable[[], None], description: str | None = None) -> None:
     description: the help text of a stage that takes no options: --help prints it, any other argument is an
     error. Characters that the terminal's encoding lacks are printed as ?. Files are always UTF-8.
     """
+    sys.excepthook = print_traceback
     if isinstance(sys.stdout, io.TextIOWrapper):  # stderr already escapes (backslashreplace)
         sys.stdout.reconfigure(errors="replace")
     if description is not None:
@@ -24,4 +40,4 @@ def run(main: Callable[[], None], description: str | None = None) -> None:
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {sentence(error)}")

@@ -17,11 +17,13 @@ UNSAFE = regex.compile(
     r"[\p{Cc}\p{Cs}\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 LINES = "\n\t"  # what a text of several lines may contain
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet computes a cell that begins with one
+FORMULA = ("=", "+", "-", "@", "\t", "\n")  # a spreadsheet computes a cell that begins with one
 MARKUP = regex.compile(r"([\\`*_{}\[\]<>#|~$&@!])")
 # user:password@ in an address, and values of a query that are keys.
 CREDENTIALS = regex.compile(r"(?<=://)[^\s/@?#'\"]+(?=@)")
-QUERY = regex.compile(r"(?i)([?&](?:[\w.-]*(?:key|token|secret|signature|password|credential)[\w.-]*)=)[^\s&#'\"]+")
+QUERY = regex.compile(
+    r"(?i)([?&](?:[\w.-]*(?:key|token|secret|signature|password|credential)[\w.-]*)=)[^\s&#'\"]+"
+)
 # Names of variables of the environment whose values are secrets.
 SECRET_NAME = regex.compile(r"(?i)(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIALS)")
 SHORTEST_SECRET = 8  # characters; a shorter value may be part of any word
@@ -67,9 +69,13 @@ def markdown_code(text: str, longest: int | None = None) -> str:
 def csv_cell(value: object) -> object:
     """A cell of a CSV file: a text that a spreadsheet would compute begins with an apostrophe instead.
 
-    Numbers stay numbers, and so does a text that is one.
+    Numbers stay numbers, and so does a text that is one. A carriage return, which ends a line for some
+    readers, becomes an escape as the other characters of UNSAFE do.
     """
-    if not isinstance(value, str) or not value.startswith(FORMULA):
+    if not isinstance(value, str):
+        return value
+    value = visible(value, keep=LINES)
+    if not value.startswith(FORMULA):
         return value
     try:
         float(value)
@@ -89,9 +95,9 @@ def secrets_of(environment: Mapping[str, str]) -> list[str]:
 
 
 def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """`text` with *** in place of user:password@ in addresses, keys in queries, and secrets of the environment.
+    """`text` with *** in place of user:password@ in addresses, of keys in queries, and of known secrets.
 
-    environment: None is that of the process.
+    Known are the values of an environment's variables whose names say so; None: that of the process.
     """
     text = QUERY.sub(rf"\1{HIDDEN}", CREDENTIALS.sub(HIDDEN, text))
     for secret in secrets_of(os.environ if environment is None else environment):

@@ -20,6 +20,12 @@ from numpy.typing import NDArray
 
 from onesentence.core.errors import UserError
 
+# A small file can declare or hold text that no memory holds. Real text compresses 3 to 20 times; a file may
+# expand this many times, and any file to the bytes of EXPANDED_ALWAYS.
+EXPANSION = 1_000
+EXPANDED_ALWAYS = 2**30
+REPRODUCE = "run `dvc repro` to make it again"
+
 # Decimal places of every float in a tracked file. `rounded` is the only place that rounds.
 DECIMALS = 4
 
@@ -215,8 +221,24 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that another stage wrote."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run `dvc repro` to make it")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content = parse_json(path.read_bytes(), path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}; {REPRODUCE}")
     return content
+
+
+def parse_json(text: str | bytes, where: object, advice: str = REPRODUCE) -> Any:
+    """The value of a JSON text in UTF-8. Raises UserError for anything else.
+
+    where: the file, and its line, that the error names; advice: what to do.
+    """
+    try:
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except RecursionError:
+        reason = "too many brackets inside each other"
+    except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
+        reason = str(error)
+    raise UserError(f"{where}: not valid JSON ({reason}); {advice}")
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -228,8 +250,16 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSONL file that a stage wrote."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run `dvc repro` to make it")
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    rows = []
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            row = parse_json(line, f"{path}, line {number}")
+            if not isinstance(row, dict):
+                raise UserError(
+                    f"{path}, line {number}: expected an object, found {type(row).__name__}; {REPRODUCE}"
+                )
+            rows.append(row)
+    return rows
 
 
 def write_parquet(path: Path, columns: dict[str, pa.Array], notes: dict[str, str] | None = None) -> None:
@@ -243,7 +273,41 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """The columns of a parquet file that an earlier stage wrote."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run `dvc repro` to make it")
-    return pq.read_table(path, columns=columns)
+    try:
+        with pq.ParquetFile(path) as file:
+            require_expandable(path, file.metadata)
+            return file.read(columns=columns)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a whole parquet file ({reason:.200}); {REPRODUCE}") from error
+
+
+def require_expandable(path: Path, metadata: pq.FileMetaData, whole: bool = True) -> None:
+    """Refuse a parquet file that declares more data than a real file of its size has, or than memory holds.
+
+    whole: whether all of it will be in memory at once.
+    """
+    declared = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
+    require_expansion(path, declared)
+    if whole and declared > EXPANDED_ALWAYS:
+        import psutil
+
+        free = psutil.virtual_memory().available
+        if declared > free:
+            raise UserError(
+                f"{path}: expands to {declared:,} bytes, and {free:,} bytes of memory are free; split "
+                "the file"
+            )
+
+
+def require_expansion(path: Path, expanded: int) -> None:
+    """Refuse a file that expands to more than EXPANSION times its size."""
+    size = path.stat().st_size
+    if expanded > max(EXPANDED_ALWAYS, EXPANSION * size):
+        raise UserError(
+            f"{path}: {size:,} bytes that expand to {expanded:,} or more (expected at most {EXPANSION:,} "
+            "times as many): a file made to fill the memory; get it from another place"
+        )
 
 
 def id_arrays(column: pa.ChunkedArray) -> list[NDArray[np.int32]]:

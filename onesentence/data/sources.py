@@ -23,6 +23,7 @@ from onesentence.data.records import EXPECTED, ID, Records, check_columns, forma
 from onesentence.data.splits import split_docstrings
 
 REQUIREMENTS = Path("requirements.txt")
+LOCAL = Path("data/local")  # where `make data` puts the user's own articles
 # Share of a single local file for test, and the same for validation. A hash of each document decides, or of
 # each group if rows have groups, so that the same row has the same split in every file.
 LOCAL_HELD_OUT_SHARE = 0.1
@@ -170,12 +171,31 @@ def _local(path: Path, data: Data) -> Source:
         return checker.rows(str(file), records(file, needed), split, unit)
 
     if not path.is_file():
-        return Source({name: read(split_file(path, name), name) for name in SPLITS})
+        files = {name: split_file(path, name) for name in SPLITS}
+        for file in files.values():
+            refuse_links(file, path)
+        return Source({name: read(file, name) for name, file in files.items()})
+    if path.absolute().is_relative_to(LOCAL.absolute()):
+        refuse_links(path, LOCAL)
     rows = list(read(path, ""))
     sides = [_side(row.document if data.group_column is None else row.group) for row in rows]
     return Source(
         {name: iter([row for row, side in zip(rows, sides, strict=True) if side == name]) for name in SPLITS}
     )
+
+
+def refuse_links(file: Path, root: Path) -> None:
+    """Refuse a file that is a symbolic link to a place outside `root`: its content would be taken for data.
+
+    A link into DVC's cache, which DVC makes where it is set up so (cache.type), leads to the data themselves.
+    """
+    target = file.resolve()
+    cached = target.parts[-4:-2] == ("files", "md5")
+    if not target.is_relative_to(root.resolve()) and not cached:
+        raise UserError(
+            f"{file}: is a symbolic link that leaves {root}, so it may name any file of this machine; put "
+            "the file itself there"
+        )
 
 
 def split_file(folder: Path, split: str) -> Path:

@@ -21,6 +21,7 @@ from onesentence.study.variants import Study, Variant
 
 STUDIES_FILE = Path("studies.yaml")
 NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+STUDY = re.compile(r"\w[\w.+-]*", re.ASCII)
 PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # texts that need no quotes in `dvc exp run -S`
 ROWS = "data.train_size"
 QUICK = "quick-"
@@ -104,7 +105,7 @@ def problem_of_shape(where: str, value: Any, error: Invalid) -> str:
         return f"{name}: {ABSENT[error.msg]}"
     for part in error.path:
         value = value[part]
-    return f"{name}: {error.msg}, found {value!r}"
+    return f"{name}: {error.msg}, found {params.quoted(value)}"
 
 
 def short(key: str, value: object) -> str:
@@ -151,7 +152,7 @@ def problem_of_value(key: str, value: object) -> str | None:
     if rule is None:
         return f"{key}: unknown key of params.yaml"
     if not rule.accepts(value):
-        return f"{key}: expected {rule.expected}, found {value!r}"
+        return f"{key}: expected {rule.expected}, found {params.quoted(value)}"
     return None
 
 
@@ -174,6 +175,13 @@ class Studies:
         self.declared: dict[str, Any] = params.read_yaml(path)
         shape: Any = {Required("scales"): {str: SCALE_SHAPE}, Required("studies"): {str: STUDY_SHAPE}}
         require_shape(f"{path}: ", self.declared, shape)
+        for kind in ("scales", "studies"):
+            for label in self.declared[kind]:  # they become names of files and of experiments
+                if not STUDY.fullmatch(label):
+                    raise UserError(
+                        f"{path}: {kind}: {params.quoted(label)}: expected a name of letters, digits, '_', "
+                        "'.', '+' and '-'"
+                    )
         scales = self.declared["scales"]
         matching = [name for name, scale in scales.items() if scale["model"] == model]
         if not matching:

@@ -9,14 +9,20 @@ from types import TracebackType
 
 from onesentence.core.escaping import visible, without_secrets
 
+LONGEST = 20_000  # characters of a message; all problems of a params.yaml together take fewer
+
 
 class UserError(Exception):
     """Bad input. The message names the file, line, key or value, what was expected and what to do."""
 
 
 def sentence(error: UserError) -> str:
-    """The message of an error as it is shown: no secret in it, and no character that steers a terminal."""
-    return visible(without_secrets(str(error)), keep="\n")
+    """The message of an error as it is shown: no secret in it, and no character that steers a terminal.
+
+    A message may repeat a name or a value of any length; it ends after LONGEST characters.
+    """
+    text = visible(without_secrets(str(error)), keep="\n")
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
+from onesentence.core.errors import UserError
 from onesentence.core.escaping import markdown_code
 from onesentence.core.files import write_text
-from onesentence.core.params import Data, Model, Params
+from onesentence.core.params import Data, Model, Params, parse_yaml
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.export.converters import require_ctranslate2
 from onesentence.export.folder import ADAPTER, CTRANSLATE2, GGUF, SETTINGS
@@ -100,13 +101,12 @@ def front_matter(folder: Path) -> dict[str, Any]:
     path = folder / CARD
     if not path.is_file():
         return {}
-    start, _, rest = path.read_text(encoding="utf-8").partition("---\n")
+    start, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("---\n")
     text, end, _ = rest.partition("\n---")
     try:
-        values = yaml.safe_load(text) if not start.strip() and end else None
-    except yaml.YAMLError:
+        return parse_yaml(text, path) if not start.strip() and end else {}
+    except UserError:  # somebody else's card: what it does not say is not known
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def licence_of(base: Model) -> tuple[str | None, str]:
@@ -192,7 +192,7 @@ def card(p: Params, results: Results) -> str:
     """The text of the card."""
     target = p.export.target.partition("_")[0]
     evaluation, trained = results.evaluation, results.trained
-    ban = p.generate.no_repeat_ngram_size
+    source, ban = source_of(p.data), p.generate.no_repeat_ngram_size
     note = BAN_NOTE.format(ban=ban) if ban and target in LOAD else ""
     if target == GGUF:
         note = GREEDY_NOTE.format(beams=p.generate.num_beams)
@@ -207,7 +207,7 @@ def card(p: Params, results: Results) -> str:
 {markdown_code(p.model.name)}, fine-tuned ({p.train.method}) to summarize an article in one sentence.
 Exported as `{p.export.target}`.
 {engine}
-- Trained on {results.data["splits"]["train"]["used"]:,} pairs of article and summary from {source_of(p.data)}:
+- Trained on {results.data["splits"]["train"]["used"]:,} pairs of article and summary from {source}:
   {trained["steps"]:,} steps, {trained["tokens_trained"]:,} tokens.
 - {trained["trainable_parameters"]:,} of {trained["total_parameters"]:,} parameters were trained.
 - Decoding: {p.generate.num_beams} beams, length penalty {p.generate.length_penalty:g}, {most}.

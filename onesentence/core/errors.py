@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,9 +20,10 @@ class UserError(Exception):
 def sentence(error: UserError) -> str:
     """The message of an error as it is shown: no secret in it, and no character that steers a terminal.
 
-    A message may repeat a name or a value of any length; it ends after LONGEST characters.
+    A message may repeat a name or a value of any length; it ends after LONGEST characters. Its further lines
+    are indented; a line break of a value becomes a blank.
     """
-    text = visible(without_secrets(str(error)), keep="\n")
+    text = visible(re.sub(r"\s*\n(?!  \S)\s*", " ", without_secrets(str(error)).strip()), keep="\n")
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 

@@ -277,7 +277,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
         with pq.ParquetFile(path) as file:
             require_expandable(path, file.metadata)
             return file.read(columns=columns)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a whole parquet file ({reason:.200}); {REPRODUCE}") from error
 

@@ -246,8 +246,8 @@ def _parquet_records(path: Path, needed: dict[str, str]) -> Records:
                 for record in batch.to_pylist():
                     number += 1
                     yield number, record
-    # KeyError: a time zone that does not exist.
-    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
+    # KeyError: a time zone that does not exist; RuntimeError: metadata that contradict each other.
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, RuntimeError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not a valid parquet file after row {number}: {text}") from error
 
@@ -255,13 +255,9 @@ def _parquet_records(path: Path, needed: dict[str, str]) -> Records:
 def _rows_at_once(path: Path, file: "pq.ParquetFile", columns: list[str]) -> int:
     """How many rows of a parquet file to read at once. Refuses a file whose texts expand to fill the memory.
 
-    A dictionary, or texts that share their beginnings, store one long text for many rows in a few bytes. The
-    file declares those bytes alone. Where so many rows could expand far, their lengths are added up first,
-    from the dictionary, before any text is copied.
+    A dictionary, or texts that share their beginnings, store one long text for many rows in a few bytes, and
+    the file declares those bytes alone. Where its rows could expand far, their lengths are added up first.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     chunks = [
         group.column(j)
         for group in map(file.metadata.row_group, range(file.metadata.num_row_groups))
@@ -270,28 +266,44 @@ def _rows_at_once(path: Path, file: "pq.ParquetFile", columns: list[str]) -> int
     ]
     # No text is longer than the bytes of its chunk.
     longest = max((chunk.total_uncompressed_size for chunk in chunks), default=0)
-    rows = BATCH
-    if any("DELTA" in encoding for chunk in chunks for encoding in chunk.encodings):
-        rows = max(1, min(BATCH, EXPANDED_ALWAYS // 4 // max(1, longest)))
-    if rows * longest <= EXPANDED_ALWAYS // 4 and file.metadata.num_rows * longest <= EXPANDED_ALWAYS:
-        return rows
+    if file.metadata.num_rows * longest <= EXPANDED_ALWAYS:
+        return BATCH
+    # Such a column has no dictionary: its texts are copied to be measured, so only a few at once.
+    shared = {chunk.path_in_schema for chunk in chunks for name in chunk.encodings if "DELTA" in name}
+    rows = max(1, min(BATCH, EXPANDED_ALWAYS // 4 // max(1, longest))) if shared else BATCH
+    types = {name: file.schema_arrow.field(name).type for name in columns}
+    if any(type_.num_fields for type_ in types.values()):
+        return 1  # a list or a struct: its first row is refused
+    texts = [name for name, type_ in types.items() if _is_text(type_)]
+    _require_real_lengths(path, texts, [name for name in texts if name not in shared], rows)
+    return rows
+
+
+def _require_real_lengths(path: Path, texts: list[str], in_dictionary: list[str], rows: int) -> None:
+    """Refuse a parquet file whose texts have together far more bytes than the file.
+
+    in_dictionary: the columns that are measured in their dictionary, without a copy for each row.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    texts = [name for name in columns if _is_text(file.schema_arrow.field(name).type)]
     total = 0
-    with pq.ParquetFile(path, read_dictionary=texts) as lengths:
-        for batch in lengths.iter_batches(rows, columns=texts):
+    with pq.ParquetFile(path, read_dictionary=in_dictionary) as file:
+        for batch in file.iter_batches(rows, columns=texts):
             for column in batch.columns:
-                sizes = pc.binary_length(column.dictionary if pa.types.is_dictionary(column.type) else column)
                 if pa.types.is_dictionary(column.type):
-                    sizes = sizes.take(column.indices)
+                    sizes = pc.binary_length(column.dictionary).take(column.indices)
+                else:
+                    sizes = pc.binary_length(column)
                 total += pc.sum(sizes).as_py() or 0
             require_expansion(path, total)
-    return rows
 
 
 def _is_text(type_: "pa.DataType") -> bool:
     import pyarrow as pa
 
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
     kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
     return any(kind(type_) for kind in kinds)

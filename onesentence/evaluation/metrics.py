@@ -194,7 +194,7 @@ def read_scores(path: Path) -> Scores:
         ids = table["id"].to_pylist()
         # Older code resampled rows: its files have no groups, and its signatures name no unit.
         groups = table["group"].to_pylist() if "group" in table.column_names else ids
-    except (pa.ArrowException, OSError, TypeError, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, TypeError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a file of scores; expected one that the stage `score` wrote") from error
     try:
         columns = {

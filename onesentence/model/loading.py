@@ -30,6 +30,7 @@ DAMAGED = (
     RecursionError,
     NotImplementedError,
     MemoryError,
+    RuntimeError,
 )
 # The same function as one kernel, instead of eight passes over the widest tensor of the model.
 FUSED_ACTIVATIONS = {"gelu_new": "gelu_pytorch_tanh"}
@@ -179,7 +180,8 @@ def readable_errors(model: Model, what: str) -> Iterator[None]:
             raise
         raise UserError(
             f"{_where(model)}: its {what} could not be loaded ({type(error).__name__}: "
-            f"{_first_sentence(error):.200}); its files contradict each other: copy the whole model again"
+            f"{_first_sentence(error):.200}); it needs more memory than there is, or its files contradict "
+            "each other: then copy the whole model again"
         ) from error
 
 

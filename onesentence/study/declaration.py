@@ -5,6 +5,7 @@ experiment in every study that lists it, so a variant that two studies share run
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,10 @@ ABSENT = {UNKNOWN: "unknown key", "required key not provided": "missing"}
 RENAMED = {"reference": "baseline"}  # keys of a study of version 0.1
 POSITIVE = rules.Key(
     "a number above 0", lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v > 0
+)
+MOST_VARIANTS = 10_000  # of a study: nobody runs as many, and each takes memory
+BUDGET = rules.Key(
+    f"a whole number from 1 to {MOST_VARIANTS:,}", lambda v: type(v) is int and 1 <= v <= MOST_VARIANTS
 )
 VALUES = rules.Key("a list of values", lambda v: isinstance(v, list) and len(v) > 0)
 KEYS = rules.Key("keys with values", lambda v: isinstance(v, dict))
@@ -71,7 +76,7 @@ SHAPES: dict[str, Any] = {  # of the values for one scale
     "axes": {str: must_be(VALUES)},
     "variants": {str: must_be(KEYS)},
     "search": {
-        Required("budget"): must_be(rules.whole(1)),
+        Required("budget"): must_be(BUDGET),
         Required("seed"): must_be(rules.whole(0)),
         Required("keys"): {
             str: voluptuous.Any(
@@ -116,6 +121,10 @@ def short(key: str, value: object) -> str:
 
 def from_axes(axes: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
     """Variants by name: every combination of the axes' values."""
+    if math.prod(map(len, axes.values())) > MOST_VARIANTS:
+        raise UserError(
+            f"axes: {', '.join(map(str, axes))}: more than {MOST_VARIANTS:,} combinations; give fewer values"
+        )
     variants = {}
     for values in itertools.product(*axes.values()):
         pairs = list(zip(axes, values, strict=True))

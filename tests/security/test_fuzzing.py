@@ -17,7 +17,7 @@ from benchmarks.fuzz import TARGETS, run_target, seeds
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The same inputs on every run, so that a failure is one for everybody.
 BOUNDED = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "60")),
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "40")),
     deadline=None,
     derandomize=True,
     database=None,
@@ -140,5 +140,5 @@ def test_changed_structures_give_a_success_or_a_sentence(name):
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_refuses_nonsense_in_a_sentence(name):
     """The fuzzers would pass if a target swallowed everything: here it must speak."""
-    said = [run_target(name, data) for data in (b"", b"\x00\xff\xfe" * 30, b"[" * 50_000, b"{" * 50_000)]
+    said = [run_target(name, data) for data in (b"", b"\x00\xff\xfe" * 30, b"[" * 5_000, b"{" * 5_000)]
     assert any(said) or name in ("prompt", "card"), said

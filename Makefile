@@ -47,8 +47,7 @@ $(STAMP): requirements.txt requirements/main.lock pyproject.toml
 	$(if $(HASHES),$(PIP) --no-deps --require-hashes --no-index --find-links $(VENV)/wheels -r requirements/torch.lock)
 	@rm -rf $(VENV)/wheels
 	@# The build with CUDA, which the index has for Linux, needs packages that others do not.
-	@lock="$(if $(HASHES),$$($(VENV)/bin/python -m requirements.cuda))" && \
-	{ test -z "$$lock" || $(PIP) --no-deps --require-hashes -r "$$lock"; }
+	$(if $(HASHES),@lock=$$($(VENV)/bin/python -m requirements.cuda) && { test -z "$$lock" || $(PIP) --no-deps --require-hashes -r "$$lock"; })
 	@# The package itself, in place: for the command `onesentence`. Everything else runs the code of its folder.
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from onesentence.core.errors import UserError, run
-from requirements.lock import CUDA, FOLDER, LOCKS, TORCH
+from requirements.lock import CUDA, FOLDER, LOCKS, TORCH, pins
 
 PIP_AUDIT = Path(".venv-tools/bin/pip-audit")
 TIMEOUT = "20"  # seconds for one answer
@@ -30,21 +30,28 @@ def findings(report: dict[str, Any]) -> list[str]:
     ]
 
 
+def every_pin() -> list[str]:
+    """NAME==VERSION of each package of the locks, once."""
+    locked = (pins((FOLDER / f"{name}.lock").read_text(encoding="utf-8")) for name in (*LOCKS, TORCH, CUDA))
+    return sorted({f"{pin.name}=={pin.version}" for lock in locked for pin in lock})
+
+
 def audit(service: str) -> dict[str, Any]:
     """pip-audit's report on every lock. Raises UserError where the service gives no answer."""
-    locks = [f"--requirement={FOLDER / name}.lock" for name in (*LOCKS, TORCH, CUDA)]
-    options = ["--disable-pip", "--require-hashes", "--progress-spinner=off", f"--timeout={TIMEOUT}"]
+    options = ["--disable-pip", "--no-deps", "--progress-spinner=off", f"--timeout={TIMEOUT}"]
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "report.json"
-        command = [str(PIP_AUDIT), f"--vulnerability-service={service}", *options, *locks]
+        output, listed = Path(folder) / "report.json", Path(folder) / "pins.txt"
+        listed.write_text("\n".join(every_pin()) + "\n", encoding="utf-8")
+        command = [str(PIP_AUDIT), f"--vulnerability-service={service}", *options, f"--requirement={listed}"]
         command += ["--format=json", f"--output={output}"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if output.is_file() and output.stat().st_size:
             report: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
             return report
     last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+    reason = last.removeprefix("ERROR:pip_audit._cli:").partition(":")[0].rpartition(".")[2]
     raise UserError(
-        f"audit: the service {service} gave no answer ({last[:200]}), so nothing is known of the packages; "
+        f"audit: the service {service} gave no answer ({reason[:200]}), so nothing is known of the packages; "
         "run it again where that service can be reached"
     )
 

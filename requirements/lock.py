@@ -129,7 +129,9 @@ def main() -> None:
     if not UV.is_file():
         raise UserError(f"{UV}: not found; run `make lock`, which installs it")
     for name, path in LOCKS.items():
-        locked = with_builds(compile_(path, *(() if name in RESOLVED else ("--no-deps",))))
+        # A package that the project pins too has one version in both.
+        options = ("--constraint", str(LOCKS["main"])) if name in RESOLVED else ("--no-deps",)
+        locked = with_builds(compile_(path, *options))
         write(name, path, [pin for pin in locked if pin.name != TORCH])
         if name == "main":
             write(TORCH, path, [pin for pin in locked if pin.name == TORCH])

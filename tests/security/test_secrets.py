@@ -1,6 +1,6 @@
 """Secrets of the environment, of ~/.netrc and of a remote's address reach no file, log, error or experiment.
 
-They are planted, the real pipeline runs and fails, and then every byte that was written or printed is searched.
+They are planted, the real pipeline runs and fails, then every byte that was written or printed is searched.
 """
 
 import json
@@ -37,7 +37,7 @@ def leaks(data: bytes) -> list[str]:
 
 @pytest.fixture
 def planted(tmp_path, monkeypatch) -> Path:
-    """A home with a .netrc and credentials, and the environment of somebody who works with hubs and clouds."""
+    """A home with a .netrc and credentials, and the environment of a user of hubs and clouds."""
     home = tmp_path / "home"
     (home / ".aws").mkdir(parents=True)
     (home / ".netrc").write_text(f"machine huggingface.co login me password {NETRC}\n")

@@ -68,8 +68,8 @@ def main() -> None:
     skipped = [package["name"] for package in report["dependencies"] if "skip_reason" in package]
     if skipped:
         raise UserError(
-            f"audit: the service {service} does not know {len(skipped)} of the packages, first {skipped[0]}, so "
-            "nothing is known of them; ask another index, or OSV (python -m requirements.audit --osv)"
+            f"audit: the service {service} does not know {len(skipped)} of the packages, first {skipped[0]}, "
+            "so nothing is known of them; ask another index, or OSV (python -m requirements.audit --osv)"
         )
     found = findings(report)
     if found:

@@ -19,8 +19,9 @@ UNSAFE = regex.compile(
 LINES = "\n\t"  # what a text of several lines may contain
 FORMULA = ("=", "+", "-", "@", "\t", "\n")  # a spreadsheet computes a cell that begins with one
 MARKUP = regex.compile(r"([\\`*_{}\[\]<>#|~$&@!])")
-# user:password@ in an address, and values of a query that are keys.
-CREDENTIALS = regex.compile(r"(?<=://)[^\s/@?#'\"]+(?=@)")
+# In an address, user:PASSWORD@ and a token that takes the place of the user; keys among the values of a query.
+PASSWORD = regex.compile(r"(?<=://)([^\s/@?#'\":]*):[^\s/?#'\"]+(?=@)")
+TOKEN = regex.compile(r"(?<=https?://)[^\s/@?#'\":]{20,}(?=@)")
 QUERY = regex.compile(
     r"(?i)([?&](?:[\w.-]*(?:key|token|secret|signature|password|credential)[\w.-]*)=)[^\s&#'\"]+"
 )
@@ -95,11 +96,12 @@ def secrets_of(environment: Mapping[str, str]) -> list[str]:
 
 
 def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """`text` with *** in place of user:password@ in addresses, of keys in queries, and of known secrets.
+    """`text` with *** in place of passwords in addresses, of keys in queries, and of known secrets.
 
     Known are the values of an environment's variables whose names say so; None: that of the process.
     """
-    text = QUERY.sub(rf"\1{HIDDEN}", CREDENTIALS.sub(HIDDEN, text))
+    text = TOKEN.sub(HIDDEN, PASSWORD.sub(rf"\1:{HIDDEN}", text))
+    text = QUERY.sub(rf"\1{HIDDEN}", text)
     for secret in secrets_of(os.environ if environment is None else environment):
         text = text.replace(secret, HIDDEN)
     return text

@@ -86,10 +86,15 @@ def test_secrets_are_known_by_the_names_of_their_variables(tmp_path):
     assert secrets_of(environment) == ["wJalrXUtnFEMI", "hf_abcdefgh", "0123456789"]
     text = "GET https://user:pa55@host/x?X-Amz-Signature=abc&a=1 with hf_abcdefgh in main of /home/user"
     assert without_secrets(text, environment) == (
-        "GET https://***@host/x?X-Amz-Signature=***&a=1 with *** in main of /home/user"
+        "GET https://user:***@host/x?X-Amz-Signature=***&a=1 with *** in main of /home/user"
     )
 
 
 def test_an_address_without_a_secret_stays():
-    text = "ssh://host/path https://host:8080/a@b?page=2 a@b.c s3://bucket/key=value"
+    text = "ssh://host/path ssh://user@host:22/path https://host:8080/a@b?page=2 a@b.c s3://bucket/key=value"
     assert without_secrets(text, {}) == text
+
+
+def test_a_token_in_the_place_of_the_user_is_hidden():
+    text = "https://ghp_0123456789abcdefghij@github.com/a https://x:p@ss:w@host/a"
+    assert without_secrets(text, {}) == "https://***@github.com/a https://x:***@host/a"

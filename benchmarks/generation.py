@@ -156,7 +156,9 @@ def against_transformers(p, articles: int, rounds: int) -> dict:
 
     tokenizer = load_tokenizer(p.model)
     model = load_tuned(p.model, TUNED)
-    plain = AutoModelForCausalLM.from_pretrained(p.model.name, dtype=getattr(torch, p.model.dtype)).eval()
+    plain = AutoModelForCausalLM.from_pretrained(
+        p.model.name, dtype=getattr(torch, p.model.dtype), use_safetensors=True
+    ).eval()
     plain = PeftModel.from_pretrained(plain, TUNED).eval().merge_and_unload()
     prompts = read_prompts(p.evaluate.split, articles)
     texts = [tokenizer.decode(ids) for ids in prompts]

@@ -53,7 +53,9 @@ def load(p, way: str):
 
     tokenizer = load_tokenizer(p.model)
     if way.startswith("trl"):
-        base = AutoModelForCausalLM.from_pretrained(p.model.name, dtype=getattr(torch, p.model.dtype))
+        base = AutoModelForCausalLM.from_pretrained(
+            p.model.name, dtype=getattr(torch, p.model.dtype), use_safetensors=True
+        )
         base.requires_grad_(False)
     else:
         base = load_base(p.model)

@@ -51,6 +51,12 @@ GROUPS = {"baselines": "base", "tuned": "tuned"}  # and the model whose outputs 
 def predictions_by_id(path: Path, ids: list[str]) -> list[dict[str, Any]]:
     """Return the rows of a predictions file in the order of `ids`. Raises UserError if its ids differ."""
     rows = read_jsonl(path)
+    for number, row in enumerate(rows, start=1):
+        name = row.get("id")
+        if not isinstance(name, str):
+            raise UserError(
+                f"{path}, line {number}: expected an id, found {row.get('id')!r:.80}; run `dvc repro`"
+            )
     by_id = {row["id"]: row for row in rows}
     if len(by_id) != len(rows):
         raise UserError(f"{path}: {len(rows) - len(by_id)} ids occur twice; run `dvc repro`")

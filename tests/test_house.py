@@ -103,6 +103,8 @@ ACROSS = {
     "model/test_families",  # one architecture after the other, through every stage
     "evaluation/test_clusters",  # resampling of clusters, from a file to the report
     "serving/test_existing_servers",  # exported models in servers of other projects
+    # What no input and no dependency may do, whichever module meets it.
+    *(f"security/test_{name}" for name in ("code", "fuzzing", "hostile_files", "locks", "secrets", "shown")),
 }
 
 

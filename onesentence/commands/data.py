@@ -21,13 +21,13 @@ from ruamel.yaml import YAML
 from onesentence.commands import documented, edit
 from onesentence.core import params
 from onesentence.core.errors import UserError
+from onesentence.core.escaping import LINES, on_one_line, visible
 from onesentence.core.files import atomic_write, file_sha256, restore, restoring
 from onesentence.core.params import PARAMS_FILE, SPLITS, Data, part_of
 from onesentence.core.pool import Pool
 from onesentence.data.records import EXPECTED, format_of
-from onesentence.data.sources import open_source, split_file, split_files
+from onesentence.data.sources import LOCAL, open_source, split_file, split_files
 
-LOCAL = Path("data/local")
 TRACKED = Path("data/local.dvc")  # its `meta` lists the files of data/local that this command wrote
 WRITTEN = "make data wrote"
 IGNORED = Path("data/.gitignore")
@@ -175,10 +175,10 @@ def command(
     except OSError as error:
         where = error.filename or LOCAL
         raise UserError(f"data: {where}: {error.strerror}; nothing was changed") from error
-    print(diff or "params.yaml already pointed at the data")
+    print(visible(diff, keep=LINES) or "params.yaml already pointed at the data")
     others = {file.name for file in LOCAL.iterdir()} - {*written_before(), source.name}
     if others:
-        print(f"DVC now tracks the other files in {LOCAL} as well: {', '.join(sorted(others))}")
+        print(f"DVC now tracks the other files in {LOCAL} as well: {on_one_line(', '.join(sorted(others)))}")
     for split in SPLITS:
         size = getattr(data, f"{split}_size")
         if size is not None and size > rows[split]:

@@ -21,13 +21,15 @@ from typing import Any
 
 import click
 import numpy as np
+import voluptuous
 from scipy.special import ndtr, ndtri
 
 from onesentence.commands import documented
 from onesentence.commands.preset import PRESETS
 from onesentence.core import params
 from onesentence.core.errors import UserError
-from onesentence.core.files import read_json
+from onesentence.core.escaping import LINES, markdown_code, visible
+from onesentence.core.files import parse_json, read_json
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import METRICS, Scores, read_scores, scores_file
 from onesentence.evaluation.resampling import POWER, Sample, difference_of, holm
@@ -42,6 +44,24 @@ STUDIES_FOLDER = "metrics/studies"
 STUDIES = "Studies"  # the title of the part that is printed as sentences
 DIFF_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore", "verbatim", "success_rate")
 SYSTEM = "tuned"
+FINITE = voluptuous.Range(min=-1e9, max=1e9)
+# What `compared` reads of a metrics/evaluation.json, whose writer may be another version, or no friend.
+SCORE = {
+    voluptuous.Required(key): voluptuous.Any(None, voluptuous.All(voluptuous.Any(int, float), FINITE))
+    for key in ("value", "low", "high")
+}
+EVALUATION_SHAPE = voluptuous.Schema(
+    {
+        voluptuous.Required("n"): int,
+        voluptuous.Required("resamples"): voluptuous.All(int, voluptuous.Range(min=1)),
+        voluptuous.Required("confidence"): voluptuous.All(
+            float, voluptuous.Range(min=0.5, max=1, max_included=False)
+        ),
+        voluptuous.Required("metrics"): {str: {str: {voluptuous.Required("signature"): str}}},
+        voluptuous.Required("systems"): {voluptuous.Required(SYSTEM): {str: SCORE}},
+    },
+    extra=voluptuous.ALLOW_EXTRA,
+)
 SIDES = ("before", "here")
 ROUNDED = 1e-4  # the JSON's rounding: means farther apart belong to other scores
 LONGEST = 500  # characters of a value in the Markdown
@@ -239,12 +259,8 @@ def said_by(text: str | None) -> list[str]:
 
 
 def code(text: str) -> str:
-    """A value as Markdown code, so that no link, image, mention or heading in it takes effect and no cell
-    ends.
-    """
-    text = " ".join(text.split()).replace("|", "\u00a6").replace("`", "'")
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
-    return f"`{text}`" if text else ""
+    """A value as Markdown code, cut where it is long."""
+    return markdown_code(text, LONGEST)
 
 
 def markdown_table(title: str, columns: list[str], rows: list[list[str]]) -> str:
@@ -261,6 +277,15 @@ def scores_in(commit: str, folder: Path | None) -> dict[str, Scores] | None:
         return scores_at(commit, (SYSTEM,))
 
 
+def has_format(evaluation: Any) -> bool:
+    """Whether a value is a metrics/evaluation.json with the keys that `compared` reads."""
+    try:
+        EVALUATION_SHAPE(evaluation)
+    except voluptuous.Invalid:
+        return False
+    return True
+
+
 def metrics_table(
     scores: dict[str, Scores] | None, name: str, before: dict[str, Any], after: dict[str, Any]
 ) -> tuple[str, list[str], list[list[str]]]:
@@ -269,10 +294,11 @@ def metrics_table(
     scores: the other side's, of every article by system, where DVC's cache has them; name: of that side;
     before, after: both sides' metrics/evaluation.json.
     """
-    title = f"Metrics of the fine-tuned model against {name}, {after['n']:,} articles"
+    title = f"Metrics of the fine-tuned model against {name}"
     for side, evaluation in ((name, before), ("here", after)):
-        if "metrics" not in evaluation or SYSTEM not in evaluation.get("systems", {}):
+        if not has_format(evaluation):
             return f"{title}: not comparable, {EVALUATION} has another format ({side})", [], []
+    title = f"{title}, {after['n']:,} articles"
     here = read_scores(scores_file(SYSTEM)) if scores_file(SYSTEM).is_file() else None
     differences = compared(before, after, (scores[SYSTEM] if scores else None, here))
     kinds = {entry["paired"] for entry in differences.values() if entry["value"] is not None}
@@ -305,7 +331,8 @@ def command(revision: str, folder: Path | None, markdown: bool) -> None:
         if text is None:
             raise UserError(f"diff: {name} has no {path}; name a revision that was run")
         texts.append(text)
-    before, after = json.loads(texts[1]), read_json(EVALUATION)
+    before = parse_json(texts[1], f"{name}:{EVALUATION.as_posix()}", "name a revision that was run")
+    after = read_json(EVALUATION)
     old = params.parse_yaml(texts[0], Path(f"{name}:params.yaml"))
     changed = changed_params(old, params.read_yaml(params.PARAMS_FILE))
     tables = [
@@ -325,7 +352,8 @@ def command(revision: str, folder: Path | None, markdown: bool) -> None:
         elif markdown:
             print(markdown_table(title, columns, rows))
         elif title == STUDIES:
-            print("\n  ".join([title, *(f"{name}: {old}\n    here: {here}" for name, old, here in rows)]))
+            parts = (f"{name}: {old}\n    here: {here}" for name, old, here in rows)
+            print(visible("\n  ".join([title, *parts]), keep=LINES))
         else:
             print_table(title, columns, rows)
     print(

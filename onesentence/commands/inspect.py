@@ -16,6 +16,7 @@ from rich.text import Text
 from onesentence.commands import documented
 from onesentence.core import params
 from onesentence.core.errors import UserError
+from onesentence.core.escaping import LINES, visible
 from onesentence.core.files import read_parquet
 from onesentence.core.params import SPLITS, Prompt
 from onesentence.core.text import with_heading, words
@@ -41,12 +42,13 @@ def label_lines(
 
 
 def show(console: Console, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, row: dict[str, Any]) -> None:
-    """Print one row. Its text is printed literally: markup in it has no effect."""
+    """Print one row. Its text is printed literally: markup in it has no effect, nor do control characters."""
     article = with_heading(row["heading"], row["document"])
     filled = encode_prompt(tokenizer, prompt.template, article, prompt.max_input_tokens)
     completion_ids = encode_completion(tokenizer, row["summary"], prompt.template)
-    console.rule(Text(row["id"]))
-    console.print(Text(f"summary ({len(words(row['summary']))} words): {row['summary']}"))
+    console.rule(Text(visible(row["id"])))
+    summary = visible(row["summary"], keep=LINES)
+    console.print(Text(f"summary ({len(words(row['summary']))} words): {summary}"))
     console.print(
         Text(
             f"document: {len(words(article))} words, {filled.document_tokens} tokens, "
@@ -55,7 +57,7 @@ def show(console: Console, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt,
         )
     )
     console.rule("filled prompt", style="dim")
-    console.print(Text(filled.text))
+    console.print(Text(visible(filled.text, keep=LINES)))
     if filled.document_tokens_cut:
         last = filled.document_tokens - filled.document_tokens_cut
         console.print(Text(f"[the document was cut after its token {last}]", style="yellow"))
@@ -63,7 +65,7 @@ def show(console: Console, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt,
     lines = label_lines(tokenizer, filled.ids, completion_ids)
     edge = len(filled.ids)  # the beginning, then where the prompt ends and the completion starts
     shown = lines[:8] + ["  ..."] + lines[edge - 8 :] if edge > 16 else lines
-    console.print(Text("\n".join(shown)))
+    console.print(Text(visible("\n".join(shown), keep=LINES)))
 
 
 @documented(__doc__)

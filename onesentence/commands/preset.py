@@ -11,6 +11,7 @@ import click
 from onesentence.commands import documented, edit
 from onesentence.core import params
 from onesentence.core.errors import UserError
+from onesentence.core.escaping import LINES, visible
 
 PRESETS = Path("presets")
 
@@ -28,4 +29,6 @@ def overlay_of(name: str) -> dict[str, Any]:
 @click.argument("name")
 def command(name: str) -> None:
     diff = edit.apply(overlay_of(name), f"{PRESETS}/{name}.yaml")
-    print(diff or f"{params.PARAMS_FILE} already has every value of {PRESETS}/{name}.yaml")
+    print(
+        visible(diff, keep=LINES) or f"{params.PARAMS_FILE} already has every value of {PRESETS}/{name}.yaml"
+    )

@@ -7,7 +7,6 @@ This is no stage of the graph: `dvc repro` cannot repeat people's judgement, and
 Run     onesentence rate ratings-anna.json ratings-ben.json
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from onesentence.commands import documented
 from onesentence.core.errors import UserError
-from onesentence.core.files import output_file, require_other_file, write_json
+from onesentence.core.files import output_file, parse_json, require_other_file, write_json
 from onesentence.evaluation.resampling import summary_of
 from onesentence.report.tables import interval
 
@@ -87,11 +86,10 @@ def check_rating(rating: Any, pair: list[str], where: str) -> None:
 def read_ratings(path: Path) -> dict[str, Any]:
     """One rater's file, checked."""
     try:
-        return check_file(json.loads(path.read_text(encoding="utf-8")), path)
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name a file of ratings") from error
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are subclasses
-        raise UserError(f"{path}: not JSON ({error}); name a file of ratings") from error
+    return check_file(parse_json(content, path, "name a file of ratings"), path)
 
 
 def read_all(paths: Sequence[Path]) -> dict[tuple[str, str], list[dict[str, Any]]]:

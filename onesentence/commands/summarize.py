@@ -33,6 +33,7 @@ from tqdm import tqdm
 from onesentence.commands import documented
 from onesentence.commands.preset import PRESETS, overlay_of
 from onesentence.core.errors import UserError
+from onesentence.core.escaping import on_one_line
 from onesentence.core.files import output_file, require_other_file
 from onesentence.inference.inputs import KINDS, STDIN, Input, check, open_inputs, read_all
 from onesentence.inference.models import ModelSource, find
@@ -122,7 +123,7 @@ def run(
     if not first:
         raise UserError(f"{opened[0].name}: no article in it; expected at least one")
     if sys.stderr.isatty():
-        print(f"summarize: loading {source.name}", file=sys.stderr)
+        print(f"summarize: loading {on_one_line(source.name)}", file=sys.stderr)
     summarizer = Summarizer.of(source)
     few = total is not None and total <= FEW and not writer.jsonl
     generate, prompt = source.settings.generate, source.settings.prompt

@@ -3,12 +3,17 @@
 import argparse
 import io
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
 from onesentence.core import machine_faults, stopping
+from onesentence.core.escaping import visible, without_secrets
 
+LONGEST = 20_000  # characters of a message; all problems of a params.yaml together take fewer
 TRACEBACK = "ONESENTENCE_TRACEBACK"  # environment variable: show where a fault of the machine was met
 
 
@@ -22,6 +27,22 @@ class UserError(Exception):
     """Bad input. The message names the file, line, key or value, what was expected and what to do."""
 
 
+def sentence(error: UserError) -> str:
+    """The message of an error as it is shown: no secret in it, and no character that steers a terminal.
+
+    A message may repeat a name or a value of any length; it ends after LONGEST characters. Its further lines
+    are indented; a line break of a value becomes a blank.
+    """
+    text = visible(re.sub(r"\s*\n(?!  \S)\s*", " ", without_secrets(str(error)).strip()), keep="\n")
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback as Python does, without the secrets that a library's message may hold."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    sys.stderr.write(visible(without_secrets(text), keep="\n\t"))
+
+
 def run(main: Callable[[], None], description: str | None = None) -> None:
     """Call `main`; turn a UserError or a fault of the machine into one line on stderr and exit code 1.
 
@@ -30,6 +51,7 @@ def run(main: Callable[[], None], description: str | None = None) -> None:
     description: the help text of a stage that takes no options: --help prints it, any other argument is an
     error. Characters that the terminal's encoding lacks are printed as ?. Files are always UTF-8.
     """
+    sys.excepthook = print_traceback
     if isinstance(sys.stdout, io.TextIOWrapper):  # stderr already escapes (backslashreplace)
         sys.stdout.reconfigure(errors="replace")
     if description is not None:
@@ -38,11 +60,11 @@ def run(main: Callable[[], None], description: str | None = None) -> None:
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {sentence(error)}")
     except stopping.Stopped as stopped:
         stopping.leave(stopped, program())
     except Exception as error:
-        sentence = machine_faults.sentence_of(error)
-        if sentence is None or TRACEBACK in os.environ:
+        fault = machine_faults.sentence_of(error)
+        if fault is None or TRACEBACK in os.environ:
             raise
-        sys.exit(f"error: {program()}: {sentence}")
+        sys.exit(f"error: {program()}: {visible(without_secrets(fault))}")

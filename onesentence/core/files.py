@@ -18,8 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from onesentence.core import recorded
+from onesentence.core import machine_faults, recorded
 from onesentence.core.errors import UserError
+
+# A small file can declare or hold text that no memory holds. Real text compresses 3 to 20 times; a file may
+# expand this many times, and any file to the bytes of EXPANDED_ALWAYS.
+EXPANSION = 1_000
+EXPANDED_ALWAYS = 2**30
+REPRODUCE = "remove it and run `dvc checkout`, which restores it from DVC's cache, or `dvc repro`, which makes it again"
 
 # Decimal places of every float in a tracked file. `rounded` is the only place that rounds.
 DECIMALS = 4
@@ -215,10 +221,9 @@ def _json_text(value: Any, line: str, one_line_below: int | None) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that another stage wrote."""
     require_output(path)
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise damaged(path, error) from error
+    content = parse_json(path.read_bytes(), path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}; {REPRODUCE}")
     return content
 
 
@@ -230,12 +235,23 @@ def require_output(path: Path) -> None:
 
 
 def damaged(path: Path, error: Exception) -> UserError:
-    """The error for an output that cannot be read, though a stage wrote it."""
-    reason = " ".join(str(error).split())[:120]
-    return UserError(
-        f"{path}: damaged ({reason}); remove it and run `dvc checkout`, which restores it from DVC's cache, "
-        "or `dvc repro`, which makes it again"
-    )
+    """The error for a parquet file that cannot be read, though a stage wrote it."""
+    reason = " ".join(str(error).split())
+    return UserError(f"{path}: not a whole parquet file ({reason:.200}); {REPRODUCE}")
+
+
+def parse_json(text: str | bytes, where: object, advice: str = REPRODUCE) -> Any:
+    """The value of a JSON text in UTF-8. Raises UserError for anything else.
+
+    where: the file, and its line, that the error names; advice: what to do.
+    """
+    try:
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except RecursionError:
+        reason = "too many brackets inside each other"
+    except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
+        reason = str(error)
+    raise UserError(f"{where}: not valid JSON ({reason}); {advice}")
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -246,11 +262,16 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSONL file that a stage wrote."""
     require_output(path)
-    try:
-        with path.open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise damaged(path, error) from error
+    rows = []
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            row = parse_json(line, f"{path}, line {number}")
+            if not isinstance(row, dict):
+                raise UserError(
+                    f"{path}, line {number}: expected an object, found {type(row).__name__}; {REPRODUCE}"
+                )
+            rows.append(row)
+    return rows
 
 
 def write_parquet(path: Path, columns: dict[str, pa.Array], notes: dict[str, str] | None = None) -> None:
@@ -264,11 +285,41 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """The columns of a parquet file that an earlier stage wrote."""
     require_output(path)
     try:
-        return pq.read_table(path, columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        with pq.ParquetFile(path) as file:
+            require_expandable(path, file.metadata)
+            return file.read(columns=columns)
+    except (pa.ArrowException, OSError, ValueError, KeyError, RuntimeError) as error:
+        if machine_faults.sentence_of(error):
             raise  # a fault of the machine, not of the file's content
         raise damaged(path, error) from error
+
+
+def require_expandable(path: Path, metadata: pq.FileMetaData, whole: bool = True) -> None:
+    """Refuse a parquet file that declares more data than a real file of its size has, or than memory holds.
+
+    whole: whether all of it will be in memory at once.
+    """
+    declared = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
+    require_expansion(path, declared)
+    if whole and declared > EXPANDED_ALWAYS:
+        import psutil
+
+        free = psutil.virtual_memory().available
+        if declared > free:
+            raise UserError(
+                f"{path}: expands to {declared:,} bytes, and {free:,} bytes of memory are free; split "
+                "the file"
+            )
+
+
+def require_expansion(path: Path, expanded: int) -> None:
+    """Refuse a file that expands to more than EXPANSION times its size."""
+    size = path.stat().st_size
+    if expanded > max(EXPANDED_ALWAYS, EXPANSION * size):
+        raise UserError(
+            f"{path}: {size:,} bytes that expand to {expanded:,} or more (expected at most {EXPANSION:,} "
+            "times as many): a file made to fill the memory; get it from another place"
+        )
 
 
 def id_arrays(column: pa.ChunkedArray) -> list[NDArray[np.int32]]:

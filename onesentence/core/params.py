@@ -248,6 +248,11 @@ def completed(name: str, value: object) -> object:
     return {**added, **value}
 
 
+# Aliases can repeat a value that itself repeats values: 20 lines of YAML can mean 10^9 values.
+MOST_NODES = 100_000  # of a YAML file, each alias counted as what it repeats
+SHOWN = 200  # characters of a wrong value that an error repeats
+
+
 class _StrictLoader(yaml.SafeLoader):
     """A SafeLoader that refuses a key that occurs twice; PyYAML silently keeps the last one."""
 
@@ -259,6 +264,39 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     if twice:
         raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key {twice[0]!r} occurs twice")
     return dict(zip(keys, (loader.construct_object(v, deep=True) for _, v in node.value), strict=True))
+
+
+def _size(node: yaml.Node, sizes: dict[int, int], above: frozenset[int] = frozenset()) -> int:
+    """Number of nodes below and with a YAML node; an alias counts as often as it occurs.
+
+    sizes: of the nodes that were counted, by identity. Raises YAMLError for a node that contains itself.
+    """
+    if id(node) in above:
+        raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a value that contains itself")
+    if id(node) not in sizes:
+        children = [] if isinstance(node, yaml.ScalarNode) else node.value
+        inside = above | {id(node)}
+        sizes[id(node)] = 1 + sum(
+            _size(part, sizes, inside)
+            for child in children
+            for part in (child if isinstance(child, tuple) else (child,))
+        )
+    return sizes[id(node)]
+
+
+def _load(text: str) -> object:
+    """The value of a YAML text. Raises YAMLError for one that expands to more than MOST_NODES values."""
+    loader = _StrictLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}) > MOST_NODES:
+            raise yaml.YAMLError(f"more than {MOST_NODES:,} values with its aliases (*NAME) written out")
+        value: object = loader.construct_document(node)
+        return value
+    finally:
+        loader.dispose()
 
 
 # `dvc exp run -S` writes numbers as 1e-05. YAML 1.2 reads a number there, YAML 1.1 (PyYAML) a text.
@@ -282,10 +320,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_yaml(text: str, path: Path) -> dict[str, Any]:
     """The mapping in a YAML text. path: the file that errors name."""
     try:
-        values = yaml.load(text, _StrictLoader)  # noqa: S506 (a SafeLoader)
-    # ValueError: an impossible date; TypeError: a list as a key; RecursionError: nested too deeply.
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        values = _load(text)
+    # ValueError: an impossible date; TypeError: a list as a key; RecursionError: nested too deeply; KeyError,
+    # IndexError and AttributeError: PyYAML's own, of numbers and dates with no digits.
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: not valid YAML: {reason}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of sections, found {type(values).__name__}")
     return values
@@ -293,15 +333,26 @@ def parse_yaml(text: str, path: Path) -> dict[str, Any]:
 
 def _hint(name: str, known: list[str]) -> str:
     """The known name nearest to a wrong one; all known names if none is near."""
-    close = difflib.get_close_matches(str(name), known, n=1)
+    close = difflib.get_close_matches(str(name)[:SHOWN], known, n=1)
     return f", did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}"
 
 
 def _value_error(name: str, key: Key, value: object) -> str:
     """The error for a wrong value, with the nearest legal text."""
-    close = difflib.get_close_matches(str(value), key.choices, n=1)
+    close = difflib.get_close_matches(str(value)[:SHOWN], key.choices, n=1)
     hint = f", did you mean '{close[0]}'?" if close else ""
-    return f"{name}: expected {key.expected}, found {value!r}{hint}"
+    return f"{name}: expected {key.expected}, found {quoted(value)}{hint}"
+
+
+def quoted(value: object) -> str:
+    """A wrong value as an error repeats it: as Python writes it, cut after SHOWN characters."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+
+
+def leaves(name: str) -> bool:
+    """Whether a relative path leads out of the folder that it is relative to."""
+    return ".." in Path(name).parts
 
 
 def problems(values: dict[str, Any]) -> list[str]:
@@ -309,7 +360,7 @@ def problems(values: dict[str, Any]) -> list[str]:
     problems = []
     for section in values:
         if section not in SCHEMA:
-            problems.append(f"{section}: unknown section{_hint(section, list(SCHEMA))}")
+            problems.append(f"{str(section)[:SHOWN]}: unknown section{_hint(section, list(SCHEMA))}")
     for section, expected in SCHEMA.items():
         if section not in values:
             problems.append(f"{section}: missing")
@@ -317,7 +368,7 @@ def problems(values: dict[str, Any]) -> list[str]:
             if not expected.accepts(values[section]):
                 problems.append(_value_error(section, expected, values[section]))
         elif not isinstance(values[section], dict):
-            problems.append(f"{section}: expected a section with keys, found {values[section]!r}")
+            problems.append(f"{section}: expected a section with keys, found {quoted(values[section])}")
         else:
             problems += _section_problems(section, expected, values[section])
     # Values are compared with each other only once each of them is valid.
@@ -326,7 +377,7 @@ def problems(values: dict[str, Any]) -> list[str]:
 
 def unknown_key(section: str, key: str) -> str:
     """The error for a key that a section does not have: with its new name, or the nearest known key."""
-    name = f"{section}.{key}"
+    name = f"{section}.{str(key)[:SHOWN]}"
     if name in RENAMED:
         return f"{name}: this key is now called {RENAMED[name]}; rename it and keep its value"
     rules = SCHEMA[section]
@@ -359,6 +410,11 @@ def _data_contradictions(data: dict[str, Any]) -> list[str]:
     local = data["source"] == "local"
     if local and data["watch"] == NO_FILE:
         problems.append("data.watch: names no data; set it with `make data FROM=PATH`")
+    if local and (leaves(data["watch"]) or Path(data["watch"]).is_absolute()):
+        problems.append(
+            f"data.watch: {data['watch']!r} leaves the repository, so DVC could not keep it; copy it with "
+            "`make data FROM=PATH`"
+        )
     if not local and data["watch"] != NO_FILE:
         problems.append(f"data.watch: must be {NO_FILE} unless data.source is local, found {data['watch']!r}")
     if data["source"] in ("local", "docstrings"):
@@ -411,6 +467,11 @@ def _contradictions(values: dict[str, Any]) -> list[str]:
     model, pretrain = values["model"], values["pretrain"]
     # A name that exists on disk is a folder; any other name is a hub id, "owner/name".
     folder = Path(model["name"]).exists() or model["watch"] != NO_FILE
+    if folder and leaves(model["name"]):
+        problems.append(
+            f"model.name: {model['name']!r} leaves the repository; copy the model to models/, or name its "
+            "absolute path"
+        )
     if folder and model["watch"] != model["name"]:
         problems.append(
             f"model.watch: must be the folder in model.name ({model['name']!r}), or {NO_FILE} for a hub id, "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onesentence.core import recorded
+from onesentence.core.escaping import csv_cell
 from onesentence.core.files import atomic_write, rounded, write_text
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ def save(plot: "Figure", path: Path) -> None:
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
-    """Write rows as CSV, with rounded floats and None as an empty cell."""
+    """Write rows as CSV, with rounded floats, None as an empty cell, and no text that is a formula."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(["" if cell is None else cell for cell in rounded(row)] for row in rows)
+        writer.writerow(map(csv_cell, header))
+        writer.writerows(["" if cell is None else csv_cell(cell) for cell in rounded(row)] for row in rows)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

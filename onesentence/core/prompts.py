@@ -156,7 +156,17 @@ def _rendered(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str
             **options,
         )
         return text
-    except (ValueError, jinja2.TemplateError) as error:
+    # A template is a program, if only in a sandbox: it can divide by zero and call what does not exist.
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        MemoryError,
+        jinja2.TemplateError,
+    ) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise _no_frame(f"the model's chat template cannot be filled ({reason})") from error
 

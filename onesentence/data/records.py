@@ -11,16 +11,24 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onesentence.core.errors import UserError
+from onesentence.core.files import EXPANDED_ALWAYS, require_expandable, require_expansion
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 EXPECTED = f"{', '.join(FORMATS)} (all but .parquet also with .gz)"
 DELIMITERS = (",", ";", "\t", "|")  # Excel writes ; in countries with a decimal comma, tabs for .txt
+LONGEST = 2**26  # characters of a line or a field: no article has as many
+BATCH = 1_024  # rows of a parquet file that are read at once
+GZIP_EXPANSION = 200  # text compresses 3 to 20 times, and text that repeats itself 50 times
 Records = Iterator[tuple[int, dict[str, Any]]]  # with the number of the line or row, from 1
 BinaryFile = gzip.GzipFile | io.BufferedReader
 ID = "id"  # the column with the name of a row, which is optional
@@ -60,6 +68,8 @@ def records(path: Path, needed: dict[str, str]) -> Records:
                 yield from _json_lines(path, _text_lines(path, file, "JSON"), needed)
             else:
                 yield from _csv_records(path, _text_lines(path, file, "CSV"), needed)
+    except RecursionError as error:
+        raise UserError(f"{path}: too many brackets inside each other; correct the file") from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
 
@@ -91,11 +101,11 @@ def _text_lines(path: Path, file: BinaryFile, kind: str) -> Iterator[str]:
     try:
         if encoding == "utf-8":
             # Decoded line by line, because TextIOWrapper decodes blocks and an error could not name its line.
-            for raw in file:
+            for raw in _bounded(path, file.readline):
                 yield raw.decode("utf-8" if number else "utf-8-sig")
                 number += 1
         else:
-            for line in io.TextIOWrapper(file, encoding, newline="\n"):
+            for line in _bounded(path, io.TextIOWrapper(file, encoding, newline="\n").readline):
                 yield line
                 number += 1
     except UnicodeDecodeError as error:
@@ -104,6 +114,25 @@ def _text_lines(path: Path, file: BinaryFile, kind: str) -> Iterator[str]:
             f"0x{error.object[error.start]:02x} ({error.reason}); save the file as UTF-8, in Excel as "
             "'CSV UTF-8'"
         ) from error
+
+
+Line = TypeVar("Line", bytes, str)
+
+
+def _bounded(path: Path, readline: Callable[[int], Line]) -> Iterator[Line]:
+    """Yield the lines that `readline` gives; a UserError for one that is too long, and for a gzip bomb."""
+    most = max(EXPANDED_ALWAYS, GZIP_EXPANSION * path.stat().st_size)
+    number = read = 0
+    while line := readline(LONGEST + 1):
+        number, read = number + 1, read + len(line)
+        if len(line) > LONGEST:
+            raise UserError(f"{path}, line {number}: longer than {LONGEST:,} characters; cut or remove it")
+        if read > most:
+            raise UserError(
+                f"{path}: {path.stat().st_size:,} bytes that expand to more than {most:,}: a file made to "
+                "fill the memory; get it from another place"
+            )
+        yield line
 
 
 class _Object(dict[str, Any]):
@@ -174,7 +203,7 @@ def _delimiter(line: str, suffix: str | None, needed: dict[str, str]) -> str:
 
 
 def _csv_records(path: Path, lines: Iterator[str], needed: dict[str, str]) -> Records:
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(LONGEST)
     skipped, header, delimiter = 0, next(lines, ""), None
     # Excel's way to declare the delimiter.
     if header.startswith("sep=") and len(header.rstrip("\r\n")) == 5:
@@ -209,12 +238,72 @@ def _parquet_records(path: Path, needed: dict[str, str]) -> Records:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             check_columns(str(path), names, needed)
+            require_expandable(path, file.metadata, whole=False)
             # Other columns are not read: they may hold values that Python cannot represent.
             columns = list(dict.fromkeys([*needed.values(), *({ID} & set(names))]))
-            for batch in file.iter_batches(1_024, columns=columns):
+            rows = _rows_at_once(path, file, columns)
+            for batch in file.iter_batches(rows, columns=columns):
                 for record in batch.to_pylist():
                     number += 1
                     yield number, record
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+    # KeyError: a time zone that does not exist; RuntimeError: metadata that contradict each other.
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, RuntimeError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not a valid parquet file after row {number}: {text}") from error
+
+
+def _rows_at_once(path: Path, file: "pq.ParquetFile", columns: list[str]) -> int:
+    """How many rows of a parquet file to read at once. Refuses a file whose texts expand to fill the memory.
+
+    A dictionary, or texts that share their beginnings, store one long text for many rows in a few bytes, and
+    the file declares those bytes alone. Where its rows could expand far, their lengths are added up first.
+    """
+    chunks = [
+        group.column(j)
+        for group in map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        for j in range(group.num_columns)
+        if group.column(j).path_in_schema.partition(".")[0] in columns
+    ]
+    # No text is longer than the bytes of its chunk.
+    longest = max((chunk.total_uncompressed_size for chunk in chunks), default=0)
+    if file.metadata.num_rows * longest <= EXPANDED_ALWAYS:
+        return BATCH
+    # Such a column has no dictionary: its texts are copied to be measured, so only a few at once.
+    shared = {chunk.path_in_schema for chunk in chunks for name in chunk.encodings if "DELTA" in name}
+    rows = max(1, min(BATCH, EXPANDED_ALWAYS // 4 // max(1, longest))) if shared else BATCH
+    types = {name: file.schema_arrow.field(name).type for name in columns}
+    if any(type_.num_fields for type_ in types.values()):
+        return 1  # a list or a struct: its first row is refused
+    texts = [name for name, type_ in types.items() if _is_text(type_)]
+    _require_real_lengths(path, texts, [name for name in texts if name not in shared], rows)
+    return rows
+
+
+def _require_real_lengths(path: Path, texts: list[str], in_dictionary: list[str], rows: int) -> None:
+    """Refuse a parquet file whose texts have together far more bytes than the file.
+
+    in_dictionary: the columns that are measured in their dictionary, without a copy for each row.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    total = 0
+    with pq.ParquetFile(path, read_dictionary=in_dictionary) as file:
+        for batch in file.iter_batches(rows, columns=texts):
+            for column in batch.columns:
+                if pa.types.is_dictionary(column.type):
+                    sizes = pc.binary_length(column.dictionary).take(column.indices)
+                else:
+                    sizes = pc.binary_length(column)
+                total += pc.sum(sizes).as_py() or 0
+            require_expansion(path, total)
+
+
+def _is_text(type_: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(kind(type_) for kind in kinds)

@@ -27,6 +27,7 @@ from onesentence.data.splits import split_docstrings
 
 REQUIREMENTS = Path("requirements.txt")
 WHOLE = ""  # the name of a stream that holds the rows of all splits
+LOCAL = Path("data/local")  # where `make data` puts the user's own articles
 
 
 class UniqueIds:
@@ -194,8 +195,13 @@ def _local(path: Path, data: Data) -> Source:
         return _chunks(records(file, needed), needed, split, str(file), unit)
 
     if path.is_file():
+        if path.absolute().is_relative_to(LOCAL.absolute()):
+            refuse_links(path, LOCAL)
         return Source({WHOLE: stream(path, WHOLE)}, _rules(data))
-    return Source({name: stream(split_file(path, name), name) for name in SPLITS}, _rules(data))
+    files = {name: split_file(path, name) for name in SPLITS}
+    for file in files.values():
+        refuse_links(file, path)
+    return Source({name: stream(file, name) for name, file in files.items()}, _rules(data))
 
 
 def _rules(data: Data, empty: bool = False) -> Rules:
@@ -219,6 +225,20 @@ def _chunks(rows: Records, needed: dict[str, str], split: str, where: str, unit:
             number, record = numbered[0]
             named, first = has_name(record), f"{where}, {unit} {number}"
         yield Chunk(split, where, unit, numbered, named, first)
+
+
+def refuse_links(file: Path, root: Path) -> None:
+    """Refuse a file that is a symbolic link to a place outside `root`: its content would be taken for data.
+
+    A link into DVC's cache, which DVC makes where it is set up so (cache.type), leads to the data themselves.
+    """
+    target = file.resolve()
+    cached = target.parts[-4:-2] == ("files", "md5")
+    if not target.is_relative_to(root.resolve()) and not cached:
+        raise UserError(
+            f"{file}: is a symbolic link that leaves {root}, so it may name any file of this machine; put "
+            "the file itself there"
+        )
 
 
 def split_file(folder: Path, split: str) -> Path:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onesentence.core import recorded
 from onesentence.core.errors import UserError
-from onesentence.core.files import write_parquet
+from onesentence.core.files import require_expandable, write_parquet
 from onesentence.core.params import Data
 from onesentence.evaluation.metric import KINDS, Metric, percent, quality
 from onesentence.evaluation.overlap.workers import CORPUS, OVERLAP_METRICS
@@ -189,21 +189,40 @@ def read_scores(path: Path) -> Scores:
         raise UserError(f"{path}: not found; run `dvc repro`, or name a file in data/scores")
     recorded.require(path)
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            require_expandable(path, file.metadata)
+            table = file.read()
         signatures = json.loads(table.schema.metadata[b"signatures"])
         ids = table["id"].to_pylist()
         # Older code resampled rows: its files have no groups, and its signatures name no unit.
         groups = table["group"].to_pylist() if "group" in table.column_names else ids
-    except (pa.ArrowException, OSError, TypeError, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, TypeError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a file of scores; expected one that the stage `score` wrote") from error
-    columns = {
-        name: table[name].to_numpy().astype(np.float64)
-        for name in METRICS
-        if name in table.column_names and name not in CORPUS
-    }
-    corpus = {
-        name: np.array(table[f"{name}_statistics"].to_pylist(), dtype=np.int64)
-        for name in CORPUS
-        if f"{name}_statistics" in table.column_names
-    }
-    return Scores(ids, columns, corpus, signatures, groups)
+    try:
+        columns = {
+            name: table[name].to_numpy().astype(np.float64)
+            for name in METRICS
+            if name in table.column_names and name not in CORPUS
+        }
+        corpus = {
+            name: np.array(table[f"{name}_statistics"].to_pylist(), dtype=np.int64)
+            for name in CORPUS
+            if f"{name}_statistics" in table.column_names
+        }
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: holds scores that are no numbers; score the outputs again") from error
+    scores = Scores(ids, columns, corpus, signatures, groups)
+    _check_scores(path, scores)
+    return scores
+
+
+def _check_scores(path: Path, scores: Scores) -> None:
+    """Refuse stored scores without rows, with ids or groups that are no texts, or without signatures."""
+    texts = all(isinstance(name, str) for name in (*scores.ids, *scores.groups))
+    if not scores.ids or not texts or len(set(scores.ids)) < len(scores.ids):
+        raise UserError(f"{path}: expected a distinct id and a group in each row; score the outputs again")
+    signed = isinstance(scores.signatures, dict) and all(
+        isinstance(scores.signatures.get(name), str) for name in (*scores.columns, *scores.corpus)
+    )
+    if not signed:
+        raise UserError(f"{path}: a score has no signature; score the outputs again")

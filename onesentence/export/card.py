@@ -8,8 +8,10 @@ from typing import Any
 
 import yaml
 
+from onesentence.core.errors import UserError
+from onesentence.core.escaping import markdown_code
 from onesentence.core.files import write_text
-from onesentence.core.params import Model, Params
+from onesentence.core.params import Data, Model, Params, parse_yaml
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.export.converters import require_ctranslate2
 from onesentence.export.folder import ADAPTER, CTRANSLATE2, GGUF, SETTINGS
@@ -99,13 +101,12 @@ def front_matter(folder: Path) -> dict[str, Any]:
     path = folder / CARD
     if not path.is_file():
         return {}
-    start, _, rest = path.read_text(encoding="utf-8").partition("---\n")
+    start, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("---\n")
     text, end, _ = rest.partition("\n---")
     try:
-        values = yaml.safe_load(text) if not start.strip() and end else None
-    except yaml.YAMLError:
+        return parse_yaml(text, path) if not start.strip() and end else {}
+    except UserError:  # somebody else's card: what it does not say is not known
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def licence_of(base: Model) -> tuple[str | None, str]:
@@ -117,8 +118,11 @@ def licence_of(base: Model) -> tuple[str | None, str]:
         )
     licence = front_matter(Path(base.name)).get("license")
     if isinstance(licence, str):
-        return licence, f"The base's card names the licence `{licence}`, which applies to this model too."
-    return None, f"The licence of the base is not known here: see the card of `{base.name}`."
+        return (
+            licence,
+            f"The base's card names the licence {markdown_code(licence)}, which applies to this model too.",
+        )
+    return None, f"The licence of the base is not known here: see the card of {markdown_code(base.name)}."
 
 
 def metadata(p: Params, target: str) -> dict[str, Any]:
@@ -175,14 +179,20 @@ def usage(p: Params, target: str) -> str:
     return "\n".join([IMPORTS[target], "", 'folder = "models/exported"', load, GENERATE, call, DECODE])
 
 
+def source_of(data: Data) -> str:
+    """Where the pairs come from, in words."""
+    known = {"docstrings": "Python docstrings", "local": "the user's own articles"}
+    if data.source in known:
+        return known[data.source]
+    revision = f" at revision {markdown_code(data.revision)}" if data.revision else ""
+    return f"{markdown_code(data.source)}{revision}"
+
+
 def card(p: Params, results: Results) -> str:
     """The text of the card."""
     target = p.export.target.partition("_")[0]
     evaluation, trained = results.evaluation, results.trained
-    source = {"docstrings": "Python docstrings", "local": "the user's own articles"}.get(
-        p.data.source, f"`{p.data.source}`" + (f" at revision `{p.data.revision}`" if p.data.revision else "")
-    )
-    ban = p.generate.no_repeat_ngram_size
+    source, ban = source_of(p.data), p.generate.no_repeat_ngram_size
     note = BAN_NOTE.format(ban=ban) if ban and target in LOAD else ""
     if target == GGUF:
         note = GREEDY_NOTE.format(beams=p.generate.num_beams)
@@ -194,7 +204,7 @@ def card(p: Params, results: Results) -> str:
 
 # A summary in one sentence
 
-`{p.model.name}`, fine-tuned ({p.train.method}) to summarize an article in one sentence.
+{markdown_code(p.model.name)}, fine-tuned ({p.train.method}) to summarize an article in one sentence.
 Exported as `{p.export.target}`.
 {engine}
 - Trained on {results.data["splits"]["train"]["used"]:,} pairs of article and summary from {source}:

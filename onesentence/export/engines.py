@@ -49,7 +49,9 @@ def load_exported_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{folder}: its tokenizer could not be loaded ({error}); run `make export`"
@@ -102,7 +104,9 @@ def load_transformers(folder: Path, exported: Exported) -> Any:
     if exported.target != ADAPTER:
         # Without a dtype, transformers takes that of config.json.
         return (
-            AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True).to(device_name()).eval()
+            AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+            .to(device_name())
+            .eval()
         )
     from peft import PeftModel
 

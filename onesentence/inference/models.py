@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -18,16 +17,14 @@ from onesentence.export.folder import CTRANSLATE2
 from onesentence.inference.ctranslate2 import CTranslate2Model
 from onesentence.inference.revisions import TUNED, fetch
 from onesentence.inference.settings import EXPORT, Settings, base_model, of_export, of_pipeline
-from onesentence.model.adapters import TUNING, load_tuned, merged, quiet_peft
+from onesentence.model.adapters import ADAPTER, TUNING, check_adapter, load_tuned, merged, quiet_peft
 from onesentence.model.loading import load_base, load_tokenizer
-from onesentence.model.model_files import read_object, tensors_of
+from onesentence.model.model_files import read_object
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ADAPTER = "adapter_config.json"  # of peft
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RUN_HERE = ("merged", "adapter", CTRANSLATE2)  # exported targets
 
 
@@ -193,11 +190,7 @@ def load_adapter(source: ModelSource, folder: Path) -> PreTrainedModel | PeftMod
     """The base with peft's adapter on it, merged where that changes no output."""
     from peft import PeftModel
 
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise UserError(
-            f"{folder}: {ADAPTER_WEIGHTS} not found; save the adapter as safetensors (a pickle can run code)"
-        )
-    tensors_of(folder / ADAPTER_WEIGHTS)  # a UserError unless the file is whole
+    check_adapter(folder)
 
     def adapted() -> PeftModel:
         with quiet_peft():
@@ -214,7 +207,9 @@ def _fitting(source: ModelSource, folder: Path) -> Iterator[None]:
         warnings.filterwarnings("error", message="Found missing adapter keys")
         try:
             yield
-        except (RuntimeError, ValueError, KeyError, TypeError, json.JSONDecodeError, UserWarning) as error:
+        except UserError:
+            raise
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, UserWarning) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{folder}: the adapter does not fit the base {base} ({reason}); use the base that it was "

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from onesentence.core.errors import UserError
+from onesentence.core.escaping import on_one_line
 from onesentence.core.files import atomic_write
-from onesentence.core.params import NO_FILE, PARAMS_FILE
+from onesentence.core.params import NO_FILE, PARAMS_FILE, leaves
 from onesentence.inference.settings import of_pipeline
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def _copy(repo: Repo, commit: str, folder: Path, untuned: bool) -> None:
         model = of_pipeline(folder).model
         wanted = [] if untuned else [TUNED]
         if model.watch != NO_FILE:
+            if leaves(model.name) or Path(model.name).is_absolute():
+                raise Absent(f"base in its own folder (model.name is {model.name!r})")
             wanted.append(Path(model.name))
         for path in wanted:
             _copy_folder(repo, path, folder / path)
@@ -87,7 +90,7 @@ def _copy_folder(repo: Repo, path: Path, target: Path) -> None:
     if not repo.dvcfs.isdir(path.as_posix()):
         raise Absent(path)
     files: list[str] = repo.dvcfs.find(path.as_posix())
-    for file in tqdm(files, desc=f"fetch {path}", unit="file", disable=None, leave=False):
+    for file in tqdm(files, desc=f"fetch {on_one_line(str(path))}", unit="file", disable=None, leave=False):
         copy = target / Path(file.lstrip("/")).relative_to(path)
         copy.parent.mkdir(parents=True, exist_ok=True)
         repo.dvcfs.get_file(file, str(copy))

@@ -21,7 +21,7 @@ PARAMS = (
 EXPORT = "summarization.json"  # in the folder of an exported model
 FORMAT = 1  # of EXPORT
 TARGETS = ("merged", "adapter", "ctranslate2", "gguf")
-ANY_TEXT = Key("a text", lambda value: isinstance(value, str))
+ANY_TEXT = Key(f"a text without {SLOT}", lambda value: isinstance(value, str) and SLOT not in value)
 # The rules of EXPORT, beside the sections that params.yaml has too.
 EXPORT_RULES = {
     "target": choice(*TARGETS),
@@ -92,8 +92,8 @@ def of_export(folder: Path) -> Settings:
     values = read_object(path)
     if values.get("format") != FORMAT:
         raise UserError(
-            f"{path}: format: expected {FORMAT}, found {values.get('format')!r}; export the model again, or "
-            "use the version of onesentence that exported it"
+            f"{path}: format: expected {FORMAT}, found {params.quoted(values.get('format'))}; export the "
+            "model again, or use the version of onesentence that exported it"
         )
     _check(
         path,
@@ -174,11 +174,11 @@ def _problems(values: dict[str, Any], wanted: dict[str, dict[str, Key]]) -> Iter
     for section, rules in wanted.items():
         part = values.get(section)
         if not isinstance(part, dict):
-            yield f"{section}: expected a section with keys, found {part!r}"
+            yield f"{section}: expected a section with keys, found {params.quoted(part)}"
             continue
         for key, rule in rules.items():
             name = f"{section}.{key}" if section else key
             if key not in part:
                 yield f"{name}: missing"
             elif not rule.accepts(part[key]):
-                yield f"{name}: expected {rule.expected}, found {part[key]!r}"
+                yield f"{name}: expected {rule.expected}, found {params.quoted(part[key])}"

@@ -10,23 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-import regex
 from tqdm import tqdm
 
+from onesentence.core.escaping import on_one_line
 from onesentence.inference.stream import NO_ARTICLE, Result
 
 FEW = 10  # notes of one kind that are shown where nobody asked for all of them
-# Whatever moves the cursor, colours a terminal or turns its text around; also half characters, which no
-# encoding has. Joiners stay: words of Persian and of Indic scripts, and emoji, contain them.
-UNPRINTABLE = regex.compile(r"[\p{Cc}\p{Cs}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 FAILURES = {"empty": "the model wrote nothing", "echo": "the model repeated its prompt"}
 REASONS = {"empty": "empty", "echo": "repeated prompt", NO_ARTICLE: "no article"}
 PARTIAL = ".partial"  # the end of a file's name until it is complete
-
-
-def printable(text: str) -> str:
-    """`text` on one line, with a question mark in a box for each character that could steer a terminal."""
-    return UNPRINTABLE.sub("\ufffd", " ".join(text.split()))
 
 
 def row_of(result: Result) -> dict[str, Any]:
@@ -49,11 +41,18 @@ def row_of(result: Result) -> dict[str, Any]:
     }
 
 
-def line_of(result: Result, jsonl: bool) -> str:
-    """The line of a result. As text, line k belongs to article k: it is empty where there is no summary."""
+def line_of(result: Result, jsonl: bool, terminal: bool) -> str:
+    """The line of a result. As text, line k belongs to article k: it is empty where there is no summary.
+
+    terminal: whether a person sees the line at once; then nothing in it steers the terminal. A file gets the
+    model's own characters.
+    """
     if jsonl:  # ASCII, so that nothing in it can steer a terminal or break an encoding
         return json.dumps(row_of(result), ensure_ascii=True)
-    return printable(result.summary.text) if result.summary and result.status == "ok" else ""
+    if result.summary is None or result.status != "ok":
+        return ""
+    text = " ".join(result.summary.text.split())
+    return on_one_line(text) if terminal else text.encode("utf-8", "replace").decode("utf-8")
 
 
 class Writer:
@@ -88,8 +87,9 @@ class Writer:
         """Write results at once; a progress bar on the same terminal makes way."""
         if not results:
             return
-        lines = "".join(line_of(result, self.jsonl) + "\n" for result in results)
-        with tqdm.external_write_mode(file=sys.stderr) if self._file.isatty() else nullcontext():
+        terminal = self._file.isatty()
+        lines = "".join(line_of(result, self.jsonl, terminal) + "\n" for result in results)
+        with tqdm.external_write_mode(file=sys.stderr) if terminal else nullcontext():
             self._file.write(lines)
             self._file.flush()
         self.written += len(results)
@@ -128,7 +128,7 @@ class Notes:
             self.failures[result.status] += 1
         if self.explain or (failed and self.explain is None and self.failed <= FEW):
             return [
-                f"{'failed' if failed else 'note'}: {printable(f'{result.item.place}: {n}')}" for n in notes
+                f"{'failed' if failed else 'note'}: {on_one_line(f'{result.item.place}: {n}')}" for n in notes
             ]
         return []
 
@@ -167,4 +167,4 @@ class Notes:
         if count["flagged"]:
             parts.append(f"{count['flagged']:,} with numbers or names that the article lacks")
         hint = " (--explain lists them)" if len(parts) > 1 and not self.explain else ""
-        return f"summarize: {printable(name)}: {', '.join(parts)}{hint}"
+        return f"summarize: {on_one_line(name)}: {', '.join(parts)}{hint}"

@@ -15,7 +15,7 @@ from onesentence.core import recorded
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_json, write_json
 from onesentence.model.loading import _first_sentence, load_base
-from onesentence.model.model_files import listed
+from onesentence.model.model_files import listed, read_object, tensors_of
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from onesentence.core.params import Lora, Model
 
+ADAPTER = "adapter_config.json"  # of peft
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TUNING = "tuning.json"  # in the folder of a tuned model: how it was trained
 # Merging adds the update to the weights in another order of float32 sums: 1e-5 of the logits' standard
 # deviation on models/phi-tiny (measured), where a merge into tied embeddings is off by 0.4.
@@ -119,11 +121,31 @@ def load_tuned(settings: Model, folder: Path) -> PreTrainedModel | PeftModel:
     if read_json(folder / TUNING)["method"] == "full":
         return load_base(replace(settings, name=str(folder), watch=str(folder)))
 
+    check_adapter(folder)
+
     def adapted() -> PeftModel:
         with quiet_peft():
             return PeftModel.from_pretrained(load_base(settings), folder).eval()
 
     return merged(adapted, settings)
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise a UserError unless a folder holds a whole LoRA adapter of peft, in safetensors.
+
+    peft would read a pickle where there are no safetensors, and for other kinds of adapters (XLORA) load
+    what their configuration names.
+    """
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise UserError(
+            f"{folder}: {ADAPTER_WEIGHTS} not found; save the adapter as safetensors (a pickle can run code)"
+        )
+    tensors_of(folder / ADAPTER_WEIGHTS)
+    kind = read_object(folder / ADAPTER).get("peft_type")
+    if kind != "LORA":
+        raise UserError(
+            f"{folder / ADAPTER}: peft_type: expected 'LORA', found {kind!r:.80}; use another adapter"
+        )
 
 
 def merged(adapted: Callable[[], PeftModel], settings: Model) -> PreTrainedModel | PeftModel:

@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from onesentence.core.params import Model
 
 FLOAT32_ATTENTION = "float32_sdpa"
+# What transformers raises of values in a model's files that no model has. tokenizers raises Exception itself.
+DAMAGED = (
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    RecursionError,
+    NotImplementedError,
+    MemoryError,
+    RuntimeError,
+)
 # The same function as one kernel, instead of eight passes over the widest tensor of the model.
 FUSED_ACTIVATIONS = {"gelu_new": "gelu_pytorch_tanh"}
 
@@ -156,16 +167,29 @@ def readable_errors(model: Model, what: str) -> Iterator[None]:
 
     try:
         yield
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, ArithmeticError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"{_where(model)}: its {what} {_reason(model, error)}") from error
-    except RuntimeError as error:
-        if "conversion of the weights" not in str(error):
+    except BaseException as error:
+        if isinstance(error, RuntimeError) and "conversion of the weights" in str(error):
+            # transformers joins stored parts, such as a layer's experts, while it loads.
+            raise UserError(
+                f"{_where(model)}: its {what} lack parts of a layer (such as one of its experts), or hold "
+                "them in another shape than config.json says; copy the whole model, or use its own config"
+            ) from error
+        if not isinstance(error, DAMAGED) and type(error) is not Exception and not _is_panic(error):
             raise
-        # transformers joins stored parts, such as a layer's experts, while it loads. Its error names none.
         raise UserError(
-            f"{_where(model)}: its {what} lack parts of a layer (such as one of its experts), or hold "
-            "them in another shape than config.json says; copy the whole model, or use its own config"
+            f"{_where(model)}: its {what} could not be loaded ({type(error).__name__}: "
+            f"{_first_sentence(error):.200}); it needs more memory than there is, or its files contradict "
+            "each other: then copy the whole model again"
         ) from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether an error is a panic of Rust code (tokenizers, safetensors), which no class can name."""
+    return type(error).__name__ == "PanicException"
 
 
 def _reason(model: Model, error: Exception) -> str:
@@ -203,7 +227,7 @@ def _reason(model: Model, error: Exception) -> str:
     return f"could not be loaded ({kind}: {text})"
 
 
-def _first_sentence(error: Exception) -> str:
+def _first_sentence(error: BaseException) -> str:
     """The first sentence of an error, on one line."""
     return " ".join(str(error).split()).split(". ")[0]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onesentence.core.errors import UserError
+from onesentence.core.files import parse_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights in several files: {"weight_map": {tensor: file}}
@@ -41,9 +42,9 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a model's folder."""
     require_whole(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); copy the file again") from error
+        value = parse_json(path.read_bytes(), path, "copy the file again")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); copy the file again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -62,12 +63,14 @@ def tensors_of(path: Path) -> set[str]:
         try:
             header = json.loads(file.read(length))  # only the header: the tensors may take many GB
             header.pop("__metadata__", None)
-            ends = [entry["data_offsets"][1] for entry in header.values()]
-        except (UnicodeDecodeError, ValueError, AttributeError, KeyError, TypeError) as error:
+            expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            named = all(isinstance(entry["data_offsets"][1], int) for entry in header.values())
+            if not named:
+                raise TypeError("an offset that is no whole number")
+        except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path}: not a safetensors file (its header cannot be read); copy it again"
             ) from error
-    expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise UserError(
             f"{path}: its size differs from its header (expected {expected:,} bytes, found {size:,}); "
@@ -91,6 +94,10 @@ def check_weights(folder: Path) -> None:
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise UserError(f"{index}: expected a weight_map from tensor to file; copy it again")
     for name in sorted(set(places.values())):
+        if Path(name).name != name:
+            raise UserError(
+                f"{index}: weight_map: {name!r} leaves the model's folder; copy the whole model again"
+            )
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: not found, though {INDEX} names it; copy it into the folder")
         lacking = {tensor for tensor, file in places.items() if file == name} - tensors_of(folder / name)

@@ -7,6 +7,7 @@ from typing import Any
 
 from onesentence.core import params
 from onesentence.core.errors import UserError
+from onesentence.core.escaping import markdown_code, markdown_text, visible
 from onesentence.core.files import read_json, read_jsonl, read_parquet, write_text
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
@@ -52,7 +53,7 @@ def results_block(folders: Sequence[Path]) -> str:
     rows = [
         [f"{METRICS[HEADLINE].title} [{confidence:.0%} interval]", *titles],
         ["---"] * (len(pipelines) + 1),
-        ["base model", *(f"`{values['model']['name']}`" for _, _, values in pipelines)],
+        ["base model", *(markdown_code(values["model"]["name"]) for _, _, values in pipelines)],
         ["articles", *(_articles(evaluation, values) for _, evaluation, values in pipelines)],
     ]
     for name in SYSTEMS:
@@ -65,7 +66,7 @@ def results_block(folders: Sequence[Path]) -> str:
 
 
 def _articles(evaluation: dict[str, Any], values: dict[str, Any]) -> str:
-    return f"{values['data']['source']}, {evaluation['split']}, {evaluation['n']:,}"
+    return f"{markdown_text(values['data']['source'])}, {evaluation['split']}, {evaluation['n']:,}"
 
 
 def _difference(evaluation: dict[str, Any], pair: str) -> str:
@@ -116,7 +117,7 @@ def _prediction(path: Path, id_: str) -> str:
 def _paragraph(label: str, text: str) -> str:
     """Lines of the example: a label, then the text beside it. A fence in the text must not end the block."""
     return textwrap.fill(
-        " ".join(text.replace("```", "'''").split()),
+        visible(" ".join(text.replace("```", "'''").split())),
         WIDTH,
         initial_indent=label.ljust(INDENT),
         subsequent_indent=" " * INDENT,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from onesentence.core.escaping import visible
 from onesentence.report.sentences import clusters_phrase
 from onesentence.report.tables import comparison_rows, score_rows
 
@@ -10,19 +11,22 @@ WIDTH = 118  # columns of text
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], narrow: str = "") -> None:
-    """Print a table; the column named `narrow` may wrap. No text is read as markup."""
+    """Print a table; the column named `narrow` may wrap. No text is markup, or steers the terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # Text, not str: rich reads brackets in a str as its markup, and intervals have brackets.
-    table = Table(title=Text(title))
+    def literal(text: str) -> Text:
+        # Text, not str: rich reads brackets in a str as its markup, and intervals have brackets.
+        return Text(visible(text, keep="\n"))
+
+    table = Table(title=literal(title))
     for column in columns:
         table.add_column(
-            Text(column), justify="left" if column == columns[0] else "right", no_wrap=column != narrow
+            literal(column), justify="left" if column == columns[0] else "right", no_wrap=column != narrow
         )
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(literal, row))
     Console(width=WIDTH).print(table)
 
 

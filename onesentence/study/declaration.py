@@ -5,6 +5,7 @@ experiment in every study that lists it, so a variant that two studies share run
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from onesentence.study.variants import Study, Variant
 
 STUDIES_FILE = Path("studies.yaml")
 NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+STUDY = re.compile(r"\w[\w.+-]*", re.ASCII)
 PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # texts that need no quotes in `dvc exp run -S`
 ROWS = "data.train_size"
 QUICK = "quick-"
@@ -30,6 +32,10 @@ ABSENT = {UNKNOWN: "unknown key", "required key not provided": "missing"}
 RENAMED = {"reference": "baseline"}  # keys of a study of version 0.1
 POSITIVE = rules.Key(
     "a number above 0", lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v > 0
+)
+MOST_VARIANTS = 10_000  # of a study: nobody runs as many, and each takes memory
+BUDGET = rules.Key(
+    f"a whole number from 1 to {MOST_VARIANTS:,}", lambda v: type(v) is int and 1 <= v <= MOST_VARIANTS
 )
 VALUES = rules.Key("a list of values", lambda v: isinstance(v, list) and len(v) > 0)
 KEYS = rules.Key("keys with values", lambda v: isinstance(v, dict))
@@ -70,7 +76,7 @@ SHAPES: dict[str, Any] = {  # of the values for one scale
     "axes": {str: must_be(VALUES)},
     "variants": {str: must_be(KEYS)},
     "search": {
-        Required("budget"): must_be(rules.whole(1)),
+        Required("budget"): must_be(BUDGET),
         Required("seed"): must_be(rules.whole(0)),
         Required("keys"): {
             str: voluptuous.Any(
@@ -104,7 +110,7 @@ def problem_of_shape(where: str, value: Any, error: Invalid) -> str:
         return f"{name}: {ABSENT[error.msg]}"
     for part in error.path:
         value = value[part]
-    return f"{name}: {error.msg}, found {value!r}"
+    return f"{name}: {error.msg}, found {params.quoted(value)}"
 
 
 def short(key: str, value: object) -> str:
@@ -115,6 +121,10 @@ def short(key: str, value: object) -> str:
 
 def from_axes(axes: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
     """Variants by name: every combination of the axes' values."""
+    if math.prod(map(len, axes.values())) > MOST_VARIANTS:
+        raise UserError(
+            f"axes: {', '.join(map(str, axes))}: more than {MOST_VARIANTS:,} combinations; give fewer values"
+        )
     variants = {}
     for values in itertools.product(*axes.values()):
         pairs = list(zip(axes, values, strict=True))
@@ -151,7 +161,7 @@ def problem_of_value(key: str, value: object) -> str | None:
     if rule is None:
         return f"{key}: unknown key of params.yaml"
     if not rule.accepts(value):
-        return f"{key}: expected {rule.expected}, found {value!r}"
+        return f"{key}: expected {rule.expected}, found {params.quoted(value)}"
     return None
 
 
@@ -174,6 +184,13 @@ class Studies:
         self.declared: dict[str, Any] = params.read_yaml(path)
         shape: Any = {Required("scales"): {str: SCALE_SHAPE}, Required("studies"): {str: STUDY_SHAPE}}
         require_shape(f"{path}: ", self.declared, shape)
+        for kind in ("scales", "studies"):
+            for label in self.declared[kind]:  # they become names of files and of experiments
+                if not STUDY.fullmatch(label):
+                    raise UserError(
+                        f"{path}: {kind}: {params.quoted(label)}: expected a name of letters, digits, '_', "
+                        "'.', '+' and '-'"
+                    )
         scales = self.declared["scales"]
         matching = [name for name, scale in scales.items() if scale["model"] == model]
         if not matching:

@@ -14,8 +14,8 @@ from conftest import ROOT, command, stage
 
 from onesentence.cli import cli
 from onesentence.core.errors import UserError
+from onesentence.core.escaping import on_one_line
 from onesentence.inference.summarizer import Summarizer
-from onesentence.inference.writing import printable
 
 ARTICLES = ["def f(x: int) -> int\n\nReturns x, doubled.", "The council met. It chose Anna.", "word " * 300]
 
@@ -43,7 +43,7 @@ def summaries(pipeline) -> list:
 @pytest.fixture(scope="module")
 def wanted(summaries) -> list[str]:
     """`summaries` as lines of text."""
-    return [printable(summary.text) for summary in summaries]
+    return [on_one_line(summary.text) for summary in summaries]
 
 
 def summarize(*words: str, stdin: str | bytes = "", code: int = 0):

@@ -9,7 +9,7 @@ import pytest
 from onesentence.inference.inputs import Item
 from onesentence.inference.stream import Result
 from onesentence.inference.summarizer import Summary
-from onesentence.inference.writing import Notes, Writer, line_of, printable, row_of
+from onesentence.inference.writing import Notes, Writer, line_of, row_of
 
 
 def result(text="A sentence.", status="ok", **changes) -> Result:
@@ -24,19 +24,24 @@ NOTHING = Result(Item("a.csv, line 3", "8", "", "'document' is empty"), None)
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("\x1b[31mred\x1b]0;title\x07", "\ufffd[31mred\ufffd]0;title\ufffd"),
+        ("\x1b[31mred\x1b]0;title\x07", r"\u001b[31mred\u001b]0;title\u0007"),
         ("two\nlines\r\n and\ttabs\u2028here", "two lines and tabs here"),
-        ("\x9b2J \u202eright\u2069", "\ufffd2J \ufffdright\ufffd"),
-        ("half \ud800 character", "half \ufffd character"),
+        ("\x9b2J \u202eright\u2069", r"\u009b2J \u202eright\u2069"),
+        ("half \ud800 character", r"half \ud800 character"),
         ("नमस्ते می\u200cخواهم 👩\u200d💻", "नमस्ते می\u200cخواهم 👩\u200d💻"),
         ("`code` *a* <b> |c|", "`code` *a* <b> |c|"),
     ],
 )
 def test_no_character_steers_a_terminal(text, shown):
-    assert printable(text) == shown
-    assert line_of(result(text), jsonl=False) == shown
-    line = line_of(result(text), jsonl=True)
-    assert line.isascii() and line.isprintable() and json.loads(line)["prediction"] == text
+    assert line_of(result(text), jsonl=False, terminal=True) == shown
+    for terminal in (True, False):
+        line = line_of(result(text), jsonl=True, terminal=terminal)
+        assert line.isascii() and line.isprintable() and json.loads(line)["prediction"] == text
+
+
+def test_a_file_gets_the_characters_of_the_model():
+    text = "\x1b[31mred\n\u202eright |c| half \ud800"
+    assert line_of(result(text), jsonl=False, terminal=False) == "\x1b[31mred \u202eright |c| half ?"
 
 
 def test_a_row_has_the_keys_of_the_predictions_and_what_is_unsupported():
@@ -57,8 +62,8 @@ def test_a_row_has_the_keys_of_the_predictions_and_what_is_unsupported():
 
 
 def test_as_text_a_failed_summary_is_an_empty_line():
-    assert line_of(result("Article: An article", "echo"), jsonl=False) == ""
-    assert line_of(NOTHING, jsonl=False) == ""
+    assert line_of(result("Article: An article", "echo"), jsonl=False, terminal=True) == ""
+    assert line_of(NOTHING, jsonl=False, terminal=True) == ""
 
 
 def test_a_file_has_its_name_once_it_is_complete(tmp_path):

@@ -2,10 +2,10 @@
 
 A small project runs once without a kill: `dvc repro evaluate`, and a study with two jobs. Then it starts
 again from nothing, is killed, runs again, is killed again, until it comes to its end. The moments are uniform
-over a quarter of the time that the undisturbed run takes, so that kills spread over all stages. A kill ends all
-processes, or DVC (in a study: the command) alone, or the stage alone. It must leave no output that differs
-from the undisturbed run's, except those that DVC calls unfinished; at the end all must be equal. A training
-that goes on must repeat at most `train.checkpoint_every` steps.
+over a quarter of the time that the undisturbed run takes, so that kills spread over all stages. A kill ends
+all processes, or DVC (in a study: the command) alone, or the stage alone. It must leave no output that
+differs from the undisturbed run's, except those that DVC calls unfinished; at the end all must be equal. A
+training that goes on must repeat at most `train.checkpoint_every` steps.
 
 Run     python -m benchmarks.soak [--kills 100] [--output FILE]
         python -m benchmarks.soak --kills 5 --only pipeline

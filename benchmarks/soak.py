@@ -2,10 +2,10 @@
 
 A small project runs once without a kill: `dvc repro evaluate`, and a study with two jobs. Then it starts
 again from nothing, is killed, runs again, is killed again, until it comes to its end. The moments are uniform
-over a half of the time that the undisturbed run takes, so that kills spread over all stages. A kill ends all
-processes, or DVC (in a study: the command) alone, or the stage alone. It must leave no output that differs
-from the undisturbed run's, except those that DVC calls unfinished; at the end all must be equal. A training
-that goes on must repeat at most `train.checkpoint_every` steps.
+over a quarter of the time that the undisturbed run takes, so that kills spread over all stages. A kill ends
+all processes, or DVC (in a study: the command) alone, or the stage alone. It must leave no output that
+differs from the undisturbed run's, except those that DVC calls unfinished; at the end all must be equal. A
+training that goes on must repeat at most `train.checkpoint_every` steps.
 
 Run     python -m benchmarks.soak [--kills 100] [--output FILE]
         python -m benchmarks.soak --kills 5 --only pipeline
@@ -43,7 +43,7 @@ KINDS = ("all", "parent", "stage")
 RESULT = Path("benchmarks/results/soak.json")
 PAGE = Path("docs/reliability.md")
 START, END = "<!-- soak: written by benchmarks.soak -->\n", "<!-- end of soak -->\n"
-PART = 0.5  # of the undisturbed run's time, over which the moment of a kill is uniform
+PART = 0.25  # of the undisturbed run's time, over which the moment of a kill is uniform
 STUDY_SHARE = 4  # one of so many kills is given to the study
 LIMIT = 900  # seconds in which a run must end
 PATIENCE = 60  # seconds that processes have to end after the one that started them
@@ -58,7 +58,7 @@ class Found:
 
     seconds: dict[str, float] = field(default_factory=dict)  # of the undisturbed runs
     expected: dict[str, Any] = field(default_factory=dict)  # what they wrote
-    kills: list[dict[str, str]] = field(default_factory=list)
+    kills: list[dict[str, Any]] = field(default_factory=list)
     repeated: list[int] = field(default_factory=list)  # steps, for each training that was killed
     mismatches: list[str] = field(default_factory=list)
     rounds: dict[str, int] = field(default_factory=dict)
@@ -127,11 +127,15 @@ def broken_objects(cache: Path) -> list[str]:
 class Soak:
     """Kills runs of one project. A run is "pipeline" or "study"."""
 
-    def __init__(self, work: Path, seed: int) -> None:
-        self.work = work
+    def __init__(self, work: Path, seed: int, target: str) -> None:
+        self.work, self.target = work, target
         self.state = work / "state.json"
         self.project = Project(work / "project")
         self.found = Found(**read_json(self.state)) if self.state.is_file() else Found()
+        # What the kills of a run did that has not come to its end is not known.
+        self.found.kills = [
+            kill for kill in self.found.kills if kill["round"] < self.found.rounds.get(kill["run"], 0)
+        ]
         self.rng = np.random.default_rng([seed, len(self.found.kills)])
         self.repetitions = Repetitions()
         if not (self.project.folder / ".git/refs/heads/main").is_file():
@@ -141,7 +145,7 @@ class Soak:
     def command(self, run: str) -> list[str]:
         """What a user types."""
         if run == "pipeline":
-            return [sys.executable, "-m", "dvc", "repro", "evaluate"]
+            return [sys.executable, "-m", "dvc", "repro", self.target]
         return [sys.executable, "-m", "onesentence", "study", STUDY, "--quick", "--jobs", "2"]
 
     def log(self, run: str) -> Path:
@@ -220,7 +224,8 @@ class Soak:
             if folder and (one in doomed or kind == "parent"):
                 self.repetitions.killed(self.place_of(folder), folder)
         where = "+".join(sorted(name for name in names if name)) or "dvc"
-        self.found.kills.append({"run": run, "kind": kind, "stage": where})
+        number = self.found.rounds.get(run, 0)
+        self.found.kills.append({"run": run, "round": number, "kind": kind, "stage": where})
         self.after_kill(run, kind, process)
 
     def place_of(self, folder: Path) -> str:
@@ -345,9 +350,11 @@ def table(result: dict[str, Any]) -> str:
     return "| measured | result |\n|---|---|\n" + "".join(f"| {what} | {value} |\n" for what, value in rows)
 
 
-def soak(work: Path, kills: int, runs: tuple[str, ...], seed: int) -> dict[str, Any]:
-    """Kill `kills` times in all, and return the result."""
-    whole = Soak(work, seed)
+def soak(
+    work: Path, kills: int, runs: tuple[str, ...], seed: int, target: str = "evaluate"
+) -> dict[str, Any]:
+    """Kill `kills` times in all, and return the result. target: the last stage of the pipeline that runs."""
+    whole = Soak(work, seed, target)
     shares = {"pipeline": kills, "study": 0}
     if runs == ("study",):
         shares = {"pipeline": 0, "study": kills}

@@ -105,7 +105,7 @@ remote: setup ## make remote DIR=PATH, or URL=s3://BUCKET/PATH (gs, azure, ssh, 
 
 study: setup ## make study NAME=rank [JOBS=2 or SCHEDULER=tcp://HOST:8786] [QUICK=1]: run what is missing of a study, then compare
 ifdef SCHEDULER
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r onesentence/study/requirements.txt
+	@$(call install,scheduler,onesentence/study/requirements.txt)
 endif
 	@exec python -m onesentence study $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(if $(QUICK),--quick) $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
 

@@ -29,6 +29,7 @@ LOCKS = {
     "models": Path("models/requirements.txt"),
     "serving": Path("onesentence/serving/requirements.txt"),
     "export": Path("onesentence/export/requirements.txt"),
+    "scheduler": Path("onesentence/study/requirements.txt"),
     "benchmarks": Path("benchmarks/requirements.txt"),
     "tools": FOLDER / "tools.txt",
 }

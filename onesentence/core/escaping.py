@@ -19,7 +19,7 @@ UNSAFE = regex.compile(
 LINES = "\n\t"  # what a text of several lines may contain
 FORMULA = ("=", "+", "-", "@", "\t", "\n")  # a spreadsheet computes a cell that begins with one
 MARKUP = regex.compile(r"([\\`*_{}\[\]<>#|~$&@!])")
-# In an address, user:PASSWORD@ and a token in the place of the user; keys among the values of a query.
+# In an address: user:PASSWORD@, a token in the place of the user, keys among the values of the query.
 PASSWORD = regex.compile(r"(?<=://)([^\s/@?#'\":]*):[^\s/?#'\"]+(?=@)")
 TOKEN = regex.compile(r"(?<=https?://)[^\s/@?#'\":]{20,}(?=@)")
 QUERY = regex.compile(

@@ -25,7 +25,7 @@ from onesentence.core.errors import UserError
 # expand this many times, and any file to the bytes of EXPANDED_ALWAYS.
 EXPANSION = 1_000
 EXPANDED_ALWAYS = 2**30
-REPRODUCE = "remove it and run `dvc checkout` (it restores it from DVC's cache) or `dvc repro` (it makes it again)"
+REPRODUCE = "remove it and run `dvc checkout`, to take it from DVC's cache, or `dvc repro`, to remake it"
 
 # Decimal places of every float in a tracked file. `rounded` is the only place that rounds.
 DECIMALS = 4

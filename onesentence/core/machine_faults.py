@@ -54,7 +54,7 @@ def sentence_of(error: BaseException) -> str | None:
                 if number == code or (number is None and os.strerror(code) in text):
                     return f"{_place(part)}{words}; {remedy}"
         if isinstance(part, FileNotFoundError) and part.filename:
-            return f"{part.filename}: not found, or removed while it was needed; run `dvc repro` to make it"
+            return f"{part.filename}: not found, or removed meanwhile; run `dvc repro` if a stage writes it"
     return None
 
 

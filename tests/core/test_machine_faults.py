@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
         (OSError(errno.EROFS, os.strerror(errno.EROFS), "models"), "models: the file system is read-only;"),
         (PermissionError(errno.EACCES, "Permission denied", "plots"), "plots: permission is denied;"),
         (OSError(errno.EIO, os.strerror(errno.EIO)), "the disk reports an input/output error;"),
-        (FileNotFoundError(errno.ENOENT, "No such file", "data/x"), "data/x: not found, or removed while"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "data/x"), "data/x: not found, or removed"),
         (RuntimeError("write: No space left on device (os error 28)"), "the disk is full;"),
         (MemoryError(), "not enough memory; lower train.batch_size"),
         (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory;"),

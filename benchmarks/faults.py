@@ -379,8 +379,10 @@ def two_at_once(project: Project, stage: str) -> Iterator[During | None]:
     """A second `dvc repro` of the same stage starts while the first one runs it."""
 
     def during(process: "subprocess.Popen[bytes]") -> None:
-        stage_process(project, process)
+        first = stage_process(project, process)
+        first.suspend()  # a short stage would end before the second run starts
         project.second = project.run(*repro(stage, force=True), check=False)  # type: ignore[attr-defined]
+        first.resume()
 
     yield during
 

@@ -444,6 +444,7 @@ def half_written(project: Project, expected: dict[str, str | None]) -> list[str]
 def without_paths(text: str, project: Project) -> str:
     """A sentence without this machine's folders and numbers of processes."""
     text = text.replace(f"{project.folder}/", "").replace(str(project.folder), ".")
+    text = re.sub(r"\.\d+\.tmp\b", ".N.tmp", text)
     return re.sub(r"\b(process|PID|pid)[ :]*\d+", r"\1 N", text)
 
 

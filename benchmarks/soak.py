@@ -32,7 +32,7 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
-from benchmarks.small import GROWS, SETTINGS, STUDY, Project, hash_of, recorded_outputs, stage_of
+from benchmarks.small import GROWS, SETTINGS, STUDY, Project, hash_of, recorded_outputs, remove, stage_of
 from onesentence.core import errors
 from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, read_json, write_json, write_text
@@ -48,6 +48,7 @@ STUDY_SHARE = 4  # one of so many kills is given to the study
 LIMIT = 900  # seconds in which a run must end
 PATIENCE = 60  # seconds that processes have to end after the one that started them
 CLONES = ".dvc/tmp/studies"
+LOCKS, TORN = ".dvc/tmp/rwlock", "Unable to read RWLock-file"
 CONTINUES = re.compile(r"train: continuing from checkpoint-(\d+)")
 TRAINS = re.compile(r"Running stage 'train'")
 
@@ -62,6 +63,7 @@ class Found:
     repeated: list[int] = field(default_factory=list)  # steps, for each training that was killed
     mismatches: list[str] = field(default_factory=list)
     rounds: dict[str, int] = field(default_factory=dict)
+    locks_removed: int = 0  # how often a rerun needed DVC's torn file of locks to be removed
 
     def count(self, run: str) -> int:
         """The number of kills of one kind of run."""
@@ -273,11 +275,24 @@ class Soak:
             self.note_repetitions(run)
             if status == 0:
                 break
+            if status is not None and self.torn_lock_removed(run):
+                continue
             if status is not None:
                 text = self.log(run).read_text(encoding="utf-8", errors="replace")
                 self.found.mismatches.append(f"{run}: a rerun failed: {' '.join(text.split())[-400:]}")
                 break
         self.compare(run)
+
+    def torn_lock_removed(self, run: str) -> bool:
+        """Whether DVC refused a rerun because of a torn file of locks, which is then removed by hand.
+
+        DVC does not write that file atomically: a kill while it writes leaves it empty.
+        """
+        torn = TORN in self.log(run).read_text(encoding="utf-8", errors="replace")
+        if torn:
+            remove(self.project.folder / LOCKS)
+            self.found.locks_removed += 1
+        return torn
 
     def compare(self, run: str) -> None:
         """Note what a finished run wrote differently, and the processes that it has left."""
@@ -315,6 +330,7 @@ def result_of(found: Found) -> dict[str, Any]:
         "checkpoint_every": SETTINGS["train"]["checkpoint_every"],
         "trainings_killed": len(found.repeated),
         "most_steps_repeated": max(found.repeated, default=0),
+        "dvc_locks_removed": found.locks_removed,
         "mismatches": found.mismatches,
     }
 
@@ -342,6 +358,7 @@ def table(result: dict[str, Any]) -> str:
         ),
         ("runs that came to their end", f"{sum(result['rounds'].values()):,}"),
         ("outputs that differ, half-written files, processes left", f"{len(result['mismatches']):,}"),
+        ("reruns that needed `.dvc/tmp/rwlock` to be removed", f"{result['dvc_locks_removed']:,}"),
         (
             f"most steps repeated by a training (checkpoints every {result['checkpoint_every']})",
             f"{result['most_steps_repeated']:,}, of {result['trainings_killed']:,} killed trainings",

@@ -86,12 +86,19 @@ def studies_file(data: bytes, folder: Path) -> str | None:
 def rows_of(name: str, data: bytes, folder: Path) -> str | None:
     """A file of pairs with this name, read to its end as stage `prepare` reads it."""
     from onesentence.core.params import Data, part_of
+    from onesentence.core.pool import Pool
     from onesentence.data.sources import open_source
 
     path = folder / name
     path.write_bytes(data)
     settings = part_of(Data, {"source": "local", "watch": str(path), **COLUMNS})
-    return attempt(lambda: [list(rows) for rows in open_source(settings).splits.values()])
+
+    def read() -> None:
+        with Pool(workers=1) as pool:
+            for batch, _ in open_source(settings).batches(pool, "en"):
+                list(batch.examples())
+
+    return attempt(read)
 
 
 def summarize_inputs(name: str, kind: str | None, data: bytes, folder: Path) -> str | None:

@@ -99,6 +99,7 @@ def test_no_folder_holds_a_quarter_of_the_lines():
 
 # What no module alone does, by what its tests are about.
 ACROSS = {
+    "stages/test_resume",  # stages that are stopped and go on
     "model/test_chat",  # chat templates, from params.yaml to the ids
     "model/test_families",  # one architecture after the other, through every stage
     "evaluation/test_clusters",  # resampling of clusters, from a file to the report
@@ -114,7 +115,11 @@ def test_a_file_of_tests_is_named_as_its_module_and_lies_as_it_does():
     names = {path.with_suffix("").as_posix() for path in found} - ACROSS
     # Where two folders have a module of one name, a file of tests has its folder's name too.
     modules = ("comparison", "equivalence", "experiments", "figures", "sentences")
-    twins = {"commands/test_commands_export", *(f"study/test_study_{module}" for module in modules)}
+    twins = {
+        "commands/test_commands_checkpoints",
+        "commands/test_commands_export",
+        *(f"study/test_study_{module}" for module in modules),
+    }
     names = {re.sub(r"test_(study|commands)_", "test_", name) if name in twins else name for name in names}
     homes = {"stages": ROOT, "benchmarks": ROOT}
     lost = [

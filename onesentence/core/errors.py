@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 
 from onesentence.core import machine_faults, stopping
-from onesentence.core.escaping import visible, without_secrets
 
 LONGEST = 20_000  # characters of a message; all problems of a params.yaml together take fewer
 TRACEBACK = "ONESENTENCE_TRACEBACK"  # environment variable: show where a fault of the machine was met
@@ -27,20 +26,28 @@ class UserError(Exception):
     """Bad input. The message names the file, line, key or value, what was expected and what to do."""
 
 
+def shown(text: str, keep: str = "") -> str:
+    """A text without secrets; characters that steer a terminal are escapes, except those to `keep`."""
+    # Not at the top: another Python reads the packages' docstrings, and it lacks escaping's compiled `regex`.
+    from onesentence.core.escaping import visible, without_secrets
+
+    return visible(without_secrets(text), keep=keep)
+
+
 def sentence(error: UserError) -> str:
     """The message of an error as it is shown: no secret in it, and no character that steers a terminal.
 
     A message may repeat a name or a value of any length; it ends after LONGEST characters. Its further lines
     are indented; a line break of a value becomes a blank.
     """
-    text = visible(re.sub(r"\s*\n(?!  \S)\s*", " ", without_secrets(str(error)).strip()), keep="\n")
+    text = shown(re.sub(r"\s*\n(?!  \S)\s*", " ", str(error).strip()), keep="\n")
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print a traceback as Python does, without the secrets that a library's message may hold."""
     text = "".join(traceback.format_exception(kind, error, trace))
-    sys.stderr.write(visible(without_secrets(text), keep="\n\t"))
+    sys.stderr.write(shown(text, keep="\n\t"))
 
 
 def run(main: Callable[[], None], description: str | None = None) -> None:
@@ -67,4 +74,4 @@ def run(main: Callable[[], None], description: str | None = None) -> None:
         fault = machine_faults.sentence_of(error)
         if fault is None or TRACEBACK in os.environ:
             raise
-        sys.exit(f"error: {program()}: {visible(without_secrets(fault))}")
+        sys.exit(f"error: {program()}: {shown(fault)}")

@@ -95,7 +95,7 @@ def test_every_program_starts_through_errors_run():
         if path.name == "ctranslate.py":  # a child process that must not import the project
             continue
         end = path.read_text(encoding="utf-8").partition('__name__ == "__main__"')[2]
-        assert "errors.run(" in end, path
+        assert "errors.run(" in end or "stage.run(" in end, path
 
 
 def test_every_output_option_is_checked_before_the_work():

@@ -38,6 +38,7 @@ LOADERS = ("yaml.Loader", "yaml.UnsafeLoader", "yaml.FullLoader")  # they constr
 # File, and what is found there: why it is no danger.
 ROUND_TRIP = "ruamel's round-trip loader, which constructs plain values alone"
 ALLOWED = {
+    ("onesentence/core/pool.py", "joblib"): "only its count of usable cores, which knows of containers",
     ("onesentence/commands/edit.py", "yaml.load"): ROUND_TRIP,
     ("onesentence/commands/data.py", "yaml.load"): ROUND_TRIP,
     ("onesentence/commands/base.py", "AutoModelForCausalLM.from_pretrained without use_safetensors"): (

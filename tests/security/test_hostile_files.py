@@ -17,6 +17,7 @@ from onesentence.commands import rate
 from onesentence.core import files, params
 from onesentence.core.errors import UserError, sentence
 from onesentence.core.params import Data, Model, part_of
+from onesentence.core.pool import Pool
 from onesentence.data import records
 from onesentence.data.sources import open_source
 from onesentence.evaluation.external import read_outputs
@@ -248,7 +249,9 @@ def test_a_link_out_of_the_data_is_refused_by_name(tmp_path, pairs, monkeypatch)
 
     def read(watch: str) -> list:
         source = open_source(part_of(Data, {"source": "local", "watch": watch, **columns}))
-        return list(source.splits["train"])
+        with Pool(workers=1) as pool:
+            read = [row for batch, _ in source.batches(pool) for row in batch.examples()]
+        return read
 
     assert len(read("data/local")) == 3
     (local / "train.jsonl").unlink()

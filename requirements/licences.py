@@ -27,6 +27,7 @@ PURPOSES = {
     "models": "base models and export",
     "serving": "the service",
     "export": "llama.cpp",
+    "scheduler": "studies on several machines",
     "benchmarks": "benchmarks",
     "tools": "lock, audit, licences",
     TORCH: "the pipeline",

@@ -23,7 +23,8 @@ START, END = "<!-- {}: written by python -m docs.model_card -->\n", "<!-- end of
 
 def licence_of(package: Message) -> str:
     """The licence that metadata declares: the SPDX expression, else a text of one line, else classifiers."""
-    expression, text = package["License-Expression"], (package["License"] or "").strip()
+    # `get`: where another library has installed importlib_metadata's finder, a missing key is a KeyError.
+    expression, text = package.get("License-Expression"), (package.get("License") or "").strip()
     if expression:
         return expression
     classifiers = [

@@ -106,21 +106,23 @@ def test_a_changed_parameter_does_not_go_on_from_the_checkpoint(project):
 
 
 def test_generation_goes_on_after_the_last_batch(project, tmp_path):
-    """Killed in a copy: the root of the checkpoints is shared with the one that goes on."""
-    stage(project, "generate", "tuned")
-    wanted = contents(project, "data/predictions/tuned.jsonl")
-    shared = {VARIABLE: str(tmp_path / "root")}
-    killed = copy_project(project, tmp_path / "copy") if (tmp_path / "copy").mkdir() is None else None
-    process = started(killed, "stages.generate", "tuned", **shared)
-    read_until(process, "3/8")
-    process.kill()
-    process.communicate()
-    (project / "data/predictions/tuned.jsonl").unlink()
-    process = started(project, "stages.generate", "tuned", **shared)
-    out, error = process.communicate(timeout=120)
+    """The journal of a run, cut in its fourth line, is what a kill leaves; another copy goes on from it."""
+    (tmp_path / "first").mkdir()
+    first = copy_project(project, tmp_path / "first")
+    variables = {VARIABLE: str(tmp_path / "root"), "DVC_STAGE": "generate@tuned"}  # finished ones stay
+    _, error = started(first, "stages.generate", "tuned", **variables).communicate(timeout=300)
+    wanted = contents(first, "data/predictions/tuned.jsonl")
+    (folder,) = (path for path in (tmp_path / "root").iterdir() if path.is_dir())
+    journal = folder / "outputs.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 8, error
+    journal.write_bytes(b"".join(lines[:3]) + lines[3][:40])
+    (folder / "finished.json").unlink()
+
+    process = started(project, "stages.generate", "tuned", **{VARIABLE: str(tmp_path / "root")})
+    out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    done = int(out.split("generate@tuned: continuing after ")[1].split(" of 8 articles")[0])
-    assert done >= 3
+    assert "generate@tuned: continuing after 3 of 8 articles\n" in out
     assert contents(project, "data/predictions/tuned.jsonl") == wanted
     assert list((tmp_path / "root").iterdir()) == []
 

@@ -253,7 +253,8 @@ def check_architecture(model: Model, config: PreTrainedConfig) -> None:
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    architectures = getattr(config, "architectures", None) or []
+    named = getattr(config, "architectures", None)
+    architectures = [str(known) for known in named] if isinstance(named, list | tuple) else []
     name = f"{architectures[0] if architectures else type(config).__name__} (model_type {config.model_type})"
     reason = None
     if getattr(config, "is_encoder_decoder", False):

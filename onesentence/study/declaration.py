@@ -202,7 +202,12 @@ class Studies:
         self.scale: str = matching[0]
         for name, entry in self.declared["studies"].items():
             for key, shape in SHAPES.items():
-                if here := self.here(entry.get(key, {})):
+                here = self.here(entry.get(key, {}))
+                if here is None:
+                    raise UserError(
+                        f"{path}: studies.{name}.{key}: is empty for this scale; fill or remove it"
+                    )
+                if here:
                     require_shape(f"{path}: studies.{name}.{key}.", here, shape)
 
     def names(self) -> list[str]:
@@ -299,7 +304,7 @@ class Studies:
         for label, names in declared.items():
             members = []
             for name in names:
-                member = variants.get(prefix + name)
+                member = variants.get(f"{prefix}{name}")
                 if member is None or type(member.values.get(along)) not in (int, float):
                     raise UserError(
                         f"{where}.series: expected variants that set {along} to a number, found {name!r}"

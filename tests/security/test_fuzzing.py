@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from benchmarks.fuzz import TARGETS, run_target, seeds
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-# The same inputs on every run, so that a failure is one for everybody.
+# Fixed random numbers, so that a failure comes again where the same modules are loaded: hypothesis takes
+# constants from them.
 BOUNDED = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "40")),
     deadline=None,

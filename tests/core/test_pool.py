@@ -40,13 +40,27 @@ def loaded(module: str, _: int) -> bool:
     return module in sys.modules
 
 
-def children() -> set[int]:
+@pytest.fixture(autouse=True)
+def _others(monkeypatch):
+    """Processes that other tests have left, such as a browser, are none of the pool's."""
+    monkeypatch.setattr(sys.modules[__name__], "OTHERS", everyone())
+
+
+OTHERS: set[int] = set()
+
+
+def everyone() -> set[int]:
     """Processes of this one that run; a resource tracker of the standard library is none of the pool's."""
     return {
         child.pid
         for child in psutil.Process().children(recursive=True)
         if "resource_tracker" not in " ".join(child.cmdline())
     }
+
+
+def children() -> set[int]:
+    """Processes that this test has started and that still run."""
+    return everyone() - OTHERS
 
 
 def test_results_come_in_order_from_several_processes():

@@ -130,8 +130,8 @@ ladder: setup ## Run the graph on 10, 100, 1,000 and all rows asked for; stop at
 results: setup ## Print the table of the last run and put it into the README
 	@python -m onesentence results --readme
 
-estimate: setup ## make estimate [MDE=0.6]: will it fit, how long will it take; or how many articles a test needs
-	@python -m onesentence estimate $(if $(MDE),--mde $(MDE))
+estimate: setup ## make estimate [PROCESSES=4 FSDP=1] [MDE=0.6]: will it fit, how long will it take; or how many articles a test needs
+	@python -m onesentence estimate $(if $(MDE),--mde $(MDE)) $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(FSDP),--fsdp)
 
 verify: setup ## Does this machine give the committed bytes? Runs the whole pipeline in a fresh clone
 	@python -m onesentence verify

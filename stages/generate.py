@@ -4,6 +4,8 @@ Reads   data/tokenized/SPLIT.parquet, the base model, and for `tuned` models/tun
 Writes  data/predictions/SYSTEM.jsonl (id, prediction, status, input_tokens, output_tokens,
         document_tokens_cut, stopped), one line for each row, in the same order.
 Run     python -m stages.generate base | tuned
+
+It also runs under `accelerate launch` (`onesentence.core.processes`).
 """
 
 from __future__ import annotations
@@ -15,13 +17,17 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from onesentence.core import params, stage
-from onesentence.core.checkpoints import claimed
+from onesentence.core import params, processes, stage
 from onesentence.core.files import read_parquet, write_jsonl
 from onesentence.core.fingerprint import fingerprint, model_files
 from onesentence.core.journal import Journal
 from onesentence.core.runtime import set_up
-from onesentence.generation.decoding import Output, evenly_spaced_by_length, summarize_in_batches
+from onesentence.generation.decoding import (
+    Output,
+    evenly_spaced_by_length,
+    planned_batches,
+    summarize_in_batches,
+)
 from onesentence.generation.smoke_test import run_smoke_test
 from onesentence.model.adapters import load_tuned
 from onesentence.model.loading import load_base, load_tokenizer
@@ -37,6 +43,32 @@ PREDICTIONS = Path("data/predictions")
 SYSTEMS = ("base", "tuned")
 
 
+def shares_of(prompts: list[list[int]], settings: params.Generate) -> list[list[int]]:
+    """The indices of the prompts of each process: whole batches, the same as those of one process."""
+    batches = planned_batches(prompts, settings)
+    return [
+        [i for batch in batches[number :: processes.count()] for i in batch]
+        for number in range(processes.count())
+    ]
+
+
+def journal_of(folder: Path, number: int) -> Path:
+    """The file in which process `number` keeps the batches that it has finished."""
+    several = f"-{number}-of-{processes.count()}" if processes.count() > 1 else ""
+    return folder / f"outputs{several}.journal"
+
+
+def outputs_of(folder: Path, shares: list[list[int]]) -> list[Output]:
+    """The Output of each prompt, in order, of the journals of all processes."""
+    by_index = {
+        share[i]: Output(**output)
+        for number, share in enumerate(shares)
+        for entry in Journal(journal_of(folder, number)).entries
+        for i, output in zip(entry["batch"], entry["outputs"], strict=True)
+    }
+    return [by_index[i] for i in range(len(by_index))]
+
+
 def generate_all(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -45,22 +77,25 @@ def generate_all(
     settings: params.Generate,
     name: str,
     journal: Journal,
-) -> list[Output]:
-    """The Output of each prompt, in order; a RuntimeError if one ended early.
+) -> None:
+    """Write an Output of each prompt to the journal; a RuntimeError if one ended early.
 
-    journal: the batches that an earlier, stopped run wrote; each new batch is added to it.
+    journal: holds the batches that an earlier, stopped run wrote; each new batch is added to it.
     """
-    by_index = {
-        i: Output(**output)
-        for entry in journal.entries
-        for i, output in zip(entry["batch"], entry["outputs"], strict=True)
-    }
-    if by_index:
-        print(f"generate@{name}: continuing after {len(by_index):,} of {len(prompts):,} articles", flush=True)
+    finished = sum(len(entry["batch"]) for entry in journal.entries)
+    if finished:
+        print(f"generate@{name}: continuing after {finished:,} of {len(prompts):,} articles", flush=True)
     batches = summarize_in_batches(
         model, tokenizer, prompts, settings, ids, [entry["batch"] for entry in journal.entries]
     )
-    with tqdm(total=len(prompts), initial=len(by_index), desc=f"generate {name}", unit="article") as bar:
+    several = f" (process 1 of {processes.count()})" if processes.count() > 1 else ""
+    with tqdm(
+        total=len(prompts),
+        initial=finished,
+        desc=f"generate {name}{several}",
+        unit="article",
+        disable=not processes.first(),
+    ) as bar:
         for batch, batch_outputs in batches:
             for i, output in zip(batch, batch_outputs, strict=True):
                 if not output.complete:  # the pipeline is broken, whatever the model: see `smoke_test`
@@ -68,10 +103,8 @@ def generate_all(
                         f"generate {name}: {ids[i]} stopped after {len(output.tokens)} of "
                         f"{settings.max_new_tokens} new tokens without EOS"
                     )
-                by_index[i] = output
             journal.append({"batch": batch, "outputs": [asdict(output) for output in batch_outputs]})
             bar.update(len(batch))
-    return [by_index[i] for i in range(len(prompts))]
 
 
 def run_key(p: params.Params, system: str) -> str:
@@ -88,6 +121,7 @@ def main() -> None:
     system = parser.parse_args().system
     p = params.load(PARAMS)
     set_up(seed=0, formats=[p.model.dtype])
+    processes.join(sharding=False)
 
     table = read_parquet(TOKENIZED / f"{p.evaluate.split}.parquet")
     ids, prompts = table["id"].to_pylist(), table["prompt_ids"].to_pylist()
@@ -104,9 +138,22 @@ def main() -> None:
         p.smoke.min_success_rate if system == "tuned" else None,
         f"generate@{system}",
     )
-    with claimed(f"generate@{system}", run_key(p, system)) as folder:
-        journal = Journal(folder / "outputs.journal")
-        outputs = generate_all(model, tokenizer, ids, prompts, p.generate, system, journal)
+    with processes.claimed_together(f"generate@{system}", run_key(p, system)) as folder:
+        shares = shares_of(prompts, p.generate)
+        own = shares[processes.index()]
+        generate_all(
+            model,
+            tokenizer,
+            [ids[i] for i in own],
+            [prompts[i] for i in own],
+            p.generate,
+            system,
+            Journal(journal_of(folder, processes.index())),
+        )
+        processes.wait_for_all()
+        if not processes.first():
+            return
+        outputs = outputs_of(folder, shares)
         write_predictions(system, ids, prompts, table["document_tokens_cut"].to_pylist(), outputs)
     stopped = sum(output.stopped for output in outputs)
     ok = sum(output.succeeded for output in outputs)
@@ -136,4 +183,4 @@ def write_predictions(
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage.run(main, launchable=True)

@@ -6,7 +6,7 @@ Writes  models/tuned/ (its tuning.json says how it was trained), metrics/train.j
 Run     python -m stages.train
 
 If it is killed and started again with the same data and settings, it continues from its last whole checkpoint
-and writes the same bytes.
+and writes the same bytes. It also runs under `accelerate launch` (`onesentence.core.processes`).
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onesentence.core import params, stage
-from onesentence.core.checkpoints import claimed, last_checkpoint
+from onesentence.core import params, processes, stage
+from onesentence.core.checkpoints import last_checkpoint
 from onesentence.core.files import atomic_write, read_json, write_json
 from onesentence.core.fingerprint import fingerprint, model_files
 from onesentence.core.runtime import set_up
-from onesentence.model.adapters import parameter_counts, save_tuned, trainable
+from onesentence.model.adapters import parameter_counts, save_tuned, trainable, whole_weights
 from onesentence.model.loading import load_base, load_config, load_tokenizer, require_bfloat16
 from onesentence.training.batches import Row, batches_of, read_rows
 from onesentence.training.memory import check_memory
 
 if TYPE_CHECKING:
-    from transformers import TrainerState
+    from peft import PeftModel
+    from transformers import PreTrainedModel, TrainerState
 
 PARAMS = ("seed", "model", "lora", "train")
 TOKENIZED = Path("data/tokenized")
@@ -52,7 +53,8 @@ def run_key(p: params.Params) -> str:
     """The fingerprint of this run's data, settings, base and code, to which its checkpoints belong."""
     files = [TOKENIZED / f"{split}.parquet" for split in SPLITS]
     formats = [p.model.dtype, p.train.autocast]
-    return fingerprint("stages.train", [*files, *model_files(p.model.name)], settings_of(p), formats)
+    values = {**settings_of(p), "processes": processes.kind()}
+    return fingerprint("stages.train", [*files, *model_files(p.model.name)], values, formats)
 
 
 def warn(p: params.Params, trained: int, total: int) -> None:
@@ -120,8 +122,26 @@ def write_cost(started: float, resumed: bool) -> None:
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else peak,
             "device": torch.cuda.get_device_name() if on_gpu else "cpu",
             "resumed": resumed,
+            "processes": processes.count(),  # seconds are of all together, memory is of the first
         },
     )
+
+
+def model_to_train(p: params.Params) -> tuple[PreTrainedModel | PeftModel, int]:
+    """The model, ready for training, and the bytes of the base in memory (before processes divide it)."""
+    from onesentence.training.fast import use_fast_parts
+    from onesentence.training.sharding import shard
+    from onesentence.training.trainer import scale_float16_gradients
+
+    base = load_base(p.model)
+    base_bytes = base.get_memory_footprint()
+    model = trainable(base, p.lora, p.seed, p.train.method)
+    use_fast_parts(model, p.model.dtype, p.train.autocast)
+    if p.model.dtype == "float16":
+        scale_float16_gradients(model)
+    if processes.sharded():
+        shard(model, p.model.quantization)
+    return model, base_bytes
 
 
 def main() -> None:
@@ -129,15 +149,15 @@ def main() -> None:
     started = time.monotonic()
     read_json(SMOKE)  # a UserError if the smoke test has not passed
     set_up(p.seed, [p.model.dtype, p.train.autocast])
+    processes.join(sharding=True)
     if p.train.autocast == "bfloat16":
         require_bfloat16("train.autocast", "none")
     # Only after set_up, which must choose the kernels before these modules load torch.
-    from onesentence.training.fast import use_fast_parts
     from onesentence.training.live import LiveCurve, trackers, write_curve
-    from onesentence.training.trainer import build_trainer, measured_loss, scale_float16_gradients, train
+    from onesentence.training.trainer import build_trainer, measured_loss, train
 
     # Before the model is loaded: a tracker may be missing, or refuse to start.
-    watchers = [LiveCurve(CURVE), *trackers(p.train.report_to, settings_of(p))]
+    watchers = [LiveCurve(CURVE), *trackers(p.train.report_to, settings_of(p))] if processes.first() else []
     tokenizer = load_tokenizer(p.model)
     config = load_config(p.model)
     trained, total = parameter_counts(config, p.lora, p.train.method)
@@ -145,14 +165,8 @@ def main() -> None:
     train_rows, validation_rows = (read_rows(TOKENIZED / f"{split}.parquet") for split in SPLITS)
     validation_rows = validation_rows[: p.train.eval_examples]
     check_memory(p, config, train_rows)
-    base = load_base(p.model)
-    base_bytes = base.get_memory_footprint()
-    model = trainable(base, p.lora, p.seed, p.train.method)
-    use_fast_parts(model, p.model.dtype, p.train.autocast)
-    if p.model.dtype == "float16":
-        scale_float16_gradients(model)
-
-    with claimed("train", run_key(p)) as folder:
+    model, base_bytes = model_to_train(p)
+    with processes.claimed_together("train", run_key(p)) as folder:
         trainer = build_trainer(model, tokenizer, train_rows, validation_rows, p, folder, watchers)
         checkpoint = last_checkpoint(folder, "train")
         train(trainer, checkpoint)
@@ -166,8 +180,11 @@ def main() -> None:
             "train_loss": measured_loss(model, measured, tokenizer.pad_token_id, p.train.autocast),
             "loss_examples": {"validation": len(validation_rows), "train": len(measured)},
         }
+        weights = whole_weights(model)
+        if not processes.first():
+            return
         with atomic_write(TUNED) as temporary:
-            save_tuned(model, temporary, p.model.name, p.train.method)
+            save_tuned(model, temporary, p.model.name, p.train.method, weights)
         write_curve(CURVE, state.log_history)
         metrics = metrics_of(p, state, train_rows, losses, (trained, total), base_bytes)
         write_json(METRICS_FILE, metrics)
@@ -181,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, __doc__)
+    stage.run(main, __doc__, launchable=True)

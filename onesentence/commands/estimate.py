@@ -4,6 +4,7 @@ Reads   params.yaml, the model's configuration, and for the probe its weights an
 up to date).
 Run     onesentence estimate                (make estimate)
         onesentence estimate --no-probe     memory alone
+        onesentence estimate --processes 4 [--fsdp]    memory of each process (PROCESSES=4 FSDP=1)
         onesentence estimate --mde 0.6      (make estimate MDE=0.6)
 
 The last form prints how many articles and clusters a test needs to detect such a difference in ROUGE-1, from
@@ -86,13 +87,18 @@ def longest_rows(p: params.Params) -> tuple[int, int]:
 
 
 def memory_table(
-    p: params.Params, config: "PretrainedConfig", length: int, completion: int
+    p: params.Params, config: "PretrainedConfig", lengths: tuple[int, int], several: tuple[int, bool]
 ) -> list[list[str]]:
     """Rows of the table: GB by part with the present settings, with QLoRA (nf4), and with full fine-tuning.
 
-    length, completion: tokens of the longest row and of the longest completion.
+    lengths: tokens of the longest row and of the longest completion; several: the number of processes, and
+    whether they divide the model (FSDP), which quantized weights cannot be.
     """
-    from onesentence.training.memory import training_memory
+    from onesentence.training.memory import divided, training_memory
+
+    length, completion = lengths
+    count, fsdp = several
+    rows = -(-p.train.batch_size // count)
 
     adapter = "lora" if p.train.method == "full" else p.train.method
     ways = {
@@ -107,12 +113,14 @@ def memory_table(
             config,
             model,
             p.lora,
-            p.train.batch_size,
+            rows,
             length,
-            p.train.batch_size * completion,
+            rows * completion,
             method,
             p.train.autocast,
         )
+        if fsdp and quantization == "none":
+            estimates[name] = divided(estimates[name], config, dtype, count)
     parts = ("libraries", "weights", "trained", "gradients", "optimizer", "activations", "transient", "total")
     titles = {"trained": "tuned", "transient": "logits, widest gradient"}
     return [
@@ -200,16 +208,32 @@ def print_needed(wanted: float) -> None:
     )
 
 
+def print_memory(p: params.Params, length: int, count: int, table: list[list[str]]) -> None:
+    """Print the table of `memory_table`. length: tokens of the longest row; count: of processes."""
+    each = f" of each of {count} processes" if count > 1 else ""
+    rows = -(-p.train.batch_size // count)
+    print_table(
+        f"Training memory{each} in GB, {rows} rows of {length} tokens, {p.model.dtype}",
+        ["part", "as set", "QLoRA (nf4)", "full fine-tuning"],
+        table,
+    )
+
+
 @documented(__doc__)
 @click.option("--no-probe", is_flag=True, help="Estimate memory alone; compute nothing.")
 @click.option("--mde", type=float, help="Print how many articles a test needs to detect this many points.")
-def command(no_probe: bool, mde: float | None) -> None:
+@click.option("--processes", "count", type=int, default=1, help="Estimate for each of several processes.")
+@click.option("--fsdp", is_flag=True, help="The processes divide the model among them.")
+def command(no_probe: bool, mde: float | None, count: int, fsdp: bool) -> None:
     if mde is not None:
         print_needed(mde)
         return
+    if count < 1 + fsdp:
+        wanted = "2 with --fsdp" if fsdp else "1"
+        raise UserError(f"--processes: found {count}; expected at least {wanted}")
     p = params.load(("seed", "data", "prompt", "model", "lora", "train", "generate", "evaluate.split"))
     from onesentence.core.runtime import set_up
-    from onesentence.model.loading import load_config
+    from onesentence.model.loading import device_name, load_config
     from onesentence.training.memory import (
         NoEstimate,
         free_bytes,
@@ -230,28 +254,28 @@ def command(no_probe: bool, mde: float | None) -> None:
     print(f"model: configuration of {p.model.name} read")
     length, completion = longest_rows(p)
     try:
-        table = memory_table(p, config, length, completion)
+        table = memory_table(p, config, (length, completion), (count, fsdp))
     except NoEstimate as error:
         print(error)
         if not no_probe:
             print("\n".join(probe(p)))
         return
-    print_table(
-        f"Training memory in GB, {p.train.batch_size} rows of {length} tokens, {p.model.dtype}",
-        ["part", "as set", "QLoRA (nf4)", "full fine-tuning"],
-        table,
-    )
+    print_memory(p, length, count, table)
     parts = generation_memory(config, p.model, p.generate, p.prompt.max_input_tokens)
     listed = ", ".join(f"{part} {size / GIGA:.3f}" for part, size in parts.items())
     print(f"Generation memory in GB: {listed}; total {sum(parts.values()) / GIGA:.3f}")
     free = free_bytes()
     longest = np.zeros(length - completion, np.int32), np.zeros(completion, np.int32)
     print(f"Free on this machine: {free / GIGA:.1f} GB")
+    # Processes on a CPU share its memory; each GPU has its own.
+    here = free if device_name() == "cuda" else free // count
     try:
-        needed = require_fit(partial(needed_bytes, p, config, [longest]), p, free)
+        needed = require_fit(partial(needed_bytes, p, config, [longest], several=(count, fsdp)), p, here)
     except UserError as error:
         print(error)
         return  # a probe would run out of memory
-    print(f"train: fits: needs about {needed / GIGA:.1f} GB")
+    print(f"train: fits: needs about {needed / GIGA:.1f} GB" + (" in each process" if count > 1 else ""))
     if not no_probe:
+        if count > 1:
+            print(f"time of one process; {count} take at least 1/{count} of it (docs/scaling.md, measured):")
         print("\n".join(probe(p)))

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from onesentence.core import checkpoints, errors, recorded, stopping
+from onesentence.core import checkpoints, errors, processes, recorded, stopping
 
 
 def name() -> str:
@@ -13,20 +13,29 @@ def name() -> str:
     return "@".join([Path(sys.argv[0]).stem, *sys.argv[1:2]])
 
 
-def run(main: Callable[[], None], description: str | None = None) -> None:
+def run(main: Callable[[], None], description: str | None = None, launchable: bool = False) -> None:
     """Call a stage's `main`, with its errors and its end as one sentence.
 
     description: see `errors.run`. A signal ends the stage (`stopping`), as does the end of the program that
     started it. Under DVC, the stage fails if its inputs changed while it ran (`recorded`).
+
+    launchable: whether the stage can run in several processes (`processes`). This one then starts them, if
+    the user asks for them.
     """
 
     def whole() -> None:
-        if recorded.under_dvc():
+        if recorded.under_dvc() or processes.count() > 1:
             # Not if a user runs the module: a pipe, such as `python -m stages.train | head`, ends first.
             stopping.follow_parent()
+        if processes.count() > 1:
+            processes.run(main)
+            return
         checkpoints.sweep(os.environ.get(recorded.STAGE, name()).rpartition(":")[2])
         recorded.begin()
-        main()
+        if launchable and processes.to_launch():
+            processes.launch(f"stages.{Path(sys.argv[0]).stem}", sys.argv[1:])
+        else:
+            main()
         recorded.require_unchanged()
 
     stopping.install()

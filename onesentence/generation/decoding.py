@@ -236,6 +236,25 @@ def out_of_memory(error: Exception) -> bool:
     )
 
 
+def longest_first(prompts: list[list[int]]) -> list[int]:
+    """Indices of the prompts, the longest first, so that rows of similar length share a batch.
+
+    A batch that does not fit in memory then shows at the start.
+    """
+    return sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+
+
+def planned_batches(prompts: list[list[int]], settings: Generate) -> list[list[int]]:
+    """The indices of each batch that `summarize_in_batches` generates if all of them fit in memory."""
+    new_tokens = settings.num_beams * settings.max_new_tokens
+    waiting, batches = longest_first(prompts), []
+    while waiting:
+        size = articles_within(settings.max_batch_tokens, len(prompts[waiting[0]]), new_tokens)
+        batches.append(waiting[:size])
+        waiting = waiting[size:]
+    return batches
+
+
 def summarize_in_batches(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -253,10 +272,8 @@ def summarize_in_batches(
     after them are the same as those that it would have yielded next.
     """
     budget = settings.max_batch_tokens
-    # The longest first: a batch that does not fit shows at the start, and rows of similar length share one.
     new_tokens = settings.num_beams * settings.max_new_tokens  # of all beams of an article
-    waiting = list(range(len(prompts)))
-    waiting.sort(key=lambda i: (-len(prompts[i]), i))
+    waiting = longest_first(prompts)
     for batch in finished:
         if waiting[: len(batch)] != batch or not batch:
             raise ValueError(f"batch {batch} does not continue the order of these prompts")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onesentence.core import recorded
 from onesentence.core.errors import UserError
@@ -194,15 +194,46 @@ def probe_logits(model: PreTrainedModel | PeftModel) -> torch.Tensor:
     return logits
 
 
-def save_tuned(model: PreTrainedModel | PeftModel, folder: Path, base_name: str, method: str) -> None:
+def whole_weights(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor] | None:
+    """The trained weights by name, on the CPU, if processes hold parts of them (FSDP); else None.
+
+    Every process must call it, since they exchange their parts.
+    """
+    from torch.distributed.tensor import DTensor
+
+    state = model.state_dict()
+    if not any(isinstance(weight, DTensor) for weight in state.values()):
+        return None
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    if not all(weight.requires_grad for weight in weights.values()):
+        state = {
+            name: value for name, value in state.items() if name in weights and weights[name].requires_grad
+        }
+    return {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
+        for name, value in state.items()
+    }
+
+
+def save_tuned(
+    model: PreTrainedModel | PeftModel,
+    folder: Path,
+    base_name: str,
+    method: str,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write what was trained, and how (tuning.json); every run writes the same bytes.
+
+    weights: of `whole_weights`; None where the model holds them itself.
 
     An adapter is adapter_model.safetensors and adapter_config.json. All weights are model.safetensors and
     config.json. What peft writes differs between runs, so it is corrected here: sets in hash order, the
     resolved path of the base, and a README with both.
     """
     # By default peft copies adapted embeddings into the adapter, and asks the hub whether it should.
-    options = {} if method == "full" else {"save_embedding_layers": False}
+    options: dict[str, Any] = {} if method == "full" else {"save_embedding_layers": False}
+    if weights is not None:
+        options["state_dict"] = weights
     model.save_pretrained(folder, safe_serialization=True, **options)
     path = folder / "adapter_config.json"
     if method != "full":

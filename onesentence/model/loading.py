@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onesentence.core import recorded
+from onesentence.core import processes, recorded
 from onesentence.core.errors import UserError
 from onesentence.core.runtime import has_bfloat16_instructions, quiet_libraries
 from onesentence.model.model_files import check_model_folder, check_vocabulary, listed
@@ -317,7 +317,10 @@ def with_fused_activation(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def load_base(model: Model) -> PreTrainedModel:
-    """The base model on its device, frozen, in eval mode, in the dtype and quantization of params.yaml."""
+    """The base model on its device, frozen, in eval mode, in the dtype and quantization of params.yaml.
+
+    Under FSDP it stays in the CPU's memory until the Trainer has distributed it.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -344,7 +347,7 @@ def load_base(model: Model) -> PreTrainedModel:
             **options,
         )
     check_loaded(model, base, info)
-    if model.quantization == "none":
+    if model.quantization == "none" and not processes.sharded():  # a device may hold only a part of it
         base.to(device_name())
     keep_quantized_layers_trainable(base)
     base.requires_grad_(False)

@@ -27,7 +27,8 @@ def completion_loss(
     labels = batch["labels"]
     rows, columns = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
     # The logits at one position predict the token at the next. No mask is needed: padding is on the right.
-    with predicting_at(model, rows * labels.shape[1] + columns):
+    whole = getattr(model, "module", model)  # DistributedDataParallel hides the model's own methods
+    with predicting_at(whole, rows * labels.shape[1] + columns):
         logits = model(input_ids=batch["input_ids"], use_cache=False).logits
     return torch.nn.functional.cross_entropy(
         logits.float().flatten(0, 1), labels[rows, columns + 1], reduction=reduction

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from onesentence.core import processes
 from onesentence.core.errors import UserError
 from onesentence.core.runtime import MAPPED_BYTES
 from onesentence.model.adapters import trainable
@@ -288,6 +289,25 @@ def training_memory(
     )
 
 
+def divided(training: Training, config: PreTrainedConfig, dtype: str, count: int) -> Training:
+    """The bytes of one of `count` processes that divide the model (FSDP).
+
+    Beside its part, a process holds the gathered weights of two layers (the next one comes while one is
+    computed), and of what belongs to no layer, such as the embeddings.
+    """
+    base = meta_model(config, dtype)
+    stacks = [child for child in base.get_decoder().children() if hasattr(child, "__getitem__")]
+    layers = [sum(weight.numel() for weight in layer.parameters()) for stack in stacks for layer in stack]
+    other = sum(weight.numel() for weight in base.parameters()) - sum(layers)
+    return replace(
+        training,
+        weights=-(-training.weights // count) + BYTES[dtype] * (2 * max(layers, default=0) + other),
+        trained=-(-training.trained // count),
+        gradients=-(-training.gradients // count),
+        optimizer=-(-training.optimizer // count),
+    )
+
+
 def cache_bytes_per_token(config: PreTrainedConfig, dtype: str) -> int:
     """Bytes of one token's keys and values in every layer."""
     config = config.get_text_config()
@@ -378,20 +398,36 @@ def require_fit(needed: Callable[[int, str], int], p: Params, free: int) -> int:
 
 
 def needed_bytes(
-    p: Params, config: PreTrainedConfig, rows: Sequence[Row], batch_size: int, quantization: str
+    p: Params,
+    config: PreTrainedConfig,
+    rows: Sequence[Row],
+    batch_size: int,
+    quantization: str,
+    several: tuple[int, bool] | None = None,
 ) -> int:
-    """Bytes that training adds to this process, with the longest rows in one batch.
+    """Bytes that training adds to a process, with the longest rows in one batch.
 
-    p: the sections `model`, `lora`, `train` and `seed`; rows: (prompt ids, completion ids). Raises NoEstimate
-    for a model whose activations cannot be predicted.
+    p: the sections `model`, `lora`, `train` and `seed`; rows: (prompt ids, completion ids); several: the
+    number of processes that share a batch, and whether they divide the model (FSDP); None is this run's.
+    Raises NoEstimate for a model whose activations cannot be predicted.
     """
+    count, sharded = several or (processes.count(), processes.sharded())
     length = max(len(prompt) + len(completion) for prompt, completion in rows)
     settings = replace(p.train, batch_size=batch_size)
-    batches = [[rows[i] for i in batch] for batch in batches_of(rows, settings, p.seed)]
+    batches = [[rows[i] for i in batch[::count]] for batch in batches_of(rows, settings, p.seed)]
     model = replace(p.model, quantization=quantization)
     training = training_memory(
-        config, model, p.lora, batch_size, length, most_labels(batches), p.train.method, p.train.autocast
+        config,
+        model,
+        p.lora,
+        -(-batch_size // count),
+        length,
+        most_labels(batches),
+        p.train.method,
+        p.train.autocast,
     )
+    if sharded:
+        training = divided(training, config, model.dtype, count)
     measuring = passing_bytes(config, model.dtype, EVAL_BATCH, length, most_labels(measured_batches(rows)))
     return training.resident + max(training.activations + training.transient, measuring)
 
@@ -399,7 +435,9 @@ def needed_bytes(
 def check_memory(p: Params, config: PreTrainedConfig, rows: Sequence[Row]) -> None:
     """Raise a UserError if training will not fit in memory; without an estimate, say so and continue."""
     try:
-        needed = require_fit(partial(needed_bytes, p, config, rows), p, free_bytes())
+        needed = require_fit(
+            partial(needed_bytes, p, config, rows), p, free_bytes() // processes.neighbours()
+        )
     except NoEstimate as error:
         print(f"train: {error}; training starts without one")
         return

@@ -16,12 +16,14 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from onesentence.core import stopping
+from onesentence.core import processes, stopping
 from onesentence.core.checkpoints import seal
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_text
-from onesentence.model.encoding import training_batch
+from onesentence.model.encoding import IGNORED, training_batch
+from onesentence.training import sharding
 from onesentence.training.batches import Row, batches_of, measured_batches
+from onesentence.training.dropout import Share, sharing
 from onesentence.training.loss import completion_loss, in_format
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 # Gradients flow back through float16 activations, where numbers below 6e-8 become 0. They are scaled by this
 # on the way, and the float32 gradients of the adapter are divided by it again. A power of two is exact.
 FLOAT16_SCALE = 1024.0
+WHOLE_LABELS = "whole_labels"  # in a batch that processes share: the labels of all its rows
+SCHEDULER = "scheduler.pt"  # the Trainer's name for the learning rate's state in a checkpoint
 UNLOGGED = "unlogged.json"  # in a checkpoint: the sum of losses since the last log, and the step of that log
 
 
@@ -42,20 +46,43 @@ def measured_loss(
     """The mean loss (nats a label token) over all label tokens of the rows, without dropout.
 
     autocast: train.autocast. In another format than the training's, this would take longer and be the loss
-    of another model.
+    of another model. Several processes share the batches, and each returns the mean of all.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    total, count = 0.0, 0
-    with torch.inference_mode(), in_format(model, autocast):
-        for batch_rows in measured_batches(rows):
+    total, count = 0.0, 0.0
+    # FSDP keeps the memory that it gathers weights in, and training could not use that of inference mode.
+    mode = torch.no_grad() if processes.sharded() else torch.inference_mode()
+    with mode, in_format(model, autocast):
+        batches = measured_batches(rows)
+        own = processes.share(batches)
+        for batch_rows in own:
             batch = training_batch(batch_rows, pad_id)
             batch = {key: value.to(device) for key, value in batch.items()}
             total += completion_loss(model, batch, reduction="sum").item()
             count += sum(len(completion) for _, completion in batch_rows)
+        if processes.sharded() and len(own) * processes.count() < len(batches):
+            # Each forward pass exchanges weights, so every process must compute as many.
+            batch = training_batch(batches[0], pad_id)
+            completion_loss(model, {key: value.to(device) for key, value in batch.items()})
     model.train(was_training)
+    total, count = processes.summed(total, count)
     return total / count
+
+
+def shared_batch(batch_rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
+    """This process's rows of a batch, as `training_batch`, and the labels of all rows (WHOLE_LABELS).
+
+    Rows are dealt out in turn, since a batch may be ordered by length. No row is repeated to fill up a
+    process: one for which no row is left gets the first row without labels, which adds nothing to the loss.
+    """
+    whole = training_batch(batch_rows, pad_id)["labels"]
+    own = processes.share(batch_rows)
+    batch = training_batch(own or batch_rows[:1], pad_id)
+    if not own:
+        batch["labels"].fill_(IGNORED)
+    return {**batch, WHOLE_LABELS: whole}
 
 
 def require_finite(loss: float, name: str, step: int) -> None:
@@ -89,15 +116,23 @@ class SummaryTrainer(Trainer):
         super().__init__(eval_dataset=measured, **options)
         self.rows, self.batches, self.measured = rows, batches, measured
         self.pad_id, self.autocast = pad_id, autocast
+        if processes.sharded():
+            # `shard` has done it. accelerate would wrap the model in DistributedDataParallel.
+            self.accelerator.prepare_model = lambda model, **_: model
 
     def get_train_dataloader(self) -> Any:
         """One pass over the batches of all epochs, so that a resumed run can skip those it has seen."""
         loader: torch.utils.data.DataLoader[Row] = torch.utils.data.DataLoader(
             self.rows,  # type: ignore[arg-type]  # a list has what a Dataset needs
             batch_sampler=self.batches,
-            collate_fn=lambda batch_rows: training_batch(batch_rows, self.pad_id),
+            collate_fn=lambda batch_rows: (
+                shared_batch(batch_rows, self.pad_id)
+                if processes.count() > 1
+                else training_batch(batch_rows, self.pad_id)
+            ),
         )
-        return self.accelerator.prepare(loader)
+        # In several processes accelerate would deal out whole batches, and repeat some to fill up the last.
+        return loader if processes.count() > 1 else self.accelerator.prepare(loader)
 
     def compute_loss(
         self,
@@ -106,10 +141,16 @@ class SummaryTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,  # label tokens of the step; the Trainer always counts them
     ) -> torch.Tensor:
-        """The batch's share of the step's mean loss over label tokens; a UserError if it is not finite."""
-        with in_format(model, self.autocast):
+        """The batch's share of the step's mean loss over label tokens; a UserError if it is not finite.
+
+        Processes average their gradients. So each multiplies its share by their number.
+        """
+        share = None
+        if (whole := inputs.pop(WHOLE_LABELS, None)) is not None:
+            share = Share(processes.share(range(len(whole))) or [0], whole)
+        with in_format(model, self.autocast), sharing(share):
             total = completion_loss(model, inputs, reduction="sum")
-            loss: torch.Tensor = total / num_items_in_batch
+            loss: torch.Tensor = total * processes.count() / num_items_in_batch
         require_finite(loss.item(), "loss", self.state.global_step + 1)
         return loss
 
@@ -118,9 +159,38 @@ class SummaryTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         # The Trainer forgets the losses since its last log. JSON keeps every digit of them.
-        unlogged = {"loss": self._tr_loss.item(), "logged_step": self._globalstep_last_logged}
-        write_text(folder / UNLOGGED, json.dumps(unlogged))
-        seal(folder)
+        (loss,) = processes.summed(self._tr_loss.item() / processes.count())
+        if processes.first():
+            unlogged = {"loss": loss, "logged_step": self._globalstep_last_logged}
+            write_text(folder / UNLOGGED, json.dumps(unlogged))
+            seal(folder)
+        processes.wait_for_all()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the trained weights to a checkpoint; under FSDP the first process writes them whole."""
+        if not processes.sharded():
+            super().save_model(output_dir, _internal_call)
+        else:
+            sharding.save_weights(self.model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not processes.sharded():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            sharding.load_weights(self.model, Path(resume_from_checkpoint))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if processes.sharded():  # in place of the first process's part, which the Trainer has written
+            sharding.save_optimizer(self.model, self.optimizer, Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not processes.sharded():
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            sharding.load_optimizer(self.model, self.optimizer, Path(checkpoint))
+            state = torch.load(Path(checkpoint) / SCHEDULER, weights_only=True)
+            self.lr_scheduler.load_state_dict(state)
 
     def restore_unlogged(self, folder: Path) -> None:
         """Take the losses since the last log from the checkpoint `folder`, once training has begun."""
@@ -159,7 +229,7 @@ class StopAtSignal(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if stopping.requested() and state.global_step < state.max_steps:
+        if processes.stop_requested() and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
 
@@ -169,7 +239,13 @@ class Progress(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step")
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="train",
+            unit="step",
+            disable=not processes.first(),
+        )
         self.losses: dict[str, str] = {}
 
     def on_step_end(
@@ -189,10 +265,10 @@ class Progress(TrainerCallback):
         self.losses |= {names[k]: f"{v:.3f}" for k, v in (logs or {}).items() if k in names}
         self.bar.set_postfix(self.losses)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.bar.close()
+    def close(self) -> None:
+        """End the bar's line, so that an error begins a line of its own."""
+        if hasattr(self, "bar"):
+            self.bar.close()
 
 
 def training_arguments(p: Params, steps: int, folder: Path) -> TrainingArguments:
@@ -265,9 +341,14 @@ def train(trainer: SummaryTrainer, checkpoint: Path | None) -> None:
         resume = Resume(checkpoint)
         resume.trainer = trainer
         trainer.add_callback(resume)
-    with stopping.deferred():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    number, state = stopping.requested(), trainer.state
+    try:
+        with stopping.deferred():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, Progress):
+                callback.close()
+    number, state = processes.stop_requested(), trainer.state
     if number is not None and state.global_step < state.max_steps:
         raise stopping.Stopped(number, f"after step {state.global_step:,} of {state.max_steps:,}")
 

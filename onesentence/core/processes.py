@@ -173,8 +173,10 @@ def run(main: Callable[[], None]) -> None:
     except UserError:
         if not first():
             # Bad input fails everywhere. The first process says so, and its end ends this one.
-            with contextlib.suppress(stopping.Stopped):
+            try:
                 time.sleep(PATIENCE)
+            except stopping.Stopped as stopped:
+                sys.exit(stopped.exit_code)
         raise
     except stopping.Stopped as stopped:
         if not first():

@@ -120,6 +120,7 @@ def started(folder: Path, what: str) -> subprocess.Popen:
             "PYTHONPATH": str(REPO),
             LAUNCH: "--num_processes 2 --main_process_port 0",
             CHECKPOINTS: str(folder / "checkpoints"),
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -37,6 +37,7 @@ def trained(tmp_path_factory, pairs, tiny):
     )  # fmt: skip
     run(folder, "git", "commit", "--quiet", "--all", "--message=several")
     run(folder, "dvc", "repro", "--quiet", "train")
+    run(folder, "python", "-m", "onesentence", "checkpoints", "--clean")  # DVC's next stage would remove them
     return folder
 
 
@@ -79,6 +80,8 @@ def require_close(folder: Path, wanted: Path) -> None:
     assert ours.keys() == theirs.keys()
     assert max(np.abs(ours[name] - theirs[name]).max() for name in ours) < CLOSE
     ours, theirs = (json.loads((path / "metrics/train.json").read_text()) for path in (folder, wanted))
+    assert ours.pop("loss_examples") == theirs.pop("loss_examples")
+    assert ours.pop("method") == theirs.pop("method")
     assert ours == pytest.approx(theirs, abs=CLOSE)
 
 
@@ -101,12 +104,12 @@ def test_full_fine_tuning_is_divided_as_well(project, tmp_path):
     require_close(project, alone)
 
 
-@pytest.mark.parametrize("options", [TWO, FSDP])
-def test_a_killed_process_ends_the_other_and_a_rerun_goes_on(project, tmp_path, options):
+def test_a_killed_process_ends_the_other_and_a_rerun_goes_on(project, tmp_path):
+    """With FSDP; without it, the test of two hosts kills one."""
     (tmp_path / "whole").mkdir()
     whole = copy_project(project, tmp_path / "whole")
-    in_two(whole, options, "stages.train")
-    process = started(project, f"{options} --main_process_port 0", "stages.train")
+    in_two(whole, FSDP, "stages.train")
+    process = started(project, f"{FSDP} --main_process_port 0", "stages.train")
     seen = ""
     while "16/" not in seen:
         piece = process.stderr.read(16)
@@ -121,7 +124,7 @@ def test_a_killed_process_ends_the_other_and_a_rerun_goes_on(project, tmp_path, 
     assert "error: process 1 of 2 was ended by SIGKILL" in error and "Traceback" not in error
     psutil.wait_procs(family, timeout=10)
     assert not [child for child in family if child.is_running()]
-    out = in_two(project, options, "stages.train")
+    out = in_two(project, FSDP, "stages.train")
     assert "train: continuing from checkpoint-" in out
     assert weights(project).keys() == weights(whole).keys()
     for name in ("models/tuned/adapter_model.safetensors", "plots/loss.csv", "metrics/train.json"):

@@ -1,15 +1,14 @@
-"""Two processes on two cores against one process with two threads: speed, losses and weights.
+"""Two processes on two cores against one process with two threads: how fast they train and generate.
 
 Stage `train` runs with few steps and with many; the difference is the time of a step, without loading and
 measuring. Stage `generate` runs whole. The ways take turns, so that a busy moment of the machine meets all of
-them.
+them. That losses and weights are those of one process is tested in tests/stages/test_several.py.
 
 Run     python -m benchmarks.processes [--rounds 3] [--steps 10 60] [--output FILE]
         after `dvc repro smoke`
 """
 
 import argparse
-import csv
 import os
 import shutil
 import subprocess
@@ -19,7 +18,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 from tqdm import tqdm
 
 from benchmarks.common import ratios
@@ -56,12 +54,6 @@ def run(folder: Path, options: str, *stage: str) -> float:
     return time.perf_counter() - started
 
 
-def losses(folder: Path) -> list[float]:
-    """Every loss in plots/loss.csv."""
-    rows = list(csv.reader((folder / "plots/loss.csv").read_text(encoding="utf-8").splitlines()))[1:]
-    return [float(value) for row in rows for value in row[1:] if value]
-
-
 def set_steps(folder: Path, steps: int) -> None:
     """Train for so many steps, and measure the validation loss at the end alone."""
     before = Path.cwd()
@@ -76,15 +68,13 @@ def set_steps(folder: Path, steps: int) -> None:
 def measured(folder: Path, rounds: int, few: int, many: int) -> dict:
     """Seconds of each way and what they wrote."""
     seconds = {way: {few: [], many: [], "generate": []} for way in WAYS}
-    curves, weights, outputs = {}, {}, {}
+    outputs = {}
     with tqdm(total=rounds * 3 * len(WAYS), desc="processes", unit="run") as bar:
         for _ in range(rounds):
             for steps in (few, many):
                 set_steps(folder, steps)
                 for way, options in WAYS.items():
                     seconds[way][steps].append(run(folder, options, "stages.train"))
-                    curves[way] = losses(folder)
-                    weights[way] = load_file(folder / "models/tuned/adapter_model.safetensors")
                     bar.update()
             for way, options in WAYS.items():
                 seconds[way]["generate"].append(run(folder, options, "stages.generate", "base"))
@@ -98,13 +88,6 @@ def measured(folder: Path, rounds: int, few: int, many: int) -> dict:
             "times_as_fast": ratios(step[ONE], step[way]),
             "generate_seconds": float(np.median(generate[way])),
             "generate_times_as_fast": ratios(generate[ONE], generate[way]),
-            "largest_difference_of_a_loss": max(
-                abs(a - b) for a, b in zip(curves[ONE], curves[way], strict=True)
-            ),
-            "largest_difference_of_a_weight": max(
-                float(np.abs(weights[ONE][name] - weights[way][name]).max()) for name in weights[ONE]
-            ),
-            "largest_weight": max(float(np.abs(weight).max()) for weight in weights[ONE].values()),
             "same_outputs": outputs[way] == outputs[ONE],
         }
         for way in WAYS

@@ -155,6 +155,7 @@ bench: setup ## make bench XSUM=FOLDER: speed and memory against what people use
 	python -m benchmarks.scoring --references "$(XSUM)-outputs/ref.txt" --predictions "$(XSUM)-outputs/convs2s.txt" --output benchmarks/results/scoring.json
 	python -m benchmarks.data --articles "$(XSUM)/train.jsonl" --output benchmarks/results/data.json
 	python -m benchmarks.busy --output benchmarks/results/busy.json
+	python -m benchmarks.processes --output benchmarks/results/processes.json
 	@test ! -f "$(XSUM)-faithfulness/annotations.jsonl" || \
 	python -m benchmarks.faithfulness --annotations "$(XSUM)-faithfulness/annotations.jsonl" --output benchmarks/results/faithfulness.json --write
 	$(call install,serving,onesentence/serving/requirements.txt)

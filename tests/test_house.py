@@ -100,6 +100,7 @@ def test_no_folder_holds_a_quarter_of_the_lines():
 # What no module alone does, by what its tests are about.
 ACROSS = {
     "stages/test_resume",  # stages that are stopped and go on
+    "stages/test_several",  # stages in several processes
     "model/test_chat",  # chat templates, from params.yaml to the ids
     "model/test_families",  # one architecture after the other, through every stage
     "evaluation/test_clusters",  # resampling of clusters, from a file to the report

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 LAUNCH = "ONESENTENCE_LAUNCH"  # environment variable: options of `accelerate launch`
 # Options of `accelerate launch` that it would warn about if they were missing; the user's own come later.
 USUAL = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-END_SECONDS = "50"  # that a process has, once it is told to end, before it is killed
+ANY_PORT = ["--main_process_port", "0"]  # of this machine, so that two runs do not meet
+END_SECONDS = "50"  # that a process has, once it is asked to end, before it is killed
 BEAT_SECONDS = 2.0  # between two signs of life of a process
 SILENT_SECONDS = 45.0  # without a sign of life, after which a process counts as lost
 PATIENCE = 5.0  # seconds in which the first process may fail for the same reason, and say it
@@ -139,7 +140,7 @@ def _options(module: str, arguments: Sequence[str]) -> argparse.Namespace:
         words = shlex.split(given)
     except ValueError as error:
         raise UserError(f"{LAUNCH}: {given!r}: {error}; close the quotation") from error
-    usual = [*USUAL, *([] if "--use_fsdp" in words else ["--multi_gpu"])]
+    usual = [*USUAL, *ANY_PORT, *([] if "--use_fsdp" in words else ["--multi_gpu"])]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
@@ -156,6 +157,11 @@ def _options(module: str, arguments: Sequence[str]) -> argparse.Namespace:
             "2 and no program; for one process, unset the variable"
         )
     assert isinstance(options, argparse.Namespace)
+    if options.num_machines > 1 and not (options.main_process_ip and options.main_process_port):
+        raise UserError(
+            f"{LAUNCH}: {given!r}: several machines need --main_process_ip and --main_process_port, the same "
+            "on each, and a --machine_rank of their own"
+        )
     return options
 
 
@@ -415,7 +421,7 @@ class _Beats:
                 if value == FAILED or (value != ENDED and now - since > SILENT_SECONDS):
                     # A failing process says why, and its launcher ends the others on its machine.
                     time.sleep(PATIENCE if value == FAILED else 0)
-                    how = "has failed" if value == FAILED else "does not answer any more"
+                    how = "has ended" if value == FAILED else "does not answer any more"
                     self._leave(f"process {other} of {count()} {how}")
 
     def _watch_store(self) -> None:

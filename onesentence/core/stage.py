@@ -23,20 +23,24 @@ def run(main: Callable[[], None], description: str | None = None, launchable: bo
     the user asks for them.
     """
 
+    def work() -> None:
+        main()
+        recorded.require_unchanged()
+
     def whole() -> None:
         if recorded.under_dvc() or processes.count() > 1:
             # Not if a user runs the module: a pipe, such as `python -m stages.train | head`, ends first.
             stopping.follow_parent()
         if processes.count() > 1:
-            processes.run(main)
+            recorded.begin()
+            processes.run(work)
             return
         checkpoints.sweep(os.environ.get(recorded.STAGE, name()).rpartition(":")[2])
         recorded.begin()
         if launchable and processes.to_launch():
             processes.launch(f"stages.{Path(sys.argv[0]).stem}", sys.argv[1:])
         else:
-            main()
-        recorded.require_unchanged()
+            work()
 
     stopping.install()
     errors.run(whole, description)

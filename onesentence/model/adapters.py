@@ -204,14 +204,14 @@ def whole_weights(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]
     state = model.state_dict()
     if not any(isinstance(weight, DTensor) for weight in state.values()):
         return None
-    weights = dict(model.named_parameters(remove_duplicate=False))
-    if not all(weight.requires_grad for weight in weights.values()):
-        state = {
-            name: value for name, value in state.items() if name in weights and weights[name].requires_grad
-        }
+    weights = dict(model.named_parameters())  # a weight that two layers share has one name here
+    wanted = {name for name, weight in weights.items() if weight.requires_grad}
+    if len(wanted) == len(weights):  # all of the model: its buffers too
+        wanted |= state.keys() - {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return {
         name: (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
         for name, value in state.items()
+        if name in wanted
     }
 
 

@@ -48,6 +48,7 @@ def test_items_are_dealt_out_in_turn_and_none_twice(monkeypatch):
         ("--num_processes two", "invalid int value: 'two'"),
         ("--num_process_count 2", "such as '--num_processes 2'"),
         ("--num_processes '2", "close the quotation"),
+        ("--num_processes 2 --num_machines 2", "several machines need --main_process_ip and"),
     ],
 )
 def test_options_that_accelerate_does_not_take_are_named(monkeypatch, options, message):
@@ -118,7 +119,7 @@ def started(folder: Path, what: str) -> subprocess.Popen:
         env={
             **os.environ,
             "PYTHONPATH": str(REPO),
-            LAUNCH: "--num_processes 2 --main_process_port 0",
+            LAUNCH: "--num_processes 2",
             CHECKPOINTS: str(folder / "checkpoints"),
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5",
         },

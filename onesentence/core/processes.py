@@ -377,7 +377,9 @@ class _Beats:
 
     def __init__(self) -> None:
         self._store: PrefixStore | None = None
-        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._over = threading.Event()  # the work is done, or has failed
+        self._known = threading.Event()  # the others know it
         self._answered = 0.0  # when the store answered last (time.monotonic)
 
     def start(self) -> None:
@@ -393,14 +395,24 @@ class _Beats:
         self._store.set(str(index()), "0")
         self._answered = time.monotonic()
         for work in (self._watch, self._watch_store):
-            threading.Thread(target=work, name="signs-of-life", daemon=True).start()
+            thread = threading.Thread(target=work, name="signs-of-life", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def end(self, how: str) -> None:
-        """Tell the others that this process has ended, and how (ENDED or FAILED)."""
+        """Tell the others that this process has ended, and how (ENDED or FAILED).
+
+        The threads end too: Python would end them by an exception in compiled code, which aborts the process.
+        """
         self._over.set()
+        for thread in self._threads[:1]:
+            thread.join(timeout=2 * BEAT_SECONDS)
         if self._store is not None:
             with contextlib.suppress(RuntimeError):  # the store is gone with its machine
                 self._store.set(str(index()), how)
+        self._known.set()
+        for thread in self._threads:
+            thread.join(timeout=2 * BEAT_SECONDS)
 
     def _watch(self) -> None:
         assert self._store is not None
@@ -413,6 +425,7 @@ class _Beats:
                 found = {other: self._store.get(str(other)).decode() for other in others}
             except RuntimeError:
                 self._leave("the machine that started this run does not answer")
+                return
             self._answered = now = time.monotonic()
             for other, value in found.items():
                 before, since = others[other]
@@ -426,12 +439,12 @@ class _Beats:
 
     def _watch_store(self) -> None:
         # A question to a machine that is gone, or behind a cut network, is not answered at all.
-        while not self._over.wait(BEAT_SECONDS):
+        while not self._known.wait(BEAT_SECONDS):
             if time.monotonic() - self._answered > SILENT_SECONDS:
                 self._leave("the machine that started this run does not answer")
 
     def _leave(self, what: str) -> None:
-        if self._over.is_set():
+        if self._known.is_set():
             return
         sys.stderr.write(
             f"\nerror: {what}; run the same command again on every machine: it goes on from its last "

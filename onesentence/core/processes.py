@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import shlex
+import signal
 import socket
 import sys
 import threading
@@ -21,7 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from signal import Signals
 from typing import TYPE_CHECKING, TypeVar
 
 from onesentence.core import stopping
@@ -121,10 +121,11 @@ def launch(module: str, arguments: Sequence[str]) -> None:
         # The first process has said how far it came.
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
+        # Another process may have noticed the lost connection, and have ended, before the launcher looked.
+        killed = {rank: -failed.exitcode for rank, failed in error.failures.items() if failed.exitcode < 0}
+        for rank, number in killed.items():
             raise UserError(
-                f"process {rank} of {options.num_processes} was ended by {Signals(-failure.exitcode).name}, "
+                f"process {rank} of {options.num_processes} was ended by {signal.Signals(number).name}, "
                 "and the others with it; run the same command again: it goes on from its last checkpoint, if "
                 "it has one"
             ) from error
@@ -196,6 +197,9 @@ def run(main: Callable[[], None]) -> None:
             "the same command again on every machine: it goes on from its last checkpoint, if it has one"
         ) from error
     finally:
+        # The launcher may ask this process to end while Python ends it, where nothing can handle a signal.
+        for number in stopping.SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         _beats.end(ending)
 
 

@@ -146,7 +146,6 @@ def test_processes_agree_and_the_first_one_speaks(program):
         ("other-data", "error: try: process 1 has other data, settings, code, packages or devices than"),
         ("both-fail", "error: the same bad input\n"),
         ("one-fails", "error: only here\n"),
-        ("one-is-killed", "error: process 1 of 2 was ended by SIGKILL, and the others with it; run the same"),
     ],
 )
 def test_a_failure_is_one_sentence_and_ends_every_process(program, what, said):
@@ -155,6 +154,14 @@ def test_a_failure_is_one_sentence_and_ends_every_process(program, what, said):
     assert process.returncode == 1
     assert said in error and error.count(said) == 1 and "Traceback" not in error, error
     assert time.monotonic() - begun < 60
+    assert is_gone(program, 0) and is_gone(program, 1)
+
+
+def test_a_killed_process_ends_the_other(program):
+    _, error = (process := started(program, "one-is-killed")).communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in error
+    # Whichever notices it first: the launcher, or the process that has lost its connection.
+    assert "process 1 of 2 was ended by SIGKILL" in error or "another process of this run was lost" in error
     assert is_gone(program, 0) and is_gone(program, 1)
 
 

@@ -121,7 +121,8 @@ def test_a_killed_process_ends_the_other_and_a_rerun_goes_on(project, tmp_path):
     second.kill()
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1 and time.monotonic() - begun < 60
-    assert "error: process 1 of 2 was ended by SIGKILL" in error and "Traceback" not in error
+    assert "process 1 of 2 was ended by SIGKILL" in error or "another process of this run was lost" in error
+    assert "Traceback" not in error
     psutil.wait_procs(family, timeout=10)
     assert not [child for child in family if child.is_running()]
     out = in_two(project, FSDP, "stages.train")

@@ -122,14 +122,14 @@ def launch(module: str, arguments: Sequence[str]) -> None:
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:
         # Another process may have noticed the lost connection, and have ended, before the launcher looked.
-        killed = {rank: -failed.exitcode for rank, failed in error.failures.items() if failed.exitcode < 0}
-        for rank, number in killed.items():
-            raise UserError(
-                f"process {rank} of {options.num_processes} was ended by {signal.Signals(number).name}, "
-                "and the others with it; run the same command again: it goes on from its last checkpoint, if "
-                "it has one"
-            ) from error
-        sys.exit(1)
+        killed = [(rank, -failed.exitcode) for rank, failed in error.failures.items() if failed.exitcode < 0]
+        if not killed:
+            sys.exit(1)
+        rank, number = killed[0]
+        raise UserError(
+            f"process {rank} of {options.num_processes} was ended by {signal.Signals(number).name}, and the "
+            "others with it; run the same command again: it goes on from its last checkpoint, if it has one"
+        ) from error
 
 
 def _options(module: str, arguments: Sequence[str]) -> argparse.Namespace:

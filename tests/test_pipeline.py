@@ -223,7 +223,7 @@ def test_the_estimate_measures_no_run_of_other_settings_and_none_that_will_not_f
     said = {}
     for key, value in (("prompt__max_input_tokens", 200), ("train__batch_size", 16_000_000)):
         edit(folder, **{key: value})
-        estimate.command.callback(no_probe=False, mde=None)
+        estimate.command.main([], standalone_mode=False)
         said[key] = capsys.readouterr().out
         (folder / "params.yaml").write_bytes(before)
     rows = f"rows of {200 + estimate.COMPLETION_TOKENS} tokens"  # the limits, not what is tokenized

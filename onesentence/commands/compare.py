@@ -1,14 +1,16 @@
 """Compare the variants of a study: intervals, paired tests, minimum detectable effects, costs.
 
 Reads   studies.yaml, params.yaml, and the study's DVC experiments (their scores of every article by id).
-Writes  metrics/studies/NAME.json, plots/studies/NAME.svg and .csv, docs/decisions.md, and docs/studies.md
-        between its markers.
-Nothing is run. It refuses experiments that scored other articles or used other settings, and a study with
-missing runs; with --partial it compares the complete variants and names the others. Without NAME it compares
-nothing and writes plots, docs/studies.md and docs/decisions.md again from metrics/studies/, as after a change
-of a default.
+Writes  metrics/studies/scores/NAME.parquet with these scores, and from it metrics/studies/NAME.json,
+        plots/studies/NAME.svg and .csv, docs/decisions.md, and docs/studies.md between its markers.
+Nothing is run. With --from-scores, every number is computed again from metrics/studies/scores/NAME.parquet:
+without experiments and without DVC's cache, as in a fresh clone. It refuses experiments that scored other
+articles or used other settings, and a study with missing runs; with --partial it compares the complete
+variants and names the others. Without NAME it compares nothing and writes plots, docs/studies.md and
+docs/decisions.md again from metrics/studies/, as after a change of a default.
 
 Run     onesentence compare rank        (`make study NAME=rank` ends with it)
+        onesentence compare rank --from-scores      compute the committed numbers again
         onesentence compare             write plots and pages again
 """
 
@@ -18,6 +20,7 @@ import click
 
 from onesentence.commands import documented
 from onesentence.core import params
+from onesentence.core.errors import UserError
 from onesentence.core.files import read_json
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.report.tables import number
@@ -27,20 +30,27 @@ from onesentence.study.comparison import (
     TESTED_METRICS,
     borrowed_spread,
     compare,
-    read_experiment,
+    require_same_test_set,
     select_complete,
     write_result,
 )
 from onesentence.study.declaration import Studies
-from onesentence.study.experiments import (
-    code_of,
-    finished,
-    require_distinct,
-)
+from onesentence.study.experiments import finished, require_distinct
 from onesentence.study.figures import write_plots
 from onesentence.study.pages import write_again, write_pages
 from onesentence.study.phrases import between
+from onesentence.study.scores import (
+    Run,
+    read_experiment,
+    read_runs,
+    recorded,
+    require_declared,
+    scores_file_of,
+    usable,
+    write_runs,
+)
 from onesentence.study.sentences import summarize_study
+from onesentence.study.variants import Study
 
 TITLES = dict(zip(TESTED_METRICS, ("ROUGE-1", "R-2", "R-L", "BERTS"), strict=True))  # on the terminal
 LONG = 16  # characters of the longest name that leaves room for every metric in 120 columns
@@ -74,26 +84,43 @@ def print_study(result: dict[str, Any]) -> None:
     print("\n".join(f"- {sentence}" for sentence in summarize_study(result)))
 
 
+def gathered(study: Study) -> dict[str, Run]:
+    """The finished runs of a study: experiments, and runs of which git has the scores alone."""
+    require_distinct(study, params.read_yaml(params.PARAMS_FILE))
+    runs = usable(study)
+    for name, ref in finished(study).items():
+        if name not in runs:
+            runs[name] = read_experiment(study, name, ref)
+    return {name: runs[name] for name in study.experiments() if name in runs}
+
+
 @documented(__doc__)
 @click.argument("name", required=False)
 @click.option("--quick", is_flag=True, help="The study's quick version.")
 @click.option("--partial", is_flag=True, help="Leave out variants with missing runs.")
-def command(name: str | None, quick: bool, partial: bool) -> None:
+@click.option("--from-scores", is_flag=True, help="Compute from the scores that git holds.")
+def command(name: str | None, quick: bool, partial: bool, from_scores: bool) -> None:
     if name is None:
+        if from_scores:
+            raise UserError("--from-scores: expected the name of a study; `onesentence study` lists them")
         write_again(Studies(params.load(("model",)).model.name))
         write_pages()
         return
-    p = params.load(("model", "evaluate"))
-    studies = Studies(p.model.name)
+    studies = Studies(params.load(("model",)).model.name)
     study = studies.study(name, quick)
-    require_distinct(study, params.read_yaml(params.PARAMS_FILE))
-    refs = finished(study)
-    study, left_out = select_complete(study, set(refs), partial)
-    runs = {name: read_experiment(name, refs[name]) for name in study.experiments()}
-    result = compare(
-        study, runs, p.evaluate.resamples, p.evaluate.confidence, borrowed_spread(study, studies), left_out
-    )
-    result["code"] = code_of([refs[name] for name in study.experiments()])
+    file = scores_file_of(study)
+    if from_scores:
+        runs = recorded(study)
+        require_declared(study, runs)
+    else:
+        runs = gathered(study)
+    study, left_out = select_complete(study, set(runs), partial)
+    if not from_scores:
+        require_same_test_set(runs)
+        write_runs(file, runs)
+        runs = read_runs(file)  # what is compared is what the file holds, to the bit
+    complete = {name: runs[name] for name in study.experiments()}
+    result = compare(study, complete, borrowed_spread(study, studies), left_out)
     path = STUDIES / f"{study.name}.json"
     write_result(path, result, study.within)
     written = read_json(path)  # rounded, so that plots and sentences can be written again to the byte

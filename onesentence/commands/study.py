@@ -2,7 +2,8 @@
 
 Each variant and seed is an experiment with that name (`rank-8-seed0`). Each job has a clone of the commit
 that is checked out when the study starts. Edits during the study reach neither variants nor the comparison,
-and a kill leaves nothing in the user's files. An experiment with the same code, data and parameters is kept.
+and a kill leaves nothing half-made in the user's files. An experiment with the same code, data and parameters
+is kept, and so is a run whose scores git holds: each run's are added to metrics/studies/scores when it ends.
 A killed study goes on at its last stage, and in training at the last checkpoint. A run that fails is named
 with its log; the others go on and are compared without it.
 
@@ -18,6 +19,7 @@ Run     onesentence study                       list the studies, and how long t
 
 import signal
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,6 +42,7 @@ from onesentence.study.jobs import (
 )
 from onesentence.study.pages import write_pages
 from onesentence.study.pool import WORK, Pool, run_missing
+from onesentence.study.scores import SCORES, Record, usable
 from onesentence.study.variants import Study, experiment
 
 if TYPE_CHECKING:
@@ -61,14 +64,14 @@ def workers_of(address: str, study: Study, git_remote: str | None) -> "Workers":
     return pool
 
 
-def missing_of(study: Study, pool: "Workers | None") -> dict[str, dict[str, Any]]:
-    """The experiments that no machine has finished, by name.
+def missing_of(study: Study, pool: "Workers | None", scored: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The experiments that no machine has finished, by name. scored: those whose scores are in git.
 
     What has ended is fetched from clones and remotes first; what equals another one takes its name.
     """
     fetch_finished()
     experiments = study.experiments()
-    done = set(finished(study))
+    done = {*finished(study), *scored}
     done.update(
         reuse_equal_experiments({name: experiments[name] for name in experiments if name not in done})
     )
@@ -78,9 +81,11 @@ def missing_of(study: Study, pool: "Workers | None") -> dict[str, dict[str, Any]
     return {name: values for name, values in experiments.items() if name not in done}
 
 
-def run(study: Study, missing: dict[str, dict[str, Any]], pool: Pool, name: str, quick: bool) -> None:
+def run(
+    study: Study, missing: dict[str, dict[str, Any]], pool: Pool, record: Record, name: str, quick: bool
+) -> None:
     """Run experiments, then compare; a UserError that names those that failed."""
-    failed = run_missing(study, missing, pool)
+    failed = run_missing(study, missing, pool, record.add)
     whole = [
         variant.name
         for variant in study.variants
@@ -135,7 +140,8 @@ def command(
         if end_variants():
             print(f"study {study.name}: ended the runs of a killed study; they go on from their last stage")
         workers = workers_of(scheduler, study, git_remote) if scheduler else None
-        missing = missing_of(study, workers)
+        scored = usable(study)
+        missing = missing_of(study, workers, scored)
         whole = len(study.experiments())
         hours = "" if study.hours is None else f"; the whole study takes {study.hours:g} h on two cores"
         at_a_time = f"on {scheduler}" if scheduler else f"{jobs or 1} at a time"
@@ -144,9 +150,15 @@ def command(
             f"{len(missing)} to go, {at_a_time}{hours}",
             flush=True,
         )
+        if set(scored) - set(finished(study)):
+            print(
+                f"study {study.name}: some are complete as scores alone, which git holds in {SCORES}; to run "
+                "such a variant again, remove its study's file there",
+                flush=True,
+            )
         if missing:
             pool = workers or Jobs(min(jobs or 1, len(missing)), git("rev-parse", "HEAD").strip())
-            run(study, missing, pool, name, quick)
+            run(study, missing, pool, Record(study, scored), name, quick)
         else:
             compare(name, quick, partial=False)
             drop_clones()

@@ -1,6 +1,5 @@
 """The comparison of a study's variants: the content of metrics/studies/NAME.json."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,9 @@ from onesentence.study import variance
 from onesentence.study.analyses import ANALYSES
 from onesentence.study.declaration import QUICK, Studies
 from onesentence.study.equivalence import equivalences
-from onesentence.study.experiments import (
-    flat,
-    git,
-    lookup,
-    scores_at,
-    with_values,
-)
+from onesentence.study.experiments import flat, lookup
 from onesentence.study.measured import Measured
+from onesentence.study.scores import EVALUATION, UNREAD, Run
 from onesentence.study.variance import Floats, SeedVariance
 from onesentence.study.variants import Study, experiment
 
@@ -29,38 +23,24 @@ STUDIES = Path("metrics/studies")
 TESTED_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore")
 # Sections of params.yaml that are no defaults of a study: it has its own seeds, and makes no base and no
 # report.
-NOT_COMPARED = ("seed", "pretrain", "report")
+NOT_COMPARED = ("seed", *UNREAD)
 DESCRIBED = ("verbatim", "coverage", "novel_2", "words")  # given beside them, not tested
 ONE_LINE = 4  # depth in the JSON from which a score takes one line
 
 
-def read_experiment(name: str, ref: str) -> dict[str, Any]:
-    """The measurements of an experiment: its JSON files, and the scores of base and tuned by article."""
-    scores = scores_at(ref, ("base", "tuned"))
-    if scores is None:
-        raise UserError(
-            f"compare: {name}: DVC's cache lacks its scores; fetch them with `dvc exp pull REMOTE {name}`, "
-            f"or run the variant again: `git update-ref -d {ref}`, then `make study`"
-        )
-    run: dict[str, Any] = dict(scores)
-    for file in ("evaluation", "train", "prompt"):
-        run[file] = json.loads(git("show", f"{ref}:./metrics/{file}.json"))
-    return run
-
-
-def require_same_test_set(runs: dict[str, dict[str, Any]]) -> None:
+def require_same_test_set(runs: dict[str, Run]) -> None:
     """Raise a UserError unless every experiment scored the same articles with the same settings."""
     first = next(iter(runs))
     for name, run in runs.items():
         for key in ("split", "n", "test"):
-            if run["evaluation"][key] != runs[first]["evaluation"][key]:
+            if run.evaluation[key] != runs[first].evaluation[key]:
                 raise UserError(
-                    f"compare: {key} is {run['evaluation'][key]} in {name} and "
-                    f"{runs[first]['evaluation'][key]} in {first}, so they scored different articles; give "
+                    f"compare: {key} is {run.evaluation[key]} in {name} and "
+                    f"{runs[first].evaluation[key]} in {first}, so they scored different articles; give "
                     "both the same data and evaluate settings in studies.yaml"
                 )
-        require_comparable(run["tuned"], runs[first]["tuned"], name, first)
-        if "resampling" not in run["evaluation"]:
+        require_comparable(run.tuned, runs[first].tuned, name, first)
+        if "resampling" not in run.evaluation:
             raise UserError(
                 f"compare: {name}: its evaluation is older than the resampling of clusters; run `make study` "
                 "again"
@@ -70,18 +50,6 @@ def require_same_test_set(runs: dict[str, dict[str, Any]]) -> None:
 def matrix(scores: list[Scores], metric: str) -> Floats:
     """Scores [seeds, articles] of one metric."""
     return np.stack([seed.columns[metric] for seed in scores])
-
-
-def cost_of(run: dict[str, Any]) -> dict[str, int]:
-    """The cost of a variant, in numbers that are the same on every machine."""
-    train, prompt = run["train"], run["prompt"]
-    return {
-        "trainable_parameters": train["trainable_parameters"],
-        "tuned_bytes": train["tuned_bytes"],
-        "base_bytes": train["base_footprint_bytes"],
-        "tokens_trained": train["tokens_trained"],
-        "prompt_tokens": prompt["template_tokens"],
-    }
 
 
 def borrowed_spread(study: Study, studies: Studies) -> dict[str, SeedVariance]:
@@ -118,43 +86,42 @@ def borrowed_spread(study: Study, studies: Studies) -> dict[str, SeedVariance]:
     return spreads
 
 
-def measure(
-    study: Study, runs: dict[str, dict[str, Any]], resamples: int, spreads: dict[str, SeedVariance]
-) -> Measured:
-    """Draws of every variant. runs: `read_experiment` by experiment."""
+def measure(study: Study, runs: dict[str, Run], resamples: int, spreads: dict[str, SeedVariance]) -> Measured:
+    """Draws of every variant. runs: by experiment."""
     tuned, base, tuned_rows, base_rows, cost = {}, {}, {}, {}, {}
-    sample = next(iter(runs.values()))["tuned"].sample
+    sample = next(iter(runs.values())).tuned.sample
     # Each variant has a random stream of its own: the luck of its seeds is independent of the others'.
     for stream, variant in enumerate(study.variants):
         of_seeds = [runs[experiment(variant.name, seed)] for seed in study.seeds]
-        scores = [run["tuned"] for run in of_seeds]
+        scores = [run.tuned for run in of_seeds]
         tuned[variant.name] = {
             metric: variance.resampled(matrix(scores, metric), resamples, stream, spreads.get(metric), sample)
             for metric in (*TESTED_METRICS, *DESCRIBED)
         }
         tuned_rows[variant.name] = matrix(scores, HEADLINE)
-        untuned = matrix([of_seeds[0]["base"]], HEADLINE)  # greedy or beams: no seed affects it
+        untuned = matrix([of_seeds[0].base], HEADLINE)  # greedy or beams: no seed affects it
         base[variant.name] = variance.resampled(untuned, resamples, stream, sample=sample)
         base_rows[variant.name] = untuned
-        cost[variant.name] = cost_of(of_seeds[0])
+        cost[variant.name] = of_seeds[0].cost
     return Measured(tuned, base, tuned_rows, base_rows, cost, spreads.get(HEADLINE), resamples, sample)
 
 
 def compared_variants(
-    study: Study, measured: Measured, whole: dict[str, Any], varied: list[str], confidence: float
+    study: Study, measured: Measured, runs: dict[str, Run], varied: list[str], confidence: float
 ) -> dict[str, dict[str, Any]]:
     """The JSON's entry of each variant: what it sets, its cost, its scores, its differences.
 
-    whole: params.yaml; varied: the keys that any variant sets.
+    runs: by experiment; varied: the keys that any variant sets.
     """
     baseline = measured.tuned[study.baseline]
     variants = {}
     for variant in study.variants:
         scores = measured.tuned[variant.name]
         untuned = variance.summary(measured.base[variant.name], confidence)
+        had = runs[experiment(variant.name, study.seeds[0])].params
         variants[variant.name] = {
             "sets": variant.changes,
-            "values": {key: lookup(with_values(whole, variant.values), key) for key in varied},
+            "values": {key: lookup(had, key) for key in varied},
             "cost": measured.cost[variant.name],
             "scores": {name: variance.summary(scores[name], confidence) for name in scores},
             "base": {HEADLINE: {name: untuned[name] for name in ("value", "low", "high")}},
@@ -170,31 +137,37 @@ def compared_variants(
     return variants
 
 
+def code_of_runs(runs: dict[str, Run]) -> dict[str, str | list[str]]:
+    """The identity of the code that runs were made with, and their commits. A UserError where they differ."""
+    identities = sorted({run.code["identity"] for run in runs.values()})
+    if len(identities) > 1:
+        raise UserError(
+            f"compare: the runs were made with {len(identities)} versions of the code; run `make study` again"
+        )
+    return {"identity": identities[0], "commits": sorted({run.code["commit"] for run in runs.values()})}
+
+
 def compare(
-    study: Study,
-    runs: dict[str, dict[str, Any]],
-    resamples: int,
-    confidence: float,
-    spreads: dict[str, SeedVariance],
-    left_out: list[str],
+    study: Study, runs: dict[str, Run], spreads: dict[str, SeedVariance], left_out: list[str]
 ) -> dict[str, Any]:
     """The content of metrics/studies/NAME.json.
 
-    runs: `read_experiment` by experiment; spreads: `borrowed_spread`; left_out: declared variants whose runs
-    are missing.
+    runs: by experiment, as the study's file of scores has them; spreads: `borrowed_spread`; left_out:
+    declared variants whose runs are missing.
     """
     require_same_test_set(runs)
-    sample = next(iter(runs.values()))["tuned"].sample
+    # What no variant sets is the same for all; params.yaml may have changed since they ran.
+    first = runs[experiment(study.baseline, study.seeds[0])]
+    resamples, confidence = (first.params["evaluate"][key] for key in ("resamples", "confidence"))
+    sample = first.tuned.sample
     if sample.too_few_for(confidence):
         raise UserError(
             f"compare: the {len(sample.clusters):,} articles are from {sample.count} clusters, too few for a "
             f"{confidence:.0%} interval; evaluate on articles of more clusters"
         )
-    whole = params.read_yaml(params.PARAMS_FILE)
     varied = sorted({key for variant in study.variants for key in variant.changes})
     measured = measure(study, runs, resamples, spreads)
-    variants = compared_variants(study, measured, whole, varied, confidence)
-    first = next(iter(runs.values()))
+    variants = compared_variants(study, measured, runs, varied, confidence)
     analysis = ANALYSES.get(study.analysis)
     return {
         "study": study.name,
@@ -203,24 +176,22 @@ def compare(
         "settings": study.settings,
         "defaults": {
             key: value
-            for key, value in flat(whole).items()
+            for key, value in flat(first.params).items()
             if key.partition(".")[0] not in NOT_COMPARED
             and key not in (*study.settings, *varied, *params.NO_EFFECT)
         },
         "left_out": left_out,
-        "split": first["evaluation"]["split"],
-        "n": first["evaluation"]["n"],
-        "test": first["evaluation"]["test"],
-        "resampling": first["evaluation"]["resampling"],
+        **{key: first.evaluation[key] for key in EVALUATION},
         "seeds": list(study.seeds),
         "spread_from": study.spread_from,
         "spread_sd": np.sqrt(spreads[HEADLINE].total) if spreads else None,
         "confidence": confidence,
         "resamples": resamples,
         "baseline": study.baseline,
-        "signatures": {name: first["tuned"].signatures[name] for name in (*TESTED_METRICS, *DESCRIBED)},
+        "signatures": {name: first.tuned.signatures[name] for name in (*TESTED_METRICS, *DESCRIBED)},
         "variants": variants,
         "analysis": analysis.numbers(study, measured, confidence) if analysis else {},
+        "code": code_of_runs(runs),
     }
 
 

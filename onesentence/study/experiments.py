@@ -103,18 +103,37 @@ def same_code(ref: str) -> bool:
     stages = locked(ref)
     if stages is None:
         return False
-    made = {item["path"] for stage in stages.values() for item in stage["outs"]}
-    read = {item["path"] for stage in stages.values() for item in stage["deps"]} - made
     then, now = _code(git("rev-parse", ref).strip()), code_identity.WorkingTree()
     if pins(then) != pins(now):
         return False
-    others = sorted(path for path in read if path != REQUIREMENTS and not then.is_code(path))
-    # For data that DVC holds, git has a .dvc file.
-    files = [name for path in others for name in (path, f"{path}.dvc")]
+    files = _read_by(stages, then)
     if files and git("diff", "--name-only", ref, "--", *files):
         return False
     modules = modules_of(stages)
     return code_identity.identity(then, modules) == code_identity.identity(now, modules) is not None
+
+
+def _read_by(stages: dict[str, Any], tree: code_identity.CommitTree) -> list[str]:
+    """The paths, beside code and requirements.txt, that stages of a dvc.lock read and did not make.
+
+    For data that DVC holds, git has a .dvc file: each path is followed by that.
+    """
+    made = {item["path"] for stage in stages.values() for item in stage["outs"]}
+    read = {item["path"] for stage in stages.values() for item in stage["deps"]} - made
+    others = sorted(path for path in read if path != REQUIREMENTS and not tree.is_code(path))
+    return [name for path in others for name in (path, f"{path}.dvc")]
+
+
+def inputs_of(ref: str) -> dict[str, str]:
+    """Git's object of every file and folder that an experiment read, beside code and requirements.txt, by
+    path. What git does not hold is left out.
+    """
+    stages = locked(ref) or {}
+    objects = {
+        path: git("rev-parse", "--verify", "--quiet", f"{ref}:./{path}", check=False).strip()
+        for path in _read_by(stages, _code(git("rev-parse", ref).strip()))
+    }
+    return {path: known for path, known in objects.items() if known}
 
 
 def pins(tree: code_identity.Tree) -> list[str]:

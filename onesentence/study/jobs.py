@@ -22,6 +22,7 @@ from onesentence.study.declaration import QUICK
 from onesentence.study.experiments import git, make_the_only
 from onesentence.study.figures import PLOTS
 from onesentence.study.pool import WORK, Ended, log_of, read_log
+from onesentence.study.scores import SCORES
 
 CLONES = "clone-"
 KEPT_CHECKPOINTS = Path("models/checkpoints")
@@ -171,12 +172,14 @@ def compare_in(clone: Clone, study: str, quick: bool, partial: bool) -> None:
     (clone.folder / LAST).write_text("")
     clone.git("checkout", "--quiet", "--force", clone.commit, "--", params.PARAMS_FILE.as_posix())
     clone.git("fetch", "--quiet", str(Path.cwd()), "+refs/exps/*:refs/exps/*")
-    for file in STUDIES.glob("*.json"):  # a study may borrow from one that is not committed yet
-        (clone.folder / STUDIES).mkdir(parents=True, exist_ok=True)
+    name = f"{QUICK if quick else ''}{study}"
+    scores = SCORES / f"{name}.parquet"
+    # A study may borrow from one that is not committed yet, and runs may be there as scores alone.
+    for file in (*STUDIES.glob("*.json"), *([scores] if scores.is_file() else [])):
+        (clone.folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, clone.folder / file)
     compare(study, quick, partial, clone.folder)
-    name = f"{QUICK if quick else ''}{study}"
-    for file in (STUDIES / f"{name}.json", PLOTS / f"{name}.csv", PLOTS / f"{name}.svg"):
+    for file in (scores, STUDIES / f"{name}.json", PLOTS / f"{name}.csv", PLOTS / f"{name}.svg"):
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as temporary:
             shutil.copy(clone.folder / file, temporary)

@@ -108,9 +108,13 @@ def next_of(waiting: list[str], last: str, held: set[str], experiments: dict[str
     return max(free, key=lambda name: shared_stages(experiments[name], experiments[last]))
 
 
-def run_missing(study: Study, missing: dict[str, dict[str, Any]], pool: Pool) -> list[str]:
+def run_missing(
+    study: Study, missing: dict[str, dict[str, Any]], pool: Pool, finished: Callable[[str], None]
+) -> list[str]:
     """Run experiments in a pool, as many at a time as it has places; returns the names of those that
     failed.
+
+    finished: called with the name of each that succeeded, once its experiment is in this repository.
     """
     experiments = study.experiments()
     waiting: list[str] = list(missing)
@@ -130,6 +134,8 @@ def run_missing(study: Study, missing: dict[str, dict[str, Any]], pool: Pool) ->
                     waiting.insert(0, ended.name)
                     continue
                 bar.update()
+                if ended.state == "done":
+                    finished(ended.name)
                 if ended.state == "failed":
                     failed.append(ended.name)
                     bar.write(failure_of(ended.name))

@@ -102,8 +102,9 @@ def test_a_study_that_is_killed_on_the_way_ends_in_its_comparison(studied):
     with started(studied, "rank"):
         wait_until(lambda: at_stage("generate@tuned"))
     before = {log: log.read_text() for log in at_stage("generate@tuned")}
-    # Nothing of it reaches the user's files.
-    assert run(studied, "git", "status", "--porcelain").stdout == ""
+    # Nothing of it reaches the user's files but the scores of what has ended.
+    scores = "metrics/studies/scores/rank.parquet"
+    assert run(studied, "git", "status", "--porcelain", "-uall").stdout.strip() in ("", f"?? {scores}")
     assert run(studied, "git", "symbolic-ref", "--short", "HEAD").stdout.strip()
 
     # What is edited meanwhile reaches neither variants nor the comparison, and stays.
@@ -140,10 +141,15 @@ def test_a_study_that_is_killed_on_the_way_ends_in_its_comparison(studied):
     assert "## rank\n\nDoes quality grow with the rank?" in (studied / "docs/studies.md").read_text()
 
     # Again: every run exists, nothing runs, no byte changes; plain DVC reads the experiments.
-    before = {path: path.read_bytes() for path in (studied / "metrics/studies").iterdir()}
+    before = written_by(studied)
+    assert studied / scores in before
     again = study(studied, "rank")
-    assert "4 of 4 runs are complete, 0 to go" in again.stdout
-    assert {path: path.read_bytes() for path in (studied / "metrics/studies").iterdir()} == before
+    assert "4 of 4 runs are complete, 0 to go" in again.stdout and "scores alone" not in again.stdout
+    assert written_by(studied) == before
+    # The scores of each article are those of the experiments, and give the same numbers when they are gone.
+    (studied / scores).unlink()
+    study(studied, "rank")
+    assert written_by(studied) == before
     shown = json.loads(run(studied, "dvc", "exp", "show", "--json").stdout)
     names = {e["name"] for revision in shown for e in revision.get("experiments") or []}
     assert names == {experiment(f"rank-{rank}", seed) for rank in (2, 4) for seed in (0, 1)}
@@ -159,6 +165,38 @@ def test_a_study_that_is_killed_on_the_way_ends_in_its_comparison(studied):
 
     run(studied, "git", "add", "--all")
     run(studied, "git", "commit", "--quiet", "--message=study")
+
+
+def written_by(folder: Path) -> dict[Path, bytes]:
+    """What comparisons write, by file."""
+    files = [path for name in ("metrics", "plots") for path in (folder / name / "studies").rglob("*.*")]
+    files += [folder / "docs/studies.md", folder / "docs/decisions.md"]
+    return {path: path.read_bytes() for path in files}
+
+
+@pytest.mark.slow
+def test_a_fresh_clone_computes_a_study_again_from_its_scores(studied, tmp_path):
+    """Without experiments and without DVC's cache; and nothing runs that git has the scores of."""
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "--quiet", str(studied), str(clone))
+    assert run(clone, "git", "for-each-ref", "refs/exps").stdout == ""
+    before = {path.relative_to(clone): text for path, text in written_by(clone).items()}
+    assert before == {path.relative_to(studied): text for path, text in written_by(studied).items()}
+    for name in before:
+        if name.suffix != ".md" and name.stem == "rank" and name.suffix != ".parquet":
+            (clone / name).unlink()
+    compare = ("python", "-m", "onesentence", "compare", "rank")
+    shown = run(clone, *compare, "--from-scores").stdout
+    assert "for each doubling" in shown and run(clone, "git", "status", "--porcelain").stdout == ""
+    done = study(clone, "rank")
+    assert "4 of 4 runs are complete, 0 to go" in done.stdout and "complete as scores alone" in done.stdout
+    assert run(clone, "git", "status", "--porcelain").stdout == ""
+    # With other code, scores are no substitute for a run, but the numbers are still those of the scores.
+    train = clone / "stages/train.py"
+    train.write_text(train.read_text() + "ANOTHER = 1\n")
+    assert "4 of 4 runs of rank are missing" in run(clone, *compare, check=False).stderr
+    run(clone, *compare, "--from-scores")
+    assert run(clone, "git", "status", "--porcelain").stdout.split() == ["M", "stages/train.py"]
 
 
 @pytest.mark.slow
@@ -221,7 +259,11 @@ def test_an_experiment_of_other_articles_is_not_compared(studied, tmp_path):
     write_json(evaluation, json.loads(evaluation.read_text()) | {"n": 5})
     run(other, "git", "commit", "--all", "--quiet", "--message=other")
     run(other, "git", "update-ref", ref, "HEAD")
+    scores = studied / "metrics/studies/scores/rank.parquet"
+    kept = scores.read_bytes()
+    scores.unlink()  # else its runs need no experiments
     refused = run(studied, "python", "-m", "onesentence", "compare", "rank", check=False)
+    scores.write_bytes(kept)
     run(studied, "git", "update-ref", ref, made)
     run(studied, "git", "worktree", "remove", "--force", str(other))
     assert refused.returncode == 1
@@ -251,6 +293,8 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     # copy of it; else it stays removed.
     assert list((studied / ".dvc/tmp/studies").glob("clone-*"))
     run(studied, "dvc", "exp", "remove", "resamples-seed0")
+    scores = studied / "metrics/studies/scores/broken.parquet"
+    scores.unlink()
     again = study(studied, "broken", check=False)
     assert "1 runs failed: no-module-seed0" in again.stderr and ref_of(studied, "resamples-seed0")
     assert list((studied / ".dvc/tmp/studies").glob("clone-*"))

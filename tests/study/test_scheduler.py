@@ -54,7 +54,7 @@ pool.fetch_finished(list(names))
 here = git("for-each-ref", "--format=%(refname)", "refs/exps")
 missing = {name: values for name, values in names.items() if f"/{name}" not in here}
 print("missing", *missing, flush=True)
-failed = run_missing(study, missing, pool)
+failed = run_missing(study, missing, pool, lambda name: None)
 pool.drop()
 sys.exit(len(failed))
 """
@@ -105,8 +105,9 @@ def test_variants_run_on_workers_and_come_back_through_the_remotes(small, tmp_pa
     with cluster(tmp_path / "dask", "a", "b") as dask:
         pool = opened(str(dask.file))  # the scheduler's file serves as well as its address
         study = small_study(small, 3, fails=2)
-        assert run_missing(study, study.experiments(), pool) == ["value-2-seed0"]
-        assert pool.running() == []
+        finished: list[str] = []
+        assert run_missing(study, study.experiments(), pool, finished.append) == ["value-2-seed0"]
+        assert sorted(finished) == ["value-0-seed0", "value-1-seed0"] and pool.running() == []
         # What succeeded is here, in the git remote, and its scores are in the cache of this machine.
         assert sorted(experiments(small)) == ["value-0-seed0", "value-1-seed0"]
         assert experiments(small) == experiments(tmp_path / "bare")
@@ -178,7 +179,8 @@ def test_a_quick_study_on_two_machines_gives_the_bytes_of_one(two_machines, tmp_
     names = [f"quick-rank-{rank}-seed0" for rank in (2, 4)]
     assert sorted(experiments(project)) == names and experiments(tmp_path / "bare") == experiments(project)
     files = [project / "metrics/studies/quick-rank.json", *(project / "plots/studies").glob("quick-rank.*")]
-    assert len(files) == 3
+    files.append(project / "metrics/studies/scores/quick-rank.parquet")
+    assert len(files) == 4
     there = {file: file.read_bytes() for file in files}
     trees = [
         run(project, "git", "rev-parse", f"{experiments(project)[name]}^{{tree}}").stdout for name in names
@@ -201,7 +203,9 @@ def test_a_worker_that_is_killed_is_replaced_and_leaves_no_process(small, tmp_pa
         pool = opened(dask.address)
         study = small_study(small, 1, seconds=600)
         failed: list = []
-        head = threading.Thread(target=lambda: failed.append(run_missing(study, study.experiments(), pool)))
+        head = threading.Thread(
+            target=lambda: failed.append(run_missing(study, study.experiments(), pool, lambda name: None))
+        )
         head.start()
         wait_until(lambda: signs(small, "start"))
         (first,) = signs(small, "start")

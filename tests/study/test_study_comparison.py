@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from samples import RANKS, declared
+from samples import RANKS, declared, sample_run
 
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_json
-from onesentence.evaluation.metrics import Scores
 from onesentence.study import comparison
 from onesentence.study.comparison import borrowed_spread, require_same_test_set, select_complete
 from onesentence.study.declaration import Studies
@@ -40,20 +39,16 @@ def test_complete_variants_are_compared_where_partial_is_set(tmp_path):
 
 @pytest.mark.parametrize(("key", "value"), [("split", "test"), ("n", 5), ("test", "another")])
 def test_runs_of_other_articles_are_refused_and_the_difference_named(key, value):
-    def run_of(**changed) -> dict:
-        scores = Scores(["a", "b"], {"rouge1": np.array([40.0, 20.0])}, {}, {"rouge1": "F1"})
-        evaluation = {"split": "validation", "n": 2, "test": "one", "resampling": {}} | changed
-        return {"evaluation": evaluation, "tuned": scores}
-
-    require_same_test_set({"as-set": run_of(), "alike": run_of()})
+    one = sample_run(8, 0)
+    require_same_test_set({"as-set": one, "alike": sample_run(16, 0)})
+    other = sample_run(16, 0, evaluation={**one.evaluation, key: value})
     with pytest.raises(
         UserError, match=f"^compare: {key} is {value} in other and .* in as-set, so they scored"
     ):
-        require_same_test_set({"as-set": run_of(), "other": run_of(**{key: value})})
-    older = run_of()
-    del older["evaluation"]["resampling"]
+        require_same_test_set({"as-set": one, "other": other})
+    older = sample_run(16, 0, evaluation={key: one.evaluation[key] for key in ("split", "n", "test")})
     with pytest.raises(UserError, match=r"^compare: older: its evaluation is older than"):
-        require_same_test_set({"as-set": run_of(), "older": older})
+        require_same_test_set({"as-set": one, "older": older})
 
 
 def test_a_spread_is_borrowed_only_from_the_same_scale_and_settings(tmp_path, monkeypatch):

@@ -1,16 +1,14 @@
 """DVC experiments as git holds them: found, reused, renamed."""
 
-import json
 from pathlib import Path
 
 import pytest
 from conftest import run
-from samples import RANKS, declared
+from samples import RANKS, declared, hold, put_experiment
 
 from onesentence.commands.diff import commit_of
 from onesentence.core.errors import UserError
 from onesentence.study.experiments import (
-    COMPARED,
     experiment_refs,
     has_values,
     make_the_only,
@@ -35,31 +33,7 @@ def test_a_variant_that_a_default_makes_the_same_as_another_is_refused(tmp_path)
 def held(tmp_path, monkeypatch) -> Path:
     """A repository whose params.yaml and one file of code experiments were made with."""
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text("train: {learning_rate: 0.002}\nseed: 0\n")
-    Path("code.py").write_text("1\n")
-    run(tmp_path, "git", "init", "--quiet", "--initial-branch=main")
-    run(tmp_path, "git", "add", "--all")
-    run(tmp_path, "git", "commit", "--quiet", "--message=start")
-    return tmp_path
-
-
-def put_experiment(folder: Path, name: str, rate: str, baseline: str = "ab", train: str = "") -> str:
-    """Make an experiment of the folder's files and a dvc.lock with this learning rate; returns its ref.
-
-    train: the whole section in JSON, as a stage that reads all of it has it.
-    """
-    stage = {"cmd": "python -m code", "deps": [{"path": "code.py"}], "outs": []}
-    lock = json.dumps({"stages": dict.fromkeys(COMPARED, stage)})
-    used = f'"params": {{"params.yaml": {{"train.learning_rate": {rate}}}}}'
-    used = used.replace(f'"train.learning_rate": {rate}', f'"train": {train}') if train else used
-    (folder / "dvc.lock").write_text(lock.replace('"outs"', f'{used}, "outs"'))
-    run(folder, "git", "add", "--all")
-    tree = run(folder, "git", "write-tree").stdout.strip()
-    commit = run(folder, "git", "commit-tree", tree, "-p", "HEAD", "-m", name).stdout.strip()
-    run(folder, "git", "rm", "--quiet", "--force", "dvc.lock")
-    ref = f"refs/exps/{baseline}/{'0' * 38}/{name}"
-    run(folder, "git", "update-ref", ref, commit)
-    return ref
+    return hold(tmp_path)
 
 
 def test_an_experiment_has_the_values_that_its_lock_holds(held):

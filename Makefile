@@ -29,10 +29,10 @@ export: setup ## make export [PRESET=NAME]: write the tuned model to models/expo
 	@$(call install,models,models/requirements.txt)
 	@python -m onesentence export $(if $(PRESET),--preset "$(PRESET)")
 
-test: setup ## make test [WORKERS=2]: run the tests, a file at a time on each worker
+test: setup ## make test [WORKERS=2] [LONG=1]: run the tests, a file at a time on each worker; LONG=1 the long ones too
 	$(call install,tests,tests/requirements.txt)
 	@# One thread each, and none that spins while it waits for another: the workers share the cores.
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	LONG=$(LONG) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 setup: $(STAMP)
 

@@ -168,9 +168,8 @@ class Soak:
             for ref in refs
             if not ref.startswith(("refs/exps/exec", "refs/exps/stash"))
         }
-        written = self.project.hashes(
-            [f"metrics/studies/quick-{STUDY}.json", f"plots/studies/quick-{STUDY}.csv"]
-        )
+        files = ("metrics/studies/{}.json", "metrics/studies/scores/{}.parquet", "plots/studies/{}.csv")
+        written = self.project.hashes([file.format(f"quick-{STUDY}") for file in files])
         return {**locks, **written}
 
     def all_outputs(self) -> list[str]:

@@ -24,7 +24,13 @@ with suppress(ValueError):  # not the main thread
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that both workers end on quick ones and none waits long."""
+    """Skip long tests unless LONG is set. Files with slow tests come first, so that both workers end on quick
+    ones and none waits long.
+    """
+    if not os.environ.get("LONG"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes; `make test LONG=1` runs it"))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -71,14 +71,14 @@ def missing_of(study: Study, pool: "Workers | None", scored: Collection[str]) ->
     """
     fetch_finished()
     experiments = study.experiments()
-    done = {*finished(study), *scored}
+    done = set(finished(study))
     done.update(
         reuse_equal_experiments({name: experiments[name] for name in experiments if name not in done})
     )
     if pool:
-        pool.fetch_finished([name for name in experiments if name not in done])
+        pool.fetch_finished([name for name in experiments if name not in {*done, *scored}])
         done.update(finished(study))
-    return {name: values for name, values in experiments.items() if name not in done}
+    return {name: values for name, values in experiments.items() if name not in {*done, *scored}}
 
 
 def run(

@@ -164,7 +164,7 @@ def two_machines(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("TWO_MACHINES" not in os.environ, reason="takes ten minutes; set TWO_MACHINES=1")
+@pytest.mark.long
 def test_a_quick_study_on_two_machines_gives_the_bytes_of_one(two_machines, tmp_path, pairs, tiny):
     dask, url = two_machines
     project = make_project(tmp_path, pairs, tiny)

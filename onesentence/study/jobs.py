@@ -174,8 +174,10 @@ def compare_in(clone: Clone, study: str, quick: bool, partial: bool) -> None:
     clone.git("fetch", "--quiet", str(Path.cwd()), "+refs/exps/*:refs/exps/*")
     name = f"{QUICK if quick else ''}{study}"
     scores = SCORES / f"{name}.parquet"
-    # A study may borrow from one that is not committed yet, and runs may be there as scores alone.
-    for file in (*STUDIES.glob("*.json"), *([scores] if scores.is_file() else [])):
+    # As they are here: a study may borrow from one that is not committed yet, and runs may be there as scores
+    # alone, or be removed to run again.
+    shutil.rmtree(clone.folder / SCORES, ignore_errors=True)
+    for file in (*STUDIES.glob("*.json"), *SCORES.glob("*.parquet")):
         (clone.folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, clone.folder / file)
     compare(study, quick, partial, clone.folder)

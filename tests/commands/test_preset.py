@@ -70,8 +70,8 @@ def write_chat_model(folder: Path, tiny: Path) -> None:
     ("preset", "model"),
     [
         ("phi2-xsum-t4", "microsoft/phi-2"),
-        ("phi2-xsum", "microsoft/phi-2"),
-        ("qwen2.5-1.5b-xsum", "Qwen/Qwen2.5-1.5B-Instruct"),
+        pytest.param("phi2-xsum", "microsoft/phi-2", marks=pytest.mark.long),
+        pytest.param("qwen2.5-1.5b-xsum", "Qwen/Qwen2.5-1.5B-Instruct", marks=pytest.mark.long),
     ],
 )
 def test_a_preset_end_to_end(preset, model, tmp_path, pairs, tiny):

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +14,19 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import file_sha256
 
 OVERLAY = "prompt:\n  template: label\ntrain:\n  learning_rate: 0.03\nlora:\n  rank: 4\n"
+
+
+def run_own(project: Path, pairs: list[dict]) -> Path:
+    """Run a preset of the project's own on its own articles, and commit; its folder."""
+    (project / "presets/own.yaml").write_text(OVERLAY)
+    given = write_local(project.parent / "given", pairs)
+    folder = project / "presets/own"
+    run(project, "python", "-m", "onesentence", "repro", "own")
+    run(folder, "python", "-m", "onesentence", "data", str(given))
+    run(project, "python", "-m", "onesentence", "repro", "own", "--run")
+    run(project, "git", "add", "--all")
+    run(project, "git", "commit", "--quiet", "--message=ran")
+    return folder
 
 
 @pytest.mark.slow
@@ -59,6 +73,11 @@ def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs
     run(folder, "dvc", "checkout")
     assert (folder / "models/tuned/adapter_model.safetensors").is_file()
 
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_experiments_run_in_a_preset_s_pipeline(project, pairs):
+    folder = run_own(project, pairs)
     # A variant, compared with what it varies; git holds both.
     run(folder, "dvc", "exp", "run", "--name", "wider", "--set-param", "lora.rank=8")
     diff = run(folder, "python", "-m", "onesentence", "diff", "HEAD", "--markdown").stdout

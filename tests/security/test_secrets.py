@@ -90,6 +90,7 @@ def test_no_secret_reaches_a_file_a_log_or_an_experiment(project, planted):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_hub_that_fails_is_named_without_the_token(project, planted, monkeypatch):
     """The address of the hub has a password, and nothing listens there."""
     monkeypatch.setenv("HF_ENDPOINT", f"http://me:{REMOTE}@127.0.0.1:1")

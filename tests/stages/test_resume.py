@@ -127,7 +127,7 @@ def test_generation_goes_on_after_the_last_batch(project, tmp_path):
     assert list((tmp_path / "root").iterdir()) == []
 
 
-@pytest.mark.parametrize("whom", ["dvc", "all"])
+@pytest.mark.parametrize("whom", [pytest.param("dvc", marks=pytest.mark.long), "all"])
 def test_dvc_repro_that_is_killed_leaves_no_process_and_goes_on(project, whom):
     wanted = contents(project, *TRAINED)
     lock = (project / "dvc.lock").read_bytes()
@@ -163,6 +163,7 @@ def test_a_stage_that_finished_and_was_not_recorded_repeats_no_more_than_a_check
     assert contents(project, *TRAINED) == wanted
 
 
+@pytest.mark.long
 def test_dvc_exp_run_temp_goes_on_in_another_copy(project):
     for name in ("cache/runs", "tmp"):
         run(project, "rm", "-rf", f".dvc/{name}")

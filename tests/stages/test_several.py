@@ -95,6 +95,7 @@ def test_two_processes_train_as_one(project, trained, options):
     assert cost["processes"] == 2 and cost["resumed"] is False
 
 
+@pytest.mark.long
 def test_full_fine_tuning_is_divided_as_well(project, tmp_path):
     edit(project, train__method="full", train__learning_rate=0.0001)
     (tmp_path / "alone").mkdir()
@@ -132,6 +133,7 @@ def test_a_killed_process_ends_the_other_and_a_rerun_goes_on(project, tmp_path):
         assert (project / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.long
 def test_sigterm_stops_both_after_a_step_and_one_process_does_not_go_on_from_there(project):
     process = started(project, TWO, "stages.train")
     seen = ""
@@ -147,6 +149,7 @@ def test_sigterm_stops_both_after_a_step_and_one_process_does_not_go_on_from_the
     assert "train: continuing from checkpoint-" in in_two(project, TWO, "stages.train")
 
 
+@pytest.mark.long
 def test_what_is_edited_meanwhile_is_noticed(project, monkeypatch):
     monkeypatch.setenv("DVC_STAGE", "train")  # as if DVC ran it
     process = started(project, TWO, "stages.train")
@@ -184,6 +187,7 @@ def journals(folder: Path) -> list[Path]:
     return sorted((folder / "models/checkpoints").glob("generate*/outputs-*-of-2.journal"))
 
 
+@pytest.mark.long
 def test_two_hosts_train_as_one_and_the_end_of_one_ends_the_other(project, trained, tmp_path):
     """Two network namespaces, joined by a bridge; both see the folder of checkpoints."""
     (tmp_path / "other").mkdir()

@@ -199,6 +199,7 @@ def project(checked, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # tests/stages/test_resume.py kills `dvc repro`
 def test_a_run_killed_at_step_150_and_started_again_gives_the_same_bytes(project):
     # 40 rows * 22 epochs / 4 rows = 220 steps, checkpoints at 100 and 200.
     edit(project, data__train_size=40, train__epochs=22, train__log_every=25, train__checkpoint_every=100)
@@ -338,7 +339,9 @@ def test_autocast_multiplies_in_bfloat16_and_stores_float32(project):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["full", "dora", "rslora"])
+@pytest.mark.parametrize(
+    "method", ["full", *(pytest.param(name, marks=pytest.mark.long) for name in ("dora", "rslora"))]
+)
 def test_other_methods_train_generate_and_record_their_name(project, method):
     from safetensors.torch import load_file
 

@@ -67,6 +67,8 @@ class Clone:
         for name in ("rwlock", "rwlock.lock", "lock", "exps"):
             leftover = self.folder / ".dvc/tmp" / name
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        # DVC writes it in place. Where the kill came at that moment, the clone has no record of its stages.
+        torn = () if has_whole_lock(self.folder) else ("dvc.lock",)
         try:
             if self.git("rev-parse", "HEAD").strip() != self.commit:
                 # The kill may have come while DVC committed an experiment on top of the commit.
@@ -78,7 +80,10 @@ class Clone:
                 self.git("update-ref", "-d", ref)
             self.git("update-ref", "--no-deref", "HEAD", self.commit)
             self.git("reset", "--quiet")
-            outputs = (f":(exclude){path}" for path in ("dvc.lock", "metrics", "plots"))
+            kept = {"dvc.lock", "metrics", "plots"} - set(torn)
+            outputs = (f":(exclude){path}" for path in sorted(kept))
+            for path in torn:
+                (self.folder / path).unlink()  # the commit may have none
             self.git("checkout", "--quiet", "--force", self.commit, "--", ".", *outputs)
         except UserError:
             return False
@@ -114,6 +119,21 @@ class Clone:
     def after_failure(self) -> None:
         """Take the clone back to its commit after a variant that failed in it."""
         self.git("checkout", "--quiet", "--force", "--detach", self.commit)
+
+
+def has_whole_lock(folder: Path) -> bool:
+    """Whether dvc.lock in a folder is missing or one that DVC reads. DVC refuses every command otherwise."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
+    path = folder / "dvc.lock"
+    if not path.is_file():
+        return True
+    try:
+        COMPILED_LOCKFILE_SCHEMA(params.parse_yaml(path.read_text(encoding="utf-8", errors="replace"), path))
+    except (Invalid, UserError):
+        return False
+    return True
 
 
 def ref_of(commit: str, name: str) -> str:

@@ -12,7 +12,7 @@ WHOLE = (
 )
 TORN = {
     "empty": "",
-    "cut short": WHOLE[:-6],
+    "cut short": WHOLE.partition(" md5")[0] + " md",
     "bytes": "\0" * 20,
     "half a stage": WHOLE.partition("    cmd")[0],
 }

@@ -148,15 +148,25 @@ def modules_of(stages: dict[str, Any]) -> list[str]:
     return sorted({match[1] for match in matches if match})
 
 
-def code_of(refs: list[str]) -> dict[str, str | list[str]]:
-    """The identity of the code that experiments were made with (the same for all), and their commits."""
-    stages, tree = locked(refs[0]), _code(git("rev-parse", refs[0]).strip())
-    identity = code_identity.identity(tree, modules_of(stages)) if stages else None
+def made_with(ref: str) -> dict[str, Any]:
+    """What determines an experiment's result beside its parameters.
+
+    commit: that it was run at; identity: digest of the code; modules: that its stages run; packages: the pins
+    of requirements.txt; inputs: git's object of every other file that it read, by path.
+    """
+    stages, tree = locked(ref), _code(git("rev-parse", ref).strip())
+    modules = modules_of(stages) if stages else []
+    identity = code_identity.identity(tree, modules) if stages else None
     if identity is None:
-        raise ValueError(f"{refs[0]} has not run every stage")  # `finished` returns no such experiment
-    # An experiment is a commit on top of the one that it was run at.
-    commits = sorted({git("rev-parse", f"{ref}^").strip() for ref in refs})
-    return {"identity": code_identity.digest(identity), "commits": commits}
+        raise ValueError(f"{ref} has not run every stage")  # `finished` returns no such experiment
+    return {
+        # An experiment is a commit on top of the one that it was run at.
+        "commit": git("rev-parse", f"{ref}^").strip(),
+        "identity": code_identity.digest(identity),
+        "modules": modules,
+        "packages": pins(tree),
+        "inputs": inputs_of(ref),
+    }
 
 
 @functools.cache

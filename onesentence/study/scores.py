@@ -27,14 +27,11 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write, read_parquet
 from onesentence.evaluation.metrics import METRICS, Scores, require_comparable
 from onesentence.study.experiments import (
-    code_of,
     effective,
     experiment_refs,
     flat,
     git,
-    inputs_of,
-    locked,
-    modules_of,
+    made_with,
     pins,
     scores_at,
     shown,
@@ -87,25 +84,6 @@ def cost_of(train: dict[str, Any], prompt: dict[str, Any]) -> dict[str, int]:
         "base_bytes": train["base_footprint_bytes"],
         "tokens_trained": train["tokens_trained"],
         "prompt_tokens": prompt["template_tokens"],
-    }
-
-
-def made_with(ref: str) -> dict[str, Any]:
-    """What determines an experiment's result beside its parameters.
-
-    commit: that it was run at; identity: digest of the code; modules: that its stages run; packages: the pins
-    of requirements.txt; inputs: git's object of every other file that it read, by path.
-    """
-    stages = locked(ref)
-    if stages is None:
-        raise ValueError(f"{ref} has not run every stage")  # `finished` returns no such experiment
-    code = code_of([ref])
-    return {
-        "commit": code["commits"][0],
-        "identity": code["identity"],
-        "modules": modules_of(stages),
-        "packages": pins(code_identity.CommitTree(git("rev-parse", ref).strip())),
-        "inputs": inputs_of(ref),
     }
 
 
@@ -266,9 +244,8 @@ def _run_of(name: str, fact: dict[str, Any], keys: dict[str, Any], columns: dict
 
 
 def recorded(study: Study) -> dict[str, Run]:
-    """The runs in the study's file that are declared in studies.yaml; none where there is no file."""
-    path = scores_file_of(study)
-    runs = read_runs(path) if path.is_file() else {}
+    """The runs in the study's file that are declared in studies.yaml. A UserError where there is no file."""
+    runs = read_runs(scores_file_of(study))
     return {name: runs[name] for name in study.experiments() if name in runs}
 
 

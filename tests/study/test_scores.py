@@ -18,13 +18,12 @@ from onesentence.commands.compare import command
 from onesentence.core.errors import UserError
 from onesentence.study import scores as kept
 from onesentence.study.comparison import TESTED_METRICS, compare
-from onesentence.study.experiments import flat
+from onesentence.study.experiments import flat, made_with
 from onesentence.study.scores import (
     Run,
     differing,
     has_code,
     joined,
-    made_with,
     own_part,
     read_runs,
     recorded,
@@ -158,9 +157,9 @@ def damaged_files(path: Path) -> dict[str, pa.Table]:
 def test_a_damaged_file_is_named_with_the_way_back(study, runs):
     path = kept.scores_file_of(study)
     with pytest.raises(UserError, match=r"rank\.parquet: not found; .* `make study NAME=rank`"):
-        read_runs(path)
-    assert recorded(study) == {}
+        recorded(study)
     write_runs(path, runs)
+    assert list(recorded(study)) == list(runs)
     for name, table in damaged_files(path).items():
         pq.write_table(table, path)
         with pytest.raises(UserError, match=r"rank\.parquet: not a file of a study's scores; .*git checkout"):
@@ -258,6 +257,12 @@ def test_a_committed_study_is_computed_again_from_its_scores_to_the_byte(path, t
     monkeypatch.chdir(tmp_path)
     command.main([path.stem, "--from-scores", "--partial"], standalone_mode=False)
     assert written(tmp_path, path.stem) == written(ROOT, path.stem)
+
+
+def test_a_study_without_scores_is_said_to_have_none(study):
+    Path("params.yaml").write_text((ROOT / "params.yaml").read_text().replace("models/phi-tiny", "m"))
+    with pytest.raises(UserError, match=r"rank\.parquet: not found; .* `make study NAME=rank`"):
+        command.main(["rank", "--from-scores"], standalone_mode=False)
 
 
 def test_the_scores_of_all_studies_are_small():

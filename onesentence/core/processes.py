@@ -7,6 +7,7 @@ share of the rows. The first one (number 0) alone writes outputs, prints, and sh
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import io
 import logging
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from onesentence.core import stopping
 from onesentence.core.checkpoints import ROOT, claimed
@@ -201,6 +202,30 @@ def run(main: Callable[[], None]) -> None:
         for number in stopping.SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         _beats.end(ending)
+
+
+def leave_after(work: Callable[[], None]) -> NoReturn:
+    """Call `work` and end this process of several with its exit code, whether it returns, exits or fails.
+
+    The interpreter is not torn down. Threads of Gloo may still hold tensors of the last exchange. If they let
+    go of them while Python ends, they wait for the interpreter's lock, and that aborts the process
+    (pytorch/pytorch, issue 190489). A run that has written all its outputs would then count as killed.
+    """
+    code = 0
+    try:
+        work()
+    except SystemExit as ending:
+        if isinstance(ending.code, str):  # what Python does with a message
+            print(ending.code, file=sys.stderr)
+        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except BaseException as error:  # noqa: BLE001  it is shown, as Python would
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # the reader of a pipe has gone
+            stream.flush()
+    os._exit(code)
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

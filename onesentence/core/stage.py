@@ -43,4 +43,7 @@ def run(main: Callable[[], None], description: str | None = None, launchable: bo
             work()
 
     stopping.install()
-    errors.run(whole, description)
+    if processes.count() == 1:
+        errors.run(whole, description)
+    else:
+        processes.leave_after(lambda: errors.run(whole, description))

@@ -63,10 +63,17 @@ def test_options_that_accelerate_does_not_take_are_named(monkeypatch, options, m
 
 # A stage of two processes. Its argument says what happens in it.
 PROGRAM = """
-import os, signal, sys, time
+import atexit, os, signal, sys, time
 from pathlib import Path
 from onesentence.core import processes, stage, stopping
 from onesentence.core.errors import UserError
+
+class Late:
+    # As a tensor that a thread of Gloo still holds: it aborts the process if Python is torn down.
+    abort = staticmethod(os.abort)
+
+    def __del__(self):
+        self.abort()
 
 def main():
     processes.join(sharding=False)
@@ -86,6 +93,9 @@ def main():
                 os.kill(os.getpid(), signal.SIGHUP)
             assert processes.stop_requested() == signal.SIGHUP
         print("from", number)
+    elif what == "ends-late":
+        atexit.register(print, "at exit", number)
+        sys.late = Late()
     elif what == "other-data":
         with processes.claimed_together("try", str(number) * 16):
             pass
@@ -138,6 +148,11 @@ def test_processes_agree_and_the_first_one_speaks(program):
     assert process.returncode == 0, error
     assert (out, error) == ("from 0\n", "")  # nothing of gloo, accelerate or torch
     assert list((program / "checkpoints").iterdir()) == []
+
+
+def test_what_is_left_to_native_threads_cannot_fail_a_run_that_is_done(program):
+    out, error = (process := started(program, "ends-late")).communicate(timeout=120)
+    assert (process.returncode, out, error) == (0, "at exit 0\n", "")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,6 @@ from onesentence.study.phrases import between
 from onesentence.study.scores import (
     Run,
     read_experiment,
-    read_runs,
     recorded,
     require_declared,
     scores_file_of,
@@ -103,10 +102,10 @@ def command(name: str | None, quick: bool, partial: bool, from_scores: bool) -> 
     if name is None:
         if from_scores:
             raise UserError("--from-scores: expected the name of a study; `onesentence study` lists them")
-        write_again(Studies(params.load(("model",)).model.name))
+        write_again(Studies.of_workspace())
         write_pages()
         return
-    studies = Studies(params.load(("model",)).model.name)
+    studies = Studies.of_workspace()
     study = studies.study(name, quick)
     file = scores_file_of(study)
     if from_scores:
@@ -114,11 +113,12 @@ def command(name: str | None, quick: bool, partial: bool, from_scores: bool) -> 
         require_declared(study, runs)
     else:
         runs = gathered(study)
+    every = study
     study, left_out = select_complete(study, set(runs), partial)
     if not from_scores:
         require_same_test_set(runs)
         write_runs(file, runs)
-        runs = read_runs(file)  # what is compared is what the file holds, to the bit
+        runs = recorded(every)  # what is compared is what the file holds, to the bit
     complete = {name: runs[name] for name in study.experiments()}
     result = compare(study, complete, borrowed_spread(study, studies), left_out)
     path = STUDIES / f"{study.name}.json"

@@ -28,7 +28,14 @@ from onesentence.model.loading import require_bfloat16
 from onesentence.study.experiments import git
 
 # The stages read these and never write them. Git stores the links, so a clone has them too.
-LINKED = ("stages", "onesentence", "requirements.txt", "models/phi-tiny", "metrics/pretrain.json")
+LINKED = (
+    "stages",
+    "onesentence",
+    "requirements.txt",
+    "studies.yaml",
+    "models/phi-tiny",
+    "metrics/pretrain.json",
+)
 OWN_FOLDERS = ("data", "models", "metrics", "plots")
 DVC = Path(".dvc")
 IGNORED = Path(".dvcignore")  # without it, Python's caches change the hashes of folders of code

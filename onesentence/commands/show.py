@@ -43,7 +43,7 @@ def command(study: str | None) -> None:
     here = params.read_yaml(params.PARAMS_FILE)
     refs = [(name, ref) for name, same_name in experiment_refs().items() for ref in same_name]
     if study:
-        wanted = list(Studies(here["model"]["name"]).study(study).experiments())
+        wanted = list(Studies.of_workspace().study(study).experiments())
         refs = sorted((pair for pair in refs if pair[0] in wanted), key=lambda pair: wanted.index(pair[0]))
     if not refs:
         raise UserError("show: no experiments found; run one with `make study NAME=...` or `dvc exp run`")

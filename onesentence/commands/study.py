@@ -43,7 +43,7 @@ from onesentence.study.jobs import (
 from onesentence.study.pages import write_pages
 from onesentence.study.pool import WORK, Pool, run_missing
 from onesentence.study.scores import SCORES, Record, usable
-from onesentence.study.variants import Study, experiment
+from onesentence.study.variants import Study
 
 if TYPE_CHECKING:
     from onesentence.study.scheduler import Workers
@@ -89,7 +89,7 @@ def run(
     whole = [
         variant.name
         for variant in study.variants
-        if not {experiment(variant.name, seed) for seed in study.seeds} & set(failed)
+        if not {study.experiment(variant.name, seed) for seed in study.seeds} & set(failed)
     ]
     if study.baseline in whole and len(whole) > 1:
         compare_in(pool.clone(), name, quick, bool(failed))
@@ -115,7 +115,7 @@ def run(
 def command(
     name: str | None, jobs: int | None, quick: bool, scheduler: str | None, git_remote: str | None
 ) -> None:
-    studies = Studies(params.load(("model",)).model.name)
+    studies = Studies.of_workspace()
     studies.check_names()
     if name is None:
         for name in studies.names():

@@ -33,11 +33,13 @@ def variables_of(name: str, otherwise: Path) -> dict[str, str]:
 class Clone:
     """A clone of a commit. The clone of a killed study is used again, with the stages that had ended there.
 
-    folder: where it is, or will be after `create`; commit: 40 hexadecimal digits.
+    root: where it is, or will be after `create`; commit: 40 hexadecimal digits; pipeline: its folder in
+    the repository, "" or a preset's `presets/NAME`. folder: of the pipeline in the clone.
     """
 
-    def __init__(self, folder: Path, commit: str) -> None:
-        self.folder = folder
+    def __init__(self, root: Path, commit: str, pipeline: str = "") -> None:
+        self.root = root
+        self.folder = root / pipeline
         self.commit = commit
 
     def create(self, source: str, *options: str) -> None:
@@ -45,14 +47,16 @@ class Clone:
 
         options: of `git clone`. `complete` must follow when the inputs are in it, too.
         """
-        shutil.rmtree(self.folder, ignore_errors=True)
-        git("clone", "--quiet", "--no-checkout", *options, "--", source, str(self.folder))
-        self.git("checkout", "--quiet", "--detach", self.commit)
+        shutil.rmtree(self.root, ignore_errors=True)
+        git("clone", "--quiet", "--no-checkout", *options, "--", source, str(self.root))
+        git("-C", str(self.root), "checkout", "--quiet", "--detach", self.commit)
+        if not self.folder.is_dir():
+            raise UserError(f"study: commit {self.commit[:7]} has no {self.folder.relative_to(self.root)}")
 
     def complete(self) -> None:
         """Mark the clone as complete: `usable` accepts it from now on."""
-        (self.folder / LAST).parent.mkdir(parents=True, exist_ok=True)
-        (self.folder / LAST).touch()
+        (self.root / LAST).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / LAST).touch()
 
     def tracked(self) -> list[str]:
         """The .dvc files of this DVC repository's inputs; a preset's pipeline is another repository."""
@@ -60,9 +64,9 @@ class Clone:
 
     def usable(self) -> bool:
         """Whether a killed study left a clone of this commit; removes locks and half-made commits from it."""
-        if not (self.folder / LAST).is_file():  # written once the clone was complete
+        if not (self.root / LAST).is_file():  # written once the clone was complete
             return False
-        for lock in (self.folder / ".git").rglob("*.lock"):
+        for lock in (self.root / ".git").rglob("*.lock"):
             lock.unlink()
         for name in ("rwlock", "rwlock.lock", "lock", "exps"):
             leftover = self.folder / ".dvc/tmp" / name
@@ -91,7 +95,7 @@ class Clone:
 
     def last(self) -> str:
         """The variant that ran here last, perhaps until a kill: it can go on from its stages here."""
-        file = self.folder / LAST
+        file = self.root / LAST
         return file.read_text().partition(" ")[2] if file.is_file() else ""
 
     def ref(self, name: str) -> str:
@@ -99,16 +103,16 @@ class Clone:
         return ref_of(self.commit, name)
 
     def git(self, *arguments: str) -> str:
-        """The output of git in the clone."""
+        """The output of git in the pipeline's folder of the clone."""
         return git("-C", str(self.folder), *arguments)
 
     def dvc(self, *arguments: str) -> None:
-        """Run dvc in the clone."""
+        """Run dvc in the pipeline's folder of the clone."""
         output_of_dvc("--cd", str(self.folder), *arguments)
 
     def experiment(self, name: str, values: dict[str, Any]) -> list[str]:
         """Make the clone ready for a variant; returns the command that runs it, for the clone's folder."""
-        (self.folder / LAST).write_text(f"{self.ref(name)} {name}")
+        (self.root / LAST).write_text(f"{self.ref(name)} {name}")
         # The outputs of the last variant stay: DVC skips the stages that this one shares with it.
         self.git("checkout", "--quiet", "--force", self.commit, "--", params.PARAMS_FILE.as_posix())
         command = [sys.executable, "-m", "dvc", "exp", "run", "--name", name]

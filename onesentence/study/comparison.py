@@ -17,7 +17,7 @@ from onesentence.study.experiments import flat, lookup
 from onesentence.study.measured import Measured
 from onesentence.study.scores import EVALUATION, UNREAD, Run
 from onesentence.study.variance import Floats, SeedVariance
-from onesentence.study.variants import Study, experiment
+from onesentence.study.variants import Study
 
 STUDIES = Path("metrics/studies")
 TESTED_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore")
@@ -92,7 +92,7 @@ def measure(study: Study, runs: dict[str, Run], resamples: int, spreads: dict[st
     sample = next(iter(runs.values())).tuned.sample
     # Each variant has a random stream of its own: the luck of its seeds is independent of the others'.
     for stream, variant in enumerate(study.variants):
-        of_seeds = [runs[experiment(variant.name, seed)] for seed in study.seeds]
+        of_seeds = [runs[study.experiment(variant.name, seed)] for seed in study.seeds]
         scores = [run.tuned for run in of_seeds]
         tuned[variant.name] = {
             metric: variance.resampled(matrix(scores, metric), resamples, stream, spreads.get(metric), sample)
@@ -118,7 +118,7 @@ def compared_variants(
     for variant in study.variants:
         scores = measured.tuned[variant.name]
         untuned = variance.summary(measured.base[variant.name], confidence)
-        had = runs[experiment(variant.name, study.seeds[0])].params
+        had = runs[study.experiment(variant.name, study.seeds[0])].params
         variants[variant.name] = {
             "sets": variant.changes,
             "values": {key: lookup(had, key) for key in varied},
@@ -157,7 +157,7 @@ def compare(
     """
     require_same_test_set(runs)
     # What no variant sets is the same for all; params.yaml may have changed since they ran.
-    first = runs[experiment(study.baseline, study.seeds[0])]
+    first = runs[study.experiment(study.baseline, study.seeds[0])]
     resamples, confidence = (first.params["evaluate"][key] for key in ("resamples", "confidence"))
     sample = first.tuned.sample
     if sample.too_few_for(confidence):
@@ -227,7 +227,7 @@ def select_complete(study: Study, available: set[str], partial: bool) -> tuple[S
     left_out = [
         variant.name
         for variant in study.variants
-        if not {experiment(variant.name, seed) for seed in study.seeds} <= available
+        if not {study.experiment(variant.name, seed) for seed in study.seeds} <= available
     ]
     if missing and (not partial or study.baseline in left_out or len(left_out) == len(study.variants) - 1):
         raise UserError(

@@ -18,6 +18,7 @@ from voluptuous import Invalid, MultipleInvalid, Required, Schema
 from onesentence.core import params, rules
 from onesentence.core.errors import UserError
 from onesentence.study.analyses import ANALYSES, NONE
+from onesentence.study.experiments import pipeline_here
 from onesentence.study.variants import Study, Variant
 
 STUDIES_FILE = Path("studies.yaml")
@@ -58,7 +59,12 @@ def must_be(key: rules.Key) -> Callable[[object], None]:
 
 
 TEXT, TEXT_OR_NULL = must_be(rules.TEXT), must_be(rules.TEXT_OR_NULL)
-SCALE_SHAPE = {Required("model"): TEXT, Required("settings"): must_be(KEYS), Required("quick"): must_be(KEYS)}
+SCALE_SHAPE = {
+    Required("model"): TEXT,
+    "pipeline": TEXT,
+    Required("settings"): must_be(KEYS),
+    Required("quick"): must_be(KEYS),
+}
 # A study as the file declares it. A key of SHAPES may hold a value for each scale, so its content is checked
 # later.
 STUDY_SHAPE = {
@@ -178,8 +184,12 @@ def checked(where: str, label: str, values: dict[str, object]) -> dict[str, obje
 class Studies:
     """The declarations of studies.yaml for the model in params.yaml."""
 
-    def __init__(self, model: str, path: Path = STUDIES_FILE) -> None:
-        """Read and check the file. model: model.name of params.yaml, which decides the scale."""
+    def __init__(self, model: str, path: Path = STUDIES_FILE, pipeline: str = "") -> None:
+        """Read and check the file.
+
+        model: model.name of params.yaml; pipeline: the folder of a preset's own pipeline, such as
+        `presets/smollm2-xsum`, or "". The two decide the scale.
+        """
         self.path = path
         self.declared: dict[str, Any] = params.read_yaml(path)
         shape: Any = {Required("scales"): {str: SCALE_SHAPE}, Required("studies"): {str: STUDY_SHAPE}}
@@ -192,14 +202,22 @@ class Studies:
                         "'.', '+' and '-'"
                     )
         scales = self.declared["scales"]
-        matching = [name for name, scale in scales.items() if scale["model"] == model]
+        wanted = (model, pipeline)
+        matching = [
+            name for name, scale in scales.items() if (scale["model"], scale.get("pipeline", "")) == wanted
+        ]
         if not matching:
-            known = ", ".join(f"{name} ({scale['model']})" for name, scale in scales.items())
+            known = ", ".join(
+                f"{name} ({scale['model']}{' in ' + scale['pipeline'] if 'pipeline' in scale else ''})"
+                for name, scale in scales.items()
+            )
+            where = f" in {pipeline}" if pipeline else ""
             raise UserError(
-                f"{path}: no scale for model.name {model!r} (found {known}); add a scale, or set the model "
-                "with `make preset`"
+                f"{path}: no scale for model.name {model!r}{where} (found {known}); add a scale, or set the "
+                "model with `make preset`"
             )
         self.scale: str = matching[0]
+        self.pipeline = pipeline
         for name, entry in self.declared["studies"].items():
             for key, shape in SHAPES.items():
                 here = self.here(entry.get(key, {}))
@@ -209,6 +227,11 @@ class Studies:
                     )
                 if here:
                     require_shape(f"{path}: studies.{name}.{key}.", here, shape)
+
+    @classmethod
+    def of_workspace(cls) -> "Studies":
+        """The declarations for the pipeline in the working directory."""
+        return cls(params.load(("model",)).model.name, pipeline=pipeline_here())
 
     def names(self) -> list[str]:
         """Names of the studies that are declared for this scale, in their order."""
@@ -273,6 +296,8 @@ class Studies:
             spread_from=None if quick else lender,
             within=entry.get("within"),
             hours=None if quick else entry.get("hours", {}).get(self.scale),
+            # Experiments of all pipelines are in one repository: each needs a name of its own.
+            label=f"{self.scale}-" if self.pipeline else "",
         )
         if kind and kind.check:
             kind.check(where, study)

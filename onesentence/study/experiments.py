@@ -37,6 +37,11 @@ def git(*arguments: str, check: bool = True) -> str:
     return done.stdout
 
 
+def pipeline_here() -> str:
+    """The folder of the working directory's pipeline in the repository: "", or a preset's `presets/NAME`."""
+    return git("rev-parse", "--show-prefix", check=False).strip().rstrip("/")
+
+
 def experiment_refs() -> dict[str, list[str]]:
     """Git refs of every DVC experiment, by its name."""
     refs: dict[str, list[str]] = {}

@@ -19,14 +19,15 @@ from onesentence.core.files import atomic_write
 from onesentence.study.clone import LAST, RACE, VARIANT, Clone, output_of_dvc, variables_of
 from onesentence.study.comparison import STUDIES
 from onesentence.study.declaration import QUICK
-from onesentence.study.experiments import git, make_the_only
+from onesentence.study.experiments import git, make_the_only, pipeline_here
 from onesentence.study.figures import PLOTS
 from onesentence.study.pool import WORK, Ended, log_of, read_log
 from onesentence.study.scores import SCORES
 
 CLONES = "clone-"
 KEPT_CHECKPOINTS = Path("models/checkpoints")
-WRITTEN = (f"{STUDIES}/", f"{PLOTS}/", "docs/decisions.md", "docs/studies.md")  # comparisons write these
+WRITTEN = (f"{STUDIES}/", f"{PLOTS}/")  # comparisons write these in their pipeline, and those at the top
+PAGES = ("docs/decisions.md", "docs/studies")
 PATIENCE = 10  # seconds that a variant has to end by itself
 
 
@@ -100,7 +101,7 @@ class Job(Clone):
     """A clone on this machine that runs one variant at a time. It shares git's objects and DVC's cache."""
 
     def __init__(self, number: int, commit: str, threads: int) -> None:
-        super().__init__(WORK / f"{CLONES}{number}", commit)
+        super().__init__(WORK / f"{CLONES}{number}", commit, pipeline_here())
         self.name = ""
         self.raced: set[str] = set()
         self.process: subprocess.Popen[bytes] | None = None
@@ -112,10 +113,10 @@ class Job(Clone):
             "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not occupy the other job's core
         }
         if not self.usable():
-            self.create(".", "--shared")
+            self.create(git("rev-parse", "--show-toplevel").strip(), "--shared")
             local = Path(".dvc/config.local")
             if local.is_file():
-                shutil.copy(local, self.folder / local)
+                shutil.copy(local, self.folder / local)  # of this pipeline, a preset's or the default
             self.dvc("cache", "dir", "--local", output_of_dvc("cache", "dir"))
             pointers = self.tracked()
             if pointers:
@@ -162,16 +163,16 @@ class Job(Clone):
         if failed:
             self.after_failure()
             return False
-        fetch(self.folder, self.ref(self.name))
+        fetch(self.root, self.ref(self.name))
         return True
 
 
 def compare_in(clone: Clone, study: str, quick: bool, partial: bool) -> None:
     """Compare in a clone, with the code that the variants ran with, and copy the results out of it."""
     # Experiments that come in now are the user's: none is to be fetched back.
-    (clone.folder / LAST).write_text("")
+    (clone.root / LAST).write_text("")
     clone.git("checkout", "--quiet", "--force", clone.commit, "--", params.PARAMS_FILE.as_posix())
-    clone.git("fetch", "--quiet", str(Path.cwd()), "+refs/exps/*:refs/exps/*")
+    clone.git("fetch", "--quiet", git("rev-parse", "--show-toplevel").strip(), "+refs/exps/*:refs/exps/*")
     name = f"{QUICK if quick else ''}{study}"
     scores = SCORES / f"{name}.parquet"
     # As they are here: a study may borrow from one that is not committed yet, and runs may be there as scores
@@ -250,7 +251,9 @@ class Jobs:
 def require_committed() -> None:
     """Raise a UserError where files that git tracks were changed: an experiment belongs to a commit."""
     changed = git("status", "--porcelain", "--untracked-files=no").splitlines()
-    changed = [line for line in changed if not line[3:].startswith(WRITTEN)]
+    here = pipeline_here()
+    written = (*PAGES, *(f"{here}/{folder}" if here else folder for folder in WRITTEN))
+    changed = [line for line in changed if not line[3:].startswith(written)]
     if changed:
         raise UserError(
             f"study: {len(changed)} tracked files are changed, such as {changed[0][3:]}; commit them first, "

@@ -9,7 +9,8 @@ from onesentence.report.readme import write_between
 from onesentence.study.comparison import STUDIES, compared
 from onesentence.study.decisions import DECISIONS_FILE, current_decisions
 from onesentence.study.declaration import Studies
-from onesentence.study.figures import write_plots
+from onesentence.study.experiments import git
+from onesentence.study.figures import PLOTS, write_plots
 from onesentence.study.sentences import settings_sentence, summarize_study
 
 STUDIES_PAGE = Path("docs/studies.md")
@@ -17,13 +18,14 @@ START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -
 
 
 def section(folder: Path, studies: Studies, values: dict[str, Any]) -> str:
-    """Markdown of every compared study of this scale. values: params.yaml."""
+    """Markdown of every compared study of this scale, for a page in docs/. values: params.yaml."""
+    plots = Path("..", studies.pipeline, PLOTS).as_posix()
     parts = []
     for name, result in compared(folder, studies).items():
         sentences = "\n".join(f"- {sentence}" for sentence in summarize_study(result))
         parts.append(
             f"## {name}\n\n{result['question']} ({settings_sentence(result, values)})\n\n{sentences}\n\n"
-            f"![Study {name}: ROUGE-1 of its variants](../plots/studies/{name}.svg)\n"
+            f"![Study {name}: ROUGE-1 of its variants]({plots}/{name}.svg)\n"
         )
     return "\n".join(parts)
 
@@ -36,8 +38,26 @@ def write_again(studies: Studies) -> None:
         write_plots(study.without(left_out), result)
 
 
+def page_of(studies: Studies, values: dict[str, Any]) -> str:
+    """The page of the studies of a preset's pipeline. values: its params.yaml."""
+    name = Path(studies.pipeline).name
+    said = (
+        f"This page shows the studies of the [preset](../presets/{name}.yaml) {name}. They ran in [its own "
+        f"pipeline](../{studies.pipeline}). [Studies](studies.md) says how to read them and how to run them."
+    )
+    return f"# Studies of {name}\n\n{said}\n\n{section(STUDIES, studies, values)}"
+
+
 def write_pages() -> None:
-    """Write docs/studies.md between its markers, and docs/decisions.md, from metrics/studies/."""
-    values = params.read_yaml(params.PARAMS_FILE)
-    write_between(STUDIES_PAGE, START, END, section(STUDIES, Studies(values["model"]["name"]), values))
+    """Write the pages from metrics/studies/: docs/studies.md between its markers, and docs/decisions.md.
+
+    For a preset's pipeline, write docs/studies-NAME.md of the repository.
+    """
+    values, studies = params.read_yaml(params.PARAMS_FILE), Studies.of_workspace()
+    if studies.pipeline:
+        top = Path(git("rev-parse", "--show-toplevel").strip())
+        page = STUDIES_PAGE.with_name(f"{STUDIES_PAGE.stem}-{Path(studies.pipeline).name}.md")
+        write_text(top / page, page_of(studies, values))
+        return
+    write_between(STUDIES_PAGE, START, END, section(STUDIES, studies, values))
     write_text(DECISIONS_FILE, current_decisions(STUDIES))

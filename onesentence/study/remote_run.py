@@ -26,7 +26,7 @@ class Assignment:
     """What a worker needs to know to run a variant.
 
     values: by dotted key of params.yaml; url: to clone from; storage, options: DVC's remote; identity: the
-    author of the experiment's commit, name and e-mail; threads: for the stages.
+    author of the experiment's commit, name and e-mail; threads: for the stages; pipeline: of `Clone`.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Assignment:
     options: dict[str, str]
     identity: tuple[str, str]
     threads: int = 1
+    pipeline: str = ""
 
     @classmethod
     def read(cls, text: str) -> "Assignment":
@@ -89,7 +90,7 @@ def run(task: Assignment, folder: Path) -> int:
 
     The cache of all clones and, where the environment names no other place, checkpoints are beside it.
     """
-    clone = Clone(folder, task.commit)
+    clone = Clone(folder, task.commit, task.pipeline)
     try:
         get_ready(clone, task, (folder.parent / "cache").resolve())
         command = clone.experiment(task.name, task.values)
@@ -104,7 +105,9 @@ def run(task: Assignment, folder: Path) -> int:
         "ONESENTENCE_WORKERS": str(task.threads),  # of prepare and tokenize
         "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not occupy another worker's core
     }
-    if subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, check=False).returncode:
+    if subprocess.run(
+        command, cwd=clone.folder, env=environment, stdin=subprocess.DEVNULL, check=False
+    ).returncode:
         clone.after_failure()
         return 1
     try:

@@ -16,7 +16,7 @@ from distributed.scheduler import KilledWorker
 from onesentence.core.errors import UserError
 from onesentence.study import guard, remotes, worker
 from onesentence.study.clone import Clone, ref_of
-from onesentence.study.experiments import git, make_the_only
+from onesentence.study.experiments import git, make_the_only, pipeline_here
 from onesentence.study.jobs import Job, drop_clones
 from onesentence.study.pool import Ended, log_of
 from onesentence.study.remote_run import Assignment
@@ -240,6 +240,7 @@ class Workers:
             storage=self.remotes.storage,
             options=self.remotes.options,
             identity=self.identity,
+            pipeline=pipeline_here(),
         )
         self.tries[name] += 1
         self.futures[name] = self._ask(

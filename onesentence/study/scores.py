@@ -37,7 +37,7 @@ from onesentence.study.experiments import (
     shown,
     with_values,
 )
-from onesentence.study.variants import Study, experiment
+from onesentence.study.variants import Study, run_name
 
 SCORES = Path("metrics/studies/scores")
 SYSTEMS = ("tuned", "base")
@@ -103,7 +103,7 @@ def read_experiment(study: Study, name: str, ref: str) -> Run:
         (variant.name, seed)
         for variant in study.variants
         for seed in study.seeds
-        if experiment(variant.name, seed) == name
+        if study.experiment(variant.name, seed) == name
     )
     return Run(
         variant,
@@ -154,16 +154,16 @@ def joined(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_runs(path: Path, runs: dict[str, Run]) -> None:
-    """Write runs by experiment, in their order; the same runs give the same bytes."""
+    """Write runs in their order; the same runs give the same bytes. runs: by any name."""
     facts = {
-        name: {
+        run_name(run.variant, run.seed): {
             "evaluation": run.evaluation,
             "signatures": run.tuned.signatures,
             "cost": run.cost,
             "params": run.params,
             "code": run.code,
         }
-        for name, run in runs.items()
+        for run in runs.values()
     }
     shared = shared_part(list(facts.values()))
     own = {name: own_part(fact, shared) for name, fact in facts.items()}
@@ -202,7 +202,7 @@ def _columns(runs: dict[str, Run]) -> dict[str, pa.Array]:
 
 
 def read_runs(path: Path) -> dict[str, Run]:
-    """The runs of a file by experiment. A UserError where it is missing, or no such file."""
+    """The runs of a file by `run_name`. A UserError where it is missing, or no such file."""
     if not path.is_file():
         raise UserError(
             f"{path}: not found; it comes with the study's results: run `make study NAME={path.stem}`"
@@ -245,8 +245,9 @@ def _run_of(name: str, fact: dict[str, Any], keys: dict[str, Any], columns: dict
 
 def recorded(study: Study) -> dict[str, Run]:
     """The runs in the study's file that are declared in studies.yaml. A UserError where there is no file."""
-    runs = read_runs(scores_file_of(study))
-    return {name: runs[name] for name in study.experiments() if name in runs}
+    runs = read_runs(scores_file_of(study)).values()
+    found = {study.experiment(run.variant, run.seed): run for run in runs}
+    return {name: found[name] for name in study.experiments() if name in found}
 
 
 def usable(study: Study) -> dict[str, Run]:
@@ -273,7 +274,7 @@ def usable(study: Study) -> dict[str, Run]:
         name: replace(found[name], variant=variant.name, seed=seed)
         for seed in study.seeds
         for variant in study.variants
-        if (name := experiment(variant.name, seed)) in found
+        if (name := study.experiment(variant.name, seed)) in found
     }
 
 

@@ -24,7 +24,7 @@ class Study:
     of that key, one list for each curve; spread_from: for a study of one seed, the study that the spread
     between seeds is taken from; within: the margin of the tests of equivalence with the baseline, in points
     of the headline metric, None for no such tests; hours: measured on the machine of the scale, None before
-    the first run.
+    the first run; label: what the names of its experiments begin with, so that scales do not share names.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Study:
     spread_from: str | None
     within: float | None
     hours: float | None
+    label: str = ""
 
     def position(self, variant: Variant) -> Any:
         """The number that a variant sets for the key that the study follows."""
@@ -59,15 +60,19 @@ class Study:
         remaining = tuple(variant for variant in self.variants if variant.name not in names)
         return replace(self, variants=remaining, series=series)
 
+    def experiment(self, variant: str, seed: int) -> str:
+        """Name of the DVC experiment of a variant and a seed."""
+        return self.label + run_name(variant, seed)
+
     def experiments(self) -> dict[str, dict[str, Any]]:
         """Everything that each experiment sets, by the experiment's name."""
         return {
-            experiment(variant.name, seed): {**variant.values, "seed": seed}
+            self.experiment(variant.name, seed): {**variant.values, "seed": seed}
             for seed in self.seeds
             for variant in self.variants
         }
 
 
-def experiment(variant: str, seed: int) -> str:
-    """Name of the DVC experiment of a variant and a seed."""
+def run_name(variant: str, seed: int) -> str:
+    """Name of a run of a variant with a seed, within its study."""
     return f"{variant}-seed{seed}"

@@ -1,5 +1,6 @@
 """A preset's own pipeline: presets/NAME/, beside the default's results and not over them."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,48 @@ def test_experiments_run_in_a_preset_s_pipeline(project, pairs):
     run(folder, "git", "checkout", ".")
     run(folder, "dvc", "exp", "run", "--temp", "--name", "copied", "--set-param", "lora.rank=2")
     assert "copied" in run(folder, "dvc", "exp", "show").stdout
+
+
+STUDIES = """
+scales:
+  own: {model: models/tiny, pipeline: presets/own, settings: {evaluate.split: validation}, quick: {}}
+studies:
+  rank:
+    question: Does quality grow with the rank?
+    baseline: rank-2
+    seeds: [0]
+    axes: {lora.rank: [2, 3]}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_study_runs_in_a_preset_s_pipeline(project, pairs):
+    (project / "studies.yaml").write_text(STUDIES)
+    folder = run_own(project, pairs)
+    assert (folder / "studies.yaml").read_text() == STUDIES
+    shown = run(folder, "python", "-m", "onesentence", "study", "rank", "--jobs", "2").stdout
+    assert "2 to go" in shown and "rank-3" in shown
+    refs = run(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
+    assert sorted(ref.rpartition("/")[2] for ref in refs) == ["own-rank-2-seed0", "own-rank-3-seed0"]
+    changed = run(project, "git", "status", "--porcelain", "-uall").stdout.split()[1::2]
+    written = [
+        f"presets/own/{top}/studies/rank.{end}" for top, end in (("metrics", "json"), ("plots", "csv"))
+    ]
+    written += ["docs/studies-own.md", "presets/own/plots/studies/rank.svg"]
+    assert sorted(changed) == sorted([*written, "presets/own/metrics/studies/scores/rank.parquet"])
+    page = (project / "docs/studies-own.md").read_text()
+    assert page.startswith("# Studies of own\n") and "(../presets/own/plots/studies/rank.svg)" in page
+    compared = json.loads((folder / "metrics/studies/rank.json").read_text())
+    assert compared["scale"] == "own" and list(compared["variants"]) == ["rank-2", "rank-3"]
+    # Without the experiments: nothing runs, and no byte changes.
+    run(project, "git", "add", "--all")
+    run(project, "git", "commit", "--quiet", "--message=study")
+    run(folder, "dvc", "exp", "remove", "own-rank-2-seed0", "own-rank-3-seed0")
+    again = run(folder, "python", "-m", "onesentence", "study", "rank").stdout
+    assert "2 of 2 runs are complete" in again
+    run(folder, "python", "-m", "onesentence", "compare", "rank", "--from-scores")
+    assert run(project, "git", "status", "--porcelain").stdout == ""
 
 
 def test_the_default_is_compared_with_a_preset(project, monkeypatch):

@@ -206,6 +206,23 @@ def test_an_unknown_study_or_scale_is_named(tmp_path):
         Studies("other", tmp_path / "studies.yaml")
 
 
+def test_a_preset_s_pipeline_has_a_scale_and_names_of_its_own(tmp_path):
+    scale = {"model": "m", "settings": {}, "quick": {}}
+    scales = {"tiny": scale, "news": {**scale, "pipeline": "presets/own"}}
+    text = yaml.safe_dump({"scales": scales, "studies": {"rank": RANKS}}, sort_keys=False)
+    path = tmp_path / "studies.yaml"
+    path.write_text(text)
+    default, own = Studies("m", path), Studies("m", path, "presets/own")
+    assert (default.scale, own.scale) == ("tiny", "news")
+    assert next(iter(default.study("rank").experiments())) == "rank-8-seed0"
+    assert next(iter(own.study("rank").experiments())) == "news-rank-8-seed0"
+    assert next(iter(own.study("rank", quick=True).experiments())) == "news-quick-rank-8-seed0"
+    assert own.study("rank").name == "rank" and own.study("rank").baseline == "rank-8"
+    known = r"'m' in presets/other \(found tiny \(m\), news \(m in presets/own\)\)"
+    with pytest.raises(UserError, match=f"no scale for model.name {known}"):
+        Studies("m", path, "presets/other")
+
+
 def test_a_study_that_another_scale_declares_is_skipped(tmp_path):
     """The list and the check of names skip it; a request for it gets an error."""
     scales = {name: {"model": name, "settings": {}, "quick": {}} for name in ("tiny", "mine")}

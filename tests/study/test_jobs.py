@@ -16,7 +16,7 @@ from conftest import make_project, run
 
 from onesentence.core.files import write_json
 from onesentence.study.declaration import Studies
-from onesentence.study.variants import experiment
+from onesentence.study.variants import run_name
 
 TINY_STUDIES = {
     "scales": {
@@ -152,7 +152,7 @@ def test_a_study_that_is_killed_on_the_way_ends_in_its_comparison(studied):
     assert written_by(studied) == before
     shown = json.loads(run(studied, "dvc", "exp", "show", "--json").stdout)
     names = {e["name"] for revision in shown for e in revision.get("experiments") or []}
-    assert names == {experiment(f"rank-{rank}", seed) for rank in (2, 4) for seed in (0, 1)}
+    assert names == {run_name(f"rank-{rank}", seed) for rank in (2, 4) for seed in (0, 1)}
     means = []
     for seed in (0, 1):
         text = run(

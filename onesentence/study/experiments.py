@@ -111,7 +111,7 @@ def same_code(ref: str) -> bool:
     then, now = _code(git("rev-parse", ref).strip()), code_identity.WorkingTree()
     if pins(then) != pins(now):
         return False
-    files = _read_by(stages, then)
+    files = [f":/{in_git(path)}" for path in _read_by(stages, then)]
     if files and git("diff", "--name-only", ref, "--", *files):
         return False
     modules = modules_of(stages)
@@ -129,13 +129,24 @@ def _read_by(stages: dict[str, Any], tree: code_identity.CommitTree) -> list[str
     return [name for path in others for name in (path, f"{path}.dvc")]
 
 
+def in_git(path: str) -> str:
+    """Where git has a file or folder of the pipeline: the path from the repository's root, links followed.
+
+    A preset's pipeline has links to what it shares with the default. A link's own object would stay the same
+    if its target changed. What leads out of the repository, as DVC's links into its cache, is not followed.
+    """
+    top = Path(git("rev-parse", "--show-toplevel").strip())
+    real = Path(path).resolve()
+    return (real if real.is_relative_to(top) else Path.cwd() / path).relative_to(top).as_posix()
+
+
 def inputs_of(ref: str) -> dict[str, str]:
     """Git's object of every file and folder that an experiment read, beside code and requirements.txt, by
     path. What git does not hold is left out.
     """
     stages = locked(ref) or {}
     objects = {
-        path: git("rev-parse", "--verify", "--quiet", f"{ref}:./{path}", check=False).strip()
+        path: git("rev-parse", "--verify", "--quiet", f"{ref}:{in_git(path)}", check=False).strip()
         for path in _read_by(stages, _code(git("rev-parse", ref).strip()))
     }
     return {path: known for path, known in objects.items() if known}

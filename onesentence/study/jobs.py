@@ -80,7 +80,7 @@ def fetch_finished() -> None:
 
 def fetch(clone: Path, ref: str) -> None:
     """Move an experiment from a clone into this repository; it takes its name from older ones."""
-    git("fetch", "--quiet", str(clone), f"+{ref}:{ref}")
+    git("fetch", "--quiet", str(clone.resolve()), f"+{ref}:{ref}")
     make_the_only(ref)
     git("-C", str(clone), "update-ref", "-d", ref)
 

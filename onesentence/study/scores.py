@@ -31,6 +31,7 @@ from onesentence.study.experiments import (
     experiment_refs,
     flat,
     git,
+    in_git,
     made_with,
     pins,
     scores_at,
@@ -295,9 +296,10 @@ def object_here(path: str) -> str | None:
     """Git's object of a path in the commit that is checked out, or None where it was changed since or git has
     none.
     """
-    if git("status", "--porcelain", "--untracked-files=no", "--", path):
+    place = in_git(path)
+    if git("status", "--porcelain", "--untracked-files=no", "--", f":/{place}"):
         return None
-    return git("rev-parse", "--verify", "--quiet", f"HEAD:./{path}", check=False).strip() or None
+    return git("rev-parse", "--verify", "--quiet", f"HEAD:{place}", check=False).strip() or None
 
 
 def differing(run: Run, wanted: dict[str, Any]) -> str | None:

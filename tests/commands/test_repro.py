@@ -30,6 +30,12 @@ def run_own(project: Path, pairs: list[dict]) -> Path:
     return folder
 
 
+def links(project: Path, revision: str) -> list[str]:
+    """The links in presets/ of a revision. DVC would replace them by what is behind them."""
+    listed = run(project, "git", "ls-tree", "-r", revision, "presets/").stdout.splitlines()
+    return [line.rpartition("\t")[2] for line in listed if line.startswith("120000")]
+
+
 @pytest.mark.slow
 def test_a_preset_runs_beside_the_default_and_leaves_it_as_it_was(project, pairs):
     (project / "presets/own.yaml").write_text(OVERLAY)
@@ -90,6 +96,10 @@ def test_experiments_run_in_a_preset_s_pipeline(project, pairs):
     run(folder, "git", "checkout", ".")
     run(folder, "dvc", "exp", "run", "--temp", "--name", "copied", "--set-param", "lora.rank=2")
     assert "copied" in run(folder, "dvc", "exp", "show").stdout
+    refs = run(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
+    experiments = [ref for ref in refs if ref.endswith(("/wider", "/copied"))]
+    assert len(experiments) == 2
+    assert all(links(project, ref) == links(project, "HEAD") for ref in experiments)
 
 
 STUDIES = """
@@ -114,6 +124,7 @@ def test_a_study_runs_in_a_preset_s_pipeline(project, pairs):
     assert "2 to go" in shown and "rank-3" in shown
     refs = run(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
     assert sorted(ref.rpartition("/")[2] for ref in refs) == ["own-rank-2-seed0", "own-rank-3-seed0"]
+    assert links(project, refs[0]) == links(project, "HEAD")
     changed = run(project, "git", "status", "--porcelain", "-uall").stdout.split()[1::2]
     written = [
         f"presets/own/{top}/studies/rank.{end}" for top, end in (("metrics", "json"), ("plots", "csv"))

@@ -16,7 +16,8 @@ from onesentence.study.scores import Run
 STUDY_FILE = yaml.safe_load((ROOT / STUDIES_FILE).read_text())
 
 
-MODELS = [scale["model"] for scale in STUDY_FILE["scales"].values()]
+# Each scale's model and pipeline.
+SCALES = [(scale["model"], scale.get("pipeline", "")) for scale in STUDY_FILE["scales"].values()]
 
 
 def declared(tmp_path, **studies) -> Studies:

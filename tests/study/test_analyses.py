@@ -141,14 +141,16 @@ def analysed(
     bases: dict | None = None,
     spread: SeedVariance | None = None,
     without: set | frozenset = frozenset(),
+    scale: tuple[str, str] = ("models/phi-tiny", ""),
     **cost,
 ) -> dict:
     """The analysis of a shipped study whose variants score around given levels in every metric.
 
-    without: names of variants that are left out.
+    without: names of variants that are left out; scale: its model and its pipeline.
     """
     monkeypatch.chdir(ROOT)
-    study = Studies("models/phi-tiny").study(name).without(without)
+    model, pipeline = scale
+    study = Studies(model, pipeline=pipeline).study(name).without(without)
     names = [variant.name for variant in study.variants]
     rows = {
         kind: {variant: (NOISE + given.get(variant, level))[None] for variant in names}
@@ -202,6 +204,19 @@ def test_exchanges_set_more_data_against_the_next_larger_model(monkeypatch):
     assert near["value"] == pytest.approx(0, abs=1e-5) and near["p_holm"] >= near["p"] > 0.5
     far = entries["width-128-pairs-4000", "width-256-pairs-1000"]
     assert far["value"] == pytest.approx(-4, abs=1e-5) and far["p_holm"] <= 0.05
+
+
+def test_a_larger_model_is_set_against_every_larger_size_that_only_the_smaller_one_has(monkeypatch):
+    scale = ("models/smollm2-135m", "presets/smollm2-docstrings")
+    assert [
+        (entry["smaller"], entry["larger"])
+        for entry in analysed(monkeypatch, "base", {}, scale=scale)["exchanges"]
+    ] == [
+        ("phi-tiny-pairs-1000", "smollm2-pairs-250"),
+        ("phi-tiny-pairs-19001", "smollm2-pairs-250"),
+        ("phi-tiny-pairs-4000", "smollm2-pairs-1000"),
+        ("phi-tiny-pairs-19001", "smollm2-pairs-1000"),
+    ]
 
 
 def test_a_curve_with_a_missing_run_is_skipped(monkeypatch):

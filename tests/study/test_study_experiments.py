@@ -11,10 +11,12 @@ from onesentence.core.errors import UserError
 from onesentence.study.experiments import (
     experiment_refs,
     has_values,
+    in_git,
     make_the_only,
     require_distinct,
     reuse_equal_experiments,
 )
+from onesentence.study.scores import object_here
 
 
 def test_a_variant_that_a_default_makes_the_same_as_another_is_refused(tmp_path):
@@ -79,6 +81,27 @@ def test_a_twin_has_the_same_code_and_values(held):
     assert commit_of("same") == run(held, "git", "rev-parse", ref).stdout.strip() == commit_of("one")
     Path("code.py").write_text("2\n")
     assert reuse_equal_experiments({"other": {"train.learning_rate": 0.004}}) == []
+
+
+def test_a_file_behind_a_link_is_the_one_that_is_compared(held, tmp_path_factory, monkeypatch):
+    """A link's own object in git says nothing of its target. DVC's links into a cache are not followed."""
+    pipeline = held / "presets/own"
+    (pipeline / "models").mkdir(parents=True)
+    (held / "models/tiny").mkdir(parents=True)
+    (pipeline / "models/tiny").symlink_to("../../../models/tiny")
+    (pipeline / "models/cached").symlink_to(tmp_path_factory.mktemp("cache"))
+    assert in_git("models/tiny") == "models/tiny"
+    monkeypatch.chdir(pipeline)
+    assert in_git("models/tiny/config.json") == "models/tiny/config.json"
+    assert in_git("models/cached/x") == "presets/own/models/cached/x"
+    assert in_git("models/own.dvc") == "presets/own/models/own.dvc"
+    (held / "models/tiny/config.json").write_text("1")
+    run(held, "git", "add", "--all")
+    run(held, "git", "commit", "--quiet", "--message=model")
+    known = object_here("models/tiny")
+    assert known == run(held, "git", "rev-parse", "HEAD:models/tiny").stdout.strip()
+    (held / "models/tiny/config.json").write_text("2")
+    assert object_here("models/tiny") is None
 
 
 def test_a_twin_has_the_same_pins_whatever_the_comments_beside_them(held):

@@ -15,18 +15,16 @@ from onesentence.study.variants import Study
 def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, Any]:
     """Each series with more data against the next one with less: one size more, and the largest size.
 
-    Series are declared from the smallest model to the largest, with the same sizes of data. An empty series
-    has no partner.
+    Series are declared from the smallest model to the largest. A larger model may lack sizes that the smaller
+    one has. An empty series has no partner.
     """
     exchanges: list[dict[str, Any]] = []
     for smaller, larger in itertools.pairwise(study.series.values()):
-        if not smaller:
-            continue
-        for less in range(len(larger) - 1):
-            for more in sorted({less + 1, len(smaller) - 1}):
-                left, right = smaller[more].name, larger[less].name
-                entry = variance.difference(measured.headline(left), measured.headline(right), confidence)
-                exchanges.append({"smaller": left, "larger": right, **entry})
+        for less in larger:
+            more = [other.name for other in smaller if study.position(other) > study.position(less)]
+            for left in dict.fromkeys([*more[:1], *more[-1:]]):
+                entry = variance.difference(measured.headline(left), measured.headline(less.name), confidence)
+                exchanges.append({"smaller": left, "larger": less.name, **entry})
     variance.adjust_holm(exchanges, confidence)
     return {"exchanges": exchanges}
 
@@ -53,13 +51,15 @@ def sentences(result: dict[str, Any]) -> list[str]:
 
 
 def check(where: str, study: Study) -> None:
-    """Raise a UserError unless every series has the same sizes."""
-    sizes = {tuple(study.position(member) for member in members) for members in study.series.values()}
-    if len(sizes) > 1:
-        raise UserError(
-            f"{where}.series: expected the same values of {study.along} in every series, found others; the "
-            "analysis `exchange` compares them one by one"
-        )
+    """Raise a UserError unless every series has its sizes from the one of the next smaller model."""
+    sizes = {label: [study.position(member) for member in members] for label, members in study.series.items()}
+    for smaller, larger in itertools.pairwise(sizes):
+        for size in sizes[larger]:
+            if size not in sizes[smaller]:
+                raise UserError(
+                    f"{where}.series.{larger}: {study.along} {size} is not in {smaller}, the series before "
+                    "it; the analysis `exchange` compares the sizes that both have"
+                )
 
 
 ANALYSIS = Analysis(numbers, sentences, follows_a_key=True, check=check)

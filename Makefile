@@ -103,11 +103,15 @@ remote: setup ## make remote DIR=PATH, or URL=s3://BUCKET/PATH (gs, azure, ssh, 
 	@test -n "$(DIR)$(URL)" -a -z "$(and $(DIR),$(URL))" || { echo "usage: make remote DIR=PATH, or make remote URL=URL, such as s3://BUCKET/PATH or ssh://USER@HOST/PATH"; exit 2; }
 	@python -m onesentence remote "$(or $(URL),$(DIR))"
 
-study: setup ## make study NAME=rank [JOBS=2 or SCHEDULER=tcp://HOST:8786] [QUICK=1]: run what is missing of a study, then compare
+study: setup ## make study NAME=rank [PRESET=NAME] [JOBS=2 or SCHEDULER=tcp://HOST:8786] [QUICK=1]: run what is missing of a study, then compare
 ifdef SCHEDULER
 	@$(call install,scheduler,onesentence/study/requirements.txt)
 endif
-	@exec python -m onesentence study $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(if $(QUICK),--quick) $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
+ifdef PRESET
+	@$(call install,models,models/requirements.txt)
+	@python -m onesentence repro "$(PRESET)"
+endif
+	@cd "$(if $(PRESET),presets/$(PRESET),.)" && exec python -m onesentence study $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(if $(QUICK),--quick) $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
 
 sizes: setup ## Pretrain phi-tiny's smaller siblings for the study model_size, where they are missing
 	@python -m onesentence sizes

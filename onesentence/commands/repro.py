@@ -124,15 +124,18 @@ def provide(name: str, target: Path) -> None:
     base.track(target)
 
 
+def require_format(folder: Path) -> None:
+    """Raise a UserError where this CPU lacks the format that the preset computes in."""
+    if params.read_yaml(folder / params.PARAMS_FILE)["train"]["autocast"] == "bfloat16":
+        require_bfloat16(f"{folder / params.PARAMS_FILE}: train.autocast", "none")
+
+
 def require_model(folder: Path) -> None:
     """Put a packaged base model into the folder, or a link to one of the repository's own.
 
-    Raises a UserError where the model cannot be found or made, and where this CPU lacks the preset's format.
+    Raises a UserError where the model cannot be found or made.
     """
-    values = params.read_yaml(folder / params.PARAMS_FILE)
-    path, autocast = values["model"]["watch"], values["train"]["autocast"]
-    if autocast == "bfloat16":
-        require_bfloat16(f"{folder / params.PARAMS_FILE}: train.autocast", "none")
+    path = params.read_yaml(folder / params.PARAMS_FILE)["model"]["watch"]
     if path == params.NO_FILE:
         return
     packed = Path(path).name
@@ -171,5 +174,6 @@ def command(name: str, run: bool) -> None:
     folder = lay_out(name)
     if run:
         require_data(folder, name)
+        require_format(folder)
         require_model(folder)
         reproduce(folder)

@@ -15,21 +15,33 @@ Run     onesentence study                       list the studies, and how long t
         onesentence study rank --jobs 2         (make study NAME=rank JOBS=2)
         onesentence study rank --quick          on little data; do not quote its numbers
         onesentence study rank --scheduler tcp://HOST:8786      (make study NAME=rank SCHEDULER=...)
+
+In presets/NAME, a preset's own pipeline, the studies are those of its scale:
+
+        onesentence study base                  (make study NAME=base PRESET=smollm2-docstrings)
 """
 
+import contextlib
 import signal
 import sys
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onesentence.commands import documented
+from onesentence.commands import documented, repro
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.study.comparison import borrowed_spread
 from onesentence.study.declaration import STUDIES_FILE, Studies
-from onesentence.study.experiments import finished, git, require_distinct, reuse_equal_experiments
+from onesentence.study.experiments import (
+    finished,
+    git,
+    pipeline_here,
+    require_distinct,
+    reuse_equal_experiments,
+)
 from onesentence.study.jobs import (
     Jobs,
     alone,
@@ -62,6 +74,17 @@ def workers_of(address: str, study: Study, git_remote: str | None) -> "Workers":
     pool = Workers(address, study.name, git("rev-parse", "HEAD").strip(), git_remote)
     pool.open()
     return pool
+
+
+def provide_inputs(pipeline: str) -> None:
+    """Put a preset's base model into its pipeline, for DVC's cache, from which the clones take it.
+
+    A UserError where the base cannot be had, or where the preset's articles are the user's and are not there.
+    """
+    folder = Path(pipeline)
+    with contextlib.chdir(git("rev-parse", "--show-toplevel").strip()):
+        repro.require_data(folder, folder.name)
+        repro.require_model(folder)
 
 
 def missing_of(study: Study, pool: "Workers | None", scored: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -134,6 +157,8 @@ def command(
     borrowed_spread(study, studies)  # an error must come now, not after hours
     with alone():
         require_committed()
+        if pipeline := pipeline_here():
+            provide_inputs(pipeline)
         # A termination or a lost connection ends the study as Ctrl-C does, and leaves no process behind.
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: sys.exit(143))

@@ -51,7 +51,8 @@ class Clone:
         git("clone", "--quiet", "--no-checkout", *options, "--", source, str(self.root))
         git("-C", str(self.root), "checkout", "--quiet", "--detach", self.commit)
         if not self.folder.is_dir():
-            raise UserError(f"study: commit {self.commit[:7]} has no {self.folder.relative_to(self.root)}")
+            place = self.folder.relative_to(self.root)
+            raise UserError(f"study: commit {self.commit[:7]} has no {place}; commit that first")
 
     def complete(self) -> None:
         """Mark the clone as complete: `usable` accepts it from now on."""

@@ -254,7 +254,7 @@ def test_a_cpu_without_the_presets_format_is_told_before_anything_runs(project, 
     monkeypatch.setattr("onesentence.model.loading.has_bfloat16", lambda: False)
     folder = lay_out(project, monkeypatch, "train:\n  autocast: bfloat16\n")
     with pytest.raises(UserError, match=r"presets/own/params.yaml: train.autocast: .* use none"):
-        repro.require_model(folder)
+        repro.require_format(folder)
 
 
 def test_a_wrong_preset_leaves_nothing(project, monkeypatch):

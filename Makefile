@@ -6,7 +6,8 @@ WORKERS ?= 2
 # Packages are installed from requirements/*.lock: exactly these files, by hash, and no resolver. `make setup HASHES=` installs
 # by version alone, for an index that serves builds of its own (docs/security.md).
 HASHES ?= 1
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# Python compiles what it imports. To compile every file takes as long as the rest of the install.
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 # $(call install,LOCK,REQUIREMENTS FILE)
 install = $(PIP) $(if $(HASHES),--no-deps --no-build-isolation --require-hashes -r requirements/$(1).lock,-r $(2))
 # An environment of their own: what these tools need is no part of the project.

@@ -72,7 +72,10 @@ def read_until(process: subprocess.Popen, text: str) -> None:
         seen += piece
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)],
+)
 def test_training_stops_after_its_step_and_goes_on_from_there(project, number, code):
     wanted = contents(project, *TRAINED)
     process = started(project, "stages.train")

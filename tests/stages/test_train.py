@@ -245,6 +245,7 @@ def test_a_run_killed_at_step_150_and_started_again_gives_the_same_bytes(project
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_tracker_changes_no_byte_of_the_stage_and_git_ignores_its_files(project):
     pytest.importorskip("dvclive")
     stage(project, "train")
@@ -302,7 +303,13 @@ def embedded(tmp_path_factory, pairs, tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("elsewhere", ELSEWHERE.values(), ids=list(ELSEWHERE))
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        pytest.param(asked, id=name, marks=pytest.mark.long if name == "wider kernels" else ())
+        for name, asked in ELSEWHERE.items()
+    ],
+)
 def test_other_threads_and_kernels_change_no_byte(embedded, monkeypatch, elsewhere):
     """With the shapes of the embedded model; smaller products use the same kernels everywhere."""
     folder, before = embedded

@@ -126,7 +126,8 @@ def main() -> None:
     table = read_parquet(TOKENIZED / f"{p.evaluate.split}.parquet")
     ids, prompts = table["id"].to_pylist(), table["prompt_ids"].to_pylist()
     tokenizer = load_tokenizer(p.model)
-    model = load_base(p.model) if system == "base" else load_tuned(p.model, TUNED)
+    base = params.generating(p)
+    model = load_base(base) if system == "base" else load_tuned(base, TUNED)
     # First a few articles: a broken model fails in seconds, not after the whole split.
     chosen = evenly_spaced_by_length([len(prompt) for prompt in prompts], p.smoke.examples)
     run_smoke_test(

@@ -24,6 +24,7 @@ PARAMS = (
     "lora.rank",
     "train.method",
     "generate.num_beams",
+    "generate.quantization",
     "evaluate.split",
     "evaluate.resamples",
     "evaluate.confidence",

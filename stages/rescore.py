@@ -146,7 +146,7 @@ def main() -> None:
     rows = {proof.EXPORTED: rows_of(ids, written, cut)}
     write_jsonl(PREDICTIONS, rows[proof.EXPORTED])
     if exported.target == GGUF:
-        measured = measure_greedily(p.model, exported, ids, prompts)
+        measured = measure_greedily(params.generating(p), exported, ids, prompts)
         scores = score(p, table, {**rows, proof.MEASURED: measured}) | {proof.BEAMS: beams}
     else:
         scores = score(p, table, rows) | {proof.MEASURED: beams}

@@ -32,6 +32,7 @@ from onesentence.training.loss import completion_loss
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
 
 PARAMS = ("model", "lora.target_modules", "smoke.examples", "generate")
 TOKENIZED = Path("data/tokenized")
@@ -87,6 +88,19 @@ def training_step(model: PeftModel, rows: list[tuple[list[int], list[int]]], pad
     return float(loss.item())
 
 
+def check_written_form(
+    p: params.Params, tokenizer: PreTrainedTokenizerBase, ids: list[str], prompts: list[list[int]]
+) -> None:
+    """Test the base as it writes summaries, where generate.quantization has it in another form than training.
+
+    Otherwise a form that this machine lacks would be found after training.
+    """
+    model = params.generating(p)
+    if model != p.model:
+        name = f"the untuned base with generate.quantization {model.quantization}"
+        run_smoke_test(load_base(model), tokenizer, ids, prompts, p.generate, None, name)
+
+
 def main() -> None:
     p = params.load(PARAMS)
     set_up(seed=0, formats=[p.model.dtype])
@@ -121,6 +135,8 @@ def main() -> None:
             f"smoke test: a new adapter, whose update is zero, changed the output of {', '.join(changed)}; "
             "use other lora.target_modules"
         )
+
+    check_written_form(p, tokenizer, ids, prompts)
 
     # The shortest and the longest row: the longest shows what does not fit in memory, or overflows.
     ends = [(prompts[0], completions[0]), (prompts[-1], completions[-1])]

@@ -261,7 +261,7 @@ def command(no_probe: bool, mde: float | None, count: int, fsdp: bool) -> None:
             print("\n".join(probe(p)))
         return
     print_memory(p, length, count, table)
-    parts = generation_memory(config, p.model, p.generate, p.prompt.max_input_tokens)
+    parts = generation_memory(config, params.generating(p), p.generate, p.prompt.max_input_tokens)
     listed = ", ".join(f"{part} {size / GIGA:.3f}" for part, size in parts.items())
     print(f"Generation memory in GB: {listed}; total {sum(parts.values()) / GIGA:.3f}")
     free = free_bytes()

@@ -42,6 +42,7 @@ TRACKERS = tuple(
     "none azure_ml clearml codecarbon comet_ml dagshub dvclive flyte kubeflow mlflow neptune swanlab "
     "tensorboard trackio wandb".split()
 )
+QUANTIZATIONS = ("none", "int8", "nf4")
 NO_FILE = "requirements.txt"  # data.watch and model.watch where no local file is watched: DVC needs a path
 
 
@@ -100,7 +101,7 @@ class Model:
     watch: Annotated[str, TEXT]
     revision: Annotated[str | None, TEXT_OR_NULL]
     dtype: Annotated[str, choice("float32", "bfloat16", "float16")]
-    quantization: Annotated[str, choice("none", "int8", "nf4")]
+    quantization: Annotated[str, choice(*QUANTIZATIONS)]
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class Generate:
     length_penalty: Annotated[float, number(-10, 10)]
     no_repeat_ngram_size: Annotated[int, whole(0)]
     max_batch_tokens: Annotated[int, whole(1)]
+    quantization: Annotated[str | None, choice(*QUANTIZATIONS, or_null="model.quantization")] = None
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,7 @@ ADDED: dict[str, Any] = {
     "evaluate.nli_model": None,
     "evaluate.nli_revision": None,
     "evaluate.nli_sha256": None,
+    "generate.quantization": None,
 }
 
 
@@ -568,6 +571,11 @@ def _named(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
         else:
             chosen[section] = value
     return chosen
+
+
+def generating(params: Params) -> Model:
+    """The section `model` of the base as it writes summaries, in the quantization that it has there."""
+    return replace(params.model, quantization=params.generate.quantization or params.model.quantization)
 
 
 def changed(params: Params, values: Mapping[str, object]) -> Params:

@@ -48,9 +48,14 @@ def number(low: float, high: float, low_open: bool = False, high_open: bool = Fa
     )
 
 
-def choice(*values: str) -> Key:
-    """One of the texts `values`."""
-    return Key(f"one of {', '.join(values)}", lambda v: isinstance(v, str) and v in values, values)
+def choice(*values: str, or_null: str | None = None) -> Key:
+    """One of the texts `values`, or null where `or_null` says what that means."""
+    rest = "" if or_null is None else f", or null ({or_null})"
+    return Key(
+        f"one of {', '.join(values)}{rest}",
+        lambda v: (isinstance(v, str) and v in values) or (v is None and or_null is not None),
+        values,
+    )
 
 
 TRUTH = Key("true or false", lambda v: isinstance(v, bool))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_text
-from onesentence.core.params import Generate, Params
+from onesentence.core.params import Generate, Params, generating
 from onesentence.core.prompts import Frame, frame_of
 from onesentence.export.merging import is_adapter, merged_model
 from onesentence.export.prompt_template import add_chat_template
@@ -80,7 +80,7 @@ def write_weights(
         if not is_adapter(tuned):
             raise UserError(f"export.target: {tuned} holds every weight and no adapter; use merged")
         shutil.copytree(tuned, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(TUNING))
-        return {"dtype": p.model.dtype, "quantization": p.model.quantization}, 1.0
+        return {"dtype": p.model.dtype, "quantization": generating(p).quantization}, 1.0
     model, kept = merged_model(p.model, tuned)
     if target == CTRANSLATE2:
         from onesentence.export.converters import write_model
@@ -143,7 +143,7 @@ def write_settings(
             "revision": p.model.revision,
             "update_kept": round(kept, 6),
         },
-        "generate": dict(vars(decoding)),
+        "generate": {key: value for key, value in vars(decoding).items() if key != "quantization"},
         "smoke": {"min_success_rate": p.smoke.min_success_rate},
     }
     write_text(folder / SETTINGS, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")

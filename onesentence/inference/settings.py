@@ -28,6 +28,8 @@ EXPORT_RULES = {
     "language": params.SCHEMA["evaluate"]["language"],  # type: ignore[index]  # a section
 }
 PROMPT_RULES = {"template": TEXT, "before": ANY_TEXT, "after": ANY_TEXT, "blank": ANY_TEXT, "chat": TRUTH}
+# The keys of `generate` in EXPORT; the format of the weights is in its section `model`.
+DECODING = [field.name for field in fields(params.Generate) if field.name != "quantization"]
 MODEL_RULES = {"base": TEXT, "revision": TEXT_OR_NULL}
 
 
@@ -68,14 +70,16 @@ def of_pipeline(folder: Path) -> Settings:
         assert isinstance(rules, dict)
         wanted.setdefault(section, {}).update({key: rules[key]} if key else rules)
     _check(path, values, wanted)
+    generate = params.Generate(**_only(params.Generate, values["generate"]))
     model = params.Model(**_only(params.Model, values["model"]))
+    model = replace(model, quantization=generate.quantization or model.quantization)
     if (folder / model.name).is_dir():
         name = str(folder / model.name)
         model = replace(model, name=name, watch=name)
     return Settings(
         model,
         params.Prompt(**_only(params.Prompt, values["prompt"])),
-        params.Generate(**_only(params.Generate, values["generate"])),
+        generate,
         values["evaluate"]["language"],
         values["smoke"]["min_success_rate"],
         values["data"]["document_column"],
@@ -102,7 +106,7 @@ def of_export(folder: Path) -> Settings:
             "": EXPORT_RULES,
             "prompt": PROMPT_RULES | {"max_input_tokens": _rule("prompt", "max_input_tokens")},
             "model": MODEL_RULES | {key: _rule("model", key) for key in ("dtype", "quantization")},
-            "generate": {field.name: _rule("generate", field.name) for field in fields(params.Generate)},
+            "generate": {name: _rule("generate", name) for name in DECODING},
             "smoke": {"min_success_rate": _rule("smoke", "min_success_rate")},
         },
     )
@@ -113,7 +117,7 @@ def of_export(folder: Path) -> Settings:
     return Settings(
         _exported_model(folder, values["target"], model),
         params.Prompt(template, prompt["max_input_tokens"]),
-        params.Generate(**_only(params.Generate, values["generate"])),
+        params.Generate(**{name: values["generate"][name] for name in DECODING}),
         values["language"],
         values["smoke"]["min_success_rate"],
         frame=frame,
@@ -153,8 +157,8 @@ def _only(of: type, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """params.yaml with the present names of its keys."""
-    values = {name: dict(part) if isinstance(part, dict) else part for name, part in values.items()}
+    """params.yaml with the present names of its keys, and with those that were added later."""
+    values = {name: params.completed(name, part) for name, part in values.items()}
     for old, new in params.RENAMED.items():
         (section, _, before), (_, _, after) = old.partition("."), new.partition(".")
         part = values.get(section)

@@ -176,11 +176,14 @@ def rated_hash(ids: list[str], references: list[str], tables: dict[str, pa.Table
 def run_facts(p: Params, evaluation: dict[str, Any]) -> list[list[str]]:
     """[label, text] of the run: data, model, decoding, intervals, hash of the test set."""
     quantized = "" if p.model.quantization == "none" else f", {p.model.quantization}"
+    written = p.generate.quantization or p.model.quantization
+    form = "not quantized" if written == "none" else f"in {written}"
+    decoded = "" if written == p.model.quantization else f", base {form}"
     return [
         ["data", f"{p.data.source}, {evaluation['split']} split, {clusters_phrase(evaluation)}"],
         ["base model", f"{p.model.name}{quantized}"],
         ["fine-tuning", METHOD_TITLES[p.train.method].format(rank=p.lora.rank)],
-        ["decoding", f"{p.generate.num_beams} beams"],
+        ["decoding", f"{p.generate.num_beams} beams{decoded}"],
         [
             "intervals and tests",
             f"{evaluation['confidence']:.0%}, {evaluation['resamples']:,} resamples, "

@@ -199,6 +199,24 @@ def test_the_error_for_a_wrong_choice_lists_all_choices(values):
     (problem,) = params.problems(changed(values, "model.quantization", "int4"))
     expected = "model.quantization: expected one of none, int8, nf4, found 'int4', did you mean 'int8'?"
     assert problem == expected
+    values["model"]["quantization"] = "none"
+    (problem,) = params.problems(changed(values, "generate.quantization", "int4"))
+    expected = "one of none, int8, nf4, or null (model.quantization), found 'int4', did you mean 'int8'?"
+    assert problem == f"generate.quantization: expected {expected}"
+
+
+def test_the_base_may_be_quantized_for_writing_alone(tmp_path):
+    text = (REPO / "params.yaml").read_text()
+    path = tmp_path / "params.yaml"
+    for written, wanted in (("null", "none"), ("nf4", "nf4"), ("none", "none")):
+        path.write_text(text.replace("  quantization: null", f"  quantization: {written}"))
+        p = params.load(("model", "generate"), path)
+        assert params.generating(p).quantization == wanted and p.model.quantization == "none"
+    path.write_text(text.replace("quantization: none", "quantization: int8"))
+    p = params.load(("model", "generate"), path)
+    assert params.generating(p) == p.model and p.model.quantization == "int8"
+    p = params.changed(p, {"generate.quantization": "none"})
+    assert params.generating(p).quantization == "none"
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,18 @@ def test_the_settings_of_a_pipeline_are_those_of_its_params(pipeline):
     assert settings.target is None and settings.frame is None
 
 
+def test_a_base_that_is_quantized_for_writing_is_loaded_so(pipeline, tmp_path):
+    with_text(pipeline, tmp_path, ("  quantization: null", "  quantization: nf4"))
+    settings = of_pipeline(tmp_path)
+    assert settings.model.quantization == settings.generate.quantization == "nf4"
+
+
 def test_params_of_an_older_version_are_read_with_their_old_names(tmp_path):
     text = (ROOT / "params.yaml").read_text()
     text = text.replace("  no_repeat_ngram_size:", "  no_repeat_ngram:").replace(
         "  max_batch_tokens:", "  batch_tokens:"
     )
+    text = "".join(line for line in text.splitlines(True) if not line.startswith("  quantization: null"))
     (tmp_path / "params.yaml").write_text(
         text.replace("report:\n  published: none", "report:\n  reference: none")
     )

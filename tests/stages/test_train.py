@@ -371,6 +371,12 @@ def test_other_methods_train_generate_and_record_their_name(project, method):
         assert set(base) == set(tuned) and all(base[name].shape == tuned[name].shape for name in base)
         assert all(not torch.equal(base[name], tuned[name]) for name in base if "layers.0" in name)
         assert metrics["tuned_bytes"] == (project / "models/tuned/model.safetensors").stat().st_size
+        exact = (project / "data/predictions/tuned.jsonl").read_text()
+        edit(project, generate__quantization="nf4")  # of what was trained in float32
+        stage(project, "smoke")
+        stage(project, "generate", "tuned")
+        rounded = (project / "data/predictions/tuned.jsonl").read_text()
+        assert rounded != exact and rounded.count("\n") == exact.count("\n")
     else:
         config = json.loads((project / "models/tuned/adapter_config.json").read_text())
         assert (config["use_dora"], config["use_rslora"]) == (method == "dora", method == "rslora")

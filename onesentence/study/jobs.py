@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write
 from onesentence.study.clone import LAST, RACE, VARIANT, Clone, output_of_dvc, variables_of
 from onesentence.study.comparison import STUDIES
+from onesentence.study.costs import FOLDER as COSTS
+from onesentence.study.costs import TRAIN, cost_of_run
 from onesentence.study.declaration import QUICK
 from onesentence.study.experiments import git, make_the_only, pipeline_here
 from onesentence.study.figures import PLOTS
@@ -27,7 +30,7 @@ from onesentence.study.scores import SCORES
 CLONES = "clone-"
 KEPT_CHECKPOINTS = Path("models/checkpoints")
 WRITTEN = (f"{STUDIES}/", f"{PLOTS}/")  # comparisons write these in their pipeline, and those at the top
-PAGES = ("docs/decisions.md", "docs/studies")
+PAGES = ("docs/decisions.md", "docs/studies", f"{COSTS}/")
 PATIENCE = 10  # seconds that a variant has to end by itself
 
 
@@ -105,6 +108,7 @@ class Job(Clone):
         self.name = ""
         self.raced: set[str] = set()
         self.process: subprocess.Popen[bytes] | None = None
+        self.started = 0.0  # when the variant was (time.monotonic)
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -125,7 +129,9 @@ class Job(Clone):
 
     def start(self, name: str, values: dict[str, Any]) -> None:
         """Start a variant; its output goes to its log."""
-        self.name = name
+        if self.last() != name:
+            (self.folder / TRAIN).unlink(missing_ok=True)  # of the variant before
+        self.name, self.started = name, time.monotonic()
         command = self.experiment(name, values)
         with log_of(name).open("w") as log:
             self.process = subprocess.Popen(
@@ -229,7 +235,10 @@ class Jobs:
             if job.ended() and job.lost_a_race():
                 job.start(job.name, self.values[job.name])
             elif job.ended():
-                ended.append(Ended(job.name, "done" if job.collect() else "failed"))
+                seconds = time.monotonic() - job.started
+                done = job.collect()
+                cost = cost_of_run(job.folder, seconds, len(self.jobs)) if done else None
+                ended.append(Ended(job.name, "done" if done else "failed", cost))
         return ended
 
     def running(self) -> list[str]:

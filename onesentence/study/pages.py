@@ -7,6 +7,7 @@ from onesentence.core import params
 from onesentence.core.files import write_text
 from onesentence.report.readme import write_between
 from onesentence.study.comparison import STUDIES, compared
+from onesentence.study.costs import cost_lines
 from onesentence.study.decisions import DECISIONS_FILE, current_decisions
 from onesentence.study.declaration import Studies
 from onesentence.study.experiments import git
@@ -23,9 +24,11 @@ def section(folder: Path, studies: Studies, values: dict[str, Any]) -> str:
     parts = []
     for name, result in compared(folder, studies).items():
         sentences = "\n".join(f"- {sentence}" for sentence in summarize_study(result))
+        costs = "".join(f"{line}\n" for line in cost_lines(studies.study(name), result))
         parts.append(
             f"## {name}\n\n{result['question']} ({settings_sentence(result, values)})\n\n{sentences}\n\n"
             f"![Study {name}: ROUGE-1 of its variants]({plots}/{name}.svg)\n"
+            + (f"\n{costs}" if costs else "")
         )
     return "\n".join(parts)
 

@@ -23,11 +23,12 @@ class Ended:
     """A variant that has ended.
 
     state: "done" if its experiment is in this repository; "failed" if its log says why; "again" if the place
-    was at fault and the variant must run once more.
+    was at fault and the variant must run once more. cost: of `costs`, where it was measured.
     """
 
     name: str
     state: Literal["done", "failed", "again"]
+    cost: dict[str, Any] | None = None
 
 
 class Pool(Protocol):
@@ -109,12 +110,16 @@ def next_of(waiting: list[str], last: str, held: set[str], experiments: dict[str
 
 
 def run_missing(
-    study: Study, missing: dict[str, dict[str, Any]], pool: Pool, finished: Callable[[str], None]
+    study: Study,
+    missing: dict[str, dict[str, Any]],
+    pool: Pool,
+    finished: Callable[[str, dict[str, Any] | None], None],
 ) -> list[str]:
     """Run experiments in a pool, as many at a time as it has places; returns the names of those that
     failed.
 
-    finished: called with the name of each that succeeded, once its experiment is in this repository.
+    finished: called with the name of each that succeeded, once its experiment is in this repository, and with
+    its cost.
     """
     experiments = study.experiments()
     waiting: list[str] = list(missing)
@@ -135,7 +140,7 @@ def run_missing(
                     continue
                 bar.update()
                 if ended.state == "done":
-                    finished(ended.name)
+                    finished(ended.name, ended.cost)
                 if ended.state == "failed":
                     failed.append(ended.name)
                     bar.write(failure_of(ended.name))

@@ -26,6 +26,8 @@ from onesentence.core import code_identity, params
 from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write, read_parquet
 from onesentence.evaluation.metrics import METRICS, Scores, require_comparable
+from onesentence.study.costs import add_cost
+from onesentence.study.declaration import QUICK
 from onesentence.study.experiments import (
     effective,
     experiment_refs,
@@ -351,10 +353,12 @@ class Record:
         self.study = study
         self.runs = runs
 
-    def add(self, name: str) -> None:
-        """Add the experiment of this name, which has just finished."""
+    def add(self, name: str, cost: dict[str, Any] | None = None) -> None:
+        """Add the experiment of this name, which has just finished; cost: where it was measured (`costs`)."""
         (ref,) = experiment_refs()[name]
         self.runs[name] = read_experiment(self.study, name, ref)
+        if cost and not self.study.name.startswith(QUICK):
+            add_cost(self.study, self.runs[name].variant, self.runs[name].seed, cost)
         write_runs(
             scores_file_of(self.study),
             {each: self.runs[each] for each in self.study.experiments() if each in self.runs},

@@ -103,8 +103,9 @@ def test_a_study_that_is_killed_on_the_way_ends_in_its_comparison(studied):
         wait_until(lambda: at_stage("generate@tuned"))
     before = {log: log.read_text() for log in at_stage("generate@tuned")}
     # Nothing of it reaches the user's files but the scores of what has ended.
-    scores = "metrics/studies/scores/rank.parquet"
-    assert run(studied, "git", "status", "--porcelain", "-uall").stdout.strip() in ("", f"?? {scores}")
+    scores, costs = "metrics/studies/scores/rank.parquet", "benchmarks/results/studies/rank.json"
+    status = run(studied, "git", "status", "--porcelain", "-uall").stdout.splitlines()
+    assert set(status) <= {f"?? {scores}", f"?? {costs}"}
     assert run(studied, "git", "symbolic-ref", "--short", "HEAD").stdout.strip()
 
     # What is edited meanwhile reaches neither variants nor the comparison, and stays.
@@ -137,6 +138,10 @@ def test_a_study_that_is_killed_on_the_way_ends_in_its_comparison(studied):
     compared = json.loads((studied / "metrics/studies/rank.json").read_text())
     assert list(compared["variants"]) == ["rank-2", "rank-4"] and compared["seeds"] == [0, 1]
     assert compared["variants"]["rank-4"]["cost"]["trainable_parameters"] == 2 * 2 * 3 * 2 * 64 * 2
+    taken = json.loads((studied / costs).read_text())
+    assert list(taken) == [f"rank-{rank}-seed{seed}" for seed in (0, 1) for rank in (2, 4)]
+    assert all(cost["seconds"] > cost["training_seconds"] > 0 for cost in taken.values())
+    assert all(cost["jobs"] == 2 and cost["training_peak_bytes"] > 10**8 for cost in taken.values())
     assert (studied / "plots/studies/rank.svg").is_file()
     assert "## rank\n\nDoes quality grow with the rank?" in (studied / "docs/studies.md").read_text()
 

@@ -1,0 +1,89 @@
+"""What the runs of a study took: seconds and memory on the machine that made them.
+
+They are in benchmarks/results/studies, which nothing compares: another machine, or the same one with other
+work beside it, takes another time. What is the same on every machine is in metrics/studies.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from onesentence.core.files import read_json, write_json
+from onesentence.core.machine import INSTRUCTIONS
+from onesentence.core.runtime import cpu_info
+from onesentence.study.experiments import git
+from onesentence.study.variants import Study, run_name
+
+FOLDER = Path("benchmarks/results/studies")  # in the repository, also for a preset's pipeline
+TRAIN = Path("data/cost/train.json")  # what stage `train` writes
+
+
+def costs_file_of(study: Study) -> Path:
+    """The file with the costs of a study's runs."""
+    top = git("rev-parse", "--show-toplevel", check=False).strip()
+    return Path(top) / FOLDER / f"{study.label}{study.name}.json"
+
+
+def machine_name() -> str:
+    """The CPU with its cores and widest instructions; not the name of the host."""
+    info = cpu_info()
+    flags = info.get("flags", "").split()
+    widest = next((name for name in INSTRUCTIONS if name in flags), "no AVX2")
+    return f"{info.get('model name') or 'unknown CPU'}, {os.cpu_count()} cores, {widest}"
+
+
+def cost_of_run(folder: Path, seconds: float, jobs: int) -> dict[str, Any]:
+    """The cost of a run that has just ended in a pipeline's folder.
+
+    seconds: since it was started, the last time if it was killed; jobs: runs at a time on this machine. The
+    keys of training are missing where DVC had the trained model in its cache.
+    """
+    cost: dict[str, Any] = {"machine": machine_name(), "jobs": jobs, "seconds": seconds}
+    if (folder / TRAIN).is_file():
+        train = read_json(folder / TRAIN)
+        cost["device"] = train["device"]
+        cost["training_seconds"] = train["seconds"]
+        cost["training_peak_bytes"] = train["peak_memory_bytes"]
+        cost["resumed"] = train["resumed"]
+    return cost
+
+
+def add_cost(study: Study, variant: str, seed: int, cost: dict[str, Any]) -> None:
+    """Write the cost of a run into the study's file, in the order of studies.yaml."""
+    path = costs_file_of(study)
+    known = read_json(path) if path.is_file() else {}
+    known[run_name(variant, seed)] = cost
+    names = [run_name(each.name, seed) for seed in study.seeds for each in study.variants]
+    write_json(path, {name: known[name] for name in names if name in known}, one_line_below=1)
+
+
+def cost_lines(study: Study, result: dict[str, Any]) -> list[str]:
+    """Markdown of what each variant of a compared study took; none where no run was timed.
+
+    result: as in metrics/studies/NAME.json. Minutes are the mean over seeds, memory the most of them.
+    """
+    path = costs_file_of(study)
+    if not path.is_file():
+        return []
+    costs = read_json(path)
+    machines = sorted({f"{cost['machine']}, {cost['jobs']} at a time" for cost in costs.values()})
+    hours = sum(cost["seconds"] for cost in costs.values()) / 3600
+    lines = [
+        f"{len(costs)} runs were timed, {hours:.1f} hours in all ({'; '.join(machines)}). Others take other "
+        "times; the first three columns are the same everywhere.",
+        "",
+        "| variant | tokens trained | MB tuned | MB of the base | minutes of training | GB at most |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, variant in result["variants"].items():
+        runs = [costs[run] for seed in study.seeds if (run := run_name(name, seed)) in costs]
+        trained = [run for run in runs if "training_seconds" in run and not run["resumed"]]
+        minutes = sum(run["training_seconds"] for run in trained) / 60 / max(1, len(trained))
+        peak = max((run["training_peak_bytes"] for run in trained), default=0) / 1e9
+        fixed = variant["cost"]
+        lines.append(
+            f"| `{name}` | {fixed['tokens_trained']:,} | {fixed['tuned_bytes'] / 1e6:,.1f} "
+            f"| {fixed['base_bytes'] / 1e6:,.1f} | "
+            + (f"{minutes:.1f} | {peak:.1f} |" if trained else "not timed | |")
+        )
+    return lines

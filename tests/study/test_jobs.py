@@ -138,10 +138,10 @@ def test_a_study_that_is_killed_on_the_way_ends_in_its_comparison(studied):
     compared = json.loads((studied / "metrics/studies/rank.json").read_text())
     assert list(compared["variants"]) == ["rank-2", "rank-4"] and compared["seeds"] == [0, 1]
     assert compared["variants"]["rank-4"]["cost"]["trainable_parameters"] == 2 * 2 * 3 * 2 * 64 * 2
-    taken = json.loads((studied / costs).read_text())
-    assert list(taken) == [f"rank-{rank}-seed{seed}" for seed in (0, 1) for rank in (2, 4)]
-    assert all(cost["seconds"] > cost["training_seconds"] > 0 for cost in taken.values())
-    assert all(cost["jobs"] == 2 and cost["training_peak_bytes"] > 10**8 for cost in taken.values())
+    taken = json.loads((studied / costs).read_text())  # not of a run that ended when the study was killed
+    assert taken and set(taken) <= {run_name(f"rank-{rank}", seed) for rank in (2, 4) for seed in (0, 1)}
+    assert all(cost["jobs"] == 2 and cost["seconds"] > 0 for cost in taken.values())
+    assert all(cost["training_seconds"] > 0 for cost in taken.values() if "device" in cost)
     assert (studied / "plots/studies/rank.svg").is_file()
     assert "## rank\n\nDoes quality grow with the rank?" in (studied / "docs/studies.md").read_text()
 

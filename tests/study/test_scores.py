@@ -1,6 +1,7 @@
 """The scores of a study's runs in git: written, read, matched, and computed from again."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -236,27 +237,41 @@ def test_the_example_of_a_reader_s_own_test_runs(study, runs, capsys):
     assert "WilcoxonResult" in capsys.readouterr().out
 
 
-COMMITTED = sorted((ROOT / "metrics/studies/scores").glob("*.parquet"))
+# In the default's pipeline and in presets' own.
+COMMITTED = sorted(
+    path.relative_to(ROOT)
+    for pattern in ("metrics/studies/scores", "presets/*/metrics/studies/scores")
+    for path in ROOT.glob(f"{pattern}/*.parquet")
+    if not path.name.startswith("quick-")
+)
 
 
-def written(folder: Path, name: str) -> dict[str, bytes]:
-    """What the comparison of a study writes, by path in the folder."""
-    files = [f"metrics/studies/{name}.json", f"plots/studies/{name}.csv", f"plots/studies/{name}.svg"]
-    return {file: (folder / file).read_bytes() for file in (*files, "docs/studies.md", "docs/decisions.md")}
+def written(root: Path, pipeline: Path, name: str) -> dict[str, bytes]:
+    """What the comparison of a study writes, by path in the repository."""
+    ends = (f"metrics/studies/{name}.json", f"plots/studies/{name}.csv", f"plots/studies/{name}.svg")
+    pages = sorted(path.relative_to(root) for path in (root / "docs").glob("studies*.md"))
+    files = [*(pipeline / end for end in ends), *pages, Path("docs/decisions.md")]
+    return {file.as_posix(): (root / file).read_bytes() for file in files}
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", COMMITTED, ids=str)
 def test_a_committed_study_is_computed_again_from_its_scores_to_the_byte(path, tmp_path, monkeypatch):
     """Every number, plot and sentence, without experiments and without DVC's cache."""
-    for name in ("studies.yaml", "params.yaml", "metrics/studies", "docs"):
+    pipeline = path.parents[3]
+    needed = ["docs", "benchmarks/results/studies", "studies.yaml", "params.yaml", "metrics/studies"]
+    needed += [f"{pipeline}/{name}" for name in ("params.yaml", "metrics/studies")]
+    for name in filter(lambda name: (ROOT / name).exists(), dict.fromkeys(map(os.path.normpath, needed))):
         source, target = ROOT / name, tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-    (tmp_path / f"metrics/studies/{path.stem}.json").unlink()
-    (tmp_path / "plots/studies").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
+    if pipeline != Path():
+        (tmp_path / pipeline / "studies.yaml").symlink_to("../../studies.yaml")
+    run(tmp_path, "git", "init", "--quiet")
+    (tmp_path / pipeline / f"metrics/studies/{path.stem}.json").unlink()
+    (tmp_path / pipeline / "plots/studies").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / pipeline)
     command.main([path.stem, "--from-scores", "--partial"], standalone_mode=False)
-    assert written(tmp_path, path.stem) == written(ROOT, path.stem)
+    assert written(tmp_path, pipeline, path.stem) == written(ROOT, pipeline, path.stem)
 
 
 def test_a_study_without_scores_is_said_to_have_none(study):
@@ -266,4 +281,4 @@ def test_a_study_without_scores_is_said_to_have_none(study):
 
 
 def test_the_scores_of_all_studies_are_small():
-    assert sum(path.stat().st_size for path in COMMITTED) < 25_000_000
+    assert sum((ROOT / path).stat().st_size for path in COMMITTED) < 25_000_000

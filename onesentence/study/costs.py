@@ -69,8 +69,8 @@ def cost_lines(study: Study, result: dict[str, Any]) -> list[str]:
     machines = sorted({f"{cost['machine']}, {cost['jobs']} at a time" for cost in costs.values()})
     hours = sum(cost["seconds"] for cost in costs.values()) / 3600
     lines = [
-        f"{len(costs)} runs were timed, {hours:.1f} hours in all ({'; '.join(machines)}). Others take other "
-        "times; the first three columns are the same everywhere.",
+        f"{len(costs)} runs were timed, {hours:.1f} hours in all ({'; '.join(machines)}). Other "
+        "machines take other times; tokens and bytes are the same everywhere.",
         "",
         "| variant | tokens trained | MB tuned | MB of the base | minutes of training | GB at most |",
         "|---|---:|---:|---:|---:|---:|",

@@ -45,10 +45,11 @@ def page_of(studies: Studies, values: dict[str, Any]) -> str:
     """The page of the studies of a preset's pipeline. values: its params.yaml."""
     name = Path(studies.pipeline).name
     said = (
-        f"This page shows the studies of the [preset](../presets/{name}.yaml) {name}. They ran in [its own "
-        f"pipeline](../{studies.pipeline}). [Studies](studies.md) says how to read them and how to run them."
+        f"These are the studies of the [preset](../presets/{name}.yaml) {name}.\n"
+        f"They ran in [its own pipeline](../{studies.pipeline}).\n"
+        "[Studies](studies.md) says how to read them and how to run them."
     )
-    return f"# Studies of {name}\n\n{said}\n\n{section(STUDIES, studies, values)}"
+    return f"# Studies of {name}\n\n{said}\n\n{START}{section(STUDIES, studies, values)}{END}"
 
 
 def write_pages() -> None:

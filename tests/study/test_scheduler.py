@@ -54,7 +54,7 @@ pool.fetch_finished(list(names))
 here = git("for-each-ref", "--format=%(refname)", "refs/exps")
 missing = {name: values for name, values in names.items() if f"/{name}" not in here}
 print("missing", *missing, flush=True)
-failed = run_missing(study, missing, pool, lambda name: None)
+failed = run_missing(study, missing, pool, lambda name, cost: None)
 pool.drop()
 sys.exit(len(failed))
 """
@@ -106,7 +106,9 @@ def test_variants_run_on_workers_and_come_back_through_the_remotes(small, tmp_pa
         pool = opened(str(dask.file))  # the scheduler's file serves as well as its address
         study = small_study(small, 3, fails=2)
         finished: list[str] = []
-        assert run_missing(study, study.experiments(), pool, finished.append) == ["value-2-seed0"]
+        assert run_missing(study, study.experiments(), pool, lambda name, cost: finished.append(name)) == [
+            "value-2-seed0"
+        ]
         assert sorted(finished) == ["value-0-seed0", "value-1-seed0"] and pool.running() == []
         # What succeeded is here, in the git remote, and its scores are in the cache of this machine.
         assert sorted(experiments(small)) == ["value-0-seed0", "value-1-seed0"]
@@ -204,7 +206,9 @@ def test_a_worker_that_is_killed_is_replaced_and_leaves_no_process(small, tmp_pa
         study = small_study(small, 1, seconds=600)
         failed: list = []
         head = threading.Thread(
-            target=lambda: failed.append(run_missing(study, study.experiments(), pool, lambda name: None))
+            target=lambda: failed.append(
+                run_missing(study, study.experiments(), pool, lambda name, cost: None)
+            )
         )
         head.start()
         wait_until(lambda: signs(small, "start"))

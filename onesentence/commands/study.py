@@ -157,8 +157,6 @@ def command(
     borrowed_spread(study, studies)  # an error must come now, not after hours
     with alone():
         require_committed()
-        if pipeline := pipeline_here():
-            provide_inputs(pipeline)
         # A termination or a lost connection ends the study as Ctrl-C does, and leaves no process behind.
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: sys.exit(143))
@@ -182,6 +180,8 @@ def command(
                 flush=True,
             )
         if missing:
+            if not workers and (pipeline := pipeline_here()):  # workers pull them from DVC's remote
+                provide_inputs(pipeline)
             pool = workers or Jobs(min(jobs or 1, len(missing)), git("rev-parse", "HEAD").strip())
             run(study, missing, pool, Record(study, scored), name, quick)
         else:

@@ -4,13 +4,11 @@ They are in benchmarks/results/studies, which nothing compares: another machine,
 work beside it, takes another time. What is the same on every machine is in metrics/studies.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 from onesentence.core.files import read_json, write_json
-from onesentence.core.machine import INSTRUCTIONS
-from onesentence.core.runtime import cpu_info
+from onesentence.core.machine import machine
 from onesentence.study.experiments import git
 from onesentence.study.variants import Study, run_name
 
@@ -25,11 +23,10 @@ def costs_file_of(study: Study) -> Path:
 
 
 def machine_name() -> str:
-    """The CPU with its cores and widest instructions; not the name of the host."""
-    info = cpu_info()
-    flags = info.get("flags", "").split()
-    widest = next((name for name in INSTRUCTIONS if name in flags), "no AVX2")
-    return f"{info.get('model name') or 'unknown CPU'}, {os.cpu_count()} cores, {widest}"
+    """The CPU with its cores and widest instructions, and the GPU; not the name of the host."""
+    found = machine()
+    parts = [found["cpu"], f"{found['cores']} cores", found["instructions"], found["gpu"]]
+    return ", ".join(part for part in parts if part)
 
 
 def cost_of_run(folder: Path, seconds: float, jobs: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What runs took: kept in the order of the study, and told beside what is the same everywhere."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ def study(tmp_path, monkeypatch):
 
 
 def test_a_run_is_timed_and_its_training_where_it_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(costs, "cpu_info", lambda: {"model name": "A CPU", "flags": "sse avx2 avx512f"})
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    found = {"cpu": "A CPU", "cores": 4, "instructions": "avx512f", "gpu": None}
+    monkeypatch.setattr(costs, "machine", lambda: found)
     cost = cost_of_run(tmp_path, 100.5, 2)
     assert cost == {"machine": "A CPU, 4 cores, avx512f", "jobs": 2, "seconds": 100.5}
     (tmp_path / "data/cost").mkdir(parents=True)
@@ -29,8 +30,10 @@ def test_a_run_is_timed_and_its_training_where_it_trained(tmp_path, monkeypatch)
     cost = cost_of_run(tmp_path, 100.5, 2)
     assert (cost["training_seconds"], cost["training_peak_bytes"]) == (90.0, 2_000_000_000)
     assert (cost["device"], cost["resumed"]) == ("cpu", False)
-    monkeypatch.setattr(costs, "cpu_info", dict)  # not Linux
-    assert costs.machine_name() == "unknown CPU, 4 cores, no AVX2"
+    found |= {"instructions": None, "gpu": "A GPU"}
+    assert costs.machine_name() == "A CPU, 4 cores, A GPU"
+    monkeypatch.undo()
+    assert re.search(r", \d+ cores, (avx2|avx512f|avx512_bf16|amx_bf16)", costs.machine_name())
 
 
 def test_costs_stay_in_the_order_of_the_study_and_a_new_run_replaces_its_old_cost(study):

@@ -48,6 +48,7 @@ STUDY_SHARE = 4  # one of so many kills is given to the study
 LIMIT = 900  # seconds in which a run must end
 PATIENCE = 60  # seconds that processes have to end after the one that started them
 CLONES = ".dvc/tmp/studies"
+LAST = ".dvc/tmp/variant"  # in a clone: what it runs
 # Files that DVC does not write atomically, by what it says of one that a kill left half-written.
 TORN = {"Unable to read RWLock-file": ".dvc/tmp/rwlock", "dvc.lock' validation failed": "dvc.lock"}
 CONTINUES = re.compile(r"train: continuing from checkpoint-(\d+)")
@@ -87,14 +88,22 @@ class Repetitions:
         self.reached: dict[str, int] = {}
 
     def killed(self, place: str, folder: Path) -> None:
-        """A training in `folder`, whose output goes to the log of `place`, was killed now."""
-        self.reached[place] = last_step(folder)
+        """A training in `folder`, whose output goes to the log of `place`, was killed now.
 
-    def resolved(self, place: str, log: Path) -> list[int]:
-        """The steps that the run of a log repeated of a training that was killed before; [] if none was."""
+        If it was killed before, and again before it went on, the earlier kill's steps still count.
+        """
+        self.reached[place] = max(last_step(folder), self.reached.get(place, 0))
+
+    def resolved(self, place: str, log: Path, folder: Path) -> list[int]:
+        """The steps that the run of a log repeated of a training that was killed before it; [] if none was,
+        or if the run did not come so far. folder: where it trains. Ask before `killed` notes a kill of this
+        run.
+        """
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
         match = CONTINUES.search(text)
-        if place not in self.reached or (match is None and not TRAINS.search(text)):
+        # DVC removes the curve before it says that the stage runs: a step in it is one of this run.
+        from_start = TRAINS.search(text) and last_step(folder) > 0
+        if place not in self.reached or (match is None and not from_start):
             return []
         return [self.reached.pop(place) - (int(match[1]) if match else 0)]
 
@@ -204,8 +213,8 @@ class Soak:
         except subprocess.TimeoutExpired:
             return None
 
-    def kill(self, run: str, process: "subprocess.Popen[bytes]") -> None:
-        """Kill a run, or a part of it, and look at what it has left."""
+    def kill(self, run: str, process: "subprocess.Popen[bytes]") -> bool:
+        """Kill a run, or a part of it, and look at what it has left; False if the part had just ended."""
         kind = str(self.rng.choice(KINDS))
         running = [(one, stage_of(one)) for one in self.project.processes()]
         stages = [(one, stage) for one, stage in running if stage]
@@ -219,6 +228,10 @@ class Soak:
             names = [stage for _, stage in stages]
         trained = [one for one, stage in stages if stage == "train"]
         folders = [(one, folder_of(one)) for one in trained]
+        if kind == "stage":
+            doomed = [one for one in doomed if stopped(one)]
+            if not doomed:
+                return False
         for one in doomed:
             with suppress(psutil.NoSuchProcess):
                 one.send_signal(signal.SIGKILL)
@@ -229,10 +242,11 @@ class Soak:
         number = self.found.rounds.get(run, 0)
         self.found.kills.append({"run": run, "round": number, "kind": kind, "stage": where})
         self.after_kill(run, kind, process)
+        return True
 
     def place_of(self, folder: Path) -> str:
         """Where the output of a training in a folder goes: to the run's log, or to its variant's."""
-        last = folder / ".dvc/tmp/variant"
+        last = folder / LAST
         return last.read_text().partition(" ")[2] if last.is_file() else "pipeline"
 
     def after_kill(self, run: str, kind: str, process: "subprocess.Popen[bytes]") -> None:
@@ -252,11 +266,15 @@ class Soak:
 
     def note_repetitions(self, run: str) -> None:
         """Note the steps that the run that has ended or was killed has repeated."""
-        places = {"pipeline": self.log("pipeline")} if run == "pipeline" else {}
-        if run == "study":
-            places = {name: self.project.folder / CLONES / f"{name}.log" for name in self.repetitions.reached}
-        for place, log in places.items():
-            self.found.repeated += self.repetitions.resolved(place, log)
+        folder = self.project.folder
+        if run == "pipeline":
+            self.found.repeated += self.repetitions.resolved("pipeline", self.log("pipeline"), folder)
+            return
+        # A variant may go on in another clone than the one where it was killed.
+        for clone in [path.parents[2] for path in folder.glob(f"{CLONES}/*/{LAST}")]:
+            place = self.place_of(clone)
+            log = folder / CLONES / f"{place}.log"
+            self.found.repeated += self.repetitions.resolved(place, log, clone)
 
     def round(self, run: str, wanted: int, tick: Callable[[], object]) -> None:
         """Run from nothing to the end, with kills until there are `wanted` of this run."""
@@ -269,10 +287,12 @@ class Soak:
             status = self.wait(process, moment)
             if status is None and left <= 0:
                 raise UserError(f"soak: a {run} has not ended after {LIMIT} seconds; see {self.log(run)}")
-            if status is None:
-                self.kill(run, process)
-                tick()
             self.note_repetitions(run)
+            if status is None:
+                if self.kill(run, process):
+                    tick()
+                    continue
+                status = self.wait(process)
             if status == 0:
                 break
             if status is not None and self.torn_file_removed(run):
@@ -318,6 +338,21 @@ def folder_of(process: psutil.Process) -> Path | None:
         return Path(process.cwd())
     except psutil.Error:
         return None
+
+
+def stopped(process: psutil.Process) -> bool:
+    """Stop a process; False if it has ended. One that is stopped cannot end before its kill comes, so that
+    the run must fail.
+    """
+    try:
+        process.suspend()
+        while (status := process.status()) not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            if status == psutil.STATUS_STOPPED:
+                return True
+            time.sleep(0.001)
+    except psutil.NoSuchProcess:
+        pass
+    return False
 
 
 def result_of(found: Found) -> dict[str, Any]:

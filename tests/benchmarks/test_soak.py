@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import subprocess
+import time
 
+import psutil
 import pytest
 import yaml
 from conftest import ROOT
@@ -64,24 +67,55 @@ def test_an_object_of_the_cache_must_have_the_hash_that_names_it(tmp_path):
     ]
 
 
+def write_curve(folder, steps: int) -> None:
+    (folder / GROWS).parent.mkdir(exist_ok=True)
+    rows = "".join(f"{k},1.0,\n" for k in range(1, steps + 1))
+    (folder / GROWS).write_text("step,loss,validation_loss\n" + rows)
+
+
 @pytest.mark.parametrize(
-    ("said", "repeated"),
+    ("said", "steps", "repeated"),
     [
-        ("Running stage 'train':\ntrain: continuing from checkpoint-8\n", [3]),
-        ("Running stage 'train':\n", [11]),
-        ("Running stage 'smoke':\n", []),
+        ("Running stage 'train':\ntrain: continuing from checkpoint-8\n", 8, [3]),
+        ("Running stage 'train':\n", 2, [11]),  # from the start, though there was a checkpoint
+        ("Running stage 'train':\n", 0, []),  # it has not come so far
+        ("Running stage 'smoke':\n", 0, []),
     ],
 )
-def test_repeated_steps_are_those_between_the_kill_and_the_checkpoint(tmp_path, said, repeated):
-    curve = tmp_path / GROWS
-    curve.parent.mkdir()
-    curve.write_text("step,loss,validation_loss\n" + "".join(f"{k},1.0,\n" for k in range(1, 12)))
+def test_repeated_steps_are_those_between_the_kill_and_the_checkpoint(tmp_path, said, steps, repeated):
+    write_curve(tmp_path, 11)
     counted = soak.Repetitions()
     counted.killed("here", tmp_path)
+    write_curve(tmp_path, steps)
     log = tmp_path / "log"
     log.write_text(said)
-    assert counted.resolved("here", log) == repeated
-    assert counted.resolved("here", log) == []  # once for each kill
+    assert counted.resolved("here", log, tmp_path) == repeated
+    if repeated:
+        assert counted.resolved("here", log, tmp_path) == []  # once for each kill
+
+
+def test_a_second_kill_before_the_training_goes_on_forgets_no_step(tmp_path):
+    counted = soak.Repetitions()
+    for steps in (11, 0):
+        write_curve(tmp_path, steps)
+        counted.killed("here", tmp_path)
+    log = tmp_path / "log"
+    log.write_text("Running stage 'train':\ntrain: continuing from checkpoint-8\n")
+    assert counted.resolved("here", log, tmp_path) == [3]
+
+
+def test_a_process_that_has_just_ended_is_not_killed():
+    waits = subprocess.Popen(["sleep", "60"])
+    assert soak.stopped(psutil.Process(waits.pid))
+    waits.kill()
+    waits.wait()
+    ends = subprocess.Popen(["true"])
+    process = psutil.Process(ends.pid)
+    while process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert not soak.stopped(process)  # its exit code is 0, whatever is sent to it
+    ends.wait()
+    assert not soak.stopped(process)
 
 
 @pytest.mark.skipif(not COMMITTED.is_file(), reason="no soak was committed")

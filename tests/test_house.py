@@ -115,7 +115,7 @@ def test_a_file_of_tests_is_named_as_its_module_and_lies_as_it_does():
     assert len(found) > 40
     names = {path.with_suffix("").as_posix() for path in found} - ACROSS
     # Where two folders have a module of one name, a file of tests has its folder's name too.
-    modules = ("comparison", "equivalence", "experiments", "figures", "pool", "sentences")
+    modules = ("comparison", "equivalence", "experiments", "figures", "pool", "results", "sentences")
     twins = {
         "commands/test_commands_checkpoints",
         "commands/test_commands_export",

@@ -21,12 +21,10 @@ import click
 from onesentence.commands import documented
 from onesentence.core import params
 from onesentence.core.errors import UserError
-from onesentence.core.files import read_json
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.report.tables import number
 from onesentence.report.terminal import print_table
 from onesentence.study.comparison import (
-    STUDIES,
     TESTED_METRICS,
     borrowed_spread,
     compare,
@@ -39,6 +37,7 @@ from onesentence.study.experiments import finished, require_distinct
 from onesentence.study.figures import write_plots
 from onesentence.study.pages import write_again, write_pages
 from onesentence.study.phrases import between
+from onesentence.study.results import STUDIES, read_result
 from onesentence.study.scores import (
     Run,
     read_experiment,
@@ -123,7 +122,7 @@ def command(name: str | None, quick: bool, partial: bool, from_scores: bool) -> 
     result = compare(study, complete, borrowed_spread(study, studies), left_out)
     path = STUDIES / f"{study.name}.json"
     write_result(path, result, study.within)
-    written = read_json(path)  # rounded, so that plots and sentences can be written again to the byte
+    written = read_result(path)  # rounded, so that plots and sentences can be written again to the byte
     write_plots(study, written)
     if not quick:
         write_pages()

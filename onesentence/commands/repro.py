@@ -153,9 +153,11 @@ def require_data(folder: Path, name: str) -> None:
     """Raise a UserError where the folder's data is the user's own and missing."""
     data = params.read_yaml(folder / params.PARAMS_FILE)["data"]
     if data["source"] == "local" and not (folder / data["watch"]).exists():
-        raise UserError(
-            f"{folder}: {data['watch']} not found; add your articles: make data FROM=PATH PRESET={name}"
-        )
+        if (folder / f"{data['watch']}.dvc").is_file():
+            advice = f"fetch the articles that git has a pointer to: cd {folder} && dvc pull {data['watch']}"
+        else:
+            advice = f"add your articles: make data FROM=PATH PRESET={name}"
+        raise UserError(f"{folder}: {data['watch']} not found; {advice}")
 
 
 def reproduce(folder: Path) -> None:

@@ -186,4 +186,7 @@ def command(
             run(study, missing, pool, Record(study, scored), name, quick)
         else:
             compare(name, quick, partial=False)
+            if workers:
+                workers.close()
+                workers.drop()
             drop_clones()

@@ -218,12 +218,12 @@ def _json_text(value: Any, line: str, one_line_below: int | None) -> str:
     return "{" + ",".join(items) + line + "}"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that another stage wrote."""
+def read_json(path: Path, advice: str = REPRODUCE) -> dict[str, Any]:
+    """Read a JSON file that another stage wrote. advice: what to do if it is damaged."""
     require_output(path)
-    content = parse_json(path.read_bytes(), path)
+    content = parse_json(path.read_bytes(), path, advice)
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}; {REPRODUCE}")
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}; {advice}")
     return content
 
 
@@ -234,10 +234,10 @@ def require_output(path: Path) -> None:
     recorded.require(path)
 
 
-def damaged(path: Path, error: Exception) -> UserError:
+def damaged(path: Path, error: Exception, advice: str = REPRODUCE) -> UserError:
     """The error for a parquet file that cannot be read, though a stage wrote it."""
     reason = " ".join(str(error).split())
-    return UserError(f"{path}: not a whole parquet file ({reason:.200}); {REPRODUCE}")
+    return UserError(f"{path}: not a whole parquet file ({reason:.200}); {advice}")
 
 
 def parse_json(text: str | bytes, where: object, advice: str = REPRODUCE) -> Any:
@@ -281,8 +281,8 @@ def write_parquet(path: Path, columns: dict[str, pa.Array], notes: dict[str, str
         pq.write_table(table, temporary, compression="zstd", row_group_size=8_192)
 
 
-def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """The columns of a parquet file that an earlier stage wrote."""
+def read_parquet(path: Path, columns: list[str] | None = None, advice: str = REPRODUCE) -> pa.Table:
+    """The columns of a parquet file that an earlier stage wrote. advice: what to do if it is damaged."""
     require_output(path)
     try:
         with pq.ParquetFile(path) as file:
@@ -291,7 +291,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError, KeyError, RuntimeError) as error:
         if machine_faults.sentence_of(error):
             raise  # a fault of the machine, not of the file's content
-        raise damaged(path, error) from error
+        raise damaged(path, error, advice) from error
 
 
 def require_expandable(path: Path, metadata: pq.FileMetaData, whole: bool = True) -> None:

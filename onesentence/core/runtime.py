@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import random
 import time
 import warnings
 from collections.abc import Iterable
@@ -216,14 +217,17 @@ def set_up(seed: int, formats: Iterable[str] = ()) -> None:
     map_large_blocks()
     quiet_libraries()
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    import numpy as np
     import torch
-    import transformers
 
     requested = os.environ.get("OMP_NUM_THREADS", "")
     torch.set_num_threads(
         min(THREADS, int(requested)) if requested.isdecimal() and int(requested) else THREADS
     )
-    transformers.set_seed(seed)
+    # As transformers.set_seed does, which loads peft and bitsandbytes: that takes as long as torch itself.
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)  # of every device
     torch.use_deterministic_algorithms(True)
     # A debugging aid of deterministic mode, which fills every new tensor and costs time. torch adds the
     # setting to its module at run time, so mypy does not know it.

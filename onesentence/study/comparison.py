@@ -7,19 +7,19 @@ import numpy as np
 
 from onesentence.core import params
 from onesentence.core.errors import UserError
-from onesentence.core.files import _json_text, read_json, rounded, write_text
+from onesentence.core.files import _json_text, rounded, write_text
 from onesentence.evaluation.metrics import HEADLINE, Scores, require_comparable
 from onesentence.study import variance
 from onesentence.study.analyses import ANALYSES
-from onesentence.study.declaration import QUICK, Studies
+from onesentence.study.declaration import Studies
 from onesentence.study.equivalence import equivalences
-from onesentence.study.experiments import flat, lookup
+from onesentence.study.experiments import flat, lookup, study_command
 from onesentence.study.measured import Measured
+from onesentence.study.results import STUDIES, read_result
 from onesentence.study.scores import EVALUATION, UNREAD, Run
 from onesentence.study.variance import Floats, SeedVariance
 from onesentence.study.variants import Study
 
-STUDIES = Path("metrics/studies")
 TESTED_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore")
 # Sections of params.yaml that are no defaults of a study: it has its own seeds, and makes no base and no
 # report.
@@ -62,19 +62,19 @@ def borrowed_spread(study: Study, studies: Studies) -> dict[str, SeedVariance]:
     if not path.is_file():
         raise UserError(
             f"compare: {path}: not found, and {study.name}, which has one seed, takes the spread "
-            f"between seeds from it; run `make study NAME={study.spread_from}` first"
+            f"between seeds from it; run {study_command(study.spread_from)} first"
         )
-    lender_result = read_json(path)
+    lender_result = read_result(path)
     if lender_result["scale"] != study.scale:
         raise UserError(
             f"compare: {path}: expected the scale {study.scale}, found {lender_result['scale']}; run "
-            f"`make study NAME={study.spread_from}` first"
+            f"{study_command(study.spread_from)} first"
         )
     lender = studies.study(study.spread_from)
     if (lender_result["settings"], lender_result["seeds"]) != (lender.settings, list(lender.seeds)):
         raise UserError(
             f"compare: {path}: made with other settings or seeds than studies.yaml has, and {study.name} "
-            f"takes the spread between seeds from it; run `make study NAME={study.spread_from}` first"
+            f"takes the spread between seeds from it; run {study_command(study.spread_from)} first"
         )
     df = len(lender_result["seeds"]) - 1
     spreads = {}
@@ -198,7 +198,7 @@ def compare(
 def compared(folder: Path, studies: Studies) -> dict[str, dict[str, Any]]:
     """The results of every compared study of this scale, by name, in the order of studies.yaml."""
     paths = {name: folder / f"{name}.json" for name in studies.names()}
-    results = {name: read_json(path) for name, path in paths.items() if path.is_file()}
+    results = {name: read_result(path) for name, path in paths.items() if path.is_file()}
     return {name: result for name, result in results.items() if result["scale"] == studies.scale}
 
 
@@ -232,8 +232,7 @@ def select_complete(study: Study, available: set[str], partial: bool) -> tuple[S
     if missing and (not partial or study.baseline in left_out or len(left_out) == len(study.variants) - 1):
         raise UserError(
             f"compare: {len(missing)} of {len(study.experiments())} runs of {study.name} are missing, such "
-            f"as {missing[0]}; run `make study NAME={study.name.removeprefix(QUICK)}"
-            f"{' QUICK=1' if study.name.startswith(QUICK) else ''}`, or compare the complete variants with "
+            f"as {missing[0]}; run {study_command(study.name)}, or compare the complete variants with "
             "--partial (it needs the baseline and at least one other)"
         )
     complete = study.without(set(left_out))

@@ -7,19 +7,31 @@ work beside it, takes another time. What is the same on every machine is in metr
 from pathlib import Path
 from typing import Any
 
+from onesentence.core.errors import UserError
 from onesentence.core.files import read_json, write_json
 from onesentence.core.machine import machine
-from onesentence.study.experiments import git
+from onesentence.study.experiments import git, restore
 from onesentence.study.variants import Study, run_name
 
 FOLDER = Path("benchmarks/results/studies")  # in the repository, also for a preset's pipeline
 TRAIN = Path("data/cost/train.json")  # what stage `train` writes
+COST = {"machine", "jobs", "seconds"}  # what each run's cost has
 
 
 def costs_file_of(study: Study) -> Path:
     """The file with the costs of a study's runs."""
     top = git("rev-parse", "--show-toplevel", check=False).strip()
-    return Path(top) / FOLDER / f"{study.label}{study.name}.json"
+    return Path(top) / FOLDER / f"{study.scale}-{study.name}.json"
+
+
+def read_costs(study: Study) -> dict[str, dict[str, Any]]:
+    """The costs of a study's runs, by `run_name`; {} without a file. A UserError where it is damaged."""
+    path = costs_file_of(study)
+    costs = read_json(path, restore(path)) if path.is_file() else {}
+    for name, cost in costs.items():
+        if not isinstance(cost, dict) or not set(cost) >= COST:
+            raise UserError(f"{path}: {name}: expected {', '.join(sorted(COST))}; {restore(path)}")
+    return costs
 
 
 def machine_name() -> str:
@@ -47,11 +59,10 @@ def cost_of_run(folder: Path, seconds: float, jobs: int) -> dict[str, Any]:
 
 def add_cost(study: Study, variant: str, seed: int, cost: dict[str, Any]) -> None:
     """Write the cost of a run into the study's file, in the order of studies.yaml."""
-    path = costs_file_of(study)
-    known = read_json(path) if path.is_file() else {}
-    known[run_name(variant, seed)] = cost
+    known = read_costs(study) | {run_name(variant, seed): cost}
     names = [run_name(each.name, seed) for seed in study.seeds for each in study.variants]
-    write_json(path, {name: known[name] for name in names if name in known}, one_line_below=1)
+    ordered = {name: known[name] for name in names if name in known}
+    write_json(costs_file_of(study), ordered, one_line_below=1)
 
 
 def cost_lines(study: Study, result: dict[str, Any]) -> list[str]:
@@ -59,14 +70,14 @@ def cost_lines(study: Study, result: dict[str, Any]) -> list[str]:
 
     result: as in metrics/studies/NAME.json. Minutes are the mean over seeds, memory the most of them.
     """
-    path = costs_file_of(study)
-    if not path.is_file():
+    costs = read_costs(study)
+    if not costs:
         return []
-    costs = read_json(path)
     machines = sorted({f"{cost['machine']}, {cost['jobs']} at a time" for cost in costs.values()})
     hours = sum(cost["seconds"] for cost in costs.values()) / 3600
     lines = [
-        f"{len(costs)} runs were timed, {hours:.1f} hours in all ({'; '.join(machines)}). Other "
+        f"{len(costs)} run{'s were' if len(costs) > 1 else ' was'} timed, {hours:.1f} hours in all "
+        f"({'; '.join(machines)}). Other "
         "machines take other times; tokens and bytes are the same everywhere.",
         "",
         "| variant | tokens trained | MB tuned | MB of the base | minutes of training | GB at most |",

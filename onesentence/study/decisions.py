@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from onesentence.core import params
-from onesentence.core.files import read_json
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.evaluation.resampling import POWER
@@ -16,6 +15,7 @@ from onesentence.report.tables import number
 from onesentence.study.declaration import Studies
 from onesentence.study.experiments import shown
 from onesentence.study.phrases import between
+from onesentence.study.results import read_result
 from onesentence.study.sentences import analysis_sentences, chance_sentence, settings_sentence
 
 DECISIONS_FILE = Path("docs/decisions.md")
@@ -243,7 +243,7 @@ def compared_values(result: dict[str, Any], key: str) -> list[str]:
 def committed(studies: Path, name: str, scale: str) -> dict[str, Any] | None:
     """The results of a study on this scale, or None where it has not been run on it."""
     path = studies / f"{name}.json"
-    result = read_json(path) if path.is_file() else None
+    result = read_result(path) if path.is_file() else None
     return result if result and result["scale"] == scale else None
 
 

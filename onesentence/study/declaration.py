@@ -18,7 +18,7 @@ from voluptuous import Invalid, MultipleInvalid, Required, Schema
 from onesentence.core import params, rules
 from onesentence.core.errors import UserError
 from onesentence.study.analyses import ANALYSES, NONE
-from onesentence.study.experiments import pipeline_here
+from onesentence.study.experiments import QUICK, pipeline_here
 from onesentence.study.variants import Study, Variant
 
 STUDIES_FILE = Path("studies.yaml")
@@ -26,7 +26,6 @@ NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 STUDY = re.compile(r"\w[\w.+-]*", re.ASCII)
 PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # texts that need no quotes in `dvc exp run -S`
 ROWS = "data.train_size"
-QUICK = "quick-"
 CURVES = 4  # a plot has this many colours that differ clearly
 UNKNOWN = "extra keys not allowed"
 ABSENT = {UNKNOWN: "unknown key", "required key not provided": "missing"}
@@ -34,6 +33,7 @@ RENAMED = {"reference": "baseline"}  # keys of a study of version 0.1
 POSITIVE = rules.Key(
     "a number above 0", lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v > 0
 )
+REPEATS = 1_000  # draws of a random search that were drawn before, one after the other: there are no more
 MOST_VARIANTS = 10_000  # of a study: nobody runs as many, and each takes memory
 BUDGET = rules.Key(
     f"a whole number from 1 to {MOST_VARIANTS:,}", lambda v: type(v) is int and 1 <= v <= MOST_VARIANTS
@@ -139,13 +139,20 @@ def from_axes(axes: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
 
 
 def from_search(search: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Variants by name: `budget` draws of a random search (Bergstra and Bengio 2012).
+    """Variants by name: `budget` different draws of a random search (Bergstra and Bengio 2012).
 
     A key's values are a list to choose from, or {low, high}: uniform in the logarithm.
     """
+    for key, values in search["keys"].items():
+        if isinstance(values, dict) and not values["low"] < values["high"] < math.inf:
+            raise UserError(
+                f"search: keys.{key}: expected low below high, both finite, found low {values['low']:g} and "
+                f"high {values['high']:g}"
+            )
     rng = np.random.default_rng(search["seed"])
-    variants: dict[str, dict[str, Any]] = {}
-    for number in range(search["budget"]):
+    found: dict[str, dict[str, Any]] = {}
+    repeats = 0
+    while len(found) < search["budget"] and repeats < REPEATS:
         drawn: dict[str, Any] = {}
         for key, values in search["keys"].items():
             if isinstance(values, list):
@@ -153,8 +160,14 @@ def from_search(search: dict[str, Any]) -> dict[str, dict[str, Any]]:
             else:
                 place = rng.uniform(np.log(values["low"]), np.log(values["high"]))
                 drawn[key] = float(f"{np.exp(place):.2g}")  # two digits, so that names and logs stay short
-        variants[f"search-{number:02d}"] = drawn
-    return variants
+        repeats = repeats + 1 if str(drawn) in found else 0
+        found[str(drawn)] = drawn
+    if len(found) < search["budget"]:
+        raise UserError(
+            f"search: budget: expected at most {len(found)}, as many settings as these keys give, found "
+            f"{search['budget']}; lower it, or give the keys more values"
+        )
+    return {f"search-{number:02d}": drawn for number, drawn in enumerate(found.values())}
 
 
 def problem_of_value(key: str, value: object) -> str | None:
@@ -225,6 +238,11 @@ class Studies:
                     raise UserError(
                         f"{path}: studies.{name}.{key}: is empty for this scale; fill or remove it"
                     )
+                if not isinstance(here, dict):
+                    raise UserError(
+                        f"{path}: studies.{name}.{key}: expected {KEYS.expected} for this scale, found "
+                        f"{params.quoted(here)}"
+                    )
                 if here:
                     require_shape(f"{path}: studies.{name}.{key}.", here, shape)
 
@@ -243,9 +261,13 @@ class Studies:
         axes, search = (self.here(entry.get(kind, {})) for kind in ("axes", "search"))
         variants = from_axes(axes) if axes else {}
         variants |= from_search(search) if search else {}
-        return variants | {
-            label: dict(change) for label, change in self.here(entry.get("variants", {})).items()
-        }
+        declared = {label: dict(change) for label, change in self.here(entry.get("variants", {})).items()}
+        if twice := sorted(set(variants) & set(declared)):
+            raise UserError(
+                f"{self.path}: variants.{twice[0]}: axes or search make a variant of this name, too; "
+                "rename it"
+            )
+        return variants | declared
 
     def study(self, name: str, quick: bool = False) -> Study:
         """One study; a UserError names the key where its declaration is wrong.
@@ -281,6 +303,8 @@ class Studies:
             Variant(prefix + label, change, checked(where, label, {**settings, **change}))
             for label, change in changes.items()
         ]
+        if len(changes) == 1:
+            raise UserError(f"{where}: one variant for {self.scale}; declare another, to compare it with")
         baseline = self.baseline(where, entry, changes)
         study = Study(
             name=prefix + name,

@@ -15,6 +15,7 @@ from onesentence.evaluation.metrics import Scores, read_scores, scores_file
 from onesentence.study.variants import Study
 
 REQUIREMENTS = "requirements.txt"
+QUICK = "quick-"  # what the names of quick studies and their variants begin with
 COMPARED = (  # the stages whose code and settings make an experiment
     "prepare",
     "tokenize",
@@ -40,6 +41,18 @@ def git(*arguments: str, check: bool = True) -> str:
 def pipeline_here() -> str:
     """The folder of the working directory's pipeline in the repository: "", or a preset's `presets/NAME`."""
     return git("rev-parse", "--show-prefix", check=False).strip().rstrip("/")
+
+
+def study_command(name: str) -> str:
+    """What a user types to run a study of the working directory's pipeline. name: with `quick-` if quick."""
+    quick = " QUICK=1" if name.startswith(QUICK) else ""
+    preset = f" PRESET={Path(here).name}" if (here := pipeline_here()) else ""
+    return f"`make study NAME={name.removeprefix(QUICK)}{quick}{preset}`"
+
+
+def restore(path: Path) -> str:
+    """The advice about a damaged file that git tracks."""
+    return f"restore it: `git checkout -- {path}`"
 
 
 def experiment_refs() -> dict[str, list[str]]:

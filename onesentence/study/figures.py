@@ -35,7 +35,8 @@ def write_plots(study: Study, result: dict[str, Any]) -> None:
     plots.write_csv(PLOTS / f"{study.name}.csv", header, rows)
     names = list(result["variants"])
     kind = ANALYSES.get(study.analysis)
-    panel = kind.panel if kind else None
+    # A result may be older than the study's present analysis: then it has no numbers to draw.
+    panel = kind.panel if kind and kind.sentences(result) else None
     beside = bool(study.series) or panel is not None
     height = max(2.8, 0.28 * len(names) + 1.3)
     drawn, axes = plots.figure(width=10.0 if beside else 7.0, height=height, columns=2 if beside else 1)
@@ -125,10 +126,11 @@ def draw_series(axis: Any, study: Study, result: dict[str, Any]) -> None:
         axis.legend(frameon=False)
     if result["analysis"].get("laws"):
         axis.set_title("dashed and hollow: not used in the fit")
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(
-        sorted({study.position(member) for members in study.series.values() for member in members})
-    )
+    places = sorted({study.position(member) for members in study.series.values() for member in members})
+    logarithmic = places[0] > 0
+    if logarithmic:
+        axis.set_xscale("log", base=2)
+    axis.set_xticks(places)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.tick_params(axis="x", rotation=45)
-    axis.set(xlabel=f"{study.along} (log scale)", ylabel="ROUGE-1 (F1 x 100)")
+    axis.set(xlabel=f"{study.along}{' (log scale)' * logarithmic}", ylabel="ROUGE-1 (F1 x 100)")

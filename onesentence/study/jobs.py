@@ -18,13 +18,12 @@ from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write
 from onesentence.study.clone import LAST, RACE, VARIANT, Clone, output_of_dvc, variables_of
-from onesentence.study.comparison import STUDIES
 from onesentence.study.costs import FOLDER as COSTS
 from onesentence.study.costs import TRAIN, cost_of_run
-from onesentence.study.declaration import QUICK
-from onesentence.study.experiments import git, make_the_only, pipeline_here
+from onesentence.study.experiments import QUICK, git, make_the_only, pipeline_here
 from onesentence.study.figures import PLOTS
 from onesentence.study.pool import WORK, Ended, log_of, read_log
+from onesentence.study.results import STUDIES
 from onesentence.study.scores import SCORES
 
 CLONES = "clone-"
@@ -101,9 +100,12 @@ def with_signal(process: psutil.Process, number: int) -> None:
 
 
 class Job(Clone):
-    """A clone on this machine that runs one variant at a time. It shares git's objects and DVC's cache."""
+    """A clone on this machine that runs one variant at a time. It shares git's objects and DVC's cache.
 
-    def __init__(self, number: int, commit: str, threads: int) -> None:
+    inputs: whether it needs what the stages read; a comparison does not.
+    """
+
+    def __init__(self, number: int, commit: str, threads: int, inputs: bool = True) -> None:
         super().__init__(WORK / f"{CLONES}{number}", commit, pipeline_here())
         self.name = ""
         self.raced: set[str] = set()
@@ -123,9 +125,10 @@ class Job(Clone):
                 shutil.copy(local, self.folder / local)  # of this pipeline, a preset's or the default
             self.dvc("cache", "dir", "--local", output_of_dvc("cache", "dir"))
             pointers = self.tracked()
-            if pointers:
+            if pointers and inputs:
                 self.dvc("checkout", "--quiet", *pointers)
-            self.complete()
+            if inputs:
+                self.complete()
 
     def start(self, name: str, values: dict[str, Any]) -> None:
         """Start a variant; its output goes to its log."""

@@ -6,12 +6,13 @@ from typing import Any
 from onesentence.core import params
 from onesentence.core.files import write_text
 from onesentence.report.readme import write_between
-from onesentence.study.comparison import STUDIES, compared
+from onesentence.study.comparison import compared
 from onesentence.study.costs import cost_lines
 from onesentence.study.decisions import DECISIONS_FILE, current_decisions
 from onesentence.study.declaration import Studies
 from onesentence.study.experiments import git
 from onesentence.study.figures import PLOTS, write_plots
+from onesentence.study.results import STUDIES
 from onesentence.study.sentences import settings_sentence, summarize_study
 
 STUDIES_PAGE = Path("docs/studies.md")

@@ -33,6 +33,8 @@ def mde_phrase(entry: dict[str, Any]) -> str:
 def trend_sentence(label: str, entry: dict[str, Any], unit: str, confidence: float) -> str:
     """A slope in words."""
     start = f"{label}: " if label else ""
+    if entry["value"] is None:
+        return f"{start}no trend over {unit}: all variants have the same, or no score."
     slope = f"{start}{between(entry)} points of {TITLE} for {unit} (p = {entry['p_holm']:.4f})"
     if is_significant(entry, confidence):
         return f"{slope}: a significant {'gain' if entry['value'] > 0 else 'loss'}."

@@ -15,7 +15,8 @@ from typing import Any
 
 from onesentence.core import errors
 from onesentence.core.errors import UserError
-from onesentence.study.clone import Clone, variables_of
+from onesentence.study.clone import RACE, Clone, variables_of
+from onesentence.study.costs import TRAIN
 from onesentence.study.remotes import patiently
 
 TROUBLE = 75  # as EX_TEMPFAIL of sysexits.h: try again later
@@ -85,6 +86,15 @@ def deliver(clone: Clone, task: Assignment) -> None:
     patiently(lambda: clone.git("push", "--quiet", "origin", f"+{ref}:{ref}"))
 
 
+def lost_a_race(folder: Path) -> bool:
+    """Whether the variant in a clone failed because another clone stored the same output at the same moment.
+
+    All clones of a machine share a cache. What the variant printed is in the worker's log, beside the clone.
+    """
+    log = folder.with_name(f"{folder.name}.log")
+    return log.is_file() and RACE in log.read_text(encoding="utf-8", errors="replace")
+
+
 def run(task: Assignment, folder: Path) -> int:
     """Run a variant in the clone in `folder`; returns an exit code.
 
@@ -93,6 +103,8 @@ def run(task: Assignment, folder: Path) -> int:
     clone = Clone(folder, task.commit, task.pipeline)
     try:
         get_ready(clone, task, (folder.parent / "cache").resolve())
+        if clone.last() != task.name:
+            (clone.folder / TRAIN).unlink(missing_ok=True)  # of the variant before
         command = clone.experiment(task.name, task.values)
     except UserError as error:
         print(f"error: {error}", flush=True)
@@ -105,9 +117,13 @@ def run(task: Assignment, folder: Path) -> int:
         "ONESENTENCE_WORKERS": str(task.threads),  # of prepare and tokenize
         "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not occupy another worker's core
     }
-    if subprocess.run(
-        command, cwd=clone.folder, env=environment, stdin=subprocess.DEVNULL, check=False
-    ).returncode:
+
+    def status() -> int:
+        return subprocess.run(
+            command, cwd=clone.folder, env=environment, stdin=subprocess.DEVNULL, check=False
+        ).returncode
+
+    if status() and not (lost_a_race(folder) and status() == 0):
         clone.after_failure()
         return 1
     try:

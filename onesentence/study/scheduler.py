@@ -302,7 +302,7 @@ class Workers:
             log_of(name).write_text(outcome.text, encoding="utf-8")
             if outcome.state == "done":
                 self._take(ref_of(self.commit, name))
-                return Ended(name, "done")
+                return Ended(name, "done", outcome.cost)
             return Ended(name, "failed" if outcome.state == "failed" else "again")
         if future.status == "error":
             log_of(name).write_text(self._reason(future.exception()), encoding="utf-8")
@@ -342,7 +342,7 @@ class Workers:
 
     def clone(self) -> Clone:
         """A clone on this machine."""
-        return Job(0, self.commit, 1)
+        return Job(0, self.commit, 1, inputs=False)
 
     def drop(self) -> None:
         drop_clones()

@@ -26,9 +26,9 @@ from onesentence.core import code_identity, params
 from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write, read_parquet
 from onesentence.evaluation.metrics import METRICS, Scores, require_comparable
-from onesentence.study.costs import add_cost
-from onesentence.study.declaration import QUICK
+from onesentence.study.costs import add_cost, read_costs
 from onesentence.study.experiments import (
+    QUICK,
     effective,
     experiment_refs,
     flat,
@@ -36,8 +36,10 @@ from onesentence.study.experiments import (
     in_git,
     made_with,
     pins,
+    restore,
     scores_at,
     shown,
+    study_command,
     with_values,
 )
 from onesentence.study.variants import Study, run_name
@@ -47,7 +49,7 @@ SYSTEMS = ("tuned", "base")
 KEYS = ("variant", "seed", "system", "id", "cluster")  # the columns that are no metrics
 LEVEL = 15  # of zstd's compression: the file is written seldom, and git keeps every version
 # Sections of params.yaml that no stage of an experiment reads whose results are compared.
-UNREAD = ("pretrain", "report")
+UNREAD = ("pretrain", "report", "export")
 # What `compare` reads of metrics/evaluation.json.
 EVALUATION = ("split", "n", "test", "resampling")
 
@@ -96,7 +98,7 @@ def read_experiment(study: Study, name: str, ref: str) -> Run:
     if scores is None:
         raise UserError(
             f"compare: {name}: DVC's cache lacks its scores; fetch them with `dvc exp pull REMOTE {name}`, "
-            f"or run the variant again: `git update-ref -d {ref}`, then `make study`"
+            f"or run the variant again: `git update-ref -d {ref}`, then {study_command(study.name)}"
         )
     require_comparable(scores["base"], scores["tuned"], f"base of {name}", f"tuned of {name}")
     evaluation, train, prompt = (
@@ -208,9 +210,9 @@ def read_runs(path: Path) -> dict[str, Run]:
     """The runs of a file by `run_name`. A UserError where it is missing, or no such file."""
     if not path.is_file():
         raise UserError(
-            f"{path}: not found; it comes with the study's results: run `make study NAME={path.stem}`"
+            f"{path}: not found; it comes with the study's results: run {study_command(path.stem)}"
         )
-    table = read_parquet(path)
+    table = read_parquet(path, advice=restore(path))
     try:
         notes = json.loads((table.schema.metadata or {})[b"runs"])
         facts = {name: joined(notes["shared"], own) for name, own in notes["own"].items()}
@@ -219,9 +221,7 @@ def read_runs(path: Path) -> dict[str, Run]:
         columns = {name: table[name].to_numpy().astype(np.float64) for name in metrics}
         runs = {name: _run_of(name, fact, keys, columns) for name, fact in facts.items()}
     except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path}: not a file of a study's scores; restore it: `git checkout -- {path}`"
-        ) from error
+        raise UserError(f"{path}: not a file of a study's scores; {restore(path)}") from error
     return runs
 
 
@@ -337,8 +337,8 @@ def require_declared(study: Study, runs: dict[str, Run]) -> None:
             if key not in had or had[key] != value:
                 raise UserError(
                     f"studies.yaml: studies.{study.name}: {name} has {key} {shown(value)}, and the run in "
-                    f"{scores_file_of(study)} had {shown(had.get(key))}; run `make study NAME={study.name}`, "
-                    "or take the change of studies.yaml back"
+                    f"{scores_file_of(study)} had {shown(had.get(key))}; run {study_command(study.name)}, or "
+                    "take the change of studies.yaml back"
                 )
 
 
@@ -352,14 +352,15 @@ class Record:
     def __init__(self, study: Study, runs: dict[str, Run]) -> None:
         self.study = study
         self.runs = runs
+        read_costs(study)  # a damaged file must be found now, not when a run has ended
 
     def add(self, name: str, cost: dict[str, Any] | None = None) -> None:
         """Add the experiment of this name, which has just finished; cost: where it was measured (`costs`)."""
         (ref,) = experiment_refs()[name]
         self.runs[name] = read_experiment(self.study, name, ref)
-        if cost and not self.study.name.startswith(QUICK):
-            add_cost(self.study, self.runs[name].variant, self.runs[name].seed, cost)
         write_runs(
             scores_file_of(self.study),
             {each: self.runs[each] for each in self.study.experiments() if each in self.runs},
         )
+        if cost and not self.study.name.startswith(QUICK):
+            add_cost(self.study, self.runs[name].variant, self.runs[name].seed, cost)

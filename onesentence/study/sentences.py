@@ -17,6 +17,7 @@ BOOKKEEPING = (  # settings that change no score
     *("train.log_every", "train.checkpoint_every", "generate.max_batch_tokens"),
     *params.NO_EFFECT,
 )
+FEW = 3  # variants with a setting of their own that a sentence lists
 REMOVED = "removed"  # a default that params.yaml no longer has
 
 
@@ -103,6 +104,19 @@ def analysis_sentences(result: dict[str, Any]) -> list[str]:
     return [sentence for analysis in ANALYSES.values() for sentence in analysis.sentences(result)]
 
 
+def exceptions(result: dict[str, Any], key: str) -> str:
+    """The variants that set a study's setting to another value: ` (352 in phi-tiny-250)`; "" for none."""
+    others: dict[str, list[str]] = {}
+    for name, variant in result["variants"].items():
+        if key in variant["sets"] and variant["sets"][key] != result["settings"][key]:
+            others.setdefault(shown(variant["sets"][key]), []).append(name)
+    count = sum(map(len, others.values()))
+    if count > FEW:
+        return f" (others in {count} variants)"
+    texts = [f"{value} in {', '.join(names)}" for value, names in others.items()]
+    return f" ({'; '.join(texts)})" if texts else ""
+
+
 def settings_sentence(result: dict[str, Any], values: dict[str, Any]) -> str:
     """The conditions of a study: scale, articles, seeds, and settings that change scores and that not every
     variant sets; then the defaults that params.yaml has changed since. values: params.yaml.
@@ -110,7 +124,7 @@ def settings_sentence(result: dict[str, Any], values: dict[str, Any]) -> str:
     seeds = len(result["seeds"])
     own = set.intersection(*(set(variant["sets"]) for variant in result["variants"].values()))
     settings = [
-        f"{key} {shown(value)}"
+        f"{key} {shown(value)}{exceptions(result, key)}"
         for key, value in result["settings"].items()
         if key not in (*BOOKKEEPING, *own)
     ]

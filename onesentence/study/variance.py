@@ -190,14 +190,17 @@ def slope(x: Floats, scores: list[Resampled], confidence: float, sampled: bool =
 
     x: [variants], such as log2 of the rank: then it is the gain for each doubling. sampled: the variants are
     a sample of others, such as templates of that length, and differ in more than x. Then their distance from
-    the line is chance too, where it is larger than the chance of seeds and articles.
+    the line is chance too, where it is larger than the chance of seeds and articles. Two variants show no
+    distance from a line. Without two different x, all keys are None.
     """
     centred, y = x - x.mean(), np.array([score.value for score in scores])
     squares = (centred**2).sum()
+    if squares == 0:
+        return dict(UNDEFINED)
     entry = contrast(centred / squares, scores, confidence)
-    if sampled and entry["value"] is not None:
+    df = len(x) - 2
+    if sampled and df > 0 and entry["value"] is not None:
         residual = y - y.mean() - entry["value"] * centred
-        df = len(x) - 2
         se = float(np.sqrt((residual**2).sum() / df / squares))
         if se > max(entry["se"], TIE):
             return tested(entry["value"], se, float(df), confidence)

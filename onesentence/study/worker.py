@@ -23,6 +23,7 @@ from distributed import Variable, get_client, get_worker
 from onesentence.core.runtime import THREADS
 from onesentence.study import guard
 from onesentence.study.clone import Clone
+from onesentence.study.costs import cost_of_run
 from onesentence.study.experiments import REQUIREMENTS
 from onesentence.study.remote_run import Assignment
 from onesentence.study.remotes import is_folder
@@ -85,12 +86,14 @@ class Outcome:
     """How a variant ended on a worker.
 
     state: "done", "failed", "unfit" (the worker must run none) or "ended" (the head is gone, or wants it so);
-    text: the log's end, or what makes the worker unfit; place: the worker's address.
+    text: the log's end, or what makes the worker unfit; place: the worker's address; cost: of `costs`, of a
+    variant that is done.
     """
 
     state: Literal["done", "failed", "unfit", "ended"]
     text: str
     place: str
+    cost: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def profile(pins: tuple[str, ...]) -> Profile:
         except importlib.metadata.PackageNotFoundError:
             packages[name] = ""
     code = hashlib.sha256()
-    for module in ("clone", "guard", "remote_run", "remotes", "worker"):
+    for module in ("clone", "costs", "guard", "remote_run", "remotes", "worker"):
         code.update((CODE / f"{module}.py").read_bytes())
     return Profile(platform.python_version(), packages, code.hexdigest())
 
@@ -289,7 +292,10 @@ def run_variant(task: Assignment, lease: Lease, expected: Profile, after: str, n
         threads = max(1, min(THREADS, (os.cpu_count() or 1) // max(1, neighbours)))
         file, log = work / f"{folder.name}.json", work / f"{folder.name}.log"
         file.write_text(replace(task, threads=threads).text())
+        started = time.monotonic()
         status = supervise([sys.executable, "-c", START, str(ROOT), str(file), str(folder)], log, lock, watch)
+        seconds = time.monotonic() - started
+        cost = cost_of_run(folder / task.pipeline, seconds, neighbours) if status == 0 else None
     text = log.read_text(encoding="utf-8", errors="replace")[-SENT_BACK:]
     if status is None:
         return Outcome("ended", text, place)
@@ -297,7 +303,7 @@ def run_variant(task: Assignment, lease: Lease, expected: Profile, after: str, n
         raise WorkerTroubleError(
             f"exit code {status} on {socket.gethostname()}; its log ends with:\n{text[-2_000:]}"
         )
-    return Outcome("failed" if status else "done", f"[ran on {socket.gethostname()}]\n{text}", place)
+    return Outcome("failed" if status else "done", f"[ran on {socket.gethostname()}]\n{text}", place, cost)
 
 
 def supervise(command: list[str], log: Path, lock: IO[str], watch: Watch) -> int | None:

@@ -10,8 +10,9 @@ from onesentence.study.analyses import ANALYSES
 from onesentence.study.analyses.copying import COPYING
 from onesentence.study.declaration import Studies
 from onesentence.study.measured import Measured
+from onesentence.study.phrases import trend_sentence
 from onesentence.study.sentences import summarize_study
-from onesentence.study.variance import SeedVariance, resampled
+from onesentence.study.variance import SeedVariance, adjust_holm, resampled, slope
 
 
 def test_a_trend_in_words():
@@ -238,6 +239,33 @@ def test_the_front_of_memory_and_score(monkeypatch):
     numbers = analysed(monkeypatch, "quantization", {"int8": 19.0, "nf4": 19.5}, int8=50, nf4=25)
     assert numbers["pareto_front"] == ["none", "bfloat16", "nf4"]  # int8: larger and worse than nf4
     assert numbers["percent_of_draws_on_it"] == {"none": 100, "bfloat16": 100, "int8": 0, "nf4": 100}
+
+
+def test_a_variant_that_writes_with_another_format_is_not_on_the_front(monkeypatch):
+    scale = ("models/smollm2-135m", "presets/smollm2-docstrings")
+    numbers = analysed(monkeypatch, "quantization", {"nf4-to-write": 30.0}, scale=scale, int8=50, nf4=25)
+    assert numbers["pareto_front"] == ["nf4"] and "nf4-to-write" not in numbers["percent_of_draws_on_it"]
+    variants = {
+        name: {"cost": {"base_bytes": 25e6}, "scores": {"rouge1": {"value": 20.0}}}
+        for name in ("none", "int8", "nf4", "nf4-to-write")
+    }
+    first, second = ANALYSES["pareto"].sentences({"analysis": numbers, "variants": variants})
+    assert first.startswith("No other variant is both smaller and better than one of these: nf4 (25.0 MB")
+    assert second.endswith("the base has another format when it writes: nf4-to-write.")
+
+
+def test_prompts_of_one_length_or_two_have_no_chance_of_their_own(monkeypatch):
+    names = [variant.name for variant in Studies("models/phi-tiny").study("prompt").variants]
+    left = {"template-direct", "template-qa"}
+    two = analysed(monkeypatch, "prompt", {"template-qa": 25.0}, without={*names} - left)
+    assert two["for_each_10_tokens_of_prompt"]["tuned"]["value"] == pytest.approx(5)
+    score = resampled(NOISE[None], 100, 0)
+    same = slope(np.array([1.0, 1.0, 1.0]), [score] * 3, 0.95, sampled=True)
+    adjust_holm([same], 0.95)
+    assert same["value"] is None and same["p_holm"] is None
+    assert trend_sentence("tuned", same, "10 more tokens of prompt", 0.95) == (
+        "tuned: no trend over 10 more tokens of prompt: all variants have the same, or no score."
+    )
 
 
 def test_how_much_of_the_gap_a_prompt_closes_and_what_its_length_is_worth(monkeypatch):

@@ -1,5 +1,6 @@
 """What runs took: kept in the order of the study, and told beside what is the same everywhere."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 from samples import RANKS, declared
 
+from onesentence.core.errors import UserError
 from onesentence.study import costs
-from onesentence.study.costs import add_cost, cost_lines, cost_of_run, costs_file_of
+from onesentence.study.costs import add_cost, cost_lines, cost_of_run, costs_file_of, read_costs
 
 TRAINED = {"seconds": 90.0, "peak_memory_bytes": 2_000_000_000, "device": "cpu", "resumed": False}
 
@@ -38,14 +40,14 @@ def test_a_run_is_timed_and_its_training_where_it_trained(tmp_path, monkeypatch)
 
 def test_costs_stay_in_the_order_of_the_study_and_a_new_run_replaces_its_old_cost(study):
     path = costs_file_of(study)
-    assert path == Path("benchmarks/results/studies/one.json")
+    assert path == Path("benchmarks/results/studies/tiny-one.json")
     first, second = [variant.name for variant in study.variants[:2]]
     for variant, seed, seconds in ((second, 1, 4.0), (first, 0, 1.0), (first, 1, 3.0), (first, 0, 2.0)):
-        add_cost(study, variant, seed, {"seconds": seconds})
-    assert json.loads(path.read_text()) == {
-        f"{first}-seed0": {"seconds": 2.0},
-        f"{first}-seed1": {"seconds": 3.0},
-        f"{second}-seed1": {"seconds": 4.0},
+        add_cost(study, variant, seed, {"machine": "A CPU", "jobs": 1, "seconds": seconds})
+    assert {name: cost["seconds"] for name, cost in json.loads(path.read_text()).items()} == {
+        f"{first}-seed0": 2.0,
+        f"{first}-seed1": 3.0,
+        f"{second}-seed1": 4.0,
     }
     assert list(json.loads(path.read_text())) == [f"{first}-seed0", f"{first}-seed1", f"{second}-seed1"]
     assert len(path.read_text().splitlines()) == 5  # a run is a line of a diff
@@ -62,6 +64,21 @@ def test_the_table_has_means_over_seeds_and_says_what_was_not_timed(study):
         add_cost(study, first, seed, {**whole, **trained, "resumed": False})
     add_cost(study, second, 0, {**whole, "training_seconds": 1.0, "training_peak_bytes": 1, "resumed": True})
     lines = cost_lines(study, result)
+    # Another model's study of this name has a file of its own.
+    other = dataclasses.replace(study, scale="large")
+    assert cost_lines(other, result) == []
+    add_cost(other, first, 0, whole)
+    assert cost_lines(other, result)[0].startswith("1 run was timed, 0.5 hours in all")
+    assert lines == cost_lines(study, result)
     assert lines[0].startswith("3 runs were timed, 1.5 hours in all (A CPU, 4 cores, avx2, 1 at a time).")
     assert lines[-2] == f"| `{first}` | 12,345 | 2.5 | 27.0 | 15.0 | 3.0 |"
     assert lines[-1] == f"| `{second}` | 12,345 | 2.5 | 27.0 | not timed | |"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"rank-8-seed0": 3}', '{"rank-8-seed0": {"seconds": 1.0}}'])
+def test_a_damaged_file_is_named_with_the_way_back(study, text):
+    path = costs_file_of(study)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"tiny-one.json.*restore it: `git checkout -- {path}`"):
+        read_costs(study)

@@ -1,6 +1,7 @@
 """studies.yaml: what it declares, and the error that names what is wrong with it."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -16,9 +17,7 @@ from onesentence.study.decisions import (
     CONFIRMATIONS,
 )
 from onesentence.study.declaration import Studies, from_axes, from_search, option
-from onesentence.study.experiments import (
-    with_values,
-)
+from onesentence.study.experiments import require_distinct, with_values
 
 
 @pytest.mark.parametrize(("model", "pipeline"), SCALES)
@@ -27,17 +26,18 @@ def test_every_shipped_study_is_sound_on_each_scale(model, pipeline, monkeypatch
     studies = Studies(model, pipeline=pipeline)
     studies.check_names()
     assert len(studies.names()) >= (5 if pipeline else 11)
+    shipped = params.read_yaml(params.PARAMS_FILE)
+    if model != shipped["model"]["name"]:
+        preset = Path(pipeline).name or "phi2-xsum-t4"
+        for section, overlay in params.read_yaml(Path(f"presets/{preset}.yaml")).items():
+            shipped[section] |= overlay
     for name in studies.names():
         for quick in (False, True):
             study = studies.study(name, quick)
+            require_distinct(study, shipped)
             assert study.question.endswith("?") and len(study.variants) >= 2
             for values in study.experiments().values():
-                whole = params.read_yaml(params.PARAMS_FILE)
-                if model != whole["model"]["name"]:
-                    preset = Path(pipeline).name or "phi2-xsum-t4"
-                    for section, overlay in params.read_yaml(Path(f"presets/{preset}.yaml")).items():
-                        whole[section] |= overlay
-                whole = with_values(whole, values)
+                whole = with_values(shipped, values)
                 assert params.problems(whole) == [], (name, values)
                 steps, rows = whole["train"]["steps"], whole["data"]["train_size"]
                 batch = whole["train"]["batch_size"] * whole["train"]["gradient_accumulation"]
@@ -131,6 +131,49 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
             "studies.rank.spread_from: expected a study of several seeds, found 'rnak'",
         ),
         ({"axes": {}, "variants": {"tiny": {}}}, "studies.rank: no variants for tiny"),
+        ({"axes": {"lora.rank": [8]}}, "studies.rank: one variant for tiny; declare another"),
+        (
+            {"variants": {"tiny": []}},
+            "studies.rank.variants: expected keys with values for this scale, found []",
+        ),
+        (
+            {"variants": {"rank-8": {"lora.rank": 4}}},
+            "variants.rank-8: axes or search make a variant of this name, too; rename it",
+        ),
+        (
+            {"search": {"budget": 3, "seed": 0, "keys": {"lora.alpha": {"low": 8, "high": 1}}}},
+            "search: keys.lora.alpha: expected low below high, both finite, found low 8 and high 1",
+        ),
+        (
+            {"search": {"budget": 3, "seed": 0, "keys": {"lora.alpha": {"low": 8, "high": math.inf}}}},
+            "search: keys.lora.alpha: expected low below high, both finite, found low 8 and high inf",
+        ),
+        (
+            {"search": {"budget": 5, "seed": 0, "keys": {"lora.alpha": [8, 16], "train.epochs": [1, 2]}}},
+            "search: budget: expected at most 4, as many settings as these keys give, found 5",
+        ),
+        (
+            {"series": {"x": ["rank-8"]}},
+            "studies.rank.series.x: the analysis `trend` needs 2 or more different values of lora.rank",
+        ),
+        (
+            {"axes": {"lora.dropout": [0.0, 0.1]}, "along": "lora.dropout", "baseline": "dropout-0"},
+            "studies.rank.variants: the analysis `trend` needs values of lora.dropout above 0, found 0.0",
+        ),
+        ({"analysis": "scaling"}, "studies.rank.along: the analysis `scaling` fits a law of data.train_size"),
+        (
+            {
+                "axes": {"data.train_size": [1, 2]},
+                "along": "data.train_size",
+                "baseline": "train-size-1",
+                "analysis": "scaling",
+            },
+            "studies.rank.variants: the analysis `scaling` needs 3 or more different values",
+        ),
+        (
+            {"analysis": "best", "series": {"x": ["rank-8"]}},
+            "studies.rank.series.x: the analysis `best` needs 2 or more variants, found rank-8 alone",
+        ),
         ({"question": None}, "studies.rank.question: expected a text that is not empty, found None"),
         ({"hours": 1.5}, "studies.rank.hours: expected a dictionary, found 1.5"),
         ({"hours": {"tiny": "3"}}, "studies.rank.hours.tiny: expected a number above 0, found '3'"),

@@ -103,7 +103,7 @@ def test_a_study_that_is_killed_on_the_way_ends_in_its_comparison(studied):
         wait_until(lambda: at_stage("generate@tuned"))
     before = {log: log.read_text() for log in at_stage("generate@tuned")}
     # Nothing of it reaches the user's files but the scores of what has ended.
-    scores, costs = "metrics/studies/scores/rank.parquet", "benchmarks/results/studies/rank.json"
+    scores, costs = "metrics/studies/scores/rank.parquet", "benchmarks/results/studies/tiny-rank.json"
     status = run(studied, "git", "status", "--porcelain", "-uall").stdout.splitlines()
     assert set(status) <= {f"?? {scores}", f"?? {costs}"}
     assert run(studied, "git", "symbolic-ref", "--short", "HEAD").stdout.strip()

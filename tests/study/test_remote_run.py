@@ -1,9 +1,11 @@
 """What a worker's program does where a remote is at fault, and that an assignment keeps every digit."""
 
 import json
+import subprocess
+import sys
 
-from cluster import make_small
-from conftest import run
+from cluster import IDENTITY, make_small
+from conftest import ROOT, run
 
 from onesentence.study import remote_run, remotes
 from onesentence.study.remote_run import TROUBLE, Assignment
@@ -39,3 +41,36 @@ def test_a_remote_that_does_not_answer_is_trouble_and_no_failure_of_the_variant(
     assert remote_run.run(task, folder) == TROUBLE
     assert "error: study: dvc" in capfd.readouterr().out
     assert (folder / "work.py").is_file() and not remote_run.Clone(folder, commit).usable()
+
+
+RACES_ONCE = """
+import pathlib, sys
+sign = pathlib.Path(sys.argv[1])
+if not sign.exists():
+    sign.touch()
+    sys.exit("unable to remove 'x' without a confirmation")
+pathlib.Path("out.txt").write_text("done")
+"""
+
+
+def test_a_variant_that_lost_a_race_for_the_cache_runs_once_more(tmp_path, monkeypatch):
+    project, sign = make_small(tmp_path), tmp_path / "sign"
+    (project / "work.py").write_text(RACES_ONCE)
+    (project / "dvc.yaml").write_text(
+        f"stages: {{work: {{cmd: python work.py {sign}, params: [seed], outs: [out.txt]}}}}\n"
+    )
+    for key, value in IDENTITY.items():
+        monkeypatch.setenv(key, value)
+    run(project, "git", "commit", "--all", "--quiet", "--message=race")
+    run(project, "git", "push", "--quiet", "origin", "HEAD")
+    commit = run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    task = assignment(str(tmp_path / "bare"), commit, str(tmp_path / "drive"))
+    folder, file = tmp_path / "work/clone-0", tmp_path / "task.json"
+    folder.parent.mkdir()
+    file.write_text(Assignment(**{**vars(task), "values": {"seed": 1}}).text())
+    with (folder.parent / "clone-0.log").open("w") as log:
+        command = [sys.executable, "-m", "onesentence.study.remote_run", str(file), str(folder)]
+        done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False)
+    text = (folder.parent / "clone-0.log").read_text()
+    assert done.returncode == 0 and text.count("without a confirmation") == 1, text
+    assert "refs/exps" in run(tmp_path / "bare", "git", "for-each-ref").stdout

@@ -8,6 +8,7 @@ from samples import RANKS, declared, hold, put_experiment
 
 from onesentence.commands.diff import commit_of
 from onesentence.core.errors import UserError
+from onesentence.study import experiments
 from onesentence.study.experiments import (
     experiment_refs,
     has_values,
@@ -15,6 +16,7 @@ from onesentence.study.experiments import (
     make_the_only,
     require_distinct,
     reuse_equal_experiments,
+    study_command,
 )
 from onesentence.study.scores import object_here
 
@@ -29,6 +31,13 @@ def test_a_variant_that_a_default_makes_the_same_as_another_is_refused(tmp_path)
         UserError, match=r"studies\.one: as-set and rank-4 have the same values with this params\.yaml"
     ):
         require_distinct(study, {**whole, "lora": {"rank": 4}})
+
+
+@pytest.mark.parametrize(("folder", "more"), [("", ""), ("presets/own", " PRESET=own")])
+def test_the_command_that_is_named_is_one_of_this_pipeline(monkeypatch, folder, more):
+    monkeypatch.setattr(experiments, "pipeline_here", lambda: folder)
+    assert study_command("rank") == f"`make study NAME=rank{more}`"
+    assert study_command("quick-rank") == f"`make study NAME=rank QUICK=1{more}`"
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_settings_are_those_that_the_variants_ran_with():
     for size, variant in zip((10, 20), made["variants"].values(), strict=True):
         variant["sets"] = {"data.train_size": size}
     made["variants"]["b"]["sets"]["train.epochs"] = 1
-    conditions = "tiny, 2,000 validation articles, 3 seeds, train.epochs 2"
+    conditions = "tiny, 2,000 validation articles, 3 seeds, train.epochs 2 (1 in b)"
     assert settings_sentence(made, {}) == conditions
     # A default that has changed since is part of what the numbers hang on.
     made["defaults"] = {"train.method": "lora", "lora.alpha": None, "lora.rank": 16, "train.log_every": 25}

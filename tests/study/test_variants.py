@@ -12,7 +12,8 @@ def test_a_study_has_one_experiment_for_each_variant_and_seed(tmp_path):
 
 def test_a_curve_that_lacks_a_variant_is_empty(tmp_path):
     series = {"low": ["rank-8"], "all": ["rank-8", "rank-16"]}
-    study = declared(tmp_path, rank={**RANKS, "series": series}).study("rank").without({"rank-16"})
+    ranks = {**RANKS, "analysis": "none", "series": series}
+    study = declared(tmp_path, rank=ranks).study("rank").without({"rank-16"})
     assert [variant.name for variant in study.variants] == ["rank-8"]
     assert {label: [member.name for member in members] for label, members in study.series.items()} == {
         "low": ["rank-8"],

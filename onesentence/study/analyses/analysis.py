@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from onesentence.core.errors import UserError
 from onesentence.study.measured import Measured
 from onesentence.study.variants import Study
 
@@ -29,3 +30,23 @@ class Analysis:
     check: Callable[[str, Study], None] | None = None
     panel: Callable[[Any, dict[str, Any]], None] | None = None
     shows_untuned: bool = False
+
+
+def require_points(where: str, study: Study, least: int, analysis: str) -> None:
+    """Raise a UserError unless each series has `least` different values of the key, all above 0.
+
+    where: the study's place in studies.yaml; analysis: its name there.
+    """
+    for label, members in study.series.items():
+        values = {study.position(member) for member in members}
+        place = f"{where}.series.{label}" if label else f"{where}.variants"
+        if members and len(values) < least:
+            raise UserError(
+                f"{place}: the analysis `{analysis}` needs {least} or more different values of "
+                f"{study.along}, found {len(values)}; add variants, or remove the analysis"
+            )
+        if min(values, default=1) <= 0:
+            raise UserError(
+                f"{place}: the analysis `{analysis}` needs values of {study.along} above 0, found "
+                f"{min(values)}; remove that variant, or the analysis"
+            )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from onesentence.core.errors import UserError
 from onesentence.evaluation.comparison import is_significant
 from onesentence.study import variance
 from onesentence.study.analyses.analysis import Analysis
@@ -66,4 +67,14 @@ def sentences(result: dict[str, Any]) -> list[str]:
     return [best_sentence(label, entry, result) for label, entry in best.items()]
 
 
-ANALYSIS = Analysis(numbers, sentences)
+def check(where: str, study: Study) -> None:
+    """Raise a UserError where a series leaves no choice."""
+    for label, members in study.series.items():
+        if len(members) == 1:
+            raise UserError(
+                f"{where}.series.{label}: the analysis `best` needs 2 or more variants, found "
+                f"{members[0].name} alone; add others, or remove the series"
+            )
+
+
+ANALYSIS = Analysis(numbers, sentences, check=check)

@@ -12,10 +12,16 @@ from onesentence.study.measured import Measured
 from onesentence.study.phrases import TITLE
 from onesentence.study.variants import Study
 
+WRITES = "generate.quantization"  # of a variant that writes with another format than it was trained with
+
 
 def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, Any]:
-    """Variants on the Pareto front of memory and score, and the percentage of draws with each on it."""
-    names = [variant.name for variant in study.variants]
+    """Variants on the Pareto front of memory and score, and the percentage of draws with each on it.
+
+    The memory is that of the base in training. A variant that writes with another format is not compared: it
+    has another size there.
+    """
+    names = [variant.name for variant in study.variants if variant.values.get(WRITES) is None]
     cost = [measured.cost[name]["base_bytes"] for name in names]
     front = variance.pareto_front(cost, [measured.headline(name).value for name in names])
     counts = np.zeros(len(names))
@@ -45,7 +51,7 @@ def draw_memory(axis: Any, result: dict[str, Any]) -> None:
     axis.margins(0.1, 0.12)
     axis.set(
         title="blue: no other is both smaller and better",
-        xlabel="base in memory (MB)",
+        xlabel="base in memory in training (MB)",
         ylabel="ROUGE-1 (F1 x 100)",
     )
 
@@ -61,7 +67,12 @@ def sentences(result: dict[str, Any]) -> list[str]:
         f"{analysis['percent_of_draws_on_it'][name]:.0f}% of the resamples)"
         for name in analysis["pareto_front"]
     )
-    return [f"No other variant is both smaller and better than one of these: {front}."]
+    lines = [f"No other variant is both smaller and better than one of these: {front}."]
+    apart = [name for name in variants if name not in analysis["percent_of_draws_on_it"]]
+    if apart:
+        listed = ", ".join(apart)
+        lines.append(f"Not among them, because the base has another format when it writes: {listed}.")
+    return lines
 
 
 ANALYSIS = Analysis(numbers, sentences, panel=draw_memory)

@@ -4,14 +4,16 @@ from typing import Any
 
 import numpy as np
 
+from onesentence.core.errors import UserError
 from onesentence.evaluation.comparison import is_significant
 from onesentence.study import variance
-from onesentence.study.analyses.analysis import Analysis
+from onesentence.study.analyses.analysis import Analysis, require_points
 from onesentence.study.measured import Measured, whole
 from onesentence.study.phrases import TITLE, between, distance, mde_phrase
 from onesentence.study.variants import Study
 
 CURVE_POINTS = 25  # of a fitted law and its band
+PAIRS = "data.train_size"
 
 
 def law_sentence(label: str, law: dict[str, Any], confidence: float) -> str:
@@ -69,4 +71,14 @@ def sentences(result: dict[str, Any]) -> list[str]:
     return [law_sentence(label, law, result["confidence"]) for label, law in laws.items()]
 
 
-ANALYSIS = Analysis(numbers, sentences, follows_a_key=True)
+def check(where: str, study: Study) -> None:
+    """Raise a UserError unless each series has sizes of the data, enough to fit a law and to test it."""
+    if study.along != PAIRS:
+        raise UserError(
+            f"{where}.along: the analysis `scaling` fits a law of {PAIRS}, found {study.along}; follow that "
+            "key, or use the analysis `trend`"
+        )
+    require_points(where, study, 3, "scaling")
+
+
+ANALYSIS = Analysis(numbers, sentences, follows_a_key=True, check=check)

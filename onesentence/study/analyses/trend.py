@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from onesentence.study import variance
-from onesentence.study.analyses.analysis import Analysis
+from onesentence.study.analyses.analysis import Analysis, require_points
 from onesentence.study.measured import Measured, whole
 from onesentence.study.phrases import trend_sentence
 from onesentence.study.variants import Study
@@ -29,4 +29,9 @@ def sentences(result: dict[str, Any]) -> list[str]:
     ]
 
 
-ANALYSIS = Analysis(numbers, sentences, follows_a_key=True)
+def check(where: str, study: Study) -> None:
+    """Raise a UserError where a series has no slope."""
+    require_points(where, study, 2, "trend")
+
+
+ANALYSIS = Analysis(numbers, sentences, follows_a_key=True, check=check)

@@ -17,6 +17,7 @@ from onesentence.study.experiments import shown
 from onesentence.study.phrases import between
 from onesentence.study.results import read_result
 from onesentence.study.sentences import analysis_sentences, chance_sentence, settings_sentence
+from onesentence.study.transfer import transfer_text
 
 DECISIONS_FILE = Path("docs/decisions.md")
 SAME_CHOICE = {"model.name": {"model.watch", "model.revision"}}  # keys that follow another key
@@ -262,8 +263,10 @@ def confirmed(studies: Path, key: str, scale: str, values: dict[str, Any]) -> li
     return parts
 
 
-def decisions_text(studies: Path, scale: str, values: dict[str, Any]) -> str:
-    """The whole file. scale: of studies.yaml, the one of the model in params.yaml; values: params.yaml."""
+def decisions_text(studies: Path, scale: str, values: dict[str, Any], transfer: str = "") -> str:
+    """The whole file. scale: of studies.yaml, the one of the model in params.yaml; values: params.yaml;
+    transfer: the sections that hold this scale against larger ones (`transfer_text`).
+    """
     title = METRICS[HEADLINE].title
     parts = [
         "# Decisions\n",
@@ -274,6 +277,7 @@ def decisions_text(studies: Path, scale: str, values: dict[str, Any]) -> str:
         "multiple tests, so one may exclude 0 although the difference is not significant. *MDE* is the "
         f"minimum detectable effect: the true difference that is significant in {POWER:.0%} of cases. "
         "Written by `make study`.\n",
+        *([transfer] if transfer else []),
     ]
     for decision in DECISIONS:
         section, _, key = decision.key.partition(".")
@@ -318,4 +322,5 @@ def decision_parts(
 def current_decisions(studies: Path) -> str:
     """The text of docs/decisions.md for the params.yaml and the studies in the working directory."""
     values = params.read_yaml(params.PARAMS_FILE)
-    return decisions_text(studies, Studies(values["model"]["name"]).scale, values)
+    here = Studies(values["model"]["name"])
+    return decisions_text(studies, here.scale, values, transfer_text(here))

@@ -1,5 +1,6 @@
 """The studies in docs/studies.md, and docs/decisions.md."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,15 @@ def page_of(studies: Studies, values: dict[str, Any]) -> str:
 def write_pages() -> None:
     """Write the pages from metrics/studies/: docs/studies.md between its markers, and docs/decisions.md.
 
-    For a preset's pipeline, write docs/studies-NAME.md of the repository.
+    For a preset's pipeline, write docs/studies-NAME.md of the repository in place of docs/studies.md.
     """
     values, studies = params.read_yaml(params.PARAMS_FILE), Studies.of_workspace()
     if studies.pipeline:
         top = Path(git("rev-parse", "--show-toplevel").strip())
         page = STUDIES_PAGE.with_name(f"{STUDIES_PAGE.stem}-{Path(studies.pipeline).name}.md")
         write_text(top / page, page_of(studies, values))
-        return
-    write_between(STUDIES_PAGE, START, END, section(STUDIES, studies, values))
-    write_text(DECISIONS_FILE, current_decisions(STUDIES))
+    else:
+        top = Path()
+        write_between(STUDIES_PAGE, START, END, section(STUDIES, studies, values))
+    with contextlib.chdir(top):
+        write_text(DECISIONS_FILE, current_decisions(STUDIES))

@@ -1,0 +1,175 @@
+"""Would the small model have led to the wrong choice? What two scales answer to the same study, side by side.
+
+A scale's choice among the variants that both scales have is the one that its own results lead to: the best of
+those that are significantly better than the baseline, else the baseline. Where the scales have other
+baselines, as rates of learning, it is the variant with the highest score of each series that both have. The
+small scale's choice is then held against the large scale's own, on the large scale.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onesentence.evaluation.comparison import is_significant
+from onesentence.evaluation.metrics import HEADLINE
+from onesentence.study import variance
+from onesentence.study.comparison import borrowed_spread, compared, measure
+from onesentence.study.declaration import Studies
+from onesentence.study.phrases import TITLE, between
+from onesentence.study.results import STUDIES
+from onesentence.study.scores import recorded
+
+SAME, ALIKE, WORSE = "the same choice", "no significant loss", "**a worse choice**"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a study answers on two scales.
+
+    part: a series of the study, "" for all of it; small, large: each scale's choice; small_text, large_text:
+    with its numbers; loss: the score of the small scale's choice minus that of the large scale's own, on the
+    large scale, as `variance.difference`; None where they are one.
+    """
+
+    study: str
+    question: str
+    part: str
+    small: str
+    large: str
+    small_text: str
+    large_text: str
+    loss: dict[str, Any] | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the small scale's choice is one to follow on the large scale."""
+        if self.loss is None:
+            return SAME
+        return WORSE if self.loss["high"] < 0 else ALIKE
+
+
+def significant_choice(result: dict[str, Any], names: list[str]) -> tuple[str, str]:
+    """The best of the variants that are significantly better than the baseline, else the baseline, and its
+    difference from the baseline in words.
+    """
+    baseline = result["baseline"]
+    gains = {name: result["variants"][name]["difference"][HEADLINE] for name in names if name != baseline}
+    best = max(gains, key=lambda name: gains[name]["value"])
+    better = [name for name in gains if is_significant(gains[name], result["confidence"])]
+    better = [name for name in better if gains[name]["value"] > 0]
+    if not better:
+        return baseline, f"`{baseline}`; the best other, `{best}`: {between(gains[best])}, not significant"
+    first = max(better, key=lambda name: gains[name]["value"])
+    return first, f"`{first}`: {between(gains[first])}"
+
+
+def highest_choice(result: dict[str, Any], names: list[str]) -> tuple[str, str]:
+    """The variant with the highest score, and its score in words."""
+    scores = {name: result["variants"][name]["scores"][HEADLINE] for name in names}
+    first = max(scores, key=lambda name: scores[name]["value"])
+    return first, f"`{first}`: {between(scores[first], '.2f')}"
+
+
+def parts(
+    small: tuple[dict[str, Any], Studies], large: tuple[dict[str, Any], Studies]
+) -> Iterator[tuple[str, list[str]]]:
+    """Label and shared variants of each part of a study that both scales can answer.
+
+    small, large: a result and the declarations of its scale.
+    """
+    result, studies = small
+    shared = [name for name in large[0]["variants"] if name in result["variants"]]
+    if result["baseline"] == large[0]["baseline"]:
+        if len(shared) > 1:
+            yield "", shared
+        return
+    series = studies.study(result["study"]).series
+    for label, members in large[1].study(result["study"]).series.items():
+        others = {member.name for member in series.get(label, ())}
+        names = [member.name for member in members if member.name in others and member.name in shared]
+        if len(names) > 1:
+            yield label, names
+
+
+def loss_of(result: dict[str, Any], studies: Studies, folder: Path, small: str, large: str) -> dict[str, Any]:
+    """The score of one variant minus that of another, of the study of `result`.
+
+    folder: the pipeline of the scale.
+    """
+    variants, baseline = result["variants"], result["baseline"]
+    if large == baseline:
+        entry: dict[str, Any] = variants[small]["difference"][HEADLINE]
+        return entry
+    if small == baseline:
+        entry = variants[large]["difference"][HEADLINE]
+        turned = {"value": -entry["value"], "low": -entry["high"], "high": -entry["low"]}
+        return {**entry, **turned}
+    study = studies.study(result["study"])
+    pair = study.without({variant.name for variant in study.variants} - {small, large})
+    with contextlib.chdir(folder):
+        runs = recorded(pair)
+        measured = measure(pair, runs, result["resamples"], borrowed_spread(study, studies))
+    return variance.difference(measured.headline(small), measured.headline(large), result["confidence"])
+
+
+def answers(small: Studies, large: Studies, top: Path) -> list[Answer]:
+    """The answer of every study that both scales have run. top: the repository."""
+    found = []
+    of_small = compared(top / small.pipeline / STUDIES, small)
+    for name, result in compared(top / large.pipeline / STUDIES, large).items():
+        if name not in of_small:
+            continue
+        other = of_small[name]
+        choose = significant_choice if other["baseline"] == result["baseline"] else highest_choice
+        for label, names in parts((other, small), (result, large)):
+            (first, first_text), (second, second_text) = choose(other, names), choose(result, names)
+            loss = None
+            if first != second:
+                loss = loss_of(result, large, top / large.pipeline, first, second)
+            found.append(
+                Answer(name, result["question"], label, first, second, first_text, second_text, loss)
+            )
+    return found
+
+
+def larger_scales(studies: Studies) -> list[Studies]:
+    """The scales of studies.yaml with a pipeline of their own, which hold other models' results."""
+    scales = studies.declared["scales"].values()
+    return [
+        Studies(scale["model"], studies.path, scale["pipeline"]) for scale in scales if "pipeline" in scale
+    ]
+
+
+def table(small: str, large: str, found: list[Answer]) -> str:
+    """Markdown of the answers of two scales."""
+    rows = [
+        f"| {answer.question}{f' ({answer.part})' if answer.part else ''} | {answer.small_text} | "
+        f"{answer.large_text} | {'' if answer.loss is None else between(answer.loss)} | {answer.verdict} |"
+        for answer in found
+    ]
+    head = f"| question | {small} | {large} | {small}'s choice on {large}, minus {large}'s | verdict |"
+    return "\n".join([head, "|---|---|---|---|---|", *rows])
+
+
+def transfer_text(small: Studies, top: Path = Path()) -> str:
+    """A section of docs/decisions.md for each larger scale that has run a study of the small one; "" without
+    one.
+    """
+    sections = []
+    for large in larger_scales(small):
+        found = answers(small, large, top)
+        if not found:
+            continue
+        verdicts = [answer.verdict for answer in found]
+        sections.append(
+            f"## Would {small.scale} have led to the wrong choice for {large.scale}?\n\n"
+            f"Questions: {len(found)}. Same choice on both scales: {verdicts.count(SAME)}. Another choice, "
+            f"whose loss on {large.scale} is not significant: {verdicts.count(ALIKE)}. A worse choice: "
+            f"{verdicts.count(WORSE)}. A choice is the best of the variants that are significantly better "
+            "than the baseline, else the baseline; of learning rates, the one with the highest score. "
+            f"Numbers are points of {TITLE}. The choice on {large.scale} was made on the same articles, "
+            f"which favours it a little.\n\n{table(small.scale, large.scale, found)}\n"
+        )
+    return "\n".join(sections)

@@ -1,0 +1,124 @@
+"""Two scales' answers side by side, from scores whose levels are known."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import run
+from samples import SCORED, N, declared, sample_run
+
+from onesentence.evaluation.metrics import Scores
+from onesentence.study.comparison import borrowed_spread, compare, write_result
+from onesentence.study.declaration import Studies
+from onesentence.study.results import STUDIES
+from onesentence.study.scores import recorded, scores_file_of, write_runs
+from onesentence.study.transfer import ALIKE, SAME, WORSE, answers, transfer_text
+
+PIPELINE = "presets/large"
+NOISE = np.random.default_rng(0).normal(0, 4, N)
+SCALES = {
+    "small": {"model": "s", "settings": {}, "quick": {}},
+    "large": {"model": "b", "settings": {}, "quick": {}, "pipeline": PIPELINE},
+}
+RATES = [0.001, 0.002, 0.004]
+STUDY = {"question": "Best?", "seeds": [0, 1]}
+DECLARED = {
+    "rank": {**STUDY, "baseline": "rank-8", "axes": {"lora.rank": [8, 16, 32]}},
+    "rate": {
+        **STUDY,
+        "baseline": {"small": "learning-rate-0.002", "large": "learning-rate-0.001"},
+        "axes": {"train.learning_rate": RATES},
+        "series": {"rank 8": [f"learning-rate-{rate}" for rate in RATES]},
+        "along": "train.learning_rate",
+    },
+}
+
+
+def level_run(variant: str, seed: int, level: float):
+    """A run whose articles score around a level, with noise that all variants share, and some of its own."""
+    made = sample_run(8, seed)
+    own = np.random.default_rng([seed, *variant.encode()]).normal(0, 0.3, N)
+    columns = dict.fromkeys(SCORED, level + NOISE + own)
+    tuned = Scores(made.tuned.ids, columns, {}, made.tuned.signatures, made.tuned.groups)
+    return sample_run(8, seed, variant=variant, tuned=tuned, base=made.base)
+
+
+@pytest.fixture
+def scales(tmp_path, monkeypatch) -> tuple[Studies, Studies]:
+    """A repository with the declarations, and a folder for the larger scale's pipeline."""
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path, "git", "init", "--quiet")
+    content = {"scales": SCALES, "studies": DECLARED}
+    Path("studies.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    Path(PIPELINE).mkdir(parents=True)
+    return Studies("s"), Studies("b", pipeline=PIPELINE)
+
+
+def compared(studies: Studies, name: str, levels: dict[str, float]) -> None:
+    """Write the result of a study on a scale. levels: of variants that do not score 30."""
+    with contextlib.chdir(studies.pipeline or "."):
+        study = studies.study(name)
+        runs = {
+            study.experiment(variant.name, seed): level_run(
+                variant.name, seed, levels.get(variant.name, 30.0)
+            )
+            for seed in study.seeds
+            for variant in study.variants
+        }
+        write_runs(scores_file_of(study), runs)
+        result = compare(study, recorded(study), borrowed_spread(study, studies), [])
+        write_result(STUDIES / f"{name}.json", result, None)
+
+
+def test_without_a_study_of_both_scales_nothing_is_said(scales):
+    small, large = scales
+    assert transfer_text(small) == ""
+    compared(small, "rank", {"rank-32": 33.0})
+    assert transfer_text(small) == "" and answers(small, large, Path()) == []
+
+
+@pytest.mark.parametrize(
+    ("of_small", "of_large", "choices", "loss", "verdict"),
+    [
+        ({}, {}, ("rank-8", "rank-8"), None, SAME),
+        ({"rank-32": 33.0}, {"rank-32": 34.0}, ("rank-32", "rank-32"), None, SAME),
+        ({"rank-32": 33.0}, {"rank-32": 28.0}, ("rank-32", "rank-8"), -2.0, WORSE),
+        ({}, {"rank-32": 32.0}, ("rank-8", "rank-32"), -2.0, WORSE),
+        ({"rank-16": 33.0}, {"rank-16": 31.0, "rank-32": 33.0}, ("rank-16", "rank-32"), -2.0, WORSE),
+        ({"rank-16": 33.0}, {}, ("rank-16", "rank-8"), 0.0, ALIKE),
+    ],
+)
+def test_a_choice_of_the_small_scale_is_held_against_that_of_the_large_one(
+    scales, of_small, of_large, choices, loss, verdict
+):
+    small, large = scales
+    compared(small, "rank", of_small)
+    compared(large, "rank", of_large)
+    (answer,) = answers(small, large, Path())
+    assert (answer.small, answer.large) == choices and answer.verdict == verdict
+    assert (answer.loss is None) == (loss is None)
+    if answer.loss:
+        assert answer.loss["value"] == pytest.approx(loss, abs=0.2)
+        assert answer.loss["low"] < answer.loss["value"] < answer.loss["high"]
+
+
+def test_rates_are_compared_by_series_where_the_baselines_differ(scales):
+    small, large = scales
+    compared(small, "rate", {"learning-rate-0.004": 33.0})
+    compared(large, "rate", {"learning-rate-0.001": 28.0, "learning-rate-0.002": 33.0})
+    (answer,) = answers(small, large, Path())
+    choices = (answer.part, answer.small, answer.large)
+    assert choices == ("rank 8", "learning-rate-0.004", "learning-rate-0.002")
+    assert answer.verdict == WORSE and answer.loss["value"] == pytest.approx(-3, abs=0.2)
+    text = transfer_text(small)
+    assert text.startswith("## Would small have led to the wrong choice for large?\n")
+    assert "Questions: 1. Same choice on both scales: 0." in text and "A worse choice: 1." in text
+    assert "| Best? (rank 8) | `learning-rate-0.004`: 32.87" in text and text.count("\n|") == 3
+
+
+def test_the_present_scales_have_a_text(tmp_path, monkeypatch):
+    """A scale without a pipeline of its own, such as phi-2, shares its folder with the present one."""
+    monkeypatch.chdir(tmp_path)
+    assert transfer_text(declared(tmp_path, rank=DECLARED["rank"])) == ""

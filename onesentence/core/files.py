@@ -25,6 +25,7 @@ from onesentence.core.errors import UserError
 # expand this many times, and any file to the bytes of EXPANDED_ALWAYS.
 EXPANSION = 1_000
 EXPANDED_ALWAYS = 2**30
+VALUE_BYTES = 8  # of a number, or more than of a text's place
 REPRODUCE = "remove it and run `dvc checkout`, to take it from DVC's cache, or `dvc repro`, to remake it"
 
 # Decimal places of every float in a tracked file. `rounded` is the only place that rounds.
@@ -299,7 +300,13 @@ def require_expandable(path: Path, metadata: pq.FileMetaData, whole: bool = True
 
     whole: whether all of it will be in memory at once.
     """
-    declared = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
+    declared = 0
+    # Not by the metadata of columns: reading those of a damaged file ends the process (pyarrow 26).
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        if group.num_rows < 0 or group.total_byte_size < 0:
+            raise UserError(f"{path}: declares less than no rows or bytes: not a whole parquet file")
+        # pyarrow makes room for as many values as the group claims to have, before it reads one.
+        declared += max(group.total_byte_size, group.num_rows * metadata.num_columns * VALUE_BYTES)
     require_expansion(path, declared)
     if whole and declared > EXPANDED_ALWAYS:
         import psutil

@@ -319,6 +319,34 @@ def test_a_bomb_of_shared_beginnings_of_parquet(tmp_path):
     refused(lambda: rows_of(path), str(path), "made to fill the memory")
 
 
+def varint(number: int) -> bytes:
+    """A number as Thrift's compact protocol writes it."""
+    number, out = 2 * number, bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def test_a_bomb_of_rows_that_parquet_claims_and_does_not_hold(tmp_path):
+    """A group that claims 2^35 rows makes pyarrow ask for their memory before it reads one."""
+    path, rows = tmp_path / "bomb.parquet", 12_345
+    write_bomb(path, pa.array(["a"] * rows))
+    whole = path.read_bytes()
+    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    footer, tried = whole[start:-8], 0
+    for place in [k for k in range(len(footer)) if footer[k:].startswith(varint(rows))]:
+        claimed = footer[:place] + varint(2**35) + footer[place + len(varint(rows)) :]
+        path.write_bytes(whole[:start] + claimed + len(claimed).to_bytes(4, "little") + b"PAR1")
+        with pq.ParquetFile(path) as file:
+            if file.metadata.row_group(0).num_rows != 2**35:
+                continue  # the place of another count
+        for read in (rows_of, files.read_parquet, read_scores):
+            refused(lambda read=read: read(path), str(path), "made to fill the memory")
+        tried += 1
+    assert tried == 1
+
+
 @pytest.mark.usefixtures("small_floor")
 def test_a_bomb_of_gzip(tmp_path):
     line = json.dumps({"document": "a" * 1_000_000, "summary": "b"}).encode() + b"\n"

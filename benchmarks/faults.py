@@ -356,16 +356,10 @@ def little_memory(project: Project, stage: str) -> Iterator[During | None]:
 
 @contextmanager
 def little_address_space(project: Project, stage: str) -> Iterator[During | None]:
-    """The stage may map no more memory than when it reads its parameters, as with `ulimit -v`.
-
-    Before that, Python loads modules, and says itself that it cannot.
-    """
-    reads = Reads(project.folder / "params.yaml")
+    """The stage may map no more memory than at its start, as with `ulimit -v`."""
 
     def during(process: "subprocess.Popen[bytes]") -> None:
         started = stage_process(project, process)
-        reads.forget()
-        reads.wait(process)
         size = started.memory_info().vms + 4 * LITTLE
         started.rlimit(psutil.RLIMIT_AS, (size, size))
 

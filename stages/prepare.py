@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from onesentence.core import params, stage
+from onesentence.core import params, recorded, stage
+from onesentence.core.checkpoints import NO_LOCKS
 from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write, write_json
 from onesentence.core.language import require_language
@@ -53,10 +54,13 @@ def work_folder() -> Iterator[Path]:
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UserError(
                 f"{folder}: another `prepare` is running here; wait until it has ended"
             ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         for entry in folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         try:
@@ -69,6 +73,7 @@ def work_folder() -> Iterator[Path]:
 
 def check_unseen(split: str, rows: Iterable[Example], seen_files: Path) -> None:
     """Refuse a held-out row that comes from a file that pretraining read."""
+    recorded.note(seen_files)
     seen = set(seen_files.read_text(encoding="utf-8").splitlines())
     for row in rows:
         if row.group in seen:
@@ -88,11 +93,14 @@ def choose(
         if data.group_column is not None:
             hint = f"; a group ({data.group_column!r}) in several splits stays only in the last one"
         raise UserError(f"data.source: {data.source}: no row left in {', '.join(empty)} after cleaning{hint}")
-    selected = dict(cleaned)
+    selected, after = dict(cleaned), dict.fromkeys(SPLITS, "after cleaning")
     if data.selection == "novel_half":
         selected["train"] = most_novel_half(cleaned["train"], rows.stored, pool)
+        after["train"] = "in the half that data.selection leaves"
     sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
-    return selected, {split: subset(selected[split], sizes[split], data.seed, split) for split in SPLITS}
+    return selected, {
+        split: subset(selected[split], sizes[split], data.seed, split, after[split]) for split in SPLITS
+    }
 
 
 def write_split(

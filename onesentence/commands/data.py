@@ -168,7 +168,7 @@ def command(
         "group_column": group_column,
     }
     columns = {key: value or getattr(data, key) for key, value in options.items()}
-    given_files(source)
+    given = given_files(source)
     rows = rows_by_split(source, columns)
     try:
         diff = use(source, columns)
@@ -176,7 +176,11 @@ def command(
         where = error.filename or LOCAL
         raise UserError(f"data: {where}: {error.strerror}; nothing was changed") from error
     print(visible(diff, keep=LINES) or "params.yaml already pointed at the data")
-    others = {file.name for file in LOCAL.iterdir()} - {*written_before(), source.name}
+    others = {file.name for file in LOCAL.iterdir()} - {
+        *written_before(),
+        source.name,
+        *(file.name for file in given),
+    }
     if others:
         print(f"DVC now tracks the other files in {LOCAL} as well: {on_one_line(', '.join(sorted(others)))}")
     for split in SPLITS:

@@ -126,7 +126,7 @@ def provide(name: str, target: Path) -> None:
 
 def require_format(folder: Path) -> None:
     """Raise a UserError where this CPU lacks the format that the preset computes in."""
-    if params.read_yaml(folder / params.PARAMS_FILE)["train"]["autocast"] == "bfloat16":
+    if params.load(("train",), folder / params.PARAMS_FILE).train.autocast == "bfloat16":
         require_bfloat16(f"{folder / params.PARAMS_FILE}: train.autocast", "none")
 
 
@@ -135,7 +135,7 @@ def require_model(folder: Path) -> None:
 
     Raises a UserError where the model cannot be found or made.
     """
-    path = params.read_yaml(folder / params.PARAMS_FILE)["model"]["watch"]
+    path = params.load(("model",), folder / params.PARAMS_FILE).model.watch
     if path == params.NO_FILE:
         return
     packed = Path(path).name
@@ -151,13 +151,13 @@ def require_model(folder: Path) -> None:
 
 def require_data(folder: Path, name: str) -> None:
     """Raise a UserError where the folder's data is the user's own and missing."""
-    data = params.read_yaml(folder / params.PARAMS_FILE)["data"]
-    if data["source"] == "local" and not (folder / data["watch"]).exists():
-        if (folder / f"{data['watch']}.dvc").is_file():
-            advice = f"fetch the articles that git has a pointer to: cd {folder} && dvc pull {data['watch']}"
+    data = params.load(("data",), folder / params.PARAMS_FILE).data
+    if data.source == "local" and not (folder / data.watch).exists():
+        if (folder / f"{data.watch}.dvc").is_file():
+            advice = f"fetch the articles that git has a pointer to: cd {folder} && dvc pull {data.watch}"
         else:
             advice = f"add your articles: make data FROM=PATH PRESET={name}"
-        raise UserError(f"{folder}: {data['watch']} not found; {advice}")
+        raise UserError(f"{folder}: {data.watch} not found; {advice}")
 
 
 def reproduce(folder: Path) -> None:

@@ -176,4 +176,5 @@ def print_found(result: dict[str, Any], scores: dict[str, Scores]) -> None:
         left, _, right = pair.partition("-")
         articles, confidence = clusters_phrase(result), result["confidence"]
         print(difference_sentence(left, right, entries[HEADLINE], HEADLINE, articles, confidence))
-    print(family_sentence(result["comparisons"], result["resamples"], result["confidence"]))
+    clusters = result["resampling"]["clusters"]
+    print(family_sentence(result["comparisons"], result["resamples"], result["confidence"], clusters))

@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -48,6 +49,24 @@ def print_traceback(kind: type[BaseException], error: BaseException, trace: Trac
     """Print a traceback as Python does, without the secrets that a library's message may hold."""
     text = "".join(traceback.format_exception(kind, error, trace))
     sys.stderr.write(shown(text, keep="\n\t"))
+
+
+def print_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a fault of the machine as one line, and any other error as `print_traceback` does."""
+    fault = None if TRACEBACK in os.environ else machine_faults.sentence_of(error)
+    if fault is None:
+        print_traceback(kind, error, trace)
+        return
+    with suppress(ImportError, MemoryError, OSError):  # the fault may keep its modules from being loaded
+        fault = shown(fault)
+    sys.stderr.write(f"error: {program()}: {fault}\n")
+
+
+def report_while_loading() -> None:
+    """Report faults of the machine while a program and its worker processes load their modules, before
+    `run`.
+    """
+    sys.excepthook = print_fault
 
 
 def run(main: Callable[[], None], description: str | None = None) -> None:

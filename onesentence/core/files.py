@@ -74,7 +74,9 @@ def restoring(paths: list[Path], journal: Path) -> Iterator[None]:
     def stop(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)  # an exception, so that the files are restored below
 
-    handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # A signal that is ignored on purpose stays ignored (nohup ignores SIGHUP).
+    heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    handlers = {number: signal.signal(number, stop) for number in heeded}
     try:
         restore(journal)
         _keep(paths, journal)

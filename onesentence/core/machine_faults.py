@@ -9,10 +9,14 @@ import os
 from collections.abc import Iterator
 
 AGAIN = "run the same command again: it goes on from its last checkpoint, if it has one"
-MEMORY = (
-    "lower train.batch_size, generate.max_batch_tokens or prompt.max_input_tokens, or end other programs; "
-    f"then {AGAIN}"
-)
+LESS = {  # what a stage can do with less memory
+    "prepare": "give articles as .jsonl instead of .json, set ONESENTENCE_WORKERS=1",
+    "tokenize": "set ONESENTENCE_WORKERS=1",
+    "score": "set ONESENTENCE_WORKERS=1",
+    "evaluate": "lower evaluate.resamples",
+    "report": "lower data.test_size",
+}
+STEPS = "lower train.batch_size, generate.max_batch_tokens or prompt.max_input_tokens"
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 CLOSED = {
     errno.EROFS: "the file system is read-only",
@@ -41,9 +45,9 @@ def sentence_of(error: BaseException) -> str | None:
     for part in _chain(error):
         text = " ".join(str(part).split())
         if isinstance(part, MemoryError) or _is_allocation(part, text):
-            return f"not enough memory; {MEMORY}"
+            return f"not enough memory; {less_memory()}"
         if type(part).__name__ == "BrokenProcessPool":
-            return f"a worker process was killed, most likely for lack of memory; {MEMORY}"
+            return f"a worker process was killed, most likely for lack of memory; {less_memory()}"
         number = part.errno if isinstance(part, OSError) else None
         for table, remedy in (
             (FULL, f"free some space, then {AGAIN}"),
@@ -56,6 +60,12 @@ def sentence_of(error: BaseException) -> str | None:
         if isinstance(part, FileNotFoundError) and part.filename:
             return f"{part.filename}: not found, or removed meanwhile; run `dvc repro` if a stage writes it"
     return None
+
+
+def less_memory() -> str:
+    """What to do where memory is too small, in the stage that DVC runs here."""
+    stage = os.environ.get("DVC_STAGE", "").rpartition(":")[2].partition("@")[0]
+    return f"{LESS.get(stage, STEPS)}, or end other programs; then {AGAIN}"
 
 
 def _is_allocation(error: BaseException, text: str) -> bool:

@@ -19,6 +19,7 @@ from onesentence.core.rules import (
     LANGUAGE,
     MODEL_SHA256,
     NAMES,
+    SEED,
     SHA256,
     SHA256_OR_NULL,
     TEMPLATE,
@@ -50,7 +51,7 @@ NO_FILE = "requirements.txt"  # data.watch and model.watch where no local file i
 class Pretrain:
     """How the embedded base model is trained from scratch."""
 
-    seed: Annotated[int, whole(0)]
+    seed: Annotated[int, SEED]
     vocabulary: Annotated[int, whole(512)]
     hidden_size: Annotated[int, whole(16)]
     layers: Annotated[int, whole(1)]
@@ -78,7 +79,7 @@ class Data:
     summary_column: Annotated[str, TEXT]
     group_column: Annotated[str | None, TEXT_OR_NULL]
     sha256: Annotated[str | None, SHA256_OR_NULL]
-    seed: Annotated[int, whole(0)]
+    seed: Annotated[int, SEED]
     selection: Annotated[str, choice("all", "novel_half")]
     train_size: Annotated[int | None, whole(1, nullable=True, or_null="all")]
     validation_size: Annotated[int | None, whole(1, nullable=True, or_null="all")]
@@ -189,7 +190,7 @@ class Export:
 class Params:
     """params.yaml. `load` returns one that holds only the named sections and keys."""
 
-    seed: Annotated[int, whole(0)]
+    seed: Annotated[int, SEED]
     pretrain: Pretrain
     data: Data
     prompt: Prompt
@@ -302,10 +303,33 @@ def _load(text: str) -> object:
         loader.dispose()
 
 
-# `dvc exp run -S` writes numbers as 1e-05. YAML 1.2 reads a number there, YAML 1.1 (PyYAML) a text.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+def _whole_number(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
+    """The whole number of a YAML node. A leading 0 means nothing; 0o and 0x do."""
+    text = node.value.replace("_", "")
+    sign, digits = (-1 if text.startswith("-") else 1), text.lstrip("+-")
+    base = {"0o": 8, "0x": 16}.get(digits[:2], 10)
+    return sign * int(digits[2:] if base != 10 else digits, base)
+
+
+# DVC reads and writes YAML 1.2: `no` is a text there, 1e-05 a number, 010 ten, 1:30 a text. PyYAML reads 1.1.
+RESOLVED = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?[0-9][0-9_]*|[-+]?0o[0-7_]+|[-+]?0x[0-9a-fA-F_]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+}
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in RESOLVED]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, (_pattern, _first) in RESOLVED.items():
+    _StrictLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(rf"(?:{_pattern})$"), list(_first)
+    )
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
@@ -423,6 +447,10 @@ def _data_contradictions(data: dict[str, Any]) -> list[str]:
     if data["source"] in ("local", "docstrings"):
         if data["revision"] is not None:
             problems.append(f"data.revision: must be null where data.source is {data['source']}")
+    elif meant := difflib.get_close_matches(data["source"], ("local", "docstrings"), 1, 0.8):
+        problems.append(
+            f"data.source: expected a source, found {data['source']!r}; did you mean {meant[0]!r}?"
+        )
     elif data["revision"] is None:
         problems.append(f"data.revision: pin a revision of the hub dataset {data['source']!r}")
     if data["summary_column"] == data["document_column"]:

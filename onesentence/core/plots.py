@@ -66,8 +66,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def error_bars(scores: list[dict[str, Any]]) -> list[list[float]]:
-    """Lengths of the error bars below and above scores, [2, scores]; NaN draws no bar (no interval)."""
+    """Lengths of the error bars below and above scores, [2, scores]; NaN draws no bar (no interval).
+
+    An interval of a skewed score may leave the score out by a little: the bar on that side has no length.
+    """
     return [
-        [math.nan if score["low"] is None else score["value"] - score["low"] for score in scores],
-        [math.nan if score["high"] is None else score["high"] - score["value"] for score in scores],
+        [math.nan if score["low"] is None else max(0.0, score["value"] - score["low"]) for score in scores],
+        [math.nan if score["high"] is None else max(0.0, score["high"] - score["value"]) for score in scores],
     ]

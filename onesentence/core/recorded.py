@@ -64,12 +64,18 @@ def note_values(path: Path, read: Callable[[], Any]) -> None:
         _run.values.append((path, read, read()))
 
 
+def note(path: Path) -> None:
+    """Note a file that the stage reads and that is no output of another one, such as the user's articles."""
+    if under_dvc() and path.is_file():
+        stat = path.stat()
+        _run.files[path] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
 def require(path: Path) -> None:
     """Raise UserError if a file that the stage reads is not the one that dvc.lock records as an output."""
     if not under_dvc() or not path.is_file():
         return
-    stat = path.stat()
-    _run.files[path] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    note(path)
     relative = Path(os.path.relpath(path))
     outputs = _outputs()
     for output in (relative, *relative.parents):

@@ -27,12 +27,16 @@ class Key:
     choices: tuple[str, ...] = ()
 
 
-def whole(low: int, nullable: bool = False, or_null: str = "") -> Key:
-    """A whole number >= low; True and 3.0 are refused."""
+def whole(low: int, nullable: bool = False, or_null: str = "", high: int | None = None) -> Key:
+    """A whole number >= low, and <= high where one is given; True and 3.0 are refused."""
+    text = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high:,}"
     return Key(
-        f"a whole number of at least {low}" + (f", or null ({or_null})" if nullable else ""),
-        lambda v: (nullable and v is None) or (type(v) is int and v >= low),
+        text + (f", or null ({or_null})" if nullable else ""),
+        lambda v: (nullable and v is None) or (type(v) is int and v >= low and (high is None or v <= high)),
     )
+
+
+SEED = whole(0, high=2**32 - 1)  # as NumPy's and torch's generators take it
 
 
 def number(low: float, high: float, low_open: bool = False, high_open: bool = False) -> Key:
@@ -66,7 +70,7 @@ SHA256 = Key(
 SHA256_OR_NULL = Key(f"{SHA256.expected}, or null (not known yet)", lambda v: v is None or SHA256.accepts(v))
 MODEL_SHA256 = Key(f"{SHA256.expected}, or null (where no model is named)", SHA256_OR_NULL.accepts)
 LANGUAGE = Key(
-    f"a language's code of ISO 639 ('no' in quotes; und = any other), one of {', '.join(LANGUAGES)}",
+    f"a language's code of ISO 639 (und = any other), one of {', '.join(LANGUAGES)}",
     lambda v: isinstance(v, str) and v in LANGUAGES,
 )
 TEXT = Key("a text that is not empty", lambda v: isinstance(v, str) and v.strip() != "")

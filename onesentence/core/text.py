@@ -18,8 +18,9 @@ NO_BLANKS = (
     r"\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}"
 )
 CHARACTER = rf"[[{NO_BLANKS}]&&[\p{{L}}\p{{Nl}}\p{{No}}]]"
-# Words of Persian and of Indic scripts contain the joiners \u200c and \u200d.
-IN_WORD = rf"[[\p{{L}}\p{{M}}\p{{N}}_\u200c\u200d]--{CHARACTER}]"
+# Words of Persian and of Indic scripts contain the joiners \u200c and \u200d. Soft hyphens and word joiners
+# cut no word (rule WB4 of Unicode's word boundaries).
+IN_WORD = rf"[[\p{{L}}\p{{M}}\p{{N}}_\u00ad\u200c\u200d\u2060]--{CHARACTER}]"
 PICTURE = r"[\p{Extended_Pictographic}--[\u00a9\u00ae\u2122]]"  # without (c), (r) and tm
 WORD = regex.compile(
     rf"[[\p{{L}}\p{{N}}_]--{CHARACTER}]{IN_WORD}*+"
@@ -108,6 +109,11 @@ def fold(word: str) -> str:
 def word_spans(text: str) -> list[tuple[int, int]]:
     """The places of the words in `text`: (first character, last character + 1)."""
     return [match.span() for match in (ASCII_WORD if text.isascii() else WORD).finditer(text)]
+
+
+def has_word(text: str) -> bool:
+    """Whether `words` finds one."""
+    return (ASCII_WORD if text.isascii() else WORD).search(text) is not None
 
 
 def words(text: str) -> list[str]:

@@ -9,6 +9,8 @@ import decimal
 import hashlib
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from onesentence.core.errors import UserError
 from onesentence.core.params import SPLITS
-from onesentence.core.text import ASCII_WORD, WORD, first_sentence, fold, words
+from onesentence.core.text import ASCII_WORD, WORD, first_sentence, fold, has_word, words
 from onesentence.data.keys import KEY_BYTES, as_keys
 from onesentence.data.records import ID
 from onesentence.data.rows import Example, decode_all, encode
@@ -26,7 +28,8 @@ from onesentence.data.rows import Example, decode_all, encode
 # Share of a single local file for test, and the same for validation. A hash of each document decides, or of
 # each group if rows have groups, so that the same row has the same split in every file.
 LOCAL_HELD_OUT_SHARE = 0.1
-EMPTY, COPIED = 1, 2  # flags of a row: a text is empty; the summary is the document's first sentence
+EMPTY, COPIED = 1, 2  # flags of a row: a text has no word; the summary is the document's first sentence
+WHOLE_FLOAT = re.compile(r"-?(?:0|[1-9]\d*)\.0")
 FIRST_LETTERS = 20_000  # they hold the first sentence in practice; splitting a whole book costs seconds
 
 
@@ -135,14 +138,20 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8"), digest_size=KEY_BYTES).digest()
 
 
+def canonical(text: str) -> str:
+    """A text in one spelling: white space and the composition of letters (NFC) make no difference."""
+    blanks = " ".join(text.split())
+    return blanks if blanks.isascii() else unicodedata.normalize("NFC", blanks)
+
+
 def text_digest(text: str) -> bytes:
-    """16-byte digest of a text; differences in white space do not count."""
-    return _digest(" ".join(text.split()))
+    """16-byte digest of a text in its canonical spelling."""
+    return _digest(canonical(text))
 
 
 def side(text: str) -> str:
-    """The split of a row of a single file, by a hash of its document or group."""
-    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+    """The split of a row of a single file, by a hash of its document or group in its canonical spelling."""
+    digest = hashlib.blake2b(canonical(text).encode("utf-8"), digest_size=8).digest()
     place = int.from_bytes(digest, "big") / 2**64  # evenly distributed in [0, 1)
     if place < LOCAL_HELD_OUT_SHARE:
         return "test"
@@ -150,7 +159,7 @@ def side(text: str) -> str:
 
 
 def _flags(row: Example, language: str | None) -> int:
-    if not row.article.strip() or not row.summary.strip():
+    if not has_word(row.article) or not has_word(row.summary):
         return EMPTY
     return COPIED if language is not None and is_first_sentence(row, language) else 0
 
@@ -206,7 +215,10 @@ def name_of(value: object) -> str | None:
     Null, NaN, and text that is blank or reads "NaN" count as missing. Raises TypeError for any other type.
     """
     if isinstance(value, str):
-        return None if value.strip().lower() in ("", "nan") else value
+        name = canonical(value)
+        if WHOLE_FLOAT.fullmatch(name):
+            return name.removesuffix(".0")  # in a CSV of pandas, see below
+        return None if name.lower() in ("", "nan") else name
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float | decimal.Decimal):
@@ -225,6 +237,8 @@ def name_of(value: object) -> str | None:
 
 def _text(place: str, record: dict[str, Any], column: str, empty: bool) -> str:
     value = record[column]
+    if value is None and empty:
+        return ""
     if not isinstance(value, str):
         raise UserError(
             f"{place}: {column!r} must be text, found {type(value).__name__}; correct or remove the row"

@@ -10,14 +10,19 @@ from onesentence.core.errors import UserError
 from onesentence.core.params import SPLITS
 from onesentence.core.pool import Pool, chunked
 from onesentence.core.text import novel_ngram_share
-from onesentence.data.rows import StoredRows
+from onesentence.data.rows import Example, StoredRows
 
 
-def subset(rows: NDArray[np.int64], size: int | None, seed: int, split: str) -> NDArray[np.int64]:
-    """The first `size` of `rows` (None: all) in an order that `seed` fixes. A larger size only adds rows."""
+def subset(
+    rows: NDArray[np.int64], size: int | None, seed: int, split: str, after: str = "after cleaning"
+) -> NDArray[np.int64]:
+    """The first `size` of `rows` (None: all) in an order that `seed` fixes. A larger size only adds rows.
+
+    after: what left `rows`, for the error where they are too few.
+    """
     if size is not None and size > len(rows):
         raise UserError(
-            f"data.{split}_size: asks for {size:,} rows, but {split} has {len(rows):,} after cleaning; lower "
+            f"data.{split}_size: asks for {size:,} rows, but {split} has {len(rows):,} {after}; lower "
             "it, or set it to null for all rows"
         )
     # Each split has its own generator, so that the size of one split does not change the choice in another.
@@ -33,9 +38,13 @@ def in_chunks(rows: StoredRows) -> Iterator[StoredRows]:
 
 
 def novelties(rows: StoredRows) -> NDArray[np.float64]:
-    """The share of new 2-grams of each row's summary; 1 for a summary of one word, which has no 2-gram."""
-    shares = (novel_ngram_share(row.document, row.summary, 2) for row in rows)
-    return np.array([1.0 if share is None else share for share in shares], dtype=np.float64)
+    """The share of new 2-grams of each row's summary; of new words for a summary of one word."""
+
+    def share(row: Example) -> float:
+        pairs = novel_ngram_share(row.document, row.summary, 2)
+        return pairs if pairs is not None else novel_ngram_share(row.document, row.summary, 1) or 0.0
+
+    return np.array([share(row) for row in rows], dtype=np.float64)
 
 
 def most_novel_half(rows: NDArray[np.int64], stored: StoredRows, pool: Pool) -> NDArray[np.int64]:

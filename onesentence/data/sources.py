@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from onesentence.core import recorded
 from onesentence.core.columns import Column
 from onesentence.core.errors import UserError
 from onesentence.core.params import SPLITS, Data
@@ -130,6 +131,7 @@ def open_source(data: Data) -> Source:
 
 def _docstrings(data: Data) -> Source:
     """The docstrings of installed packages."""
+    recorded.note(REQUIREMENTS)
     entries = docstrings.read_docstrings(REQUIREMENTS)
     rows, dropped = split_docstrings(entries)
 
@@ -162,6 +164,11 @@ def _hub(data: Data) -> Source:
                 f"{dataset} is a loading script, which is never run; name a revision that has data files, "
                 "such as refs/convert/parquet"
             ) from error
+        if "Config name is missing" in str(error):
+            raise UserError(
+                f"{dataset} has several configurations, and no key of params.yaml names one; download the "
+                "one that you need, and use it with `make data FROM=PATH`"
+            ) from error
         raise UserError(
             f"{dataset} could not be loaded ({type(error).__name__}); a hub dataset needs a network "
             "connection or a copy in the local cache; check the id and the revision, or use data.source: "
@@ -191,7 +198,8 @@ def _local(path: Path, data: Data) -> Source:
     needed = _needed(data)
 
     def stream(file: Path, split: str) -> Iterator[Chunk]:
-        unit = "row" if format_of(file) == ".json" else "line"
+        recorded.note(file)
+        unit = "row" if format_of(file) in (".json", ".parquet") else "line"
         return _chunks(records(file, needed), needed, split, str(file), unit)
 
     if path.is_file():

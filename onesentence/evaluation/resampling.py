@@ -113,7 +113,12 @@ class Sample:
         on resamples, so calls for several systems are paired.
         """
         units = self.sums(statistics)
-        return subset_sums(units, resamples) if self.few else resampled_sums(units, resamples)
+        if not self.few:
+            return resampled_sums(units, resamples)
+        # As many articles as there are: BLEU's smoothing depends on the number of n-grams. The subsets of the
+        # sizes are those of the statistics.
+        articles = subset_sums(self.sizes[:, None], resamples)
+        return subset_sums(units, resamples) * (len(self.clusters) / articles)
 
     def exchanges(self, left: np.ndarray, right: np.ndarray, resamples: int) -> tuple[np.ndarray, np.ndarray]:
         """Return `swapped_sums` of statistics [articles, k]. Outputs of a cluster change sides together."""
@@ -425,7 +430,9 @@ def paired_difference(
         "value": observed,
         **_intervals(values, bootstrap, observed, difference(total - units), sample, confidence),
         "design_effect": design_effect(both, difference, sample),
-        "p_bootstrap": None if bootstrap is None else p_value(np.abs(bootstrap - observed), observed),
+        "p_bootstrap": None
+        if bootstrap is None or sample.too_few_for(confidence)
+        else p_value(np.abs(bootstrap - observed), observed),
         "p_randomization": p_value(np.abs(aggregate(swapped[0]) - aggregate(swapped[1])), observed),
         "mde": minimum_detectable_effect(values, variance, sample, confidence),
     }

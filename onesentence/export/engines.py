@@ -225,7 +225,7 @@ def changed_settings(folder: Path, exported: Exported) -> dict[str, tuple[Any, A
     measured, found = (
         {key: value for key, value in config.to_diff_dict().items() if key not in NOT_COMPARED}
         for config in (
-            generation_config(tokenizer, exported.generate, len(tokenizer)),
+            generation_config(tokenizer, exported.generate, max(tokenizer.get_vocab().values()) + 1),
             GenerationConfig.from_pretrained(str(folder)),
         )
     )

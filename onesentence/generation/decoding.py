@@ -63,7 +63,8 @@ def generation_config(
     """
     from transformers import GenerationConfig
 
-    suppressed = list(range(len(tokenizer), vocabulary))
+    known = set(tokenizer.get_vocab().values())  # not those below its size: ids may have gaps
+    suppressed = [number for number in range(vocabulary) if number not in known]
     if tokenizer.pad_token_id != tokenizer.eos_token_id:  # if pad is eos, no output could end without it
         suppressed.append(tokenizer.pad_token_id)
 

@@ -347,11 +347,40 @@ def load_base(model: Model) -> PreTrainedModel:
             **options,
         )
     check_loaded(model, base, info)
+    if model.quantization != "none":
+        check_quantized(model, base)
     if model.quantization == "none" and not processes.sharded():  # a device may hold only a part of it
         base.to(device_name())
     keep_quantized_layers_trainable(base)
     base.requires_grad_(False)
     return base.eval()
+
+
+def check_quantized(model: Model, base: PreTrainedModel) -> None:
+    """Raise a UserError where no layer was quantized; say so where most weights were not.
+
+    transformers replaces layers that are torch's Linear and nothing derived from it. Falcon has a class of
+    its own; mixtures of experts keep theirs in one tensor.
+    """
+    replaced = [m for m in base.modules() if type(m).__name__ in ("Linear4bit", "Linear8bitLt")]
+    count = sum(module.in_features * module.out_features for module in replaced)
+    kept = {id(module.weight) for module in (*replaced, *embeddings(base))}
+    others = sum(p.numel() for p in base.parameters() if p.dim() > 1 and id(p) not in kept)
+    kind = f"quantization: {model.quantization}: bitsandbytes quantizes"
+    if not count:
+        raise UserError(f"{_where(model)}: {kind} no layer of {base.config.model_type}; set it to none")
+    if count < others:
+        print(
+            f"{_where(model)}: {kind} {count / (count + others):.0%} of the matrices of "
+            f"{base.config.model_type}; the others keep {str(base.dtype).removeprefix('torch.')}",
+            flush=True,
+        )
+
+
+def embeddings(base: PreTrainedModel) -> list[torch.nn.Module]:
+    """The layers of a model that stay as they are in every format: embeddings and the output layer."""
+    layers = (base.get_input_embeddings(), base.get_output_embeddings())
+    return [layer for layer in layers if layer is not None]
 
 
 def keep_quantized_layers_trainable(base: PreTrainedModel) -> None:

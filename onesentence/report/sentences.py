@@ -82,15 +82,23 @@ def resampling_sentence(evaluation: dict[str, Any]) -> str:
         else f" Design effect: the variance of the fine-tuned model's {METRICS[HEADLINE].title} is "
         f"{effect:.2f} times that of {n:,} independent articles."
     )
+    count, equal = resampling["clusters"], round(resampling["effective_clusters"])
+    sizes = (
+        f" Their sizes differ: they carry as much information as {equal:,} clusters of equal size."
+        if equal < count
+        else ""
+    )
     return (
-        f"Intervals and tests resample {resampling['clusters']:,} clusters (unit: {resampling['unit']}), "
-        "because articles of one cluster are alike. Their sizes differ: they carry as much information as "
-        f"{resampling['effective_clusters']:.0f} clusters of equal size.{cost}"
+        f"Intervals and tests resample {count:,} cluster{'s' * (count != 1)} (unit: {resampling['unit']}), "
+        f"because articles of one cluster are alike.{sizes}{cost}"
     )
 
 
-def family_sentence(comparisons: dict[str, Any], resamples: int, confidence: float) -> str:
-    """The number of tests that Holm's correction covers, and whether enough resamples were drawn for it."""
+def family_sentence(comparisons: dict[str, Any], resamples: int, confidence: float, clusters: int) -> str:
+    """The number of tests that Holm's correction covers, and whether there are enough resamples and clusters.
+
+    clusters: of the articles; their number where each was drawn by itself.
+    """
     tests, count = sum(len(pair) for pair in comparisons.values()), len(comparisons)
     # The smallest p of a randomization test is 1 / (resamples + 1); Holm multiplies it by the tests.
     smallest = tests / (resamples + 1)
@@ -100,6 +108,14 @@ def family_sentence(comparisons: dict[str, Any], resamples: int, confidence: flo
             f" With {resamples:,} resamples no corrected p-value can fall below {min(1.0, smallest):.4f}, so "
             "no difference can be significant. Set evaluate.resamples to at least "
             f"{round(tests / (1 - confidence)):,}."
+        )
+    # All exchanges of the two systems' outputs: as many are as far from 0 as the observed difference and its
+    # opposite.
+    elif (least := tests * 2.0 ** (1 - clusters)) > 1 - confidence + ROUNDING:
+        text += (
+            f" With {clusters:,} cluster{'s' * (clusters != 1)} no corrected p-value can fall below "
+            f"{min(1.0, least):.4f}, so no difference can be significant. Evaluate on articles of more "
+            "clusters."
         )
     return text
 
@@ -155,7 +171,10 @@ def summarize_evaluation(evaluation: dict[str, Any]) -> list[str]:
             )
         )
     sentences.append(resampling_sentence(evaluation))
-    sentences.append(family_sentence(evaluation["comparisons"], evaluation["resamples"], confidence))
+    clusters = evaluation["resampling"]["clusters"]
+    sentences.append(
+        family_sentence(evaluation["comparisons"], evaluation["resamples"], confidence, clusters)
+    )
     sentences.append(copying_sentence(evaluation["systems"]))
     for name, bias in evaluation["failure_bias"]["document_words"].items():
         sentences.append(bias_sentence(f"The {NAMES[name]}", bias, n))

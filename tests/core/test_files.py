@@ -308,6 +308,17 @@ def test_changes_of_a_killed_program_are_undone_at_once_or_by_the_next_call(tmp_
     assert tree(tmp_path) == before and not restore(tmp_path / ".undo")
 
 
+def test_a_signal_that_is_ignored_on_purpose_stays_ignored(tmp_path):
+    """As under nohup, which ignores the end of the terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with restoring([tmp_path / "a"], tmp_path / ".undo"):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_half_finished_restore_is_completed(tmp_path):
     paths = workspace(tmp_path)
     before = tree(tmp_path)

@@ -59,6 +59,22 @@ def test_an_allocation_that_fails_is_a_sentence():
     assert sentence_of(failed.value).startswith("not enough memory;")
 
 
+@pytest.mark.parametrize(
+    ("stage", "advice"),
+    [
+        ("prepare", "give articles as .jsonl"),
+        ("generate@tuned", "lower train.batch_size, generate.max_batch_tokens"),
+        ("presets/own/dvc.yaml:evaluate", "lower evaluate.resamples"),
+        (None, "lower train.batch_size"),
+    ],
+)
+def test_too_little_memory_names_settings_of_the_stage(stage, advice, monkeypatch):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    if stage:
+        monkeypatch.setenv("DVC_STAGE", stage)
+    assert sentence_of(MemoryError()).startswith(f"not enough memory; {advice}")
+
+
 FULL = """
 from pathlib import Path
 import numpy, pyarrow
@@ -108,6 +124,26 @@ def main():
     [torch.ones(50_000_000) for _ in range(100)]
 errors.run(main)
 """
+
+
+@pytest.mark.parametrize("stage", ["prepare", "generate", "report"])
+def test_a_memory_limit_is_one_sentence_while_a_stage_loads_its_modules(stage):
+    program = (
+        "import resource, runpy\n"
+        "import stages\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 10_000_000,) * 2)\n"
+        f"runpy.run_module('stages.{stage}', run_name='__main__', alter_sys=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "not enough memory; " in done.stderr, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_a_memory_limit_is_one_sentence():

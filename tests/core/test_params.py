@@ -1,5 +1,6 @@
 """The reader of params.yaml is strict and reports every error at once; the committed file passes."""
 
+import math
 from copy import deepcopy
 from pathlib import Path
 
@@ -230,6 +231,43 @@ def test_a_number_in_exponent_form_is_read_as_dvc_writes_it(tmp_path, written, v
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
     assert params.load(("train",), path).train.learning_rate == value
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        *(("no", "no"), ("on", "on"), ("1:30", "1:30"), ("True", True), ("false", False), ("010", 10)),
+        *(("0o10", 8), ("0x1F", 31), ("1_000", 1_000), ("-7", -7), ("+.5", 0.5), ("1.", 1.0), ("~", None)),
+        *((".inf", math.inf), ("-.inf", -math.inf), ("1e5", 1e5), ("1.2.3", "1.2.3"), ("1e", "1e")),
+    ],
+)
+def test_values_are_read_as_dvc_reads_them(tmp_path, written, value):
+    """YAML 1.2, in which a language may be `no`."""
+    from dvc.utils.serialize import parse_yaml
+
+    text = f"a: {written}\n"
+    found = params.parse_yaml(text, tmp_path)["a"]
+    assert found == value and type(found) is type(value)
+    assert parse_yaml(text, "params.yaml")["a"] == value
+
+
+@pytest.mark.parametrize("key", ["seed", "pretrain.seed", "data.seed"])
+def test_a_seed_fits_the_generators(values, key):
+    section, _, name = f".{key}".rpartition(".")
+    held = values[section.lstrip(".")] if section.strip(".") else values
+    held[name] = 2**32 - 1
+    assert params.problems(values) == []
+    held[name] = 2**32
+    assert params.problems(values) == [
+        f"{key}: expected a whole number from 0 to 4,294,967,295, found 4294967296"
+    ]
+
+
+def test_a_source_that_is_nearly_a_known_one_is_named(values):
+    values["data"]["source"] = "docstring"
+    assert params.problems(values) == [
+        "data.source: expected a source, found 'docstring'; did you mean 'docstrings'?"
+    ]
 
 
 def test_a_quoted_number_is_text_and_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Under DVC, a stage reads only what dvc.lock records, and fails if its inputs change while it runs."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from onesentence.core import params, recorded
+from onesentence.core.errors import UserError
+from onesentence.core.pool import Pool
+from onesentence.data.sources import open_source
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -139,6 +145,23 @@ def test_a_file_that_is_replaced_or_removed_meanwhile_is_refused(project):
     assert failed.stderr.startswith("error: data/prepared/train.parquet: was changed while the stage ran")
     failed = done(project, f"{path}.unlink()")
     assert failed.stderr.startswith("error: data/prepared/train.parquet: was removed while the stage ran")
+
+
+def test_the_user_s_articles_are_looked_at_again(tmp_path, monkeypatch):
+    """DVC would record the new articles as those that the outputs were made from."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recorded, "_run", recorded._Run())
+    monkeypatch.setenv(recorded.STAGE, "prepare")
+    rows = "".join(json.dumps({"document": f"text {i}", "summary": "s"}) + "\n" for i in range(50))
+    file = Path("own.jsonl")
+    file.write_text(rows)
+    whole = {**params.read_yaml(ROOT / params.PARAMS_FILE)["data"], "source": "local", "watch": str(file)}
+    for _ in open_source(params.part_of(params.Data, whole)).batches(Pool(1)):
+        pass
+    recorded.require_unchanged()
+    file.write_text(rows[: rows.index("\n") + 1])
+    with pytest.raises(UserError, match=r"own\.jsonl: was changed while the stage ran"):
+        recorded.require_unchanged()
 
 
 def test_a_lock_file_that_is_none_is_refused(project):

@@ -30,6 +30,7 @@ from onesentence.core.text import (
             ["\u05e9\u05dc\u05d5\u05dd", "\u05e2\u05d5\u05dc\u05dd"],
         ),
         ("ok \U0001f600\U0001f600 ok", ["ok", "\U0001f600", "\U0001f600", "ok"]),
+        ("Donau\u00addampf\u2060schiff", ["donaudampfschiff"]),  # a soft hyphen and a word joiner
         ("", []),
         (" .,;!? \n\t", []),
     ],

@@ -25,7 +25,8 @@ def test_the_most_novel_half_by_hand(tmp_path):
         "copy": "The bridge over the river",  # every 2-gram is the document's
         "half": "bridge over a river",  # 1 of 3 is
         "new": "Crossing shut",
-        "word": "Shut",  # has no 2-gram: counts as new
+        "word": "Shut",  # has no 2-gram, and its word is new
+        "name": "Bridge",  # nor has this, and the document has its word
         "most": "The bridge is shut",  # 1 of 3 is
     }
     rows = [Example(name, document, summary) for name, summary in summaries.items()]
@@ -34,7 +35,7 @@ def test_the_most_novel_half_by_hand(tmp_path):
     def half(count: int) -> list[str]:
         return [names[row] for row in most_novel_half(np.arange(count), on_disk, Pool(1))]
 
-    assert half(5) == ["half", "new", "word"]  # order kept
+    assert half(6) == ["half", "new", "word"]  # order kept
     assert half(2) == ["half"]
     assert half(0) == []
 
@@ -75,6 +76,8 @@ def test_the_error_for_too_large_a_subset_gives_the_number_of_rows():
         UserError, match=r"data\.test_size: asks for 1,201 rows, but test has 1,200 after cleaning"
     ):
         subset(rows_of(1_200), 1_201, 0, "test")
+    with pytest.raises(UserError, match=r"but train has 5 in the half that data\.selection leaves; lower it"):
+        subset(rows_of(5), 6, 0, "train", "in the half that data.selection leaves")
 
 
 def test_chunks_hold_all_rows_in_order(tmp_path):

@@ -107,6 +107,18 @@ def test_a_single_file_is_split_in_the_same_way_whatever_its_format(tmp_path):
         assert {row.document for row in rows} <= {row.document for row in splits[0][split]}
 
 
+def test_a_document_in_another_spelling_has_the_same_split(tmp_path):
+    """Line ends of another system, other blanks, decomposed letters: as after another export."""
+    records = [{"document": f"caf\u00e9 {i}\nclosed", "summary": "s"} for i in range(60)]
+    others = [{**record, "document": f" cafe\u0301 {i}\r\n closed"} for i, record in enumerate(records)]
+    first = read(write(tmp_path / "data.jsonl", records))
+    second = read(write(tmp_path / "other.jsonl", others))
+    assert all(len(rows) > 1 for rows in first.values())
+    assert {split: [row.id for row in rows] for split, rows in first.items()} == {
+        split: [row.id for row in rows] for split, rows in second.items()
+    }
+
+
 def test_a_single_file_holds_out_about_a_tenth_each_for_validation_and_test(tmp_path):
     records = [{"document": f"text {i}", "summary": "s"} for i in range(4_000)]
     splits = read(write(tmp_path / "data.jsonl", records))
@@ -281,13 +293,14 @@ def test_a_value_that_is_not_text_is_named_by_file_line_and_column(
     file = write(tmp_path / f"test{suffix}", [GOOD, GOOD, {**GOOD, column: value}, GOOD])
     # The header of a CSV file is its first line.
     number = 4 if suffix == ".csv" else 3
+    unit = "row" if suffix == ".parquet" else "line"
     message = error_of(tmp_path if folder else file)
-    assert message == f"{file}, line {number}: {column!r} {problem}; correct or remove the row"
+    assert message == f"{file}, {unit} {number}: {column!r} {problem}; correct or remove the row"
 
 
 def test_a_parquet_column_of_another_type_is_named(tmp_path):
     file = write(tmp_path / "data.parquet", [{"document": 3, "summary": "s"}])
-    assert error_of(file).startswith(f"{file}, line 1: 'document' must be text, found int")
+    assert error_of(file).startswith(f"{file}, row 1: 'document' must be text, found int")
 
 
 def test_a_csv_row_with_too_few_fields_is_named(tmp_path):
@@ -555,7 +568,7 @@ def test_if_only_some_rows_have_ids_a_row_without_one_is_named(tmp_path, suffix,
     named, without = {"id": "a", **GOOD}, {"id": None, "document": "e", "summary": "s"}
     file = write(tmp_path / f"data{suffix}", [named, without] if first else [without, named])
     offset = 1 if suffix in (".csv", ".tsv") else 0
-    unit = "row" if suffix == ".json" else "line"
+    unit = "row" if suffix in (".json", ".parquet") else "line"
     lacking, having = (2 + offset, 1 + offset) if first else (1 + offset, 2 + offset)
     assert error_of(file) == (
         f"{file}, {unit} {lacking}: no 'id', but {file}, {unit} {having} has one; give every row its own "
@@ -599,7 +612,12 @@ def test_an_id_of_an_unusable_type_is_refused(tmp_path, value):
         (2.0**60, str(2**60)),
         (-0.0, "0"),
         (0.1, "0.1"),
-        (" A ", " A "),
+        (" A\n B ", "A B"),
+        ("e\u0301", "\u00e9"),  # composed and decomposed letters are one name
+        ("7.0", "7"),  # as pandas writes whole numbers to a CSV where one of them is missing
+        ("-0.0", "-0"),
+        ("07.0", "07.0"),
+        ("1.10", "1.10"),
         ("NaN", None),
         ("nan", None),
         ("\t", None),
@@ -643,9 +661,10 @@ def test_a_missing_group_is_named_with_its_row(tmp_path, suffix, value):
         rows = [{**GOOD, "paper": "Herald"}, {**GOOD, "paper": value}]
     file = write(tmp_path / f"data{suffix}", rows)
     number = 3 if suffix == ".csv" else 2
+    unit = "row" if suffix == ".parquet" else "line"
     assert error_of(file, group_column="paper") == (
-        f"{file}, line {number}: 'paper' (data.group_column) is missing or empty; give every row a group, or "
-        "set data.group_column to null"
+        f"{file}, {unit} {number}: 'paper' (data.group_column) is missing or empty; give every row a group, "
+        "or set data.group_column to null"
     )
 
 
@@ -736,11 +755,12 @@ def test_a_hub_dataset_gives_its_splits_and_names_a_missing_column_or_split(tmp_
     # The loader treats a folder of data files like a dataset of the hub.
     folder = tmp_path / "set"
     for split in SPLITS:
-        write(folder / f"{split}.jsonl", [{"id": f"{split} 1", "text": "d \U0001f600", "summary": ""}])
+        row = {"id": f"{split} 1", "text": "d \U0001f600", "summary": ""}
+        write(folder / f"{split}.jsonl", [row, {**row, "id": f"{split} 2", "summary": None}])
     cache, source = tmp_path / "cache", str(folder)
     assert read_hub(cache, source, document_column="text") == {
-        split: [[f"{split} 1", "d \U0001f600", ""]]
-        for split in SPLITS  # `prepare` drops and counts rows with an empty text
+        split: [[f"{split} {number}", "d \U0001f600", ""] for number in (1, 2)]
+        for split in SPLITS  # `prepare` drops and counts rows with an empty text, or none
     }
     assert "(train): no column 'document' (data.document_column); has id, text, summary" in read_hub(
         cache, source

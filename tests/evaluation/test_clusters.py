@@ -127,6 +127,31 @@ def test_an_interval_of_random_subsets_contains_what_the_sign_test_does_not_reje
     assert percentile_interval(mean_of(drawn), 0.95) == pytest.approx(tuple(ends), abs=0.05)
 
 
+def test_a_subset_counts_as_many_articles_as_there_are():
+    """BLEU's smoothing makes a weak score higher the fewer n-grams there are."""
+    groups = groups_of(np.full(20, 4))
+    sample = Sample.of([str(group) for group in groups])
+    assert sample.few
+    one = np.array(
+        [12, 12, 3, 1, 0, 0, 12, 11, 10, 9]
+    )  # a text with one 2-gram of its reference, and no 3-gram
+    texts = np.tile(one, (len(groups), 1))
+    texts[::5, 3] = 0
+    scores = corpus_bleu(sample.draws(texts, 2_000))
+    low, high = percentile_interval(scores, 0.95)
+    assert low < corpus_bleu(texts.sum(axis=0)) < high
+    # A mean does not depend on how much of the articles a subset holds.
+    values = np.random.default_rng(0).normal(3, 2, len(groups))
+    drawn = mean_of(sample.draws(mean_statistics(values), 500))
+    assert drawn == pytest.approx(mean_of(subset_sums(sample.sums(mean_statistics(values)), 500)), rel=1e-12)
+
+
+def test_one_article_has_no_bootstrap_test():
+    """Every resample of one article is that article: each difference would be the surest of all."""
+    entry = difference_of(np.array([40.0]), np.array([20.0]), 200, 0.95)
+    assert entry["value"] == 20 and entry["low"] is None and entry["p_bootstrap"] is None
+
+
 # Coverage and size over simulated test sets.
 
 RUNS = 2_000

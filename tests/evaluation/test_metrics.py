@@ -43,6 +43,7 @@ from onesentence.report.sentences import (
     copying_sentence,
     difference_sentence,
     family_sentence,
+    resampling_sentence,
     summarize_evaluation,
 )
 
@@ -422,11 +423,31 @@ def test_an_undefined_difference_is_said_to_be_undefined():
 def test_too_few_resamples_are_said():
     two = {"a-b": dict.fromkeys(range(10)), "a-c": dict.fromkeys(range(10))}
     # 20 tests: the smallest p of 399 resamples is 1/400, 20/400 after correction, which is 0.05.
-    assert family_sentence(two, 399, 0.95) == "Holm's correction covers all 20 tests (2 comparisons)."
-    said = family_sentence(two, 199, 0.95)
+    assert family_sentence(two, 399, 0.95, 500) == "Holm's correction covers all 20 tests (2 comparisons)."
+    said = family_sentence(two, 199, 0.95, 500)
     assert "With 199 resamples no corrected p-value can fall below 0.1000, so no difference can be" in said
     assert said.endswith("Set evaluate.resamples to at least 400.")
-    assert "at least 400" not in family_sentence(two, 400, 0.95)
+    assert "at least 400" not in family_sentence(two, 400, 0.95, 500)
+    # 2 of the 2^8 exchanges of 8 clusters are as far from 0 as the observed one: 20 * 2^-7.
+    said = family_sentence(two, 1_999, 0.95, 8)
+    assert "With 8 clusters no corrected p-value can fall below 0.1562, so no difference can be" in said
+    assert "clusters" not in family_sentence(two, 1_999, 0.95, 10)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "equal", "said"),
+    [
+        (500, 500.0, "resample single articles and treat them as independent."),
+        (100, 100.0, "resample 100 clusters (unit: file), because articles of one cluster are alike."),
+        (100, 61.4, "are alike. Their sizes differ: they carry as much information as 61 clusters of"),
+        (1, 1.0, "resample 1 cluster (unit: file)"),
+    ],
+)
+def test_the_sizes_of_clusters_are_said_where_they_differ(clusters, equal, said):
+    resampling = {"unit": "file", "clusters": clusters, "effective_clusters": equal}
+    systems = {"tuned": {"rouge1": {"design_effect": None}}}
+    text = resampling_sentence({"n": 500, "resampling": resampling, "systems": systems})
+    assert said in text and ("Their sizes" in text) == (equal == 61.4)
 
 
 def test_failures_that_lean_are_said_to_lean():

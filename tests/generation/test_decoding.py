@@ -32,6 +32,15 @@ def settings(beams=4, new=12):
     )
 
 
+def test_ids_without_a_token_are_suppressed_and_the_end_is_not():
+    """The ids of a tokenizer may have gaps, and its end be above its size."""
+    vocabulary = {"a": 0, "b": 1, "<pad>": 3, "<end>": 8}
+    tokenizer = SimpleNamespace(
+        get_vocab=lambda: vocabulary, pad_token_id=3, eos_token_id=8, bos_token_id=None
+    )
+    assert generation_config(tokenizer, settings(), 10).suppress_tokens == [2, 4, 5, 6, 7, 9, 3]
+
+
 @pytest.mark.parametrize("beams", [1, 2, 4])
 def test_the_shared_prompt_gives_the_tokens_of_transformers(base, tokenizer, beams):
     ids, mask = pad_left(prompts(), tokenizer.pad_token_id)

@@ -5,6 +5,7 @@ a few steps; the adapter is saved, loaded and merged.
 """
 
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -167,6 +168,28 @@ def test_a_family_works_from_end_to_end(name, tmp_path, tokenizer, pairs, capsys
     with torch.inference_mode():
         logits = loaded(input_ids=probe, use_cache=False).logits
     assert (logits - wanted).abs().max() < 1e-4 * wanted.std()
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_base_whose_layers_cannot_be_quantized_is_refused_by_name(tmp_path, tokenizer, quantization):
+    """Falcon's layers have a class of their own: they would stay as they are, without a word."""
+    settings, _, _ = saved(tmp_path, tokenizer, "falcon")
+    settings.quantization = quantization
+    with pytest.raises(
+        UserError, match=f"quantization: {quantization}: bitsandbytes quantizes no layer of falcon"
+    ):
+        loading.load_base(settings)
+
+
+def test_a_base_of_which_little_is_quantized_is_said_to_be_so(tmp_path, tokenizer, capsys):
+    """The experts of a mixture are one tensor, which stays as it is."""
+    settings, _, _ = saved(tmp_path, tokenizer, "mixtral")
+    settings.quantization = "nf4"
+    loading.load_base(settings)
+    said = capsys.readouterr().out
+    assert re.search(
+        r"nf4: bitsandbytes quantizes \d+% of the matrices of mixtral; the others keep float32", said
+    )
 
 
 def refused(folder, tokenizer, model):

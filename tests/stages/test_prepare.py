@@ -1,5 +1,6 @@
 """The whole stage on a folder of data: its outputs, its errors, its workers and its memory."""
 
+import errno
 import hashlib
 import json
 import os
@@ -312,6 +313,16 @@ def test_a_second_run_in_the_same_folder_is_refused(workspace, monkeypatch):
         last = refused.stderr.splitlines()[-1]
         assert last.startswith("error: data/.prepared.rows.tmp: another `prepare` is running here")
     assert list((workspace / "data").iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_no_second_run(workspace, monkeypatch):
+    def unknown(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr(prepare.fcntl, "flock", unknown)
+    with prepare.work_folder() as folder:
+        assert folder.is_dir()
 
 
 def test_prepare_and_its_workers_import_no_model_library():

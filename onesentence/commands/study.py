@@ -182,7 +182,8 @@ def command(
         if missing:
             if not workers and (pipeline := pipeline_here()):  # workers pull them from DVC's remote
                 provide_inputs(pipeline)
-            pool = workers or Jobs(min(jobs or 1, len(missing)), git("rev-parse", "HEAD").strip())
+            commit = git("rev-parse", "HEAD").strip()
+            pool = workers or Jobs(min(jobs or 1, len(missing)), commit, missing)
             run(study, missing, pool, Record(study, scored), name, quick)
         else:
             compare(name, quick, partial=False)

@@ -1,13 +1,14 @@
 """Jobs that run a study's variants as DVC experiments on this machine. Each job has a clone of its own."""
 
 import fcntl
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -209,14 +210,31 @@ def compare(study: str, quick: bool, partial: bool, folder: Path = Path()) -> No
         sys.exit(status)
 
 
-class Jobs:
-    """The pool of this machine: `count` jobs, each with a clone of the commit."""
+def clones_for(count: int, missing: Collection[str]) -> list[int]:
+    """The numbers of `count` clones: first those in which a missing variant was killed.
 
-    def __init__(self, count: int, commit: str) -> None:
+    A stage that DVC has recorded there would run again in another clone, training from its first step: the
+    stages after it have removed its checkpoints.
+    """
+    lasts = {
+        int(folder.name.removeprefix(CLONES)): Clone(folder, "").last() for folder in WORK.glob(f"{CLONES}*")
+    }
+    started = sorted(number for number, last in lasts.items() if last in missing)
+    others = (number for number in itertools.count() if number not in started)
+    return sorted([*started, *itertools.islice(others, count)][:count])
+
+
+class Jobs:
+    """The pool of this machine: `count` jobs, each with a clone of the commit.
+
+    missing: the variants that will run.
+    """
+
+    def __init__(self, count: int, commit: str, missing: Collection[str]) -> None:
         from onesentence.core.runtime import THREADS
 
         threads = max(1, min(THREADS, (os.cpu_count() or 1) // count))
-        self.jobs = {str(number): Job(number, commit, threads) for number in range(count)}
+        self.jobs = {str(number): Job(number, commit, threads) for number in clones_for(count, missing)}
         self.values: dict[str, dict[str, Any]] = {}
 
     def places(self) -> list[str]:
@@ -254,7 +272,7 @@ class Jobs:
         end_variants()
 
     def clone(self) -> Job:
-        return self.jobs["0"]
+        return next(iter(self.jobs.values()))
 
     def drop(self) -> None:
         drop_clones()

@@ -15,7 +15,10 @@ import yaml
 from conftest import make_project, run
 
 from onesentence.core.files import write_json
+from onesentence.study.clone import LAST, Clone
 from onesentence.study.declaration import Studies
+from onesentence.study.jobs import clones_for
+from onesentence.study.pool import WORK
 from onesentence.study.variants import run_name
 
 TINY_STUDIES = {
@@ -85,6 +88,21 @@ def wait_until(reached) -> None:
     while not reached() and time.time() < deadline:
         time.sleep(0.05)
     assert reached()
+
+
+def test_a_variant_goes_on_in_the_clone_where_it_was_killed(tmp_path, monkeypatch):
+    """Also where it is the last one that is missing, and one clone is enough."""
+    monkeypatch.chdir(tmp_path)
+    assert clones_for(2, {"a", "b"}) == [0, 1]
+    for number, name in ((0, "a"), (1, "b"), (3, "c")):
+        clone = Clone(WORK / f"clone-{number}", "")
+        clone.complete()
+        (clone.root / LAST).write_text(f"ref {name}")
+    assert clones_for(1, {"b"}) == [1]
+    assert clones_for(1, {"a", "b"}) == [0]
+    assert clones_for(2, {"c", "d"}) == [0, 3]
+    assert clones_for(3, {"c", "a"}) == [0, 1, 3]
+    assert clones_for(1, {"d"}) == [0]
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ from onesentence.core.rules import (
 )
 
 PARAMS_FILE = Path("params.yaml")
+UNLIKELY = 5  # nats for a token of an output that a weak model writes
 EXPORT_TARGETS = (
     *("merged", "adapter", "ctranslate2_float32", "ctranslate2_int8"),
     *("gguf_float32", "gguf_bfloat16", "gguf_float16", "gguf_q8_0"),
@@ -492,6 +493,21 @@ def _nli_contradictions(evaluate: dict[str, Any]) -> list[str]:
     return problems
 
 
+def _beam_contradictions(generate: dict[str, Any]) -> list[str]:
+    """Contradictions within the section `generate`."""
+    beams, longest, penalty = (generate[key] for key in ("num_beams", "max_new_tokens", "length_penalty"))
+    if beams == 1:
+        told = "generate.length_penalty: must be 1.0 where generate.num_beams is 1: it ranks beams"
+        return [told] if penalty != 1 else []
+    # A finished beam is worth its log-probability times length^-penalty; transformers takes -1e9 for none.
+    if UNLIKELY * longest * float(longest) ** max(0.0, -penalty) >= 1e9:
+        return [
+            f"generate.length_penalty: {penalty:g} is too low for {longest} new tokens: no beam could end; "
+            "raise it, or lower generate.max_new_tokens"
+        ]
+    return []
+
+
 def _contradictions(values: dict[str, Any]) -> list[str]:
     """Values that are valid alone and contradict each other."""
     problems = [*_data_contradictions(values["data"]), *_nli_contradictions(values["evaluate"])]
@@ -530,8 +546,7 @@ def _contradictions(values: dict[str, Any]) -> list[str]:
             "train.method: full needs model.dtype: float32 and model.quantization: none; quantized weights "
             "cannot be trained, and 16-bit ones round small updates away (train.autocast is for speed)"
         )
-    if generate["num_beams"] == 1 and generate["length_penalty"] != 1:
-        problems.append("generate.length_penalty: must be 1.0 where generate.num_beams is 1: it ranks beams")
+    problems += _beam_contradictions(generate)
     if values["evaluate"]["meteor_synonyms"] and values["evaluate"]["language"] != "en":
         problems.append(
             "evaluate.meteor_synonyms: must be false unless evaluate.language is en: WordNet is English"

@@ -13,6 +13,8 @@ from typing import Any
 from onesentence.core.errors import UserError
 from onesentence.core.language import ENGLISH, require_language
 from onesentence.core.params import Evaluate, part_of
+from onesentence.core.rules import LANGUAGE, LANGUAGES
+from onesentence.core.text import has_word
 from onesentence.evaluation import comparison
 from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import ROW, Scores
@@ -36,8 +38,23 @@ def score(
     names. groups: the cluster of each article, such as its newspaper; None makes each article its own
     cluster. language: ISO 639-1, or `und` for any other. more: names of optional metrics, such as chrf_plus.
     BERTScore is left out: it needs a model, which params.yaml names.
-    Raises UserError if the lists differ in length or the language does not fit the references.
+    Raises UserError if the lists differ in length, the language is unknown or does not fit the references, a
+    reference has no word, or a name holds "-", which joins two names in a comparison.
     """
+    if language not in LANGUAGES:
+        raise UserError(f"language: expected {LANGUAGE.expected}, found {language!r}")
+    for name in systems:
+        if not name or "-" in name:
+            raise UserError(f"systems: expected names without '-', found {name!r}")
+    for label, texts in {"references": references, **systems, "documents": documents or []}.items():
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(f"{label}[{number}]: expected a text, found {type(text).__name__}")
+    if not references:
+        raise UserError("references: expected at least one text, found none")
+    for number, text in enumerate(references):
+        if not has_word(text):
+            raise UserError(f"references[{number}]: has no word, so no output can match it; leave it out")
     lengths = {"references": len(references)} | {name: len(texts) for name, texts in systems.items()}
     lengths |= {"documents": len(documents)} if documents is not None else {}
     lengths |= {"groups": len(groups)} if groups is not None else {}
@@ -70,8 +87,14 @@ def compare(
 
     scores: by system, for the same articles. confidence: 0 to 1. The result has the layout of
     metrics/evaluation.json: `systems`, `comparisons` by "left-right", `metrics` (signatures), `resampling`.
-    Raises UserError if the scores differ in articles or settings.
+    Raises UserError if the scores differ in articles or settings, or an argument is out of its range.
     """
+    if not scores:
+        raise UserError("scores: expected those of at least one system, found none")
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence: expected a number between 0 and 1, found {confidence!r}")
+    if not isinstance(resamples, int) or resamples < 1:
+        raise UserError(f"resamples: expected a whole number of at least 1, found {resamples!r}")
     pairs = list(combinations(scores, 2))
     sums = comparison.resampled(scores, resamples)
     return {

@@ -82,6 +82,15 @@ def results_table(evaluation: dict[str, Any], published: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def rouge_words(evaluation: dict[str, Any]) -> str:
+    """What ROUGE counts, by its signature: rouge_score's words of English, or words of another language."""
+    signature = evaluation["metrics"]["quality"][HEADLINE]["signature"]
+    fields = dict(part.partition(":")[::2] for part in signature.split("|"))
+    if fields["tokens"] == "rouge_score":
+        return "rouge_score with stemmer"
+    return f"{fields['tokens']} (language {fields['lang']}; stemmer: {fields['stemmer']})"
+
+
 def _systems_table(evaluation: dict[str, Any]) -> list[str]:
     """Markdown lines: scores of each system with intervals, and the share of outputs that are a summary."""
     few = evaluation["resampling"]["interval"] == SUBSETS
@@ -89,7 +98,7 @@ def _systems_table(evaluation: dict[str, Any]) -> list[str]:
     lines = [
         f"Split {evaluation['split']}, {clusters_phrase(evaluation)}. Each value has its "
         f"{evaluation['confidence']:.0%} interval ({evaluation['resamples']:,} {way}). "
-        "A failed output scores 0. ROUGE: rouge_score with stemmer, F1 x 100. Design effect: variance of "
+        f"A failed output scores 0. ROUGE: {rouge_words(evaluation)}, F1 x 100. Design effect: variance of "
         "ROUGE-1, divided by that of as many independent articles. Copied: the output is a word-for-word "
         "span of its article.",
         "",

@@ -238,7 +238,7 @@ def make(p: params.Pretrain, entries: list[DocumentedObject], folder: Path, metr
 
     from onesentence.core.runtime import set_up
 
-    set_up(p.seed)
+    set_up(p.seed, ["bfloat16"])  # where the CPU has it
     tokenizer = train_tokenizer([f"{entry.heading}\n\n{entry.docstring}" for entry in entries], p.vocabulary)
     steps = -(-p.tokens // (p.batch_size * p.context))
     rows = token_rows(entries, tokenizer, p, steps)

@@ -410,6 +410,19 @@ def test_a_key_that_was_added_later_has_its_old_value_in_older_sections():
     assert params.completed("lora", older) == older and params.completed("evaluate.split", "test") == "test"
 
 
+@pytest.mark.parametrize(("tokens", "penalty", "fits"), [(64, -2.0, True), (64, -6, False), (24, -6, False)])
+def test_a_length_penalty_that_no_beam_survives_is_refused(values, tokens, penalty, fits):
+    values["generate"].update(max_new_tokens=tokens, length_penalty=penalty)
+    assert params.problems(values) == (
+        []
+        if fits
+        else [
+            f"generate.length_penalty: {penalty:g} is too low for {tokens} new tokens: no beam could end; "
+            "raise it, or lower generate.max_new_tokens"
+        ]
+    )
+
+
 @pytest.mark.parametrize("model", [{"dtype": "bfloat16"}, {"quantization": "nf4"}])
 def test_autocast_needs_float32_weights(values, model):
     values["train"]["autocast"] = "bfloat16"

@@ -4,8 +4,9 @@ import json
 
 from conftest import ROOT
 
+from onesentence.core.language import rouge_signature
 from onesentence.evaluation.metrics import METRICS
-from onesentence.report.tables import FAULTS, complement, faults_table
+from onesentence.report.tables import FAULTS, complement, faults_table, rouge_words
 
 
 def evaluation() -> dict:
@@ -35,3 +36,12 @@ def test_faults_are_shown_for_both_models():
     assert cut.endswith("| 10.00 [3.00, 15.00] |")
     assert next(line for line in lines if "names" in line).endswith("| n/a | n/a |")
     assert "| n/a |" in next(line for line in lines if "begin with" in line)
+
+
+def test_the_words_of_rouge_are_those_that_were_counted():
+    evaluation = json.loads((ROOT / "metrics/evaluation.json").read_text())
+    assert rouge_words(evaluation) == "rouge_score with stemmer"
+    assert f"ROUGE: {rouge_words(evaluation)}, F1 x 100" in (ROOT / "plots/results.md").read_text()
+    german = f"rouge1|F1|{rouge_signature('de')}|n:5"
+    told = rouge_words({"metrics": {"quality": {"rouge1": {"signature": german}}}})
+    assert told.startswith("Unicode words") and "(language de; stemmer: " in told

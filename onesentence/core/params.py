@@ -497,8 +497,8 @@ def _beam_contradictions(generate: dict[str, Any]) -> list[str]:
     """Contradictions within the section `generate`."""
     beams, longest, penalty = (generate[key] for key in ("num_beams", "max_new_tokens", "length_penalty"))
     if beams == 1:
-        told = "generate.length_penalty: must be 1.0 where generate.num_beams is 1: it ranks beams"
-        return [told] if penalty != 1 else []
+        problem = "generate.length_penalty: must be 1.0 where generate.num_beams is 1: it ranks beams"
+        return [problem] if penalty != 1 else []
     # A finished beam is worth its log-probability times length^-penalty; transformers takes -1e9 for none.
     if UNLIKELY * longest * float(longest) ** max(0.0, -penalty) >= 1e9:
         return [

@@ -103,7 +103,7 @@ def correlation(left: np.ndarray, right: np.ndarray) -> float:
 def drawn_rows(sample: Sample, resamples: int) -> list[NDArray[np.int64]]:
     """The rows of each resample: those of a cluster as often as the cluster was drawn."""
     one_hot = (sample.clusters[:, None] == np.arange(sample.count)).astype(np.int64)
-    counts = np.rint(sample.draws(one_hot, resamples) / sample.sizes).astype(np.int64)
+    counts = np.rint(sample.drawn(one_hot, resamples) / sample.sizes).astype(np.int64)
     return [np.repeat(np.arange(len(sample.clusters)), drawn[sample.clusters]) for drawn in counts]
 
 

@@ -40,7 +40,7 @@ def pipelines() -> list[Path]:
 def command(readme: bool) -> None:
     evaluation = read_json(EVALUATION)  # first: an error must come before the README is changed
     if readme:
-        source = params.load(("data",)).data.source
+        source = params.read_yaml(params.PARAMS_FILE)["data"]["source"]
         example = example_block(DATA, evaluation) if source == QUOTED else NO_EXAMPLE
         write_between(README, START, END, results_block(pipelines()))
         write_between(README, EXAMPLE_START, EXAMPLE_END, example)

@@ -112,13 +112,18 @@ class Sample:
         Their scores vary as the score would over other test sets. The draw depends only on the clusters and
         on resamples, so calls for several systems are paired.
         """
-        units = self.sums(statistics)
+        drawn = self.drawn(statistics, resamples)
         if not self.few:
-            return resampled_sums(units, resamples)
+            return drawn
         # As many articles as there are: BLEU's smoothing depends on the number of n-grams. The subsets of the
         # sizes are those of the statistics.
         articles = subset_sums(self.sizes[:, None], resamples)
-        return subset_sums(units, resamples) * (len(self.clusters) / articles)
+        return drawn * (len(self.clusters) / articles)
+
+    def drawn(self, statistics: np.ndarray, resamples: int) -> np.ndarray:
+        """Return `draws` as they add up: a subset has fewer articles than there are."""
+        units = self.sums(statistics)
+        return subset_sums(units, resamples) if self.few else resampled_sums(units, resamples)
 
     def exchanges(self, left: np.ndarray, right: np.ndarray, resamples: int) -> tuple[np.ndarray, np.ndarray]:
         """Return `swapped_sums` of statistics [articles, k]. Outputs of a cluster change sides together."""

@@ -69,7 +69,7 @@ def write_chat_model(folder: Path, tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("preset", "model"),
     [
-        ("phi2-xsum-t4", "microsoft/phi-2"),
+        pytest.param("phi2-xsum-t4", "microsoft/phi-2", marks=pytest.mark.long),
         pytest.param("phi2-xsum", "microsoft/phi-2", marks=pytest.mark.long),
         pytest.param("qwen2.5-1.5b-xsum", "Qwen/Qwen2.5-1.5B-Instruct", marks=pytest.mark.long),
     ],

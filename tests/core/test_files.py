@@ -277,9 +277,10 @@ def test_restoring_keeps_successful_changes_and_leaves_no_journal(tmp_path):
 
 
 KILLED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from onesentence.core.files import restoring
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup, which ignores it
 folder = Path(sys.argv[1])
 paths = [folder / "a", folder / "b", folder / "sub" / "deep" / "c"]
 with restoring(paths, folder / ".undo"):

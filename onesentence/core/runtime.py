@@ -224,7 +224,7 @@ def set_up(seed: int, formats: Iterable[str] = ()) -> None:
     torch.set_num_threads(
         min(THREADS, int(requested)) if requested.isdecimal() and int(requested) else THREADS
     )
-    # As transformers.set_seed does, which loads peft and bitsandbytes: that takes as long as torch itself.
+    # As transformers.set_seed does. That one also loads peft and bitsandbytes, which most stages do not need.
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)  # of every device

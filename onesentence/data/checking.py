@@ -217,7 +217,7 @@ def name_of(value: object) -> str | None:
     if isinstance(value, str):
         name = canonical(value)
         if WHOLE_FLOAT.fullmatch(name):
-            return name.removesuffix(".0")  # in a CSV of pandas, see below
+            return str(int(name.removesuffix(".0")))  # in a CSV of pandas, see below
         return None if name.lower() in ("", "nan") else name
     if isinstance(value, bool):
         return str(value).lower()

@@ -93,11 +93,8 @@ def parts(
             yield label, names
 
 
-def loss_of(result: dict[str, Any], studies: Studies, folder: Path, small: str, large: str) -> dict[str, Any]:
-    """The score of one variant minus that of another, of the study of `result`.
-
-    folder: the pipeline of the scale.
-    """
+def loss_of(result: dict[str, Any], studies: Studies, small: str, large: str) -> dict[str, Any]:
+    """The score of one variant minus that of another, of the study of `result`. studies: of its scale."""
     variants, baseline = result["variants"], result["baseline"]
     if large == baseline:
         entry: dict[str, Any] = variants[small]["difference"][HEADLINE]
@@ -108,17 +105,17 @@ def loss_of(result: dict[str, Any], studies: Studies, folder: Path, small: str, 
         return {**entry, **turned}
     study = studies.study(result["study"])
     pair = study.without({variant.name for variant in study.variants} - {small, large})
-    with contextlib.chdir(folder):
+    with contextlib.chdir(studies.pipeline or "."):
         runs = recorded(pair)
         measured = measure(pair, runs, result["resamples"], borrowed_spread(study, studies))
     return variance.difference(measured.headline(small), measured.headline(large), result["confidence"])
 
 
-def answers(small: Studies, large: Studies, top: Path) -> list[Answer]:
-    """The answer of every study that both scales have run. top: the repository."""
+def answers(small: Studies, large: Studies) -> list[Answer]:
+    """The answer of every study that both scales have run, in the repository's root folder."""
     found = []
-    of_small = compared(top / small.pipeline / STUDIES, small)
-    for name, result in compared(top / large.pipeline / STUDIES, large).items():
+    of_small = compared(Path(small.pipeline) / STUDIES, small)
+    for name, result in compared(Path(large.pipeline) / STUDIES, large).items():
         if name not in of_small:
             continue
         other = of_small[name]
@@ -127,7 +124,7 @@ def answers(small: Studies, large: Studies, top: Path) -> list[Answer]:
             (first, first_text), (second, second_text) = choose(other, names), choose(result, names)
             loss = None
             if first != second:
-                loss = loss_of(result, large, top / large.pipeline, first, second)
+                loss = loss_of(result, large, first, second)
             found.append(
                 Answer(name, result["question"], label, first, second, first_text, second_text, loss)
             )
@@ -153,13 +150,13 @@ def table(small: str, large: str, found: list[Answer]) -> str:
     return "\n".join([head, "|---|---|---|---|---|", *rows])
 
 
-def transfer_text(small: Studies, top: Path = Path()) -> str:
+def transfer_text(small: Studies) -> str:
     """A section of docs/decisions.md for each larger scale that has run a study of the small one; "" without
     one.
     """
     sections = []
     for large in larger_scales(small):
-        found = answers(small, large, top)
+        found = answers(small, large)
         if not found:
             continue
         verdicts = [answer.verdict for answer in found]

@@ -76,7 +76,7 @@ def test_without_a_study_of_both_scales_nothing_is_said(scales):
     small, large = scales
     assert transfer_text(small) == ""
     compared(small, "rank", {"rank-32": 33.0})
-    assert transfer_text(small) == "" and answers(small, large, Path()) == []
+    assert transfer_text(small) == "" and answers(small, large) == []
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_choice_of_the_small_scale_is_held_against_that_of_the_large_one(
     small, large = scales
     compared(small, "rank", of_small)
     compared(large, "rank", of_large)
-    (answer,) = answers(small, large, Path())
+    (answer,) = answers(small, large)
     assert (answer.small, answer.large) == choices and answer.verdict == verdict
     assert (answer.loss is None) == (loss is None)
     if answer.loss:
@@ -108,7 +108,7 @@ def test_rates_are_compared_by_series_where_the_baselines_differ(scales):
     small, large = scales
     compared(small, "rate", {"learning-rate-0.004": 33.0})
     compared(large, "rate", {"learning-rate-0.001": 28.0, "learning-rate-0.002": 33.0})
-    (answer,) = answers(small, large, Path())
+    (answer,) = answers(small, large)
     choices = (answer.part, answer.small, answer.large)
     assert choices == ("rank 8", "learning-rate-0.004", "learning-rate-0.002")
     assert answer.verdict == WORSE and answer.loss["value"] == pytest.approx(-3, abs=0.2)

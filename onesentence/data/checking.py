@@ -217,7 +217,8 @@ def name_of(value: object) -> str | None:
     if isinstance(value, str):
         name = canonical(value)
         if WHOLE_FLOAT.fullmatch(name):
-            return str(int(name.removesuffix(".0")))  # in a CSV of pandas, see below
+            # In a CSV of pandas, see below. Not by int(): it refuses thousands of digits.
+            return "0" if name == "-0.0" else name.removesuffix(".0")
         return None if name.lower() in ("", "nan") else name
     if isinstance(value, bool):
         return str(value).lower()

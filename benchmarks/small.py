@@ -21,6 +21,7 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import file_sha256
 from onesentence.core.text import with_heading
 from onesentence.data import docstrings
+from onesentence.study.clone import has_whole_lock
 
 REPOSITORY = Path(__file__).parents[1]
 BASE = "models/phi-tiny-64"
@@ -162,7 +163,7 @@ class Project:
             )
 
     def outputs(self) -> dict[str, dict[str, str]]:
-        """MD5 of each output that dvc.lock records, by stage and path; {} without the file."""
+        """`recorded_outputs` of the project."""
         return recorded_outputs(self.folder)
 
     def hashes(self, paths: list[str]) -> dict[str, str | None]:
@@ -200,9 +201,11 @@ def remove(path: Path) -> None:
 
 
 def recorded_outputs(folder: Path) -> dict[str, dict[str, str]]:
-    """MD5 of each output that dvc.lock of a folder records, by stage and path; {} without the file."""
+    """MD5 of each output that dvc.lock of a folder records, by stage and path; {} without the file, or where a
+    kill left it half-written.
+    """
     path = folder / "dvc.lock"
-    if not path.is_file():
+    if not path.is_file() or not has_whole_lock(folder):
         return {}
     stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
     return {

@@ -21,15 +21,16 @@ def write_outputs(folder, **texts) -> None:
         (folder / f"{name}.txt").write_text(text)
 
 
-def record(folder, *names) -> None:
-    stages = {"one": {"outs": [{"path": f"{name}.txt", "md5": "0"} for name in names]}}
-    (folder / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}))
+def record(folder, *paths) -> None:
+    outs = [{"path": path, "md5": "0" * 32} for path in paths]
+    lock = {"schema": "2.0", "stages": {"one": {"cmd": "one", "outs": outs}}}
+    (folder / "dvc.lock").write_text(yaml.safe_dump(lock))
 
 
 def test_an_output_is_wrong_if_it_differs_or_if_dvc_calls_it_finished_and_it_is_missing(tmp_path):
     write_outputs(tmp_path, a="whole", b="whole")
     expected = {"a.txt": hash_of(tmp_path / "a.txt"), "b.txt": hash_of(tmp_path / "b.txt")}
-    record(tmp_path, "a")
+    record(tmp_path, "a.txt")
     assert soak.differing_outputs(tmp_path, expected) == []
     (tmp_path / "b.txt").unlink()
     assert soak.differing_outputs(tmp_path, expected) == []  # its stage has not ended
@@ -42,13 +43,23 @@ def test_an_output_is_wrong_if_it_differs_or_if_dvc_calls_it_finished_and_it_is_
     assert soak.differing_outputs(tmp_path, expected) == ["a.txt differs though DVC calls it finished"]
 
 
+@pytest.mark.parametrize("torn", ["", "schema: '2.0'\nsta", "schema: '2.0'\nstages:\n  one:\n    cm"])
+def test_a_lock_that_a_kill_has_torn_calls_nothing_finished(tmp_path, torn):
+    """DVC writes it in place."""
+    write_outputs(tmp_path, a="whole")
+    expected = {"a.txt": hash_of(tmp_path / "a.txt")}
+    (tmp_path / "a.txt").unlink()
+    record(tmp_path, "a.txt")
+    assert soak.differing_outputs(tmp_path, expected)
+    (tmp_path / "dvc.lock").write_text(torn)
+    assert soak.differing_outputs(tmp_path, expected) == []
+
+
 def test_the_loss_curve_may_be_shorter_until_its_stage_has_ended(tmp_path):
     (tmp_path / GROWS).parent.mkdir()
     (tmp_path / GROWS).write_text("step,loss\n1,5.0\n")
     assert soak.differing_outputs(tmp_path, {GROWS: "another"}) == []
-    (tmp_path / "dvc.lock").write_text(
-        yaml.safe_dump({"stages": {"train": {"outs": [{"path": GROWS, "md5": "0"}]}}})
-    )
+    record(tmp_path, GROWS)
     assert soak.differing_outputs(tmp_path, {GROWS: "another"}) == [
         f"{GROWS} differs though DVC calls it finished"
     ]

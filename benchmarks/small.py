@@ -201,8 +201,8 @@ def remove(path: Path) -> None:
 
 
 def recorded_outputs(folder: Path) -> dict[str, dict[str, str]]:
-    """MD5 of each output that dvc.lock of a folder records, by stage and path; {} without the file, or where a
-    kill left it half-written.
+    """MD5 of each output that dvc.lock of a folder records, by stage and path; {} without the file, or where
+    a kill left it half-written.
     """
     path = folder / "dvc.lock"
     if not path.is_file() or not has_whole_lock(folder):

@@ -1,5 +1,6 @@
 """Fixtures: a tiny model with random weights, real pairs, and whole projects to run stages in."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -223,6 +224,28 @@ def make_project(parent: Path, pairs: list[dict], tiny: Path) -> Path:
     run(folder, "git", "add", "--all")
     run(folder, "git", "commit", "--quiet", "--message=tiny")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory, pairs, tiny) -> Path:
+    """The project of `make_project` after `dvc repro`, committed. All workers of pytest have one: copy it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ran"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other worker waits here
+        if not (folder / "done").exists():
+            project = make_project(folder, pairs, tiny)
+            run(project, "dvc", "repro", "--quiet")
+            run(project, "git", "add", "--all")
+            run(project, "git", "commit", "--quiet", "--message=run")
+            (folder / "done").touch()
+    return folder / "project"
+
+
+def take_cache(project: Path, ran: Path) -> None:
+    """Give a project DVC's cache of `ran`: DVC takes from it what was run with the same parameters."""
+    shutil.copytree(ran / ".dvc/cache", project / ".dvc/cache", dirs_exist_ok=True)
 
 
 def copy_project(project: Path, parent: Path) -> Path:

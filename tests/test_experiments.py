@@ -1,11 +1,12 @@
 """What DVC users do: own data, experiments in the workspace, in a copy and queued, a remote."""
 
 import json
+import re
 import shutil
 import time
 
 import pytest
-from conftest import copy_project, copy_repository, edit, make_project, run, stage, write_local
+from conftest import copy_project, copy_repository, edit, run, stage, write_local
 
 
 def experiments(folder) -> dict[str, dict]:
@@ -19,23 +20,18 @@ def experiments(folder) -> dict[str, dict]:
     return found
 
 
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory, pairs, tiny):
-    """The tiny project after `dvc repro`, committed."""
-    folder = make_project(tmp_path_factory.mktemp("reproduced"), pairs, tiny)
-    run(folder, "dvc", "repro", "--quiet")
-    run(folder, "git", "add", "--all")
-    run(folder, "git", "commit", "--quiet", "--message=run")
-    return folder
-
-
 @pytest.mark.slow
-def test_own_data_is_a_dependency_and_every_kind_of_experiment_finds_it(reproduced, tmp_path, pairs):
-    project = copy_project(reproduced, tmp_path)
+def test_own_data_is_a_dependency_and_every_kind_of_experiment_finds_it(ran, tmp_path, pairs):
+    project = copy_project(ran, tmp_path)
     assert "up to date" in run(project, "dvc", "status").stdout
 
     # Workspace, copy, queue: each with another value, each with its own result.
-    run(project, "dvc", "exp", "run", "--quiet", "--name", "here", "-S", "lora.rank=2")
+    # Another rank runs training and what follows, and never the untuned model.
+    said = run(project, "dvc", "exp", "run", "--name", "here", "-S", "lora.rank=2").stdout
+    after = ["train", "generate@tuned", "score@tuned", "evaluate", "report"]
+    assert re.findall(r"Running stage '([^']+)'", said) == after
+    changed = run(project, "git", "status", "--porcelain").stdout
+    assert "metrics/train.json" in changed and "metrics/smoke.json" not in changed
     run(project, "git", "checkout", "--quiet", ".")
     run(project, "dvc", "checkout", "--quiet")
     run(project, "dvc", "exp", "run", "--quiet", "--name", "copy", "--temp", "-S", "evaluate.resamples=150")
@@ -97,8 +93,8 @@ def test_data_from_one_file_and_bad_data_leaves_everything_as_it_was(tmp_path, p
 
 
 @pytest.mark.slow
-def test_push_clone_pull_and_the_adapter_scores_the_same(reproduced, tmp_path):
-    project = copy_project(reproduced, tmp_path)
+def test_push_clone_pull_and_the_adapter_scores_the_same(ran, tmp_path):
+    project = copy_project(ran, tmp_path)
     drive = tmp_path / "drive"
     # --old-file: without setting up an environment in the copy.
     make = ("make", "--old-file=.venv/.installed", "remote", f"DIR={drive}")

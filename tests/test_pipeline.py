@@ -181,18 +181,6 @@ def test_a_second_repro_has_nothing_to_do(finished):
     assert run(folder, "git", "status", "--porcelain").stdout == ""
 
 
-def test_a_changed_rank_reruns_train_and_never_generate_base(finished):
-    folder, _ = finished
-    edit(folder, lora__rank=2)
-    status = json.loads(run(folder, "dvc", "status", "--json").stdout)
-    assert "train" in status
-    result = run(folder, "dvc", "repro")
-    ran = re.findall(r"Running stage '([^']+)'", result.stdout)
-    assert ran == ["train", "generate@tuned", "score@tuned", "evaluate", "report"]
-    changed = run(folder, "git", "status", "--porcelain").stdout
-    assert "metrics/train.json" in changed and "metrics/smoke.json" not in changed
-
-
 def test_the_table_and_the_verdict(finished):
     folder, _ = finished
     shown = run(folder, "python", "-m", "onesentence", "results").stdout

@@ -228,7 +228,8 @@ def set_up(seed: int, formats: Iterable[str] = ()) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)  # of every device
-    torch.use_deterministic_algorithms(True)
+    # As use_deterministic_algorithms(True), which also loads torch's compiler: up to 2 s of a stage.
+    torch.set_deterministic_debug_mode("error")
     # A debugging aid of deterministic mode, which fills every new tensor and costs time. torch adds the
     # setting to its module at run time, so mypy does not know it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ It reads safetensors only and runs no remote code. It loads what params.yaml nam
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +108,30 @@ def register_float32_attention() -> None:
 
     AttentionInterface.register(FLOAT32_ATTENTION, _float32_attention)
     AttentionMaskInterface.register(FLOAT32_ATTENTION, sdpa_mask)
+
+
+def require_replaceable_attention(model: Model, config: PreTrainedConfig) -> None:
+    """Raise a UserError if transformers cannot give this type of model the attention that float16 needs.
+
+    Both models are built without weights. One that cannot be built with its own attention has another fault,
+    which loading names.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    def can_be_built(**options: str) -> bool:
+        try:
+            with torch.device("meta"):
+                AutoModelForCausalLM.from_config(copy.deepcopy(config), **options)
+        except (ValueError, *DAMAGED):
+            return False
+        return True
+
+    if can_be_built() and not can_be_built(attn_implementation=FLOAT32_ATTENTION):
+        raise UserError(
+            "model.dtype: float16 computes attention in float32, and transformers cannot replace the "
+            f"attention of a {config.model_type} model ({_where(model)}); use bfloat16 or float32"
+        )
 
 
 def _where(model: Model) -> str:
@@ -327,14 +352,15 @@ def load_base(model: Model) -> PreTrainedModel:
     check_dtype(model.dtype)
     check_folder(model)
     dtype = getattr(torch, model.dtype)
+    config = with_fused_activation(load_config(model))
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "revision": model.revision or "main"}
     if model.dtype == "float16":
         register_float32_attention()
         options["attn_implementation"] = FLOAT32_ATTENTION
+        require_replaceable_attention(model, config)
     if model.quantization != "none":
         options["quantization_config"] = quantization_config(model.quantization, dtype)
         options["device_map"] = {"": device_name()}  # bitsandbytes quantizes weights where they are placed
-    config = with_fused_activation(load_config(model))
     if getattr(config, "auto_map", None):
         print(f"{_where(model)}: its own Python code is not run; transformers' {config.model_type} is used")
     with readable_errors(model, "weights"):

@@ -170,6 +170,20 @@ def test_a_family_works_from_end_to_end(name, tmp_path, tokenizer, pairs, capsys
     assert (logits - wanted).abs().max() < 1e-4 * wanted.std()
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_float16_has_finite_logits_or_is_refused_with_its_reason(name, tmp_path, tokenizer):
+    settings, _, _ = saved(tmp_path / "base", tokenizer, name)
+    settings.dtype = "float16"
+    own_attention = ("falcon", "bloom", "mpt", "mamba", "gemma 2", "gpt-oss")
+    if name.startswith(own_attention):
+        with pytest.raises(UserError, match=r"^model\.dtype: float16 .* cannot replace the attention of a "):
+            loading.load_base(settings)
+        return
+    base = loading.load_base(settings)
+    assert base.dtype == torch.float16 and base.config._attn_implementation == loading.FLOAT32_ATTENTION
+    assert torch.isfinite(base(torch.arange(2, 20)[None]).logits).all()
+
+
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_a_base_whose_layers_cannot_be_quantized_is_refused_by_name(tmp_path, tokenizer, quantization):
     """Falcon's layers have a class of their own: they would stay as they are, without a word."""
@@ -179,6 +193,20 @@ def test_a_base_whose_layers_cannot_be_quantized_is_refused_by_name(tmp_path, to
         UserError, match=f"quantization: {quantization}: bitsandbytes quantizes no layer of falcon"
     ):
         loading.load_base(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantization"), [("mamba", "nf4"), ("mamba", "int8"), ("deepseek v3", "int8")]
+)
+def test_a_base_that_does_not_compute_when_quantized_is_refused(
+    tmp_path, tokenizer, pairs, name, quantization
+):
+    settings, _, _ = saved(tmp_path, tokenizer, name)
+    settings.quantization = quantization
+    base, prompts = loading.load_base(settings), [prompt for prompt, _ in encoded(tokenizer, pairs)]
+    kind = base.config.model_type
+    with pytest.raises(UserError, match=f"^quantization: a {kind} model does not compute with the layers"):
+        base_check.check_base(base, tokenizer, prompts)
 
 
 def test_a_base_of_which_little_is_quantized_is_said_to_be_so(tmp_path, tokenizer, capsys):

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import copy_project, edit, lora_settings, make_project, run, stage
+from conftest import copy_project, edit, lora_settings, make_project, run, stage, take_cache
 
 from onesentence.core.plots import read_csv
 from onesentence.model.encoding import training_batch
@@ -186,9 +186,10 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def checked(tmp_path_factory, pairs, tiny):
+def checked(tmp_path_factory, pairs, tiny, ran):
     """The tiny project after the stages before training."""
     folder = make_project(tmp_path_factory.mktemp("checked"), pairs, tiny)
+    take_cache(folder, ran)
     run(folder, "dvc", "repro", "--quiet", "smoke")
     return folder
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import make_project, run
+from conftest import make_project, run, take_cache
 
 from onesentence.core.files import write_json
 from onesentence.study.clone import LAST, Clone
@@ -49,11 +49,12 @@ TINY_STUDIES = {
 
 
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory, pairs, tiny):
+def studied(tmp_path_factory, pairs, tiny, ran):
     """The tiny project with studies of its own, committed; the tests below take it as the last one left
-    it.
+    it. The stages before training are in its cache, as a researcher's are.
     """
     project = make_project(tmp_path_factory.mktemp("studied"), pairs, tiny)
+    take_cache(project, ran)
     (project / "studies.yaml").write_text(yaml.safe_dump(TINY_STUDIES, sort_keys=False))
     run(project, "git", "add", "--all")
     run(project, "git", "commit", "--quiet", "--message=studies")

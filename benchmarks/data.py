@@ -24,6 +24,7 @@ import json
 import os
 import random
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -117,12 +118,16 @@ def write_articles(folder: Path, articles: list[dict], count: int) -> None:
                 written += 1
 
 
-def write_project(folder: Path) -> None:
-    """Write params.yaml and the base model, as the stages find them."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+def write_parameters(folder: Path, code: Path) -> None:
+    """Write params.yaml with the keys that the code of a checkout knows, for all rows of `given`."""
+    values = yaml.safe_load((code / "params.yaml").read_text(encoding="utf-8"))
     sizes = dict.fromkeys(("train_size", "validation_size", "test_size"))
     values["data"] |= {"source": "local", "watch": "given", "revision": None, **sizes}
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+
+
+def write_project(folder: Path) -> None:
+    """Link the base model and the list of packages, as the stages find them."""
     (folder / "requirements.txt").symlink_to(ROOT / "requirements.txt")
     (folder / "models").symlink_to(ROOT / "models")
 
@@ -192,6 +197,7 @@ def compared(folder: Path, count: int, arguments: argparse.Namespace, made: bool
     digests = set()
     for _ in range(arguments.turns):
         for kind, (code, workers) in kinds.items():
+            write_parameters(folder, code)
             runs[kind].append(run_stages(folder, code, count, workers, made))
             digests.add(written(folder))
     if len(digests) > 1:
@@ -217,6 +223,12 @@ def compared(folder: Path, count: int, arguments: argparse.Namespace, made: bool
             }
     splits = read_json(folder / "metrics/data.json")["splits"]
     return entry | {"kept": sum(split["kept"] for split in splits.values())}
+
+
+def commit_of(checkout: Path) -> str:
+    """The short name of a checkout's commit."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def describe(entry: dict) -> str:
@@ -264,7 +276,10 @@ def main() -> None:
         print(describe(curve[-1]), flush=True)
     if arguments.output:
         name = "simulated" if arguments.simulated else "curve"
-        write_json(arguments.output, {name: curve, "machine": machine()})
+        result = {name: curve, "machine": machine()}
+        if arguments.against:
+            result["before"] = commit_of(arguments.against)
+        write_json(arguments.output, result)
 
 
 if __name__ == "__main__":

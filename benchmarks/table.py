@@ -94,6 +94,43 @@ def of_serving() -> list[tuple[str, str, str]]:
     ]
 
 
+def of_data() -> list[tuple[str, str, str]]:
+    """Rows of the stages that stream: their rates beside those of few articles and of earlier code, and their
+    peaks with many short rows.
+    """
+    result = read_json(RESULTS / "data.json")
+    first, last = result["curve"][0], result["curve"][-1]
+    found = []
+    for stage in ("prepare", "tokenize"):
+        found.append(
+            (
+                f"`{stage}`, articles/s ({last['rows']:,} articles)",
+                f"{first['rows']:,} articles: {first[stage]['articles_per_second']:,.0f}",
+                f"{last[stage]['articles_per_second']:,.0f}; peak {last[stage]['peak_gigabytes']:.2f} GB",
+            )
+        )
+        for name, kind in last.items():
+            if "times_before" in (kind if isinstance(kind, dict) else {}):
+                found.append(
+                    (
+                        "",
+                        f"the code of {result['before']}, which read all articles at once",
+                        f"{spread(kind['times_before'][stage])} ({name.removeprefix('workers_')} workers)",
+                    )
+                )
+    path = RESULTS / "data_simulated.json"
+    few, many = read_json(path)["simulated"] if path.is_file() else ({}, {})
+    for stage in ("prepare", "tokenize") if few else ():
+        found.append(
+            (
+                f"`{stage}`, peak memory ({many['rows']:,} short rows)",
+                f"{few['rows']:,} rows: {few[stage]['peak_gigabytes']:.2f} GB",
+                f"{many[stage]['peak_gigabytes']:.2f} GB",
+            )
+        )
+    return found
+
+
 def rows() -> list[tuple[str, str, str]]:
     """A row for each result: what was measured, what it is compared with, the value."""
     generation = read_json(RESULTS / "generation.json")
@@ -101,7 +138,6 @@ def rows() -> list[tuple[str, str, str]]:
     wide = read_json(RESULTS / "training_wide.json")
     scoring = read_json(RESULTS / "scoring.json")
     memory = read_json(RESULTS / "memory.json")["settings"]
-    curve = read_json(RESULTS / "data.json")["curve"]
     precision = read_json(RESULTS / "precision.json")
     sizes = [read_json(RESULTS / f"full_size{name}.json") for name in ("", "_nf4")]
     beams = f"{generation['num_beams']} beams, {generation['articles']} articles"
@@ -172,15 +208,7 @@ def rows() -> list[tuple[str, str, str]]:
             )
             if "times_generate" in entry:
                 found.append(("", "generation: `generate()`", f"{entry['times_generate']:.2f}x"))
-    first, last = curve[0], curve[-1]
-    for stage in ("prepare", "tokenize"):
-        found.append(
-            (
-                f"`{stage}`, articles/s ({last['rows']:,} articles)",
-                f"{first['rows']:,} articles: {first[stage]['articles_per_second']:,.0f}",
-                f"{last[stage]['articles_per_second']:,.0f}; peak {last[stage]['peak_gigabytes']:.2f} GB",
-            )
-        )
+    found += of_data()
     return found
 
 

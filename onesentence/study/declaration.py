@@ -146,7 +146,7 @@ def from_search(search: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for key, values in search["keys"].items():
         if isinstance(values, dict) and not values["low"] < values["high"] < math.inf:
             raise UserError(
-                f"search: keys.{key}: expected low below high, both finite, found low {values['low']:g} and "
+                f"search.keys.{key}: expected low below high, both finite, found low {values['low']:g} and "
                 f"high {values['high']:g}"
             )
     rng = np.random.default_rng(search["seed"])
@@ -164,7 +164,7 @@ def from_search(search: dict[str, Any]) -> dict[str, dict[str, Any]]:
         found[str(drawn)] = drawn
     if len(found) < search["budget"]:
         raise UserError(
-            f"search: budget: expected at most {len(found)}, as many settings as these keys give, found "
+            f"search.budget: expected at most {len(found)}, as many settings as these keys give, found "
             f"{search['budget']}; lower it, or give the keys more values"
         )
     return {f"search-{number:02d}": drawn for number, drawn in enumerate(found.values())}
@@ -254,18 +254,21 @@ class Studies:
     def names(self) -> list[str]:
         """Names of the studies that are declared for this scale, in their order."""
         entries = self.declared["studies"]
-        return [name for name, entry in entries.items() if self.changes(entry)]
+        return [name for name, entry in entries.items() if self.changes(name, entry)]
 
-    def changes(self, entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    def changes(self, name: str, entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """What each variant of a declared study sets on this scale, by its label."""
+        where = f"{self.path}: studies.{name}"
         axes, search = (self.here(entry.get(kind, {})) for kind in ("axes", "search"))
-        variants = from_axes(axes) if axes else {}
-        variants |= from_search(search) if search else {}
+        try:
+            variants = from_axes(axes) if axes else {}
+            variants |= from_search(search) if search else {}
+        except UserError as error:
+            raise UserError(f"{where}.{error}") from error
         declared = {label: dict(change) for label, change in self.here(entry.get("variants", {})).items()}
         if twice := sorted(set(variants) & set(declared)):
             raise UserError(
-                f"{self.path}: variants.{twice[0]}: axes or search make a variant of this name, too; "
-                "rename it"
+                f"{where}.variants.{twice[0]}: axes or search make a variant of this name, too; rename it"
             )
         return variants | declared
 
@@ -284,7 +287,7 @@ class Studies:
             raise UserError(f"{where}.along: missing; name the key of params.yaml that {analysis} follows")
         if along is None and "series" in entry:
             raise UserError(f"{where}.along: missing; name the key of params.yaml that orders the series")
-        seeds, changes = entry["seeds"], self.changes(entry)
+        seeds, changes = entry["seeds"], self.changes(name, entry)
         if not changes:
             raise UserError(f"{where}: no variants for {self.scale}; declare some")
         lender = entry.get("spread_from")

@@ -138,19 +138,21 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
         ),
         (
             {"variants": {"rank-8": {"lora.rank": 4}}},
-            "variants.rank-8: axes or search make a variant of this name, too; rename it",
+            "studies.rank.variants.rank-8: axes or search make a variant of this name, too; rename it",
         ),
         (
             {"search": {"budget": 3, "seed": 0, "keys": {"lora.alpha": {"low": 8, "high": 1}}}},
-            "search: keys.lora.alpha: expected low below high, both finite, found low 8 and high 1",
+            "studies.rank.search.keys.lora.alpha: expected low below high, both finite, found "
+            "low 8 and high 1",
         ),
         (
             {"search": {"budget": 3, "seed": 0, "keys": {"lora.alpha": {"low": 8, "high": math.inf}}}},
-            "search: keys.lora.alpha: expected low below high, both finite, found low 8 and high inf",
+            "studies.rank.search.keys.lora.alpha: expected low below high, both finite, found "
+            "low 8 and high inf",
         ),
         (
             {"search": {"budget": 5, "seed": 0, "keys": {"lora.alpha": [8, 16], "train.epochs": [1, 2]}}},
-            "search: budget: expected at most 4, as many settings as these keys give, found 5",
+            "studies.rank.search.budget: expected at most 4, as many settings as these keys give, found 5",
         ),
         (
             {"series": {"x": ["rank-8"]}},

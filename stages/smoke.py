@@ -24,7 +24,7 @@ from onesentence.core.runtime import set_up
 from onesentence.generation.decoding import evenly_spaced_by_length, summarize
 from onesentence.generation.smoke_test import check_tokenizer, run_smoke_test
 from onesentence.model.adapters import add_adapter
-from onesentence.model.base_check import check_base
+from onesentence.model.base_check import check_base, readable_layers
 from onesentence.model.encoding import training_batch
 from onesentence.model.loading import load_base, load_tokenizer
 from onesentence.model.model_files import listed
@@ -98,7 +98,9 @@ def check_written_form(
     model = params.generating(p)
     if model != p.model:
         name = f"the untuned base with generate.quantization {model.quantization}"
-        run_smoke_test(load_base(model), tokenizer, ids, prompts, p.generate, None, name)
+        base = load_base(model)
+        with readable_layers(base, "generate.quantization"):
+            run_smoke_test(base, tokenizer, ids, prompts, p.generate, None, name)
 
 
 def main() -> None:

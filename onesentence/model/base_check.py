@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from onesentence.core import machine_faults
@@ -112,19 +112,20 @@ def check_round_trip(tokenizer: PreTrainedTokenizerBase, ids: list[str], texts: 
 
 
 @contextmanager
-def readable_layers(model: PreTrainedModel) -> Iterator[None]:
+def readable_layers(model: PreTrainedModel, key: str) -> Iterator[None]:
     """Turn what a quantized model raises when it first computes into a UserError; not a fault of the machine.
 
-    Some types of model read the weights of a layer themselves, where bitsandbytes has packed them: Mamba, and
+    key: the key of params.yaml that quantizes it. A model that is not quantized raises what it raises. Some
+    types of model read the weights of a layer themselves, where bitsandbytes has packed them: Mamba, and
     DeepSeek in int8.
     """
     try:
         yield
     except (RuntimeError, TypeError, ValueError) as error:
-        if machine_faults.sentence_of(error):
+        if not getattr(model, "is_quantized", False) or machine_faults.sentence_of(error):
             raise
         raise UserError(
-            f"quantization: a {model.config.model_type} model does not compute with the layers of "
+            f"{key}: a {model.config.model_type} model does not compute with the layers of "
             f"bitsandbytes ({type(error).__name__}: {error}); set it to none or to another format"
         ) from error
 
@@ -142,11 +143,10 @@ def check_causal(model: PreTrainedModel, prompts: list[list[int]]) -> None:
     # Each id becomes the next one among all that occur: valid for the model, and never the same.
     changed = [others[(others.index(number) + 1) % len(others)] for number in prompt[half:]]
     device = next(model.parameters()).device
-    quantized = getattr(model, "is_quantized", False)
-    with torch.inference_mode(), readable_layers(model) if quantized else nullcontext():
+    with torch.inference_mode(), readable_layers(model, "model.quantization"):
         rows = [torch.tensor([ids], device=device) for ids in (prompt, prompt[:half] + changed)]
         original, other = (model(input_ids=ids, use_cache=False).logits[0, :half].float() for ids in rows)
-    exact = model.dtype == torch.float32 and not quantized
+    exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
     change = ((original - other).abs().max() / original.std()).item()
     if change > CAUSAL_TOLERANCE["float32" if exact else "other"]:
         raise UserError(

@@ -15,11 +15,13 @@ from conftest import edit, stage
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from onesentence.core.errors import UserError
+from onesentence.core.params import Model
 from onesentence.generation import decoding
 from onesentence.generation.beam_search import supports_shared_prompt
 from onesentence.model import adapters, base_check, loading
 from onesentence.model.encoding import encode_completion, encode_prompt, pad_left, training_batch
 from onesentence.training.loss import completion_loss
+from stages import smoke
 
 VOCABULARY, EOS, PAD = 600, 0, 1  # of the tiny tokenizer
 TOKENS = {"vocab_size": VOCABULARY, "eos_token_id": EOS, "pad_token_id": PAD, "bos_token_id": None}
@@ -204,9 +206,15 @@ def test_a_base_that_does_not_compute_when_quantized_is_refused(
     settings, _, _ = saved(tmp_path, tokenizer, name)
     settings.quantization = quantization
     base, prompts = loading.load_base(settings), [prompt for prompt, _ in encoded(tokenizer, pairs)]
-    kind = base.config.model_type
-    with pytest.raises(UserError, match=f"^quantization: a {kind} model does not compute with the layers"):
+    said = f"quantization: a {base.config.model_type} model does not compute with the layers of bitsandbytes"
+    with pytest.raises(UserError, match=rf"^model\.{said}"):
         base_check.check_base(base, tokenizer, prompts)
+    # The same of a format for writing summaries alone.
+    settings = Model(settings.name, settings.name, None, "float32", "none")
+    generate = SimpleNamespace(**vars(GENERATE), quantization=quantization)
+    p = SimpleNamespace(model=settings, generate=generate)
+    with pytest.raises(UserError, match=rf"^generate\.{said}"):
+        smoke.check_written_form(p, tokenizer, ["a", "b", "c"], prompts)
 
 
 def test_a_base_of_which_little_is_quantized_is_said_to_be_so(tmp_path, tokenizer, capsys):

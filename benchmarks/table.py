@@ -4,6 +4,7 @@ Run     python -m benchmarks.table [--write]    (`make bench` ends with it)
 """
 
 import argparse
+import textwrap
 from pathlib import Path
 
 from onesentence.core import errors
@@ -14,6 +15,7 @@ from onesentence.report.readme import write_between
 RESULTS = Path("benchmarks/results")
 PAGE = Path("docs/benchmarks.md")
 START, END = "<!-- benchmarks: written by make bench -->\n", "<!-- end of benchmarks -->\n"
+PROSE = 120  # characters of a line of the page
 
 
 def spread(found: dict[str, float], unit: str = "x") -> str:
@@ -111,13 +113,9 @@ def of_data() -> list[tuple[str, str, str]]:
         )
         for name, kind in last.items():
             if "times_before" in (kind if isinstance(kind, dict) else {}):
-                found.append(
-                    (
-                        "",
-                        f"the code of {result['before']}, which read all articles at once",
-                        f"{spread(kind['times_before'][stage])} ({name.removeprefix('workers_')} workers)",
-                    )
-                )
+                before = f"the code of {result['before']}, which read all articles at once"
+                times = f"{kind['times_before'][stage]['median']:.2f}x"
+                found.append(("", before, f"{times} with {name.removeprefix('workers_')} workers"))
     path = RESULTS / "data_simulated.json"
     few, many = read_json(path)["simulated"] if path.is_file() else ({}, {})
     for stage in ("prepare", "tokenize") if few else ():
@@ -221,7 +219,8 @@ def machines() -> list[str]:
             places.setdefault(f"{place}; kernels {made['kernels']}", []).append(path.stem)
     if len(places) == 1:
         return [f"Machine: {place}." for place in places]
-    return [f"- {', '.join(names)}: {place}." for place, names in places.items()]
+    lines = [f"- {', '.join(names)}: {place}." for place, names in places.items()]
+    return [textwrap.fill(line, PROSE, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
 
 
 def table() -> str:

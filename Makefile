@@ -6,7 +6,7 @@ WORKERS ?= 2
 # Packages are installed from requirements/*.lock: exactly these files, by hash, and no resolver. `make setup HASHES=` installs
 # by version alone, for an index that serves builds of its own (docs/security.md).
 HASHES ?= 1
-# Python compiles what it imports. To compile every file takes as long as the rest of the install.
+# Python compiles what it imports, and keeps it. To compile every file takes as long as the rest of the install.
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 # $(call install,LOCK,REQUIREMENTS FILE)
 install = $(PIP) $(if $(HASHES),--no-deps --no-build-isolation --require-hashes -r requirements/$(1).lock,-r $(2))
@@ -51,6 +51,8 @@ $(STAMP): requirements.txt requirements/main.lock pyproject.toml
 	$(if $(HASHES),@lock=$$($(VENV)/bin/python -m requirements.cuda) && { test -z "$$lock" || $(PIP) --no-deps --require-hashes -r "$$lock"; })
 	@# The package itself, in place: for the command `onesentence`. Everything else runs the code of its folder.
 	$(PIP) --no-deps --no-build-isolation --editable .
+	@# Where this variable is set, Python keeps nothing that it compiles: every stage would compile its packages again.
+	$(if $(PYTHONDONTWRITEBYTECODE),@$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib || true)
 	@touch $(STAMP)
 
 $(TOOLS)/.installed: requirements/tools.lock

@@ -117,8 +117,9 @@ def of_data() -> list[tuple[str, str, str]]:
                 times = f"{kind['times_before'][stage]['median']:.2f}x"
                 found.append(("", before, f"{times} with {name.removeprefix('workers_')} workers"))
     path = RESULTS / "data_simulated.json"
-    few, many = read_json(path)["simulated"] if path.is_file() else ({}, {})
-    for stage in ("prepare", "tokenize") if few else ():
+    simulated = read_json(path)["simulated"] if path.is_file() else []
+    for stage in ("prepare", "tokenize") if len(simulated) > 1 else ():
+        few, many = simulated[0], simulated[-1]
         found.append(
             (
                 f"`{stage}`, peak memory ({many['rows']:,} short rows)",

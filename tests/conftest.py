@@ -235,6 +235,7 @@ def ran(tmp_path_factory, pairs, tiny) -> Path:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the other worker waits here
         if not (folder / "done").exists():
+            shutil.rmtree(folder / "project", ignore_errors=True)  # of a worker that failed
             project = make_project(folder, pairs, tiny)
             run(project, "dvc", "repro", "--quiet")
             run(project, "git", "add", "--all")

@@ -228,7 +228,7 @@ def set_up(seed: int, formats: Iterable[str] = ()) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)  # of every device
-    # As use_deterministic_algorithms(True), which also loads torch's compiler: up to 2 s of a stage.
+    # As use_deterministic_algorithms(True), which also loads torch's compiler; nothing here uses it.
     torch.set_deterministic_debug_mode("error")
     # A debugging aid of deterministic mode, which fills every new tensor and costs time. torch adds the
     # setting to its module at run time, so mypy does not know it.

@@ -123,7 +123,7 @@ def require_replaceable_attention(model: Model, config: PreTrainedConfig) -> Non
         try:
             with torch.device("meta"):
                 AutoModelForCausalLM.from_config(copy.deepcopy(config), **options)
-        except (ValueError, *DAMAGED):
+        except (ValueError, ImportError, *DAMAGED):
             return False
         return True
 

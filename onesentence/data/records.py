@@ -209,15 +209,25 @@ def _csv_records(path: Path, lines: Iterator[str], needed: dict[str, str]) -> Re
     if header.startswith("sep=") and len(header.rstrip("\r\n")) == 5:
         skipped, delimiter, header = 1, header[4], next(lines, "")
     delimiter = delimiter or _delimiter(header, format_of(path), needed)
-    reader = csv.DictReader(chain([header], lines), delimiter=delimiter, strict=True)
+    read: list[str] = []  # the lines of the row that is being read
+
+    def kept() -> Iterator[str]:
+        for line in chain([header], lines):
+            read.append(line)
+            yield line
+
+    reader = csv.DictReader(kept(), delimiter=delimiter, strict=True)
     try:
         names = list(reader.fieldnames or [])
         note = "" if delimiter == "," else f" (separated by {delimiter!r})"
         if len(names) == 1:
             note = f", and none of the delimiters {', '.join(map(repr, DELIMITERS))}"
         check_columns(str(path), names, needed, note)
+        read.clear()
         for record in reader:
             number = skipped + reader.line_num
+            _require_one_row(path, number, read, delimiter, len(names))
+            read.clear()
             if None in record:  # DictReader's key for fields beyond the columns
                 raise UserError(
                     f"{path}, line {number}: more fields than columns; quote text that holds {delimiter!r}"
@@ -227,6 +237,21 @@ def _csv_records(path: Path, lines: Iterator[str], needed: dict[str, str]) -> Re
         text = "line ends are CR alone, expected LF or CRLF" if "new-line" in str(error) else str(error)
         line = skipped + reader.line_num + 1
         raise UserError(f"{path}, line {line}: not valid CSV: {text}") from error
+
+
+def _require_one_row(path: Path, number: int, lines: list[str], delimiter: str, columns: int) -> None:
+    """Refuse a row of several lines, each of which is a whole row: two quotes of text have joined them.
+
+    A text that begins with a quote begins a quoted field, which goes on to the next quote, lines later.
+    Only where tabs or bars separate: text holds commas, so that lines of a quoted text can look like rows.
+    """
+    counts = [line.count(delimiter) for line in lines if line.strip()]
+    if delimiter in "\t|" and len(counts) > 1 and set(counts) == {columns - 1}:
+        raise UserError(
+            f"{path}, lines {number - len(lines) + 1} to {number}: a quote at the start of a field joins "
+            f"these lines, and each of them is a whole row; if the quotes are text, write each one twice and "
+            "put quotes around the field, or use .jsonl"
+        )
 
 
 def _parquet_records(path: Path, needed: dict[str, str]) -> Records:

@@ -126,6 +126,11 @@ def open_source(data: Data) -> Source:
         return _docstrings(data)
     if data.source == "local":
         return _local(Path(data.watch), data)
+    if Path(data.source).exists():  # the loader would read it, and DVC would not see it change
+        raise UserError(
+            f"data.source: {data.source!r} is a path on this machine, expected docstrings, local or the id "
+            f"of a hub dataset; `make data FROM={data.source}` takes local articles into the repository"
+        )
     return _hub(data)
 
 

@@ -479,6 +479,28 @@ def test_line_numbers_count_a_delimiter_line_and_quoted_line_breaks(tmp_path):
     assert error_of(file).startswith(f"{file}, line 5: 'summary' is empty")
 
 
+@pytest.mark.parametrize("delimiter", ["\t", "|"])
+def test_lines_that_quotes_of_text_have_joined_are_refused(tmp_path, delimiter):
+    """A text that begins with a quote would swallow the rows up to the next quote, without a word."""
+    file = tmp_path / "data.tsv"
+
+    def table(*lines: str) -> str:
+        return "".join(f"{line}\n" for line in ("document\tsummary", *lines)).replace("\t", delimiter)
+
+    file.write_text(table("d\ts", '"To be\tor', "not\tto", 'be"\tthat'))
+    assert error_of(file).startswith(
+        f"{file}, lines 3 to 5: a quote at the start of a field joins these lines"
+    )
+    # As the error says to write it.
+    file.write_text(table("d\ts", '"""To be"\tor', "not\tto", '"be"""\tthat'))
+    texts = {row.document for rows in read(file).values() for row in rows}
+    assert texts == {"d", '"To be', "not", 'be"'}
+    # A text of several lines, which are no rows, stays one text.
+    file.write_text(table("d\ts", '"To be\tor\tnot', 'to be"\tthat', "e\tu", "f\tv"))
+    texts = {row.document for rows in read(file).values() for row in rows}
+    assert "To be\tor\tnot\nto be".replace("\t", delimiter) in texts
+
+
 def test_line_ends_of_old_macs_are_named(tmp_path):
     file = tmp_path / "data.csv"
     file.write_bytes(b"document,summary\rd,s\r")
@@ -719,9 +741,9 @@ import json, sys
 from types import SimpleNamespace
 from onesentence.core.errors import UserError
 from onesentence.core.pool import Pool
-from onesentence.data.sources import open_source
+from onesentence.data.sources import _hub
 try:
-    source = open_source(SimpleNamespace(**json.loads(sys.argv[1])))
+    source = _hub(SimpleNamespace(**json.loads(sys.argv[1])))
     rows = {}
     for batch, _ in source.batches(Pool(1), "en"):
         rows.setdefault(batch.chunk.split, []).extend([r.id, r.document, r.summary] for r in batch.examples())
@@ -743,6 +765,12 @@ def read_hub(cache: Path, source: str, **changes) -> dict | str:
     )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
+
+
+def test_a_path_is_no_hub_dataset(tmp_path):
+    """The hub's loader would read a folder of data files; DVC would not notice when they change."""
+    with pytest.raises(UserError, match=r"is a path on this machine, .*make data FROM="):
+        open_source(settings(Path("requirements.txt"), source=str(tmp_path), revision="main"))
 
 
 def test_a_hub_dataset_that_cannot_be_reached_is_one_line_without_an_address(tmp_path):

@@ -39,6 +39,7 @@ PARAMS = (
     "data.group_column",
     "evaluate",
     "export",
+    "generate.quantization",  # of the model that is measured in greedy search
     "model",
 )
 EXPORTED = Path("models/exported")

@@ -108,6 +108,34 @@ def test_params_are_what_the_stage_may_read(stage):
     assert tuple(definition(stage)["params"]) == module.PARAMS
 
 
+def keys_read(script: Path) -> set[str]:
+    """What a stage's script reads of `p`, the parameters: a section ("model") or a key ("data.seed")."""
+    tree = ast.parse(script.read_text())
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    keys = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and id(node) not in inner:
+            chain = ast.unparse(node).split(".")
+            if chain[0] == "p":
+                keys.add(".".join(chain[1:3]))
+        elif isinstance(node, ast.Call) and ast.unparse(node) == "params.generating(p)":
+            keys |= {"model", "generate.quantization"}
+    return keys
+
+
+@pytest.mark.parametrize("stage", EVERY_STAGE)
+def test_a_stage_has_every_parameter_that_it_reads(stage):
+    """Others are not loaded: reading one would end the stage with an AttributeError, maybe after hours."""
+    own = importlib.import_module(f"stages.{stage}").PARAMS
+    keys = keys_read(ROOT / f"stages/{stage}.py")
+    assert keys or stage == "pretrain"  # which reads its own section alone
+    for key in keys:
+        section = key.partition(".")[0]
+        whole = key == section and key in PARAMS and isinstance(PARAMS[key], dict)
+        # A section that is handed on whole may be loaded in part: the reader needs no more of it.
+        assert {key, section} & set(own) or (whole and any(name.startswith(f"{key}.") for name in own)), key
+
+
 @pytest.mark.parametrize("stage", EVERY_STAGE)
 def test_every_file_a_stage_reads_is_a_dep_and_every_file_it_writes_an_out(stage):
     """The path constants of a stage, against its deps and outs."""

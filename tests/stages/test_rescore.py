@@ -16,6 +16,7 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write, read_parquet, write_jsonl, write_parquet
 from onesentence.evaluation import extraction, scoring
 from onesentence.evaluation.metrics import write_scores
+from onesentence.export.folder import read_settings
 from onesentence.generation.decoding import summarize
 from onesentence.model.adapters import load_tuned, save_tuned, trainable
 from onesentence.model.encoded_rows import encode_rows
@@ -179,6 +180,19 @@ def measure_again() -> None:
     """Measure the tuned model with the present params.yaml."""
     table = read_parquet(Path("data/prepared/test.parquet"))
     measure(loaded(), [{key: row[key] for key in ("id", "document", "summary")} for row in table.to_pylist()])
+
+
+def test_a_gguf_file_is_compared_with_the_measured_model_in_greedy_search(project):
+    """Without llama.cpp: what `rescore` loads of params.yaml is enough to run the measured model."""
+    edit(project, export__target="gguf_float32", generate__no_repeat_ngram_size=0)
+    export.main()
+    measured, exported = params.load(rescore.PARAMS), read_settings(rescore.EXPORTED)
+    ids = read_parquet(Path("data/tokenized/test.parquet"), ["id"])["id"].to_pylist()
+    prompts, _ = rescore.read_measured(ids, "test")
+    rows = rescore.measure_greedily(params.generating(measured), exported, ids, prompts)
+    edit(project, generate__num_beams=1)
+    measure_again()
+    assert rows == rescore.read_measured(ids, "test")[1]
 
 
 def test_another_prompt_is_caught(project):

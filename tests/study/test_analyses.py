@@ -67,7 +67,7 @@ def test_a_law_in_words():
     )
     only = {**law, "within_one_point": {"value": 8_000, "low": 4_000, "high": 8_000}}
     assert summarize_study(study_result(2.0, 0.01, laws={"": only}))[1].endswith(
-        "Scores are within one point of the largest size's from that size on (interval 4,000 to 8,000)."
+        "No smaller size scores within one point of the largest (interval 4,000 to 8,000)."
     )
     straight = {**law, "saturates": False, "miss": {**law["miss"], "p_holm": 0.01}}
     sentence = summarize_study(study_result(2.0, 0.01, laws={"same steps": straight}))[1]
@@ -250,7 +250,7 @@ def test_a_variant_that_writes_with_another_format_is_not_on_the_front(monkeypat
         for name in ("none", "int8", "nf4", "nf4-to-write")
     }
     first, second = ANALYSES["pareto"].sentences({"analysis": numbers, "variants": variants})
-    assert first.startswith("No other variant is both smaller and better than one of these: nf4 (25.0 MB")
+    assert first.startswith("Pareto front of memory and ROUGE-1: nf4 (25.0 MB")
     assert second.endswith("the base has another format when it writes: nf4-to-write.")
 
 

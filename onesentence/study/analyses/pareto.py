@@ -67,11 +67,11 @@ def sentences(result: dict[str, Any]) -> list[str]:
         f"{analysis['percent_of_draws_on_it'][name]:.0f}% of the resamples)"
         for name in analysis["pareto_front"]
     )
-    lines = [f"No other variant is both smaller and better than one of these: {front}."]
+    lines = [f"Pareto front of memory and {TITLE}: {front}."]
     apart = [name for name in variants if name not in analysis["percent_of_draws_on_it"]]
     if apart:
         listed = ", ".join(apart)
-        lines.append(f"Not among them, because the base has another format when it writes: {listed}.")
+        lines.append(f"Not compared in memory, because the base has another format when it writes: {listed}.")
     return lines
 
 

@@ -42,11 +42,15 @@ def law_sentence(label: str, law: dict[str, Any], confidence: float) -> str:
     else:
         verdict = f"not a significant deviation ({mde_phrase(miss)})"
     only = near["value"] == law["curve"][-1][0]
+    start_of_plateau = (
+        "No smaller size scores within one point of the largest"
+        if only
+        else f"Scores are within one point of the largest size's from {near['value']:,} pairs on"
+    )
     text = (
         f"{form}. Fitted without the largest size, the law predicts {between(law['predicted'], '.2f')} "
-        f"there; the measured score is {distance(miss, 'higher', 'lower')}, {verdict}. Scores are within one "
-        f"point of the largest size's from {'that size' if only else format(near['value'], ',') + ' pairs'} "
-        f"on (interval {near['low']:,} to {near['high']:,})."
+        f"there; the measured score is {distance(miss, 'higher', 'lower')}, {verdict}. "
+        f"{start_of_plateau} (interval {near['low']:,} to {near['high']:,})."
     )
     return start + text if label else text[0].upper() + text[1:]
 

@@ -76,7 +76,9 @@ def equivalence_of(
     # The same draws for both sides: an article's luck is in both and cancels.
     values = mean_of(sample.draws(sides[0], resamples)) - mean_of(sample.draws(sides[1], resamples))
     low, high = percentile_interval(values, width)
-    # An undefined draw (NaN) counts as beyond the margin, so that it cannot make systems equivalent.
+    # An undefined draw (NaN) counts as beyond the margin, and leaves the verdict open: it cannot make systems
+    # equivalent.
     beyond = [~(values > -margin + TIE), ~(values < margin - TIE)]
     p = max(float((side.sum() + 1) / (len(values) + 1)) for side in beyond)
-    return result | {"low": low, "high": high, "p": p, "verdict": verdict_of(low, high, margin)}
+    verdict = UNDECIDED if np.isnan(values).any() else verdict_of(low, high, margin)
+    return result | {"low": low, "high": high, "p": p, "verdict": verdict}

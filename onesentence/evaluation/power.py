@@ -14,7 +14,7 @@ import numpy as np
 
 from onesentence.core.errors import UserError
 from onesentence.evaluation.metrics import HEADLINE
-from onesentence.evaluation.resampling import FEW, SUBSETS, detectable_effect
+from onesentence.evaluation.resampling import ENOUGH, SUBSETS, detectable_effect
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,27 @@ class Needed:
     one_each: int | None
 
 
+def few_factor(factor: float, effective: float, alpha: float) -> float:
+    """How many times as many clusters are needed where clusters are few.
+
+    factor: of the standard error alone. effective: the effective number of clusters now. With few clusters,
+    Student's t makes the MDE larger. That part shrinks as clusters are added, and is gone from ENOUGH on.
+    """
+    from scipy.optimize import brentq  # not at the top: with scipy.stats it takes half a second to load
+
+    def errors(clusters: float) -> float:
+        return detectable_effect(alpha, np.inf if clusters >= ENOUGH else max(1.0, clusters - 1))
+
+    def excess(times: float) -> float:
+        return float(errors(times * effective) / errors(effective) * math.sqrt(factor / times) - 1)
+
+    # Two clusters are the least that show any variation. Beyond them, the excess falls with every cluster.
+    low, high = min(2.0 / effective, 1.0), max(factor, 1.0)
+    while excess(high) > 0:
+        high *= 2
+    return low if excess(low) <= 0 else float(brentq(excess, low, high))
+
+
 def needed(evaluation: dict[str, Any], wanted: float) -> list[Needed]:
     """Return what each comparison of metrics/evaluation.json needs to detect `wanted` points of HEADLINE.
 
@@ -40,18 +61,15 @@ def needed(evaluation: dict[str, Any], wanted: float) -> list[Needed]:
     """
     n, resampling = evaluation["n"], evaluation["resampling"]
     clusters, alpha = resampling["clusters"], 1 - evaluation["confidence"]
-    # With few clusters, Student's t makes the MDE larger. A test set of many clusters loses that part.
     few = resampling["interval"] == SUBSETS
-    errors_now = detectable_effect(alpha, max(1.0, resampling["effective_clusters"] - 1)) if few else 1.0
-    errors_then = detectable_effect(alpha, np.inf) if few else 1.0
     rows = []
     for pair, entries in evaluation["comparisons"].items():
         entry = entries[HEADLINE]
         if entry["mde"] is None:
             continue
-        factor = (entry["mde"] * errors_then / errors_now / wanted) ** 2
+        factor = (entry["mde"] / wanted) ** 2
         if few:
-            factor = max(factor, FEW / clusters)  # below FEW clusters, `errors_then` does not hold
+            factor = few_factor(factor, resampling["effective_clusters"], alpha)
         effect = entry["design_effect"]
         rows.append(
             Needed(

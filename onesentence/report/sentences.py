@@ -5,6 +5,7 @@ from typing import Any
 
 from onesentence.evaluation.comparison import ROUNDING, is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
+from onesentence.report.formatting import formatted, p_text
 
 NAMES = {  # of the pipeline's systems; other systems have the names that the user gave them
     "lead": "first sentence (lead)",
@@ -41,14 +42,15 @@ def difference_sentence(
     title = METRICS[metric].title
     if entry["value"] is None:
         return f"{left} and {right} cannot be compared in {title}: it is undefined."
+    value = formatted(entry["value"], "+.2f")
     if entry["low"] is None:
         return _sentence(
-            f"{left} differs from {right} by {entry['value']:+.2f} points of {title} on {articles}: too few "
-            f"for a {confidence:.0%} interval. Use articles of more clusters."
+            f"{left} differs from {right} by {value} points of {title} on {articles}: too few for a "
+            f"{confidence:.0%} interval. Use articles of more clusters."
         )
+    low, high = (formatted(entry[end], "+.2f") for end in ("low", "high"))
     numbers = (
-        f"({confidence:.0%} interval {entry['low']:+.2f} to {entry['high']:+.2f}, "
-        f"p = {entry['p_holm']:.4f} after Holm's correction)"
+        f"({confidence:.0%} interval {low} to {high}, {p_text(entry['p_holm'])} after Holm's correction)"
     )
     if entry["mde"] is None:
         # Without variation the formula gives an MDE of 0.00, which would promise certainty.
@@ -65,8 +67,8 @@ def difference_sentence(
         return _sentence(f"{left} {verb} {points} {preposition} {right} {numbers}. {power}.")
     caution = "" if entry["mde"] is None else "; a smaller true difference cannot be ruled out"
     return (
-        f"No significant difference in {title} between {left} and {right}: {entry['value']:+.2f} points "
-        f"{numbers}. {power}{caution}."
+        f"No significant difference in {title} between {left} and {right}: {value} points {numbers}. "
+        f"{power}{caution}."
     )
 
 
@@ -132,7 +134,7 @@ def bias_sentence(name: str, bias: dict[str, Any], n: int) -> str:
         return f"{failures}; these clusters allow no test of whether failures depend on article length."
     medians = (
         f"median length {bias['median_words_failed']:,.0f} words against {bias['median_words_ok']:,.0f}, "
-        f"rank test p = {bias['p']:.4f}"
+        f"rank test {p_text(bias['p'])}"
     )
     if bias["p"] > LEANING:
         return f"{failures}; failures do not depend significantly on article length ({medians})."
@@ -207,7 +209,9 @@ def verdict_sentences(evaluation: dict[str, Any]) -> list[str]:
     if groups["same"]:
         sentences.append(f"It does not differ significantly from {_joined(groups['same'])}.")
     if groups["untested"]:
-        sentences.append(f"There are too few articles to test it against {_joined(groups['untested'])}.")
+        sentences.append(
+            f"There are too few clusters of articles to test it against {_joined(groups['untested'])}."
+        )
     return sentences
 
 
@@ -222,9 +226,9 @@ def _outcome(entry: dict[str, Any], confidence: float) -> str:
 
 def _difference(entry: dict[str, Any], with_mde: bool) -> str:
     """A difference in points, its interval and, where `with_mde`, its minimum detectable effect."""
-    difference = f"{entry['value']:+.2f} points"
+    difference = f"{formatted(entry['value'], '+.2f')} points"
     if entry["low"] is not None:
-        difference += f" [{entry['low']:+.2f}, {entry['high']:+.2f}]"
+        difference += f" [{formatted(entry['low'], '+.2f')}, {formatted(entry['high'], '+.2f')}]"
     if with_mde and entry["mde"] is not None:
         difference += f"; minimum detectable effect: {entry['mde']:.2f}"
     return difference

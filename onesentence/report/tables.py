@@ -6,6 +6,7 @@ from typing import Any
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.evaluation.resampling import SUBSETS
+from onesentence.report.formatting import formatted
 from onesentence.report.sentences import NAMES, clusters_phrase
 
 # XSum test, ROUGE-1/2/L as published: (system, ROUGE-1, ROUGE-2, ROUGE-L, n, scorer, source).
@@ -33,8 +34,8 @@ FAULTS = (
     ("stopped", "outputs cut off at the token limit", True),
     ("verbatim", "outputs copied from the article word for word", False),
     ("repeated_trigram", "outputs that repeat a 3-gram", False),
-    ("name_precision", "names that are not in the article, of all names", True),
-    ("number_precision", "numbers that are not in the article, of all numbers", True),
+    ("name_precision", "names of an output that its article lacks (mean of outputs with names)", True),
+    ("number_precision", "numbers of an output that its article lacks (mean of outputs with numbers)", True),
 )
 
 
@@ -184,7 +185,7 @@ def comparison_rows(evaluation: dict[str, Any], pair: str) -> dict[str, Any]:
 
 def number(value: float | None, form: str = ".2f") -> str:
     """A number as text, or n/a where it is undefined."""
-    return "n/a" if value is None else f"{value:{form}}"
+    return "n/a" if value is None else formatted(value, form)
 
 
 def interval(entry: dict[str, Any], form: str = ".2f") -> str:

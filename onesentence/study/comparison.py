@@ -78,11 +78,22 @@ def borrowed_spread(study: Study, studies: Studies) -> dict[str, SeedVariance]:
         )
     df = len(lender_result["seeds"]) - 1
     spreads = {}
-    for metric in (*TESTED_METRICS, *DESCRIBED):
-        scores = [variant["scores"][metric] for variant in lender_result["variants"].values()]
-        spreads[metric] = variance.pooled(
-            [SeedVariance(score["seed_sd"] ** 2, score["seed_variance"], df) for score in scores]
+    # The scores of a variant whose outputs all failed are 0 with every seed, or undefined.
+    alive = [v["scores"] for v in lender_result["variants"].values() if v["scores"][HEADLINE]["value"]]
+    if not alive:
+        raise UserError(
+            f"compare: {path}: every output of every variant failed, and {study.name} takes the spread "
+            "between seeds from it; name another study in its spread_from, or run "
+            f"{study_command(study.spread_from)}"
         )
+    for metric in (*TESTED_METRICS, *DESCRIBED):
+        own = [
+            SeedVariance(scores[metric]["seed_sd"] ** 2, scores[metric]["seed_variance"], df)
+            for scores in alive
+            if scores[metric]["seed_sd"] is not None
+        ]
+        if own:
+            spreads[metric] = variance.pooled(own)
     return spreads
 
 
@@ -106,6 +117,28 @@ def measure(study: Study, runs: dict[str, Run], resamples: int, spreads: dict[st
     return Measured(tuned, base, tuned_rows, base_rows, cost, spreads.get(HEADLINE), resamples, sample)
 
 
+def difference(
+    study: Study, measured: Measured, runs: dict[str, Run], name: str, metric: str, confidence: float
+) -> dict[str, Any]:
+    """A variant minus the baseline, as `variance.difference`. runs: by experiment.
+
+    Two variants that write with the same trained models share the chance of training: it cancels in the
+    difference of each seed, and so the variance between seeds is estimated from these differences.
+    """
+    sides = [[runs[study.experiment(side, seed)] for seed in study.seeds] for side in (name, study.baseline)]
+    rows = [matrix([run.tuned for run in side], metric) for side in sides]
+    keys = {key for variant in study.variants for key in variant.changes}
+    values = [{key: lookup(side[0].params, key) for key in keys} for side in sides]
+    trained_alike = all(key.startswith("generate.") or values[0][key] == values[1][key] for key in keys)
+    if trained_alike and len(study.seeds) > 1 and not any(np.isnan(side).any() for side in rows):
+        # Its number of a random stream is no variant's.
+        stream = len(study.variants) + 1
+        paired = variance.resampled(rows[0] - rows[1], measured.resamples, stream, sample=measured.sample)
+        return variance.contrast(np.array([1.0]), [paired], confidence)
+    left, right = (measured.tuned[side][metric] for side in (name, study.baseline))
+    return variance.difference(left, right, confidence)
+
+
 def compared_variants(
     study: Study, measured: Measured, runs: dict[str, Run], varied: list[str], confidence: float
 ) -> dict[str, dict[str, Any]]:
@@ -113,7 +146,6 @@ def compared_variants(
 
     runs: by experiment; varied: the keys that any variant sets.
     """
-    baseline = measured.tuned[study.baseline]
     variants = {}
     for variant in study.variants:
         scores = measured.tuned[variant.name]
@@ -126,8 +158,8 @@ def compared_variants(
             "scores": {name: variance.summary(scores[name], confidence) for name in scores},
             "base": {HEADLINE: {name: untuned[name] for name in ("value", "low", "high")}},
             "difference": {
-                name: variance.difference(scores[name], baseline[name], confidence)
-                for name in TESTED_METRICS
+                metric: difference(study, measured, runs, variant.name, metric, confidence)
+                for metric in TESTED_METRICS
                 if variant.name != study.baseline
             },
         }

@@ -6,44 +6,51 @@ the study's differences, in which the chance of articles and of seeds is.
 
 from typing import Any
 
-from onesentence.evaluation.equivalence import EQUIVALENT, UNDECIDED, tost_confidence, verdict_of
+from onesentence.evaluation.equivalence import DIFFERENT, EQUIVALENT, UNDECIDED, tost_confidence, verdict_of
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.evaluation.resampling import holm
 
 
 def one_sided(entry: dict[str, Any], margin: float, confidence: float) -> dict[str, Any]:
-    """Return the 1 - 2 alpha interval of a difference, low and high, and p, the larger of the one-sided ones.
+    """Return the 1 - 2 alpha interval of a difference, low and high, and two p-values.
 
-    entry: value, se and df of `variance.contrast`. All three are None if the difference is undefined.
+    p: of the hypothesis that the distance is at least the margin, the larger of the one-sided ones; p_beyond:
+    of the hypothesis that it is at most the margin. entry: value, se and df of `variance.contrast`. All four
+    are None if the difference is undefined.
     """
     from scipy.stats import t as student  # not at the top: it takes half a second to load
 
     value, se, df = entry["value"], entry["se"], entry["df"]
     if value is None:
-        return {"low": None, "high": None, "p": None}
+        return dict.fromkeys(("low", "high", "p", "p_beyond"))
     if not se:  # nothing varies: the same difference on every article
-        return {"low": value, "high": value, "p": float(abs(value) >= margin)}
+        far = abs(value) >= margin
+        return {"low": value, "high": value, "p": float(far), "p_beyond": float(not far)}
     half = float(student.ppf(confidence, df) * se)
     # The smaller distance to an end of the margin has the larger p.
-    p = float(student.sf((margin - abs(value)) / se, df))
-    return {"low": value - half, "high": value + half, "p": p}
+    within, beyond = (float(student.sf(side * (margin - abs(value)) / se, df)) for side in (1, -1))
+    return {"low": value - half, "high": value + half, "p": within, "p_beyond": beyond}
 
 
 def equivalences(variants: dict[str, dict[str, Any]], margin: float, confidence: float) -> dict[str, Any]:
     """Return the tests of a study: margin, confidence of the intervals, and each variant's test by name.
 
     variants: of metrics/studies/NAME.json; the baseline has no difference and no test. A variant's test has
-    low, high and p (`one_sided`), p_holm and the verdict. It is "equivalent" if p_holm is at most alpha: the
-    tests are made together, so their intervals alone would find too much.
+    low, high, p and p_beyond (`one_sided`), p_holm, p_beyond_holm and the verdict. It is "equivalent" if
+    p_holm is at most alpha, and "different" if p_beyond_holm is: the tests are made together, so their
+    intervals alone would find too much.
     """
     tests = {
         name: one_sided(variant["difference"][HEADLINE], margin, confidence)
         for name, variant in variants.items()
         if variant["difference"]
     }
-    for test, p in zip(tests.values(), holm([test["p"] for test in tests.values()]), strict=True):
-        test["p_holm"] = p
+    for key in ("p", "p_beyond"):
+        for test, p in zip(tests.values(), holm([test[key] for test in tests.values()]), strict=True):
+            test[f"{key}_holm"] = p
+    for test in tests.values():
         test["verdict"] = verdict_of(test["low"], test["high"], margin)
-        if test["verdict"] == EQUIVALENT and (p is None or p > 1 - confidence):
+        p = {EQUIVALENT: test["p_holm"], DIFFERENT: test["p_beyond_holm"]}.get(test["verdict"])
+        if p is None or p > 1 - confidence:
             test["verdict"] = UNDECIDED
     return {"margin": margin, "confidence": tost_confidence(confidence), "variants": tests}

@@ -4,6 +4,7 @@ from typing import Any
 
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
+from onesentence.report.formatting import formatted, p_text
 
 TITLE = METRICS[HEADLINE].title
 NAMED = 8  # variants that a sentence lists; it counts more than these, and the plot names them
@@ -11,7 +12,8 @@ NAMED = 8  # variants that a sentence lists; it counts more than these, and the 
 
 def between(entry: dict[str, Any], spec: str = "+.2f") -> str:
     """value [low, high]."""
-    return f"{entry['value']:{spec}} [{entry['low']:{spec}}, {entry['high']:{spec}}]"
+    value, low, high = (formatted(entry[key], spec) for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def distance(entry: dict[str, Any], above: str, below: str, spec: str = ".2f", unit: str = "") -> str:
@@ -19,10 +21,10 @@ def distance(entry: dict[str, Any], above: str, below: str, spec: str = ".2f", u
 
     The interval counts in the direction of the word: above 0 is more of what it says.
     """
-    positive = entry["value"] >= 0
+    positive = float(f"{entry['value']:{spec}}") >= 0
     size = f"{abs(entry['value']):{spec}}{unit} {above if positive else below}"
     ends = (entry["low"], entry["high"]) if positive else (-entry["high"], -entry["low"])
-    return f"{size} [{ends[0]:+{spec}}, {ends[1]:+{spec}}]"
+    return f"{size} [{formatted(ends[0], f'+{spec}')}, {formatted(ends[1], f'+{spec}')}]"
 
 
 def mde_phrase(entry: dict[str, Any]) -> str:
@@ -35,7 +37,7 @@ def trend_sentence(label: str, entry: dict[str, Any], unit: str, confidence: flo
     start = f"{label}: " if label else ""
     if entry["value"] is None:
         return f"{start}no trend over {unit}: all variants have the same, or no score."
-    slope = f"{start}{between(entry)} points of {TITLE} for {unit} (p = {entry['p_holm']:.4f})"
+    slope = f"{start}{between(entry)} points of {TITLE} for {unit} ({p_text(entry['p_holm'])})"
     if is_significant(entry, confidence):
         return f"{slope}: a significant {'gain' if entry['value'] > 0 else 'loss'}."
     return f"{slope}: no significant trend ({mde_phrase(entry)})."

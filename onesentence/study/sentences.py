@@ -25,7 +25,8 @@ def differences_sentence(result: dict[str, Any]) -> str:
     """Which variants differ significantly from the baseline, and the largest MDE of the others."""
     confidence, baseline = result["confidence"], result["baseline"]
     entries = {name: v["difference"][HEADLINE] for name, v in result["variants"].items() if v["difference"]}
-    same = [name for name, entry in entries.items() if entry["se"] == 0 == entry["value"]]
+    # df: a difference of a few articles can be rounded to 0 in the file, but it has degrees of freedom.
+    same = [name for name, entry in entries.items() if entry["value"] == 0 and entry["df"] is None]
     significant = {name: entry for name, entry in entries.items() if is_significant(entry, confidence)}
     others = {name: entry for name, entry in entries.items() if name not in (*significant, *same)}
     sentences = []
@@ -34,8 +35,8 @@ def differences_sentence(result: dict[str, Any]) -> str:
         listed = ", ".join(f"{name} ({between(entry)})" for name, entry in ordered)
         sentences.append(f"Significantly different from {baseline} in {TITLE}: {listed}.")
     if others:
-        largest = max(entry["mde"] or 0.0 for entry in others.values())
-        mde = f"(MDE up to {largest:.2f} points)"
+        effects = [entry["mde"] for entry in others.values() if entry["mde"] is not None]
+        mde = f"(MDE up to {max(effects):.2f} points)" if effects else "(no MDE: nothing varies)"
         if significant or same:
             listed = ", ".join(others) if len(others) <= NAMED else f"the other {len(others)}"
             sentences.append(f"No significant difference: {listed} {mde}.")

@@ -30,7 +30,7 @@ class Answer:
 
     part: a series of the study, "" for all of it; small, large: each scale's choice; small_text, large_text:
     with its numbers; loss: the score of the small scale's choice minus that of the large scale's own, on the
-    large scale, as `variance.difference`; None where they are one.
+    large scale, as `variance.difference` with p_holm; None where they are one. confidence: of the study.
     """
 
     study: str
@@ -41,13 +41,15 @@ class Answer:
     small_text: str
     large_text: str
     loss: dict[str, Any] | None
+    confidence: float
 
     @property
     def verdict(self) -> str:
         """Whether the small scale's choice is one to follow on the large scale."""
         if self.loss is None:
             return SAME
-        return WORSE if self.loss["high"] < 0 else ALIKE
+        worse = is_significant(self.loss, self.confidence) and self.loss["value"] < 0
+        return WORSE if worse else ALIKE
 
 
 def significant_choice(result: dict[str, Any], names: list[str]) -> tuple[str, str]:
@@ -60,7 +62,9 @@ def significant_choice(result: dict[str, Any], names: list[str]) -> tuple[str, s
     better = [name for name in gains if is_significant(gains[name], result["confidence"])]
     better = [name for name in better if gains[name]["value"] > 0]
     if not better:
-        return baseline, f"`{baseline}`; the best other, `{best}`: {between(gains[best])}, not significant"
+        worse = is_significant(gains[best], result["confidence"])
+        verdict = "significantly worse" if worse else "not significant"
+        return baseline, f"`{baseline}`; the best other, `{best}`: {between(gains[best])}, {verdict}"
     first = max(better, key=lambda name: gains[name]["value"])
     return first, f"`{first}`: {between(gains[first])}"
 
@@ -108,7 +112,9 @@ def loss_of(result: dict[str, Any], studies: Studies, small: str, large: str) ->
     with contextlib.chdir(studies.pipeline or "."):
         runs = recorded(pair)
         measured = measure(pair, runs, result["resamples"], borrowed_spread(study, studies))
-    return variance.difference(measured.headline(small), measured.headline(large), result["confidence"])
+    entry = variance.difference(measured.headline(small), measured.headline(large), result["confidence"])
+    variance.adjust_holm([entry], result["confidence"])
+    return entry
 
 
 def answers(small: Studies, large: Studies) -> list[Answer]:
@@ -125,8 +131,9 @@ def answers(small: Studies, large: Studies) -> list[Answer]:
             loss = None
             if first != second:
                 loss = loss_of(result, large, first, second)
+            texts = first_text, second_text
             found.append(
-                Answer(name, result["question"], label, first, second, first_text, second_text, loss)
+                Answer(name, result["question"], label, first, second, *texts, loss, result["confidence"])
             )
     return found
 

@@ -262,16 +262,20 @@ def summary(score: Resampled, confidence: float) -> dict[str, Any]:
     }
 
 
-def percentile_test(draws: Floats, observed: float, confidence: float) -> dict[str, Any]:
+def percentile_test(draws: Floats, observed: float, confidence: float, df: float) -> dict[str, Any]:
     """As `contrast`, for a number that is no weighted sum of scores.
 
-    draws: around `observed`, from `Resampled.both`. p: the share of draws as far from it as 0 is; se: from
-    the interval, since draws from a t distribution with two degrees of freedom have no variance.
+    draws: around `observed`, from `Resampled.both`. df: `Resampled.df` of the articles. Percentiles of few
+    clusters are too close to each other, so draws are stretched as far as Student's t is wider than the
+    normal distribution. p: the share of draws as far from `observed` as 0 is; se: from the interval, since
+    draws from a t distribution with two degrees of freedom have no variance.
     """
     from scipy.stats import t as student
 
-    if np.isnan(observed):
+    if not np.isfinite(observed):
         return dict(UNDEFINED)
+    normal, wide = (float(student.ppf((1 + confidence) / 2, freedom)) for freedom in (np.inf, df))
+    draws = observed + (draws - observed) * (wide / normal)
     low, high = percentile_interval(draws, confidence)
     if low is None or high is None:  # no draw is a number
         return dict(UNDEFINED)
@@ -279,8 +283,8 @@ def percentile_test(draws: Floats, observed: float, confidence: float) -> dict[s
         "value": float(observed),
         "low": low,
         "high": high,
-        "se": float((high - low) / 2 / student.ppf((1 + confidence) / 2, np.inf)),
-        "df": None,
+        "se": (high - low) / 2 / wide,
+        "df": df,
         "p": p_value(np.abs(draws - observed), observed),
     }
 
@@ -337,7 +341,9 @@ def scaling(x: NDArray[Any], scores: list[Resampled], confidence: float) -> dict
         **fit,
         "growth": growth,
         "saturates": bool((growth["low"] or 0.0) > 0 and fit["exponent"]["low"] > EXPONENTS[0] + TIE),
-        "miss": percentile_test(draws[:, -1] - laws[1][3], float(values[0, -1] - laws[0][3][0]), confidence),
+        "miss": percentile_test(
+            draws[:, -1] - laws[1][3], float(values[0, -1] - laws[0][3][0]), confidence, scores[0].df
+        ),
         "within_one_point": {
             "value": int(x[near[0][0]]),
             "low": int(x[int(low)]),

@@ -173,7 +173,7 @@ def lay_out(project, monkeypatch, text=OVERLAY):
 def test_a_layout_is_made_once_and_its_parameters_are_kept(project, monkeypatch):
     folder = lay_out(project, monkeypatch)
     text = (project / folder / "params.yaml").read_text()
-    assert "rank: 4" in text and "# Every setting of the study" in text
+    assert "rank: 4" in text and "# Every setting of the pipeline" in text
     (project / folder / "params.yaml").write_text(text.replace("rank: 4", "rank: 2"))
     assert repro.lay_out("own") == folder
     assert "rank: 2" in (project / folder / "params.yaml").read_text()

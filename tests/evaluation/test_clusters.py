@@ -16,8 +16,10 @@ from onesentence.evaluation.resampling import (
     BOOTSTRAP,
     ENOUGH,
     FEW,
+    SUBSETS,
     Sample,
     design_effect,
+    detectable_effect,
     difference_of,
     mean_of,
     mean_statistics,
@@ -477,6 +479,26 @@ def test_the_articles_that_an_mde_needs_give_that_mde():
     assert entry(np.full(row.clusters, 6))["mde"] == pytest.approx(now["mde"] / 2, rel=0.1)
     assert row.one_each == pytest.approx(4_800 / 2.5, rel=0.25)  # Kish: 1 + 5 x 0.3
     assert entry(np.ones(row.one_each, dtype=int))["mde"] == pytest.approx(now["mde"] / 2, rel=0.15)
+
+
+@pytest.mark.parametrize("clusters", [(6, 6.0), (40, 40.0), (100, 10.0), (238, 20.0), (238, 90.0)])
+def test_the_mde_of_today_needs_the_articles_of_today(clusters):
+    """With few clusters, Student's t is part of an MDE, and stays so until clusters are many."""
+    count, effective = clusters
+    resampling = {"clusters": count, "effective_clusters": effective, "interval": SUBSETS}
+    entry = {"mde": 2.0, "design_effect": 1.5}
+    evaluation = {"n": 1_000, "confidence": 0.95, "resampling": resampling}
+    evaluation["comparisons"] = {"a-b": {"rouge1": entry}}
+
+    def articles(wanted: float) -> int:
+        return needed(evaluation, wanted)[0].articles
+
+    assert articles(2.0) in (1_000, 1_001)  # rounded up
+    assert articles(2.2) < 1_000 < articles(1.9)
+    factor = articles(1.0) / 1_000
+    normal, now = detectable_effect(0.05, np.inf), detectable_effect(0.05, effective - 1)
+    then = detectable_effect(0.05, factor * effective - 1) if factor * effective < ENOUGH else normal
+    assert 2.0 * then / now / factor**0.5 == pytest.approx(1.0, rel=0.01)
 
 
 def test_an_evaluation_without_an_mde_is_refused():

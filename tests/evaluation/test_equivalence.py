@@ -87,6 +87,14 @@ def test_undefined_articles_are_left_out_and_an_undefined_difference_is_undecide
     assert equivalence_of(nothing, nothing, 0.3, 100, 0.95)["value"] is None
 
 
+def test_scores_that_some_draws_do_not_have_are_undecided():
+    """One defined article is in two of three draws: the others have no difference."""
+    left, right = scores(100), scores(100)
+    left[1:] = np.nan
+    result = equivalence_of(left, right, 50.0, 500, 0.95)
+    assert result["verdict"] == UNDECIDED and result["p"] > 0.05
+
+
 @pytest.mark.parametrize("clustered", [False, True])
 def test_systems_that_differ_by_the_margin_pass_in_at_most_one_of_twenty_cases(clustered):
     """The test's size at the edge of its hypothesis: alpha, here 5 %, with an allowance for 600 trials."""

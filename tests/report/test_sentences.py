@@ -45,5 +45,5 @@ def test_the_verdict_on_one_article_claims_nothing():
     undefined = dict.fromkeys(difference)
     assert verdict_sentences(evaluation(1, score, base=difference, lead=undefined)) == [
         "The fine-tuned model scores 12.00 in ROUGE-1 on 1 article.",
-        "There are too few articles to test it against the untuned base (+1.00 points).",
+        "There are too few clusters of articles to test it against the untuned base (+1.00 points).",
     ]

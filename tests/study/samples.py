@@ -41,7 +41,7 @@ RANKS = {
 def study_result(value: float, p: float, **more) -> dict:
     score = {"value": 30.0, "low": 29.0, "high": 31.0, "seed_sd": 0.2, "sampling_se": 0.4}
     entry = {"value": value, "low": value - 1, "high": value + 1, "p": p, "p_holm": p, "mde": 1.4}
-    entry["se"] = 0.5
+    entry |= {"se": 0.5, "df": 12.0}
     return {
         "study": "s",
         "question": "?",

@@ -88,6 +88,10 @@ def test_the_best_in_words():
         "on the other, the best differs from a by +0.80 [+0.20, +1.40] points. The interval allows for the "
         "choice of a lucky seed."
     )
+    alone = study_result(2.0, 0.01, best={"": entry}) | {"seeds": [0]}
+    assert summarize_study(alone)[1].endswith("makes no allowance for the choice of a lucky seed.")
+    lent = alone | {"spread_from": "rank", "spread_sd": 0.3}
+    assert summarize_study(lent)[1].endswith("The interval allows for the choice of a lucky seed.")
     entry = {**entry, "over_baseline": {**over, "p_holm": 0.5}}
     sentence = summarize_study(study_result(2.0, 0.01, best={"": entry}))[1]
     assert "points, not a significant gain (MDE 0.70). The" in sentence
@@ -114,6 +118,10 @@ def test_how_far_from_full_in_words():
     for value, low, high, words in (
         (2.0, 1.0, 3.0, "2.0% below full fine-tuning [+1.0, +3.0]: within the 5% margin."),
         (-1.0, -2.0, 0.5, "1.0% above full fine-tuning [-0.5, +2.0]: within the 5% margin."),
+        (-20.0, -25.0, -15.0, "20.0% above full fine-tuning [+15.0, +25.0]: not more than 5% below."),
+        (0.5, 0.0, 1.0, "0.5% below full fine-tuning [+0.0, +1.0]: within the 5% margin."),
+        (-1.0, -2.0, 0.0, "1.0% above full fine-tuning [+0.0, +2.0]: within the 5% margin."),
+        (-0.01, -1.0, 0.9, "0.0% below full fine-tuning [-1.0, +0.9]: within the 5% margin."),
         (7.0, 6.0, 8.0, "7.0% below full fine-tuning [+6.0, +8.0]: outside the 5% margin."),
         (
             4.0,
@@ -254,6 +262,27 @@ def test_a_variant_that_writes_with_another_format_is_not_on_the_front(monkeypat
     assert second.endswith("the base has another format when it writes: nf4-to-write.")
 
 
+def test_formats_that_all_write_with_another_one_are_on_the_front(monkeypatch):
+    """`generate.quantization` in a study's settings, or in every variant, is no difference between them."""
+    study = Studies("models/phi-tiny").study("quantization")
+    for variant in study.variants:
+        monkeypatch.setitem(variant.values, "generate.quantization", "nf4")
+    monkeypatch.setattr(Studies, "study", lambda self, name: study)
+    monkeypatch.setattr(type(study), "without", lambda self, names: self)
+    numbers = analysed(monkeypatch, "quantization", {"int8": 19.0, "nf4": 19.5}, int8=50, nf4=25)
+    assert numbers["pareto_front"] == ["none", "bfloat16", "nf4"]
+
+
+def test_prompts_that_an_untuned_base_does_not_tell_apart(monkeypatch):
+    numbers = analysed(monkeypatch, "prompt", {})
+    variants = {name: {"base": {"rouge1": {"value": 0.0}}} for name in ("a", "b")}
+    result = {"analysis": numbers, "variants": variants, "baseline": "a", "confidence": 0.95}
+    said = ANALYSES["prompt"].sentences(result)[0]
+    assert said.startswith("The untuned base scores the same with each prompt. With a,")
+    variants["b"]["base"]["rouge1"]["value"] = 1.0
+    assert ANALYSES["prompt"].sentences(result)[0].startswith("The untuned base scores best with ")
+
+
 def test_prompts_of_one_length_or_two_have_no_chance_of_their_own(monkeypatch):
     names = [variant.name for variant in Studies("models/phi-tiny").study("prompt").variants]
     left = {"template-direct", "template-qa"}
@@ -324,6 +353,21 @@ def test_the_best_rate_of_each_rank(monkeypatch):
     assert (
         numbers["rank 8"]["not_distinguishable"] == [] and len(numbers["rank 16"]["not_distinguishable"]) == 4
     )
+
+
+def test_the_best_of_equal_variants_is_the_baseline_and_no_end(monkeypatch):
+    studies = Studies("models/phi-tiny").study("learning_rate")
+    failed = {variant.name: -NOISE for variant in studies.variants}  # every score is 0
+    numbers = analysed(monkeypatch, "learning_rate", failed)["best"]
+    assert numbers["rank 16"]["best"] == studies.baseline
+    assert not any(entry["at_the_end"] for entry in numbers.values())
+
+
+def test_full_fine_tuning_whose_outputs_all_failed_has_no_percentage(monkeypatch):
+    numbers = analysed(monkeypatch, "method", {"full": -NOISE})["percent_below_full"]
+    assert all(entry == dict.fromkeys(("value", "low", "high")) for entry in numbers.values())
+    said = summarize_study(study_result(2.0, 0.01, percent_below_full=numbers))[1]
+    assert said.endswith(": no percentage, since full fine-tuning scores 0.")
 
 
 def test_how_far_below_full_fine_tuning(monkeypatch):

@@ -170,7 +170,7 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
                 "baseline": "train-size-1",
                 "analysis": "scaling",
             },
-            "studies.rank.variants: the analysis `scaling` needs 3 or more different values",
+            "studies.rank.variants: the analysis `scaling` needs 4 or more different values",
         ),
         (
             {"analysis": "best", "series": {"x": ["rank-8"]}},

@@ -229,8 +229,8 @@ def test_a_recorded_run_is_usable_where_code_packages_and_inputs_are_the_same(tm
     assert not has_code(reads)
 
 
-def test_the_example_of_a_reader_s_own_test_runs(study, runs, capsys):
-    write_runs(kept.scores_file_of(study), runs)
+def test_the_example_of_a_reader_s_own_test_runs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
     page = (ROOT / "docs/studies.md").read_text()
     lines = page[page.index("    import pandas") : page.index("Articles of one cluster")].splitlines()
     exec("\n".join(line.removeprefix("    ") for line in lines), {})

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from samples import RANKS, declared, sample_run
+from samples import RANKS, SCORED, N, declared, sample_run
 
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_json
+from onesentence.evaluation.metrics import Scores
 from onesentence.study import comparison
 from onesentence.study.comparison import borrowed_spread, require_same_test_set, select_complete
 from onesentence.study.declaration import Studies
@@ -68,6 +69,56 @@ def test_a_spread_is_borrowed_only_from_the_same_scale_and_settings(tmp_path, mo
     monkeypatch.setattr(comparison, "STUDIES", tmp_path)
     with pytest.raises(UserError, match=r"rank\.json: made with other settings or seeds than studies"):
         borrowed_spread(studies.study("learning_rate"), studies)
+
+
+def test_a_spread_is_not_borrowed_from_variants_whose_outputs_all_failed(tmp_path, monkeypatch):
+    """Their score is 0 with every seed, which is no spread, and other metrics are undefined."""
+    monkeypatch.chdir(ROOT)
+    studies = Studies("models/phi-tiny")
+    made = json.loads(Path("metrics/studies/rank.json").read_text())
+    entries = list(made["variants"].values())
+    zero = {"value": 0.0, "seed_sd": 0.0, "seed_variance": 0.0}
+    for name, score in entries[0]["scores"].items():
+        score |= zero if name.startswith("rouge") else {"value": None, "seed_sd": None, "seed_variance": None}
+    write_json(tmp_path / "rank.json", made)
+    monkeypatch.setattr(comparison, "STUDIES", tmp_path)
+    borrowed = borrowed_spread(studies.study("learning_rate"), studies)
+    sds = [entry["scores"]["rouge1"]["seed_sd"] for entry in entries[1:]]
+    assert borrowed["rouge1"].total == pytest.approx(np.mean(np.square(sds)))
+    assert borrowed["novel_2"].df == borrowed["rouge1"].df == 2 * len(sds)
+    for entry in entries:
+        entry["scores"]["rouge1"]["value"] = 0.0
+    write_json(tmp_path / "rank.json", made)
+    with pytest.raises(UserError, match="every output of every variant failed"):
+        borrowed_spread(studies.study("learning_rate"), studies)
+
+
+def test_variants_of_the_same_trained_models_are_paired_over_seeds(monkeypatch):
+    """Their seeds' luck cancels; that of variants with models of their own does not."""
+    monkeypatch.chdir(ROOT)
+    study = Studies("models/smollm2-135m", pipeline="presets/smollm2-docstrings").study("quantization")
+    rng = np.random.default_rng(3)
+    luck = {seed: rng.normal(0, 2) for seed in study.seeds}
+    easy = rng.normal(30, 4, N)
+    runs = {}
+    for variant in study.variants:
+        for seed in study.seeds:
+            made = sample_run(8, seed)
+            level = easy + luck[seed] + rng.normal(0.4 * (variant.name == "nf4-to-write"), 0.5, N)
+            tuned = Scores(
+                made.tuned.ids, dict.fromkeys(SCORED, level), {}, made.tuned.signatures, made.tuned.groups
+            )
+            stored = variant.values.get("model.quantization", "none")
+            values = {"model": {"dtype": "float32", "quantization": stored}}
+            values["generate"] = {"quantization": variant.values.get("generate.quantization")}
+            changed = {"params": {**made.params, **values}, "cost": {**made.cost, "base_bytes": 100}}
+            runs[study.experiment(variant.name, seed)] = sample_run(
+                8, seed, variant=variant.name, tuned=tuned, base=made.base, **changed
+            )
+    variants = comparison.compare(study, runs, {}, [])["variants"]
+    paired, other = (variants[name]["difference"]["rouge1"] for name in ("nf4-to-write", "int8"))
+    assert paired["value"] == pytest.approx(0.4, abs=0.1) and paired["se"] < 0.1 < 1 < other["se"]
+    assert paired["p_holm"] < 0.01 and other["p_holm"] > 0.5
 
 
 def test_committed_studies_are_of_the_declared_variants(monkeypatch):

@@ -46,6 +46,9 @@ def test_tests_made_together_are_corrected():
     alone = entry(0.12)  # p is 0.04 alone
     assert verdicts(alone) == ["equivalent"]
     assert verdicts(alone, entry(0.4), entry(0.45)) == ["undecided"] * 3
+    farther = entry(0.88)  # p of being beyond the margin is 0.04 alone
+    assert verdicts(farther) == ["different"]
+    assert verdicts(farther, entry(0.4), entry(0.45)) == ["undecided"] * 3
 
 
 def test_what_never_varies_is_decided_and_what_is_undefined_is_not():

@@ -31,7 +31,12 @@ def test_many_that_do_not_differ_are_counted_and_few_are_named():
 
 def test_equal_outputs_are_named_apart():
     same = study_result(0.0, 1.0)
-    same["variants"]["b"]["difference"]["rouge1"] |= {"low": 0.0, "high": 0.0, "se": 0.0, "mde": 0.0}
+    same["variants"]["b"]["difference"]["rouge1"] |= {"low": 0.0, "high": 0.0, "se": 0.0, "mde": None}
+    # In the file, a difference of one article among thousands is rounded to this, too.
+    assert summarize_study(same)[0] == (
+        "No variant differs significantly from a in ROUGE-1 (no MDE: nothing varies)."
+    )
+    same["variants"]["b"]["difference"]["rouge1"]["df"] = None
     assert summarize_study(same)[0] == "Same score as a on every article: b."
 
 

@@ -14,7 +14,7 @@ from onesentence.study.comparison import borrowed_spread, compare, write_result
 from onesentence.study.declaration import Studies
 from onesentence.study.results import STUDIES
 from onesentence.study.scores import recorded, scores_file_of, write_runs
-from onesentence.study.transfer import ALIKE, SAME, WORSE, answers, transfer_text
+from onesentence.study.transfer import ALIKE, SAME, WORSE, Answer, answers, transfer_text
 
 PIPELINE = "presets/large"
 NOISE = np.random.default_rng(0).normal(0, 4, N)
@@ -102,6 +102,24 @@ def test_a_choice_of_the_small_scale_is_held_against_that_of_the_large_one(
     if answer.loss:
         assert answer.loss["value"] == pytest.approx(loss, abs=0.2)
         assert answer.loss["low"] < answer.loss["value"] < answer.loss["high"]
+
+
+def test_a_baseline_that_all_others_are_significantly_worse_than_is_said_to_be(scales):
+    small, large = scales
+    worse = {"rank-16": 28.0, "rank-32": 27.0}
+    compared(small, "rank", worse)
+    compared(large, "rank", {})
+    (answer,) = answers(small, large)
+    assert answer.small_text.startswith("`rank-8`; the best other, `rank-16`: -")
+    assert answer.small_text.endswith(", significantly worse")
+    assert answer.large_text.endswith(", not significant")
+
+
+def test_a_loss_that_holm_does_not_confirm_is_no_worse_choice():
+    loss = {"value": -0.7, "low": -1.3, "high": -0.1, "p_holm": 0.12}
+    texts = ("rank", "?", "", "a", "b", "", "")
+    assert Answer(*texts, loss, 0.95).verdict == ALIKE
+    assert Answer(*texts, {**loss, "p_holm": 0.02}, 0.95).verdict == WORSE
 
 
 def test_rates_are_compared_by_series_where_the_baselines_differ(scales):

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from onesentence.evaluation.resampling import detectable_effect, mean_of, mean_statistics, resampled_sums
+from onesentence.evaluation.resampling import (
+    Sample,
+    detectable_effect,
+    mean_of,
+    mean_statistics,
+    resampled_sums,
+)
 from onesentence.study import variance
 from onesentence.study.variance import (
     adjust_holm,
@@ -12,6 +18,7 @@ from onesentence.study.variance import (
     fitted,
     not_worse,
     pareto_front,
+    percentile_test,
     pooled,
     resampled,
     scaling,
@@ -265,6 +272,22 @@ def test_scaling_holds_the_law_against_the_largest_size():
     falling = [resampled(np.full((1, 30), level), 200, k) for k, level in enumerate((30.0, 29, 28, 27, 26))]
     law = scaling(x, falling, 0.95)
     assert law["saturates"] is False and law["growth"]["value"] == -4
+
+
+def test_a_percentage_covers_with_few_clusters_too():
+    """Plain percentiles of so few clusters cover in 9 of 10 cases only."""
+    rng, covered, plain = np.random.default_rng(5), 0, 0
+    sample = Sample(np.repeat(np.arange(8), 5))
+    for _ in range(400):
+        hard = np.repeat(rng.normal(0, 4, 8), 5)
+        sides = [resampled((20 + hard + np.repeat(rng.normal(0, 2, 8), 5))[None], 400, k, sample=sample)
+                 for k in range(2)]  # fmt: skip
+        draws, value = 100 * (1 - sides[0].both / sides[1].both), 100 * (1 - sides[0].value / sides[1].value)
+        entry = percentile_test(draws, value, 0.95, sides[0].df)
+        covered += entry["low"] <= 0 <= entry["high"]
+        low, high = np.quantile(draws, [0.025, 0.975])
+        plain += low <= 0 <= high
+    assert plain < 0.925 * 400 < covered
 
 
 def test_the_band_passes_through_the_fitted_law():

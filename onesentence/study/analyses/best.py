@@ -11,6 +11,13 @@ from onesentence.study.phrases import NAMED, between, mde_phrase
 from onesentence.study.variants import Study
 
 
+def seed_sentence(result: dict[str, Any]) -> str:
+    """Whether the interval of a gain has the chance of seeds in it."""
+    if len(result["seeds"]) > 1 or result["spread_from"]:
+        return "The interval allows for the choice of a lucky seed."
+    return "The interval makes no allowance for the choice of a lucky seed."
+
+
 def best_sentence(label: str, entry: dict[str, Any], result: dict[str, Any]) -> str:
     """The best of a series, which others may be as good, and how much it gains over the baseline."""
     alike, over = entry["not_distinguishable"], entry["over_baseline"]
@@ -28,8 +35,7 @@ def best_sentence(label: str, entry: dict[str, Any], result: dict[str, Any]) -> 
     )
     return (
         f"{first}; {rest}. Chosen on one half of the articles and measured on the other, the best differs "
-        f"from {result['baseline']} by {between(over)} points{gain}. The interval allows for the choice of a "
-        "lucky seed."
+        f"from {result['baseline']} by {between(over)} points{gain}. {seed_sentence(result)}"
     )
 
 
@@ -45,10 +51,13 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, An
     # is corrected for as many choices as the longest series has members (Bonferroni).
     choices = max((len(names) for names in series.values()), default=0)
     for label, names in series.items():
-        first = max(names, key=lambda name: measured.headline(name).value)
+        values = {name: measured.headline(name).value for name in names}
+        first = max(names, key=lambda name: (values[name], name == study.baseline))
         alike = variance.not_worse(names.index(first), [measured.headline(n) for n in names], confidence)
         chosen = measured.chosen_elsewhere(measured.tuned_rows, names, measured.spread)
-        ends = {names[0]: "lowest", names[-1]: "highest"} if study.along else {}
+        # No end of the values is best where another variant scores the same.
+        alone = list(values.values()).count(values[first]) == 1
+        ends = {names[0]: "lowest", names[-1]: "highest"} if study.along and alone else {}
         best[label] = {
             "best": first,
             "at_the_end": f"{ends[first]} {study.along}" if first in ends else None,

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from onesentence.core.errors import UserError
 from onesentence.study import variance
 from onesentence.study.analyses.analysis import Analysis
@@ -14,8 +16,11 @@ MARGIN = 5  # percent below full fine-tuning that the original study expected Lo
 
 def full_sentence(name: str, entry: dict[str, Any]) -> str:
     """How far a variant is from full fine-tuning, and whether that is within the margin."""
+    if entry["value"] is None:
+        return f"{name}: no percentage, since full fine-tuning scores 0."
     if entry["high"] < MARGIN:
-        verdict = f"within the {MARGIN}% margin"
+        within = entry["low"] > -MARGIN
+        verdict = f"within the {MARGIN}% margin" if within else f"not more than {MARGIN}% below"
     elif entry["low"] > MARGIN:
         verdict = f"outside the {MARGIN}% margin"
     else:
@@ -33,8 +38,10 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, An
     for variant in study.variants:
         if variant.name != study.baseline:
             adapter = measured.headline(variant.name)
-            draws, value = 100 * (1 - adapter.both / full.both), 100 * (1 - adapter.value / full.value)
-            entry = variance.percentile_test(draws, value, each_confidence)
+            with np.errstate(divide="ignore", invalid="ignore"):  # every output of the baseline failed
+                draws = 100 * (1 - adapter.both / full.both)
+                value = float(100 * (1 - np.divide(adapter.value, full.value)))
+            entry = variance.percentile_test(draws, value, each_confidence, adapter.df)
             below[variant.name] = {name: entry[name] for name in ("value", "low", "high")}
     return {"percent_below_full": below}
 

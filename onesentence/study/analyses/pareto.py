@@ -1,4 +1,4 @@
-"""Which variants are worth their memory? Those for which no other is both smaller and better."""
+"""Which variants are worth their memory? Those on the Pareto front of memory and score."""
 
 from typing import Any
 
@@ -18,10 +18,11 @@ WRITES = "generate.quantization"  # of a variant that writes with another format
 def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, Any]:
     """Variants on the Pareto front of memory and score, and the percentage of draws with each on it.
 
-    The memory is that of the base in training. A variant that writes with another format is not compared: it
-    has another size there.
+    The memory is that of the base in training. A variant that writes with another format than the
+    baseline is not compared: it has another size there.
     """
-    names = [variant.name for variant in study.variants if variant.values.get(WRITES) is None]
+    written = {variant.name: variant.values.get(WRITES) for variant in study.variants}
+    names = [name for name, way in written.items() if way == written[study.baseline]]
     cost = [measured.cost[name]["base_bytes"] for name in names]
     front = variance.pareto_front(cost, [measured.headline(name).value for name in names])
     counts = np.zeros(len(names))
@@ -50,7 +51,7 @@ def draw_memory(axis: Any, result: dict[str, Any]) -> None:
         )
     axis.margins(0.1, 0.12)
     axis.set(
-        title="blue: no other is both smaller and better",
+        title="blue: Pareto front",
         xlabel="base in memory in training (MB)",
         ylabel="ROUGE-1 (F1 x 100)",
     )

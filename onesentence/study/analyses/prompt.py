@@ -21,10 +21,13 @@ def sentences(result: dict[str, Any]) -> list[str]:
     if "gap" not in analysis:
         return []
     closed = analysis["percent_of_the_gap_closed_by_prompting"]
+    scores = {variant["base"][HEADLINE]["value"] for variant in result["variants"].values()}
+    best = (
+        f"best with {analysis['best_prompt_of_the_base']}" if len(scores) > 1 else "the same with each prompt"
+    )
     lines = [
-        f"The untuned base scores best with {analysis['best_prompt_of_the_base']}. With "
-        f"{result['baseline']}, the tuned model differs from the untuned base by {between(analysis['gap'])} "
-        "points."
+        f"The untuned base scores {best}. With {result['baseline']}, the tuned model differs from the "
+        f"untuned base by {between(analysis['gap'])} points."
     ]
     if closed["value"] is not None:
         lines.append(

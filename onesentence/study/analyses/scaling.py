@@ -82,7 +82,15 @@ def check(where: str, study: Study) -> None:
             f"{where}.along: the analysis `scaling` fits a law of {PAIRS}, found {study.along}; follow that "
             "key, or use the analysis `trend`"
         )
-    require_points(where, study, 3, "scaling")
+    # The law has three parameters, and the largest size is left out of its fit.
+    require_points(where, study, 4, "scaling")
+    for label, members in study.series.items():
+        sizes = [study.position(member) for member in members]
+        if len(set(sizes)) < len(sizes):
+            raise UserError(
+                f"{where}.series.{label}: the analysis `scaling` needs another {PAIRS} in each variant, "
+                f"found {', '.join(f'{size:g}' for size in sizes)}; remove a variant from the series"
+            )
 
 
 ANALYSIS = Analysis(numbers, sentences, follows_a_key=True, check=check)

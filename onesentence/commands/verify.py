@@ -14,6 +14,7 @@ Run     onesentence verify              (make verify)
 import csv
 import json
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +22,13 @@ from typing import Any
 
 import click
 
-from onesentence.commands import documented
+from onesentence.commands import documented, require_pipeline
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_json, write_json
 from onesentence.core.machine import machine
 from onesentence.core.params import read_yaml
+from onesentence.study.clone import output_of_dvc
+from onesentence.study.experiments import git, pipeline_here
 
 MACHINE = Path("benchmarks/results/machine.json")
 GRAPH, LOCK = "dvc.yaml", "dvc.lock"
@@ -53,8 +56,7 @@ def locked(folder: Path) -> dict[str, dict[tuple[str, str], Any]]:
 
 def cache_folder(project: Path) -> Path:
     """The folder of a project's DVC cache."""
-    shown = subprocess.run(["dvc", "cache", "dir"], cwd=project, check=True, capture_output=True, text=True)
-    return project / shown.stdout.strip()
+    return project / output_of_dvc("--cd", str(project), "cache", "dir")
 
 
 def files_of(md5: str, cache: Path) -> dict[str, str] | None:
@@ -175,6 +177,7 @@ def report(committed: dict[str, dict[tuple[str, str], Any]], root: Path, clone: 
 @documented(__doc__)
 @click.option("--record", is_flag=True, help="Record this machine as that of the committed numbers.")
 def command(record: bool) -> None:
+    require_pipeline()
     if record:
         write_json(MACHINE, machine())
         print(f"verify: {MACHINE} describes this machine")
@@ -182,9 +185,12 @@ def command(record: bool) -> None:
     root = Path.cwd()
     with tempfile.TemporaryDirectory() as name:
         clone = Path(name) / "clone"
-        subprocess.run(["git", "clone", "--quiet", str(root), str(clone)], check=True)
+        git("clone", "--quiet", git("rev-parse", "--show-toplevel").strip(), str(clone))
+        clone /= pipeline_here()
         committed = locked(clone)
-        subprocess.run(["dvc", "repro", "--no-run-cache"], cwd=clone, check=True)
+        done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--no-run-cache"], cwd=clone)
+        if done.returncode:
+            raise UserError("verify: `dvc repro` failed in a fresh clone; its own error is above")
         lines = report(committed, root, clone)
     if not lines:
         count = sum(len(entries) for entries in committed.values())

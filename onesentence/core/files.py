@@ -150,6 +150,8 @@ def output_file(value: str) -> Path:
     """
     path = Path(value)
     folders: list[Path] = []
+    if not path.name:  # "", ".", "/"
+        raise UserError(f"--output: found {value!r}, expected the path of a file")
     trial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if path.is_dir():

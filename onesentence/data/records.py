@@ -260,7 +260,7 @@ def _parquet_records(path: Path, needed: dict[str, str]) -> Records:
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:  # see core/parquet.py
             names = file.schema_arrow.names
             check_columns(str(path), names, needed)
             require_expandable(path, file.metadata, whole=False)
@@ -314,7 +314,7 @@ def _require_real_lengths(path: Path, texts: list[str], in_dictionary: list[str]
     import pyarrow.parquet as pq
 
     total = 0
-    with pq.ParquetFile(path, read_dictionary=in_dictionary) as file:
+    with pq.ParquetFile(path, read_dictionary=in_dictionary, pre_buffer=False) as file:
         for batch in file.iter_batches(rows, columns=texts):
             for column in batch.columns:
                 if pa.types.is_dictionary(column.type):

@@ -78,7 +78,7 @@ def open_inputs(names: Iterable[str], kind: str | None, column: str | None, defa
                 raise UserError(f"{STDIN}: named twice; standard input can be read once")
             inputs.append(_standard_input(kind or "text", column or default))
         else:
-            for path in _files(Path(name)):
+            for path in files_of(Path(name)):
                 inputs.append(_file(path, kind == "lines", column or default))
     if kind not in (None, "text", "lines") and all(known.twice for known in inputs):
         raise UserError(
@@ -89,7 +89,7 @@ def open_inputs(names: Iterable[str], kind: str | None, column: str | None, defa
     return inputs
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """A file alone, or the text files of a folder by name."""
     if not path.is_dir():
         return [path]

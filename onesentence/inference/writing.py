@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from onesentence.core.errors import UserError
 from onesentence.core.escaping import on_one_line
 from onesentence.inference.stream import NO_ARTICLE, Result
 
@@ -55,43 +56,61 @@ def line_of(result: Result, jsonl: bool, terminal: bool) -> str:
     return on_one_line(text) if terminal else text.encode("utf-8", "replace").decode("utf-8")
 
 
+def partial_of(target: Path) -> Path:
+    """The name of an output file while it is written."""
+    return target.with_name(target.name + PARTIAL)
+
+
 class Writer:
     """Writes lines to standard output, or to a file that has its name once it is complete.
 
-    Until then it is called NAME.partial, and stays if the work is interrupted.
+    Until then it is called NAME.partial, and stays if the work is interrupted. The file of an earlier run
+    that was interrupted is replaced at the first result, not by a run that fails before it has one.
+    Raises UserError where standard output is closed, and where a folder has the partial file's name.
     """
 
     def __init__(self, jsonl: bool, target: Path | None) -> None:
         self.jsonl, self.target, self.written = jsonl, target, 0
-        self.partial = None if target is None else target.with_name(target.name + PARTIAL)
-        self._file: IO[str] = sys.stdout  # what it is now: the caller may redirect it later
+        self.partial = None if target is None else partial_of(target)
+        if self.partial is not None and self.partial.is_dir():
+            raise UserError(f"--output: {self.partial} is a folder; results are written there first: move it")
+        # What it is now: the caller may redirect it later. It is None where it was closed.
+        self._file: IO[str] | None = None if self.partial else sys.stdout
+        if self._file is None and self.partial is None:
+            raise UserError("standard output is closed; use --output FILE")
 
     def __enter__(self) -> Writer:
-        if self.partial is not None:
+        return self
+
+    def _opened(self) -> IO[str]:
+        if self._file is None:
+            assert self.partial is not None  # else it is standard output
             self.partial.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.partial.open("w", encoding="utf-8", newline="\n")
-        return self
+        return self._file
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.partial is None or self.target is None:
             return
-        self._file.close()
+        if kind is None:
+            self._opened()  # a run without a result has an empty file
+        if self._file is not None:
+            self._file.close()
         if kind is None:
             self.partial.replace(self.target)
-        elif not self.written:
-            self.partial.unlink()
 
     def write(self, results: list[Result]) -> None:
         """Write results at once; a progress bar on the same terminal makes way."""
         if not results:
             return
-        terminal = self._file.isatty()
+        file = self._opened()
+        terminal = file.isatty()
         lines = "".join(line_of(result, self.jsonl, terminal) + "\n" for result in results)
         with tqdm.external_write_mode(file=sys.stderr) if terminal else nullcontext():
-            self._file.write(lines)
-            self._file.flush()
+            file.write(lines)
+            file.flush()
         self.written += len(results)
 
     def kept(self) -> str:

@@ -161,5 +161,5 @@ def output_of_dvc(*arguments: str) -> str:
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
-        raise UserError(f"study: dvc {' '.join(arguments)} failed: {done.stderr.strip()}")
+        raise UserError(f"dvc {' '.join(arguments)} failed: {done.stderr.strip()}")
     return done.stdout.strip()

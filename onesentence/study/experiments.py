@@ -30,9 +30,12 @@ COMPARED = (  # the stages whose code and settings make an experiment
 
 def git(*arguments: str, check: bool = True) -> str:
     """The output of a git command; a UserError where it fails, unless `check` is false."""
-    done = subprocess.run(
-        ["git", *arguments], check=False, capture_output=True, encoding="utf-8", errors="replace"
-    )
+    try:
+        done = subprocess.run(
+            ["git", *arguments], check=False, capture_output=True, encoding="utf-8", errors="replace"
+        )
+    except FileNotFoundError as error:
+        raise UserError("git: not found; install it: the repository's history is read with it") from error
     if check and done.returncode:
         raise UserError(f"git {arguments[0]}: {done.stderr.strip()}")
     return done.stdout

@@ -124,7 +124,9 @@ class Job(Clone):
             local = Path(".dvc/config.local")
             if local.is_file():
                 shutil.copy(local, self.folder / local)  # of this pipeline, a preset's or the default
-            self.dvc("cache", "dir", "--local", output_of_dvc("cache", "dir"))
+            # A path in the repository: DVC writes ASCII alone into its configuration, which that of the
+            # repository may not be.
+            self.dvc("cache", "dir", "--local", os.path.relpath(output_of_dvc("cache", "dir"), self.folder))
             pointers = self.tracked()
             if pointers and inputs:
                 self.dvc("checkout", "--quiet", *pointers)

@@ -6,8 +6,9 @@ import yaml
 from click.testing import CliRunner
 from conftest import ROOT
 
-from onesentence.commands import export
+from onesentence.commands import base, export, verify
 from onesentence.commands import repro as rung
+from onesentence.core.errors import UserError
 from onesentence.core.files import read_json
 
 
@@ -40,6 +41,17 @@ def test_the_command_runs_the_export_s_pipeline_and_passes_its_exit_code_on(proj
     ((command, folder),) = asked
     assert command == [sys.executable, "-m", "dvc", "repro", "models/dvc.yaml"]
     assert str(folder) == "."
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [(export.command, []), (verify.command, ["--record"]), (base.command, ["smollm2-135m"])],
+)
+def test_a_command_in_a_wrong_folder_says_so_and_writes_nothing(command, words, tmp_path, monkeypatch, asked):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^\.dvc: not found; run the command in the repository's root"):
+        CliRunner().invoke(command, words, catch_exceptions=False)
+    assert not asked and not list(tmp_path.iterdir())
 
 
 def test_a_preset_s_model_is_exported_in_its_own_folder(project, monkeypatch, asked):

@@ -30,6 +30,7 @@ def here(pipeline, tmp_path, monkeypatch):
         (tmp_path / f"articles/{number}.txt").write_text(text + "\n")
     rows = [{"id": f"r{number}", "document": text} for number, text in enumerate(ARTICLES)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a.partial").write_text("kept by an interrupted run\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -149,6 +150,10 @@ def test_a_preset_is_a_pipeline_in_its_folder(here, pipeline, wanted):
         (("--preset", "nosuch", "articles"), "preset 'nosuch': presets/nosuch.yaml not found"),
         (("rows.jsonl", "--output", "rows.jsonl"), "--output: rows.jsonl is read by the same command"),
         (("articles", "--output", "articles"), "--output: articles is a folder"),
+        (("articles", "--output", "articles/1.txt"), "--output: articles/1.txt is read by the same command"),
+        (("a.partial", "--output", "a"), "--output: a.partial is read by the same command"),
+        (("articles", "--output", ""), "--output: found '', expected the path of a file"),
+        (("articles", "--output", "."), "--output: found '.', expected the path of a file"),
         (
             ("rows.jsonl", "--column", "text"),
             "rows.jsonl, line 1: no column 'text'; has id, document; name the",

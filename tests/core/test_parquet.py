@@ -37,6 +37,27 @@ def test_pieces_give_the_bytes_of_the_whole(tmp_path, count):
     assert rows == list(expected)
 
 
+def test_a_long_file_takes_no_more_memory_than_a_short_one(tmp_path):
+    """Arrow fetched every row group ahead, and held its bytes until the end of the file."""
+    peaks, sizes = [], []
+    for groups in (3, 30):
+        table = pa.table({"id": [f"row {i} {i * 7_919 % 1_000_003}" for i in range(groups * ROW_GROUP)]})
+        path = tmp_path / f"{groups}.parquet"
+        with parquet_writer(path, table.schema) as writer:
+            writer.add(table)
+        del table
+        with parquet_reader(path) as file:
+            before = pa.total_allocated_bytes()
+            held = [
+                pa.total_allocated_bytes() - before
+                for number, _ in enumerate(read_rows(file, ["id"]))
+                if number % ROW_GROUP == ROW_GROUP // 2
+            ]
+        peaks.append(max(held))
+        sizes.append(path.stat().st_size)
+    assert peaks[1] - peaks[0] < (sizes[1] - sizes[0]) / 4
+
+
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
     table = pa.table(columns_of(10))
     with pytest.raises(ZeroDivisionError), parquet_writer(tmp_path / "a.parquet", table.schema) as writer:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from onesentence.core.errors import UserError
 from onesentence.inference.inputs import Item
 from onesentence.inference.stream import Result
 from onesentence.inference.summarizer import Summary
@@ -89,6 +90,26 @@ def test_an_interrupted_file_keeps_what_was_written_beside_the_old_one(tmp_path)
     with pytest.raises(KeyboardInterrupt), nothing:
         raise KeyboardInterrupt
     assert nothing.kept() == "" and not (tmp_path / "other.txt.partial").exists()
+
+
+def test_a_run_that_fails_keeps_what_an_interrupted_one_has_written(tmp_path):
+    kept = tmp_path / "out.txt.partial"
+    kept.write_text("of an hour\n")
+    with pytest.raises(UserError), Writer(False, tmp_path / "out.txt"):
+        raise UserError("no such article")
+    assert kept.read_text() == "of an hour\n" and not (tmp_path / "out.txt").exists()
+    with Writer(False, tmp_path / "out.txt"):
+        pass
+    assert (tmp_path / "out.txt").read_text() == "" and not kept.exists()
+    kept.mkdir()
+    with pytest.raises(UserError, match=r"out\.txt\.partial is a folder"):
+        Writer(False, tmp_path / "out.txt")
+
+
+def test_a_closed_output_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(UserError, match="standard output is closed; use --output FILE"):
+        Writer(False, None)
 
 
 def test_a_line_is_written_at_once(monkeypatch):

@@ -39,7 +39,7 @@ def test_a_remote_that_does_not_answer_is_trouble_and_no_failure_of_the_variant(
     (tmp_path / "drive").rename(tmp_path / "away")
     task = assignment(str(tmp_path / "bare"), commit, str(tmp_path / "drive"))
     assert remote_run.run(task, folder) == TROUBLE
-    assert "error: study: dvc" in capfd.readouterr().out
+    assert "error: dvc " in capfd.readouterr().out
     assert (folder / "work.py").is_file() and not remote_run.Clone(folder, commit).usable()
 
 

@@ -162,3 +162,9 @@ def test_two_branches_keep_their_experiments_of_one_name(held):
     assert reuse_equal_experiments({"fast-seed0": values}) == ["fast-seed0"]
     assert commit_of("fast-seed0") == first and commit_of(f"fast-seed0.{second[:7]}") == second
     assert set(experiment_refs()) == {"fast-seed0", f"fast-seed0.{second[:7]}"}
+
+
+def test_a_machine_without_git_says_so(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=r"^git: not found; install it"):
+        experiments.git("status")

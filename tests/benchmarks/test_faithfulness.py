@@ -193,4 +193,7 @@ def test_the_page_shows_the_committed_numbers():
         COMMITTED[group][name]["faithful"]["value"]
         for group, name in (("document", "novel_1"), ("published_with_document", "entailment"))
     )
-    assert -novel >= judged and "says as much as the published entailment" in page
+    said = " ".join(page.split())
+    assert -novel >= judged and "ranks *faithful* about as well as the published entailment" in said
+    factual = COMMITTED["document"]["novel_1"]["factual"]
+    assert factual["low"] < 0 < factual["high"] and "It says little about *factual*" in said

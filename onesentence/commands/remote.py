@@ -59,10 +59,13 @@ def _is_used(folder: Path) -> bool:
     return folder.parts[0] in (".git", str(DVC)) or bool(git("ls-files", "--", str(folder), check=False))
 
 
-def require_ascii(text: str) -> None:
-    """Raise a UserError for what DVC cannot write into its configuration, which it would empty in trying."""
+def require_ascii(what: str, text: str) -> None:
+    """Raise a UserError for a text that DVC cannot write into its configuration: it would empty it in trying.
+
+    what: the text's name for the error, which does not repeat the text: it may be a password.
+    """
     if not text.isascii():
-        raise UserError(f"{text}: DVC's configuration holds ASCII alone; use a place without other letters")
+        raise UserError(f"{what}: expected ASCII, found other letters, which DVC's configuration cannot hold")
 
 
 def folder_of(place: str) -> str:
@@ -80,7 +83,7 @@ def folder_of(place: str) -> str:
         raise UserError(
             f"{place!r}: is a folder of the repository itself; name another one, best outside of it"
         )
-    require_ascii(str(folder))
+    require_ascii(str(folder), str(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -196,10 +199,11 @@ def configure(folder: Path, url: str, options: dict[str, str]) -> None:
 def command(place: str, options: tuple[str, ...]) -> None:
     require_pipeline()
     keys = dict(map(option, options))
-    for text in (place, *keys, *keys.values()):
-        require_ascii(text)
+    for key, value in keys.items():
+        require_ascii("--set", key + value)
     if "://" in place:
         place = checked_url(place)
+        require_ascii("URL", place)
         require_plugin(place)
     else:
         place = folder_of(place)

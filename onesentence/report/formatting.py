@@ -1,12 +1,15 @@
 """Numbers as text: a zero has no sign of its own, and no p-value is 0."""
 
+import math
+
 SMALLEST_P = 0.0001  # four digits show no smaller one
 
 
 def formatted(value: float, form: str = ".2f") -> str:
     """A number in a format of Python's; -0.004 is 0.00, or +0.00 where the format has a plus."""
     text = f"{value:{form}}"
-    return text if any(digit in text for digit in "123456789") else f"{0.0:{form}}"
+    zero = math.isfinite(value) and not any(digit in text for digit in "123456789")
+    return f"{0.0:{form}}" if zero else text
 
 
 def p_text(p: float) -> str:

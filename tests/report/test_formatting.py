@@ -16,6 +16,8 @@ from onesentence.report.formatting import formatted, p_text
         (-10.0, "+.1f", "-10.0"),
         (-1_000.0, ",.0f", "-1,000"),
         (-1.0, ".0%", "-100%"),
+        (float("-inf"), ".2f", "-inf"),
+        (float("nan"), ".2f", "nan"),
     ],
 )
 def test_a_zero_has_no_sign_of_its_own(value, form, text):

@@ -173,6 +173,15 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
             "studies.rank.variants: the analysis `scaling` needs 4 or more different values",
         ),
         (
+            {
+                "axes": {"lora.rank": [8, 16], "data.train_size": [1, 2, 4, 8]},
+                "along": "data.train_size",
+                "baseline": "rank-8-train-size-1",
+                "analysis": "scaling",
+            },
+            "studies.rank.variants: the analysis `scaling` needs another data.train_size in each variant",
+        ),
+        (
             {"analysis": "best", "series": {"x": ["rank-8"]}},
             "studies.rank.series.x: the analysis `best` needs 2 or more variants, found rank-8 alone",
         ),

@@ -32,6 +32,11 @@ class Analysis:
     shows_untuned: bool = False
 
 
+def place_of(where: str, label: str) -> str:
+    """The place of a series in studies.yaml, by its label; "" is all variants of the study at `where`."""
+    return f"{where}.series.{label}" if label else f"{where}.variants"
+
+
 def require_points(where: str, study: Study, least: int, analysis: str) -> None:
     """Raise a UserError unless each series has `least` different values of the key, all above 0.
 
@@ -39,7 +44,7 @@ def require_points(where: str, study: Study, least: int, analysis: str) -> None:
     """
     for label, members in study.series.items():
         values = {study.position(member) for member in members}
-        place = f"{where}.series.{label}" if label else f"{where}.variants"
+        place = place_of(where, label)
         if members and len(values) < least:
             raise UserError(
                 f"{place}: the analysis `{analysis}` needs {least} or more different values of "

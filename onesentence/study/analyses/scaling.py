@@ -7,7 +7,7 @@ import numpy as np
 from onesentence.core.errors import UserError
 from onesentence.evaluation.comparison import is_significant
 from onesentence.study import variance
-from onesentence.study.analyses.analysis import Analysis, require_points
+from onesentence.study.analyses.analysis import Analysis, place_of, require_points
 from onesentence.study.measured import Measured, whole
 from onesentence.study.phrases import TITLE, between, distance, mde_phrase
 from onesentence.study.variants import Study
@@ -88,8 +88,8 @@ def check(where: str, study: Study) -> None:
         sizes = [study.position(member) for member in members]
         if len(set(sizes)) < len(sizes):
             raise UserError(
-                f"{where}.series.{label}: the analysis `scaling` needs another {PAIRS} in each variant, "
-                f"found {', '.join(f'{size:g}' for size in sizes)}; remove a variant from the series"
+                f"{place_of(where, label)}: the analysis `scaling` needs another {PAIRS} in each variant, "
+                f"found {', '.join(f'{size:g}' for size in sizes)}; remove a variant"
             )
 
 

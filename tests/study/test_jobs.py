@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from cluster import make_small
 from conftest import make_project, run, take_cache
 
 from onesentence.core.files import write_json
 from onesentence.study.clone import LAST, Clone
 from onesentence.study.declaration import Studies
-from onesentence.study.jobs import clones_for
+from onesentence.study.jobs import Job, clones_for
 from onesentence.study.pool import WORK
 from onesentence.study.variants import run_name
 
@@ -371,3 +372,14 @@ def test_a_change_of_what_runs_were_made_with_makes_them_missing(studied, monkey
         changed.write_text(changed.read_text() + "\n")
         assert finished(Studies("models/tiny").study("rank")) == {}
         run(studied, "git", "checkout", "--quiet", "--", ".")
+
+
+def test_a_clone_finds_the_cache_of_a_repository_with_any_letters_in_its_path(tmp_path, monkeypatch):
+    """DVC writes ASCII alone into its configuration, and empties the file where it cannot."""
+    (tmp_path / "Größe 猫").mkdir()
+    project = make_small(tmp_path / "Größe 猫")
+    monkeypatch.chdir(project)
+    commit = run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    clone = Job(0, commit, 1, inputs=False)
+    cache = run(clone.folder, sys.executable, "-m", "dvc", "cache", "dir").stdout.strip()
+    assert Path(cache).resolve() == project / ".dvc/cache"

@@ -13,6 +13,7 @@ from types import TracebackType
 
 from onesentence.core import machine_faults, stopping
 
+LEAST_MEMORY = 500_000_000  # bytes of address space; the modules of a stage take up to 400 MB
 LONGEST = 20_000  # characters of a message; all problems of a params.yaml together take fewer
 TRACEBACK = "ONESENTENCE_TRACEBACK"  # environment variable: show where a fault of the machine was met
 
@@ -65,8 +66,21 @@ def print_fault(kind: type[BaseException], error: BaseException, trace: Tracebac
 def report_while_loading() -> None:
     """Report faults of the machine while a program and its worker processes load their modules, before
     `run`.
+
+    A limit of memory too small for the modules ends the program here: it would end at a random place in a
+    library, some of which crash there or print errors of their own.
     """
     sys.excepthook = print_fault
+    with suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY and limit < LEAST_MEMORY:
+            sys.exit(
+                f"error: memory is limited to {limit // 10**6} MB (ulimit -v), "
+                f"{LEAST_MEMORY // 10**6} MB are needed to start; raise the limit, "
+                f"then {machine_faults.AGAIN}"
+            )
 
 
 def run(main: Callable[[], None], description: str | None = None) -> None:

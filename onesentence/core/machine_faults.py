@@ -37,7 +37,10 @@ ALLOCATION = (
     "bad_alloc",
     "realloc of size",
     "failed to map segment",  # of a library that is loaded
+    os.strerror(errno.ENOMEM),
 )
+# What Python says where it found no memory for the exception itself.
+SILENT = ("without setting an exception", "error return without exception set")
 
 
 def sentence_of(error: BaseException) -> str | None:
@@ -70,6 +73,8 @@ def less_memory() -> str:
 
 def _is_allocation(error: BaseException, text: str) -> bool:
     """Whether an allocation failed: torch has an error class of its own for GPUs only."""
+    if isinstance(error, SystemError):
+        return any(words in text for words in SILENT)
     return type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, RuntimeError | OSError | ImportError) and any(words in text for words in ALLOCATION)
     )

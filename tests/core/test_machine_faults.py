@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from onesentence.core import errors
 from onesentence.core.machine_faults import sentence_of
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,9 @@ ROOT = Path(__file__).parents[2]
         (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory;"),
         (pa.ArrowMemoryError("realloc of size 64 failed"), "not enough memory;"),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "not enough memory;"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "a.py"), "not enough memory;"),
+        (SystemError("<f> returned NULL without setting an exception"), "not enough memory;"),
+        (SystemError("error return without exception set"), "not enough memory;"),
         (BrokenProcessPool("A process was terminated abruptly"), "a worker process was killed"),
     ],
 )
@@ -46,7 +50,13 @@ def test_each_fault_is_a_sentence_that_says_what_to_do(error, words):
 
 
 def test_an_error_of_the_code_is_none():
-    for error in (ValueError("a"), KeyError("b"), RuntimeError("shapes differ"), ZeroDivisionError()):
+    for error in (
+        ValueError("a"),
+        KeyError("b"),
+        RuntimeError("shapes"),
+        ZeroDivisionError(),
+        SystemError("c"),
+    ):
         assert sentence_of(error) is None
     ring = ValueError("a")
     ring.__cause__ = ring
@@ -126,13 +136,12 @@ errors.run(main)
 """
 
 
+@pytest.mark.parametrize("megabytes", [30, 60, 100, 200, 499])
 @pytest.mark.parametrize("stage", ["prepare", "generate", "report"])
-def test_a_memory_limit_is_one_sentence_while_a_stage_loads_its_modules(stage):
+def test_a_memory_limit_is_one_sentence_while_a_stage_loads_its_modules(stage, megabytes):
     program = (
         "import resource, runpy\n"
-        "import stages\n"
-        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + 10_000_000,) * 2)\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, ({megabytes}_000_000,) * 2)\n"
         f"runpy.run_module('stages.{stage}', run_name='__main__', alter_sys=True)\n"
     )
     done = subprocess.run(
@@ -142,8 +151,23 @@ def test_a_memory_limit_is_one_sentence_while_a_stage_loads_its_modules(stage):
         text=True,
         check=False,
     )
-    assert done.returncode == 1 and "not enough memory; " in done.stderr, done.stderr
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    start = f"error: memory is limited to {megabytes} MB (ulimit -v), 500 MB are needed to start; "
+    assert done.returncode == 1 and done.stderr.startswith(start), done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("stage", [path.stem for path in sorted((ROOT / "stages").glob("[a-z]*.py"))])
+def test_the_least_memory_is_enough_to_load_a_stage(stage):
+    program = (
+        "import resource\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, ({errors.LEAST_MEMORY},) * 2)\n"
+        f"import stages.{stage}\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
 
 
 def test_a_memory_limit_is_one_sentence():

@@ -12,6 +12,7 @@ import click
 
 from onesentence.commands import documented
 from onesentence.core import checkpoints
+from onesentence.core.errors import UserError
 from onesentence.report.terminal import print_table
 
 DAY = 86_400  # seconds
@@ -37,8 +38,15 @@ def age_text(seconds: float) -> str:
 
 @documented(__doc__)
 @click.option("--clean", is_flag=True, help="Remove those that no process uses.")
-@click.option("--older-than", type=float, metavar="DAYS", help="Only those that were last written before.")
+@click.option(
+    "--older-than",
+    type=float,
+    metavar="DAYS",
+    help="Only those that were last written before.",
+)
 def command(clean: bool, older_than: float | None) -> None:
+    if older_than is not None and not older_than >= 0:  # nan is neither
+        raise UserError(f"--older-than: expected a number of days from 0, found {older_than:g}")
     found = [entry for entry in checkpoints.stored() if entry.age >= (older_than or 0) * DAY]
     if not found:
         print(f"checkpoints: none in {checkpoints.root()}")

@@ -99,8 +99,9 @@ def gathered(study: Study) -> dict[str, Run]:
 @click.option("--from-scores", is_flag=True, help="Compute from the scores that git holds.")
 def command(name: str | None, quick: bool, partial: bool, from_scores: bool) -> None:
     if name is None:
-        if from_scores:
-            raise UserError("--from-scores: expected the name of a study; `onesentence study` lists them")
+        for option, given in (("--quick", quick), ("--partial", partial), ("--from-scores", from_scores)):
+            if given:
+                raise UserError(f"{option}: expected the name of a study; `onesentence study` lists them")
         write_again(Studies.of_workspace())
         write_pages()
         return

@@ -19,6 +19,7 @@ import click
 from ruamel.yaml import YAML
 
 from onesentence.commands import documented, edit
+from onesentence.commands.preset import PRESETS
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.escaping import LINES, on_one_line, visible
@@ -151,6 +152,14 @@ def use(source: Path, columns: dict[str, str | None]) -> str:
         return edit.apply({"data": change}, "data")
 
 
+def next_steps(folder: Path) -> str:
+    """What to run now in the repository's root. folder: of the pipeline, the default's or a preset's."""
+    preset = folder.name if folder.parent.name == PRESETS.name else None
+    place = f"{PRESETS}/{preset}/" if preset else ""
+    files = " ".join(f"{place}{name}" for name in (TRACKED, IGNORED, PARAMS_FILE))
+    return f"Next: git add {files}, then {f'make repro PRESET={preset}' if preset else 'dvc repro'}"
+
+
 @documented(__doc__)
 @click.argument("source", metavar="PATH", type=Path)
 @click.option("--document-column", help="If it is not the one in params.yaml.")
@@ -190,4 +199,4 @@ def command(
                 f"data.{split}_size: {split} has {rows[split]:,} rows, fewer than {size:,}; lower it or use "
                 "null"
             )
-    print("Next: git add data/local.dvc data/.gitignore params.yaml, then dvc repro")
+    print(next_steps(Path.cwd()))

@@ -270,8 +270,13 @@ def markdown_table(title: str, columns: list[str], rows: list[list[str]]) -> str
 
 
 def scores_in(commit: str, folder: Path | None) -> dict[str, Scores] | None:
-    """Scores of every article in a commit's pipeline by system, or None where DVC's cache lacks them."""
+    """Scores of every article in a commit's pipeline by system, or None where DVC's cache lacks them.
+
+    DVC reads a pipeline's revisions from its folder: where that is missing here, there are none either.
+    """
     top = Path(git("rev-parse", "--show-toplevel").strip())
+    if folder is not None and not (top / folder).is_dir():
+        return None
     # DVC reads the repository that the working directory is in.
     with contextlib.chdir(Path() if folder is None else top / folder):
         return scores_at(commit, (SYSTEM,))
@@ -355,7 +360,7 @@ def command(revision: str, folder: Path | None, markdown: bool) -> None:
             parts = (f"{name}: {old}\n    here: {here}" for name, old, here in rows)
             print(visible("\n  ".join([title, *parts]), keep=LINES))
         else:
-            print_table(title, columns, rows)
+            print_table(title, columns, rows, narrow=columns[1:] if columns[1:] == list(SIDES) else ())
     print(
         f"MDE: the difference that one test finds significant in {POWER:.0%} of cases. Intervals are over "
         "articles; the variation between seeds is measured by a study (`make study`)."

@@ -23,7 +23,7 @@ import numpy as np
 from onesentence.commands import documented
 from onesentence.core import params
 from onesentence.core.errors import UserError
-from onesentence.core.files import read_json
+from onesentence.core.files import read_as_written_now, read_json
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.evaluation.power import needed
 from onesentence.report.sentences import clusters_phrase
@@ -37,6 +37,7 @@ TOKENIZED = Path("data/tokenized")
 PROBE_STEPS = 4
 PROBE_ARTICLES = 32
 COMPLETION_TOKENS = 32  # assumed for a completion where data/tokenized is not up to date
+LEAST_MDE = 0.001  # points: metrics are rounded to less, and no test set is large enough for it
 GIGA = 1e9
 
 
@@ -181,11 +182,15 @@ def probe(p: params.Params) -> list[str]:
 
 def print_needed(wanted: float) -> None:
     """How many articles and clusters each comparison needs for a wanted minimum detectable effect."""
-    if not 0 < wanted < 100:
+    if not LEAST_MDE <= wanted < 100:
         raise UserError(
-            f"--mde: expected points of {METRICS[HEADLINE].title} above 0 and below 100, found {wanted:g}"
+            f"--mde: expected points of {METRICS[HEADLINE].title} from {LEAST_MDE:g} to below 100, found "
+            f"{wanted:g}"
         )
     evaluation = read_json(EVALUATION)
+    with read_as_written_now(EVALUATION):
+        needs, now = needed(evaluation, wanted), clusters_phrase(evaluation)
+        unit, title = evaluation["resampling"]["unit"], METRICS[HEADLINE].title
     rows = [
         [
             need.pair.replace("-", " - "),
@@ -194,11 +199,10 @@ def print_needed(wanted: float) -> None:
             f"{need.clusters:,}",
             "n/a" if need.one_each is None else f"{need.one_each:,}",
         ]
-        for need in needed(evaluation, wanted)
+        for need in needs
     ]
-    unit, title = evaluation["resampling"]["unit"], METRICS[HEADLINE].title
     print_table(
-        f"To detect {wanted:g} points of {title} at 80% power; now {clusters_phrase(evaluation)}",
+        f"To detect {wanted:g} points of {title} at 80% power; now {now}",
         ["difference", "MDE now", "articles", f"clusters (unit: {unit})", "articles, one a cluster"],
         rows,
     )

@@ -17,7 +17,7 @@ from onesentence.commands import documented
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.escaping import LINES, visible
-from onesentence.core.files import read_parquet
+from onesentence.core.files import read_as_written_now, read_parquet
 from onesentence.core.params import SPLITS, Prompt
 from onesentence.core.text import with_heading, words
 from onesentence.model.encoding import encode_completion, encode_prompt
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PARAMS = ("prompt", "model")
 PREPARED = Path("data/prepared")
+ROW = ["id", "heading", "document", "summary"]  # what is shown of a row
 
 
 def label_lines(
@@ -42,7 +43,10 @@ def label_lines(
 
 
 def show(console: Console, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, row: dict[str, Any]) -> None:
-    """Print one row. Its text is printed literally: markup in it has no effect, nor do control characters."""
+    """Print one row. Its text is printed literally: markup in it has no effect, nor do control characters.
+
+    row: with the keys of ROW.
+    """
     article = with_heading(row["heading"], row["document"])
     filled = encode_prompt(tokenizer, prompt.template, article, prompt.max_input_tokens)
     completion_ids = encode_completion(tokenizer, row["summary"], prompt.template)
@@ -81,11 +85,13 @@ def show(console: Console, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt,
 )
 def command(split: str, row_id: str | None, count: int) -> None:
     p = params.load(PARAMS)
-    table = read_parquet(PREPARED / f"{split}.parquet")
-    if row_id is None:
-        rows = table.slice(0, count).to_pylist()
-    else:
-        rows = [row for row in table.to_pylist() if row["id"] == row_id]
+    path = PREPARED / f"{split}.parquet"
+    table = read_parquet(path)
+    found = table.slice(0, count) if row_id is None else table
+    with read_as_written_now(path):
+        rows = [{key: row[key] for key in ROW} for row in found.to_pylist()]
+    if row_id is not None:
+        rows = [row for row in rows if row["id"] == row_id]
         if not rows:
             raise UserError(f"--id: {row_id!r} not found in {split}; try another --split")
     tokenizer = load_tokenizer(p.model)

@@ -18,6 +18,10 @@ PRESETS = Path("presets")
 
 def overlay_of(name: str) -> dict[str, Any]:
     """The keys that a preset sets, with their values."""
+    if not PRESETS.is_dir():
+        raise UserError(
+            f"preset {name!r}: no folder {PRESETS} here; run the command in the repository's root"
+        )
     path = PRESETS / f"{name}.yaml"
     known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
     if name not in known:

@@ -15,9 +15,16 @@ import click
 from onesentence.commands import documented
 from onesentence.commands.preset import PRESETS
 from onesentence.core import params
-from onesentence.core.files import read_json
+from onesentence.core.files import read_as_written_now, read_json, write_text
 from onesentence.evaluation.metrics import METRICS
-from onesentence.report.readme import EVALUATION, README, example_block, results_block, write_between
+from onesentence.report.readme import (
+    EVALUATION,
+    README,
+    example_block,
+    read_page,
+    results_block,
+    with_between,
+)
 from onesentence.report.sentences import summarize_evaluation
 from onesentence.report.tables import SYSTEMS, cell
 from onesentence.report.terminal import print_table
@@ -38,26 +45,28 @@ def pipelines() -> list[Path]:
 @documented(__doc__)
 @click.option("--readme", is_flag=True, help="Also write results and an example into README.md.")
 def command(readme: bool) -> None:
-    evaluation = read_json(EVALUATION)  # first: an error must come before the README is changed
-    if readme:
-        source = params.read_yaml(params.PARAMS_FILE)["data"]["source"]
-        example = example_block(DATA, evaluation) if source == QUOTED else NO_EXAMPLE
-        write_between(README, START, END, results_block(pipelines()))
-        write_between(README, EXAMPLE_START, EXAMPLE_END, example)
-    systems = evaluation["systems"]
-    print_table(
-        f"{evaluation['n']:,} {evaluation['split']} articles, value [{evaluation['confidence']:.0%} "
-        "interval], a failed output scores 0",
-        ["system", *(METRICS[name].title for name in TERMINAL_METRICS), "success"],
-        [
+    evaluation = read_json(EVALUATION)
+    with read_as_written_now(EVALUATION):
+        systems = evaluation["systems"]
+        title = (
+            f"{evaluation['n']:,} {evaluation['split']} articles, value [{evaluation['confidence']:.0%} "
+            "interval], a failed output scores 0"
+        )
+        rows = [
             [
                 name,
                 *(cell(systems[name][m]) for m in TERMINAL_METRICS),
                 f"{systems[name]['success_rate']['value']:.1%}",
             ]
             for name in SYSTEMS
-        ],
-    )
-    for sentence in summarize_evaluation(evaluation):
+        ]
+        sentences = summarize_evaluation(evaluation)
+    if readme:  # after all that may fail: an error must come before the README is changed
+        source = params.read_yaml(params.PARAMS_FILE)["data"]["source"]
+        example = example_block(DATA, evaluation) if source == QUOTED else NO_EXAMPLE
+        page = with_between(README, read_page(README), START, END, results_block(pipelines()))
+        write_text(README, with_between(README, page, EXAMPLE_START, EXAMPLE_END, example))
+    print_table(title, ["system", *(METRICS[name].title for name in TERMINAL_METRICS), "success"], rows)
+    for sentence in sentences:
         print(f"- {sentence}")
     print("Report: plots/report.html. Numbers: metrics/summary.json, metrics/evaluation.json")

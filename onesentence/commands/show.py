@@ -4,7 +4,7 @@ Run     onesentence show            (make show)
         onesentence show rank       those of one study (make show NAME=rank)
 """
 
-import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,10 +12,13 @@ import click
 from onesentence.commands import documented
 from onesentence.core import params
 from onesentence.core.errors import UserError
+from onesentence.core.files import parse_json
 from onesentence.report.terminal import print_table
 from onesentence.study.declaration import Studies
 from onesentence.study.experiments import experiment_refs, flat, git, same_code, shown
 
+RUN = "`make study NAME=...` or `dvc exp run`"
+SUMMARY = "metrics/summary.json"
 MISSING = "-"  # a number that older code did not write
 
 
@@ -29,6 +32,13 @@ def row(name: str, summary: dict[str, Any], code: str, changes: dict[str, Any]) 
     interval = f"{cell('rouge1')} [{cell('rouge1_low')}, {cell('rouge1_high')}]"
     settings = ", ".join(f"{key}={shown(value)}" for key, value in changes.items())
     return [name, interval, *map(cell, ("rougeL", "bertscore", "verbatim")), code, settings]
+
+
+def summary_of(name: str, text: str) -> dict[str, float]:
+    """The numbers of an experiment's metrics/summary.json. text: of the file, "" where it has none."""
+    summary = parse_json(text or "{}", f"{name}:{SUMMARY}", "remove the experiment: `dvc exp remove NAME`")
+    values = summary.items() if isinstance(summary, dict) else ()
+    return {key: value for key, value in values if type(value) in (int, float)}
 
 
 def short_names(keys: list[str]) -> dict[str, str]:
@@ -46,9 +56,16 @@ def command(study: str | None) -> None:
         wanted = list(Studies.of_workspace().study(study).experiments())
         refs = sorted((pair for pair in refs if pair[0] in wanted), key=lambda pair: wanted.index(pair[0]))
     if not refs:
-        raise UserError("show: no experiments found; run one with `make study NAME=...` or `dvc exp run`")
+        raise UserError(f"show: no experiments found; run one with {RUN}")
+    # An experiment of another pipeline, or of a commit before this one existed, has no such file.
+    texts = [(name, ref, git("show", f"{ref}:./{params.PARAMS_FILE}", check=False)) for name, ref in refs]
+    refs = [(name, ref) for name, ref, text in texts if text]
+    if not refs:
+        raise UserError(
+            f"show: no experiment has a {params.PARAMS_FILE} of this pipeline; run one with {RUN}"
+        )
     values = [
-        flat(params.parse_yaml(git("show", f"{ref}:./params.yaml"), params.PARAMS_FILE)) for _, ref in refs
+        flat(params.parse_yaml(text, Path(f"{name}:{params.PARAMS_FILE}"))) for name, _, text in texts if text
     ]
     set_here = {key: value for key, value in flat(here).items() if key not in params.NO_EFFECT}
     names = short_names(list(set_here))
@@ -56,7 +73,7 @@ def command(study: str | None) -> None:
     vary = [key for key in names if len({str(own.get(key)) for own in values}) > 1]
     rows = []
     for (name, ref), own in zip(refs, values, strict=True):
-        summary = json.loads(git("show", f"{ref}:./metrics/summary.json", check=False) or "{}")
+        summary = summary_of(name, git("show", f"{ref}:./{SUMMARY}", check=False))
         changes = {names[key]: own.get(key) for key in vary if own.get(key) != set_here[key]}
         rows.append(row(name, summary, "here" if same_code(ref) else "older", changes))
     print_table(
@@ -64,5 +81,5 @@ def command(study: str | None) -> None:
         "directory; sets: what differs from params.yaml and between experiments",
         ["experiment", "ROUGE-1", "R-L", "BERTS", "copied %", "code", "sets"],
         rows,
-        narrow="sets",
+        narrow=("sets",),
     )

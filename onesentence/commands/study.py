@@ -40,6 +40,7 @@ from onesentence.study.experiments import (
     git,
     pipeline_here,
     require_distinct,
+    require_loadable,
     reuse_equal_experiments,
 )
 from onesentence.study.jobs import (
@@ -153,7 +154,9 @@ def command(
     if git_remote and not scheduler:
         raise UserError("--git-remote: only workers clone from it; name their --scheduler, too")
     study = studies.study(name, quick)
-    require_distinct(study, params.read_yaml(params.PARAMS_FILE))
+    values = params.read_yaml(params.PARAMS_FILE)
+    require_distinct(study, values)
+    require_loadable(study, values)
     borrowed_spread(study, studies)  # an error must come now, not after hours
     with alone():
         require_committed()

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -232,6 +233,21 @@ def read_json(path: Path, advice: str = REPRODUCE) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def read_as_written_now(path: Path, advice: str = "run `dvc repro`") -> Iterator[None]:
+    """Inside, a key that the content of a file lacks is a UserError: other code wrote the file.
+
+    advice: how to get a file that this code wrote.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(
+            f"{path}: has no {error.args[0]!r}, which is read here: another version of the code wrote it; "
+            f"{advice}"
+        ) from error
+
+
 def require_output(path: Path) -> None:
     """Raise UserError unless a stage's output exists and is the one that DVC recorded."""
     if not path.is_file():
@@ -251,12 +267,23 @@ def parse_json(text: str | bytes, where: object, advice: str = REPRODUCE) -> Any
     where: the file, and its line, that the error names; advice: what to do.
     """
     try:
-        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+        return json.loads(
+            text if isinstance(text, str) else text.decode("utf-8"), object_pairs_hook=distinct_keys
+        )
     except RecursionError:
         reason = "too many brackets inside each other"
     except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
         reason = str(error)
     raise UserError(f"{where}: not valid JSON ({reason}); {advice}")
+
+
+def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs; ValueError for a key that occurs twice, of which Python keeps the last."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {twice!r} occurs twice")
+    return value
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

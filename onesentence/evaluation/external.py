@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onesentence.core.errors import UserError
+from onesentence.core.files import distinct_keys
 from onesentence.core.language import require_language
 from onesentence.core.params import Evaluate
 from onesentence.evaluation.entailment import judge_of
@@ -186,7 +187,7 @@ def _row(path: Path, number: int, line: str, role: str) -> tuple[str | None, str
     """Return (id or None, text, whether it succeeded) of one line of a .jsonl file."""
     where = f"{path}, line {number}"
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=distinct_keys)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not valid JSON: {error}") from error
     if not isinstance(record, dict):

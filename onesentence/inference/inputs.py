@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from onesentence.core.errors import UserError
+from onesentence.core.files import distinct_keys
 from onesentence.data.checking import name_of
 from onesentence.data.records import FORMATS, ID, MARKS, format_of, records
 from onesentence.evaluation.external import (
@@ -228,7 +229,7 @@ def _json_lines(file: BinaryIO, column: str) -> Iterator[Item]:
             continue
         place = f"{STDIN_NAME}, line {number}"
         try:
-            record = json.loads(text)
+            record = json.loads(text, object_pairs_hook=distinct_keys)
         except (ValueError, RecursionError) as error:  # not JSON, or nested too deeply
             yield Item(place, place, "", f"not valid JSON: {error}")
             continue

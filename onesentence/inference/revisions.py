@@ -34,14 +34,14 @@ def fetch(revision: str, home: Path, untuned: bool) -> tuple[Path, str]:
     try:
         from dvc.exceptions import DvcException, NotDvcRepoError
         from dvc.repo import Repo
-        from dvc.scm import RevError, SCMError, resolve_rev
+        from dvc.scm import RevError, SCMError
         from dvc_data.index import DataIndexError
     except ImportError as error:
         raise UserError(f"{revision}: a revision is fetched through DVC; run `pip install dvc`") from error
     where = f"{revision}" if home == Path() else f"{revision} of {home}"
     try:
         with Repo(str(home)) as repo:
-            commit: str = resolve_rev(repo.scm, revision)
+            commit = commit_of(repo, revision)
             target = Path(os.path.relpath(repo.tmp_dir)) / FETCHED / (f"{commit}-base" if untuned else commit)
             if not target.is_dir():
                 with atomic_write(target) as folder:
@@ -64,6 +64,17 @@ def fetch(revision: str, home: Path, untuned: bool) -> tuple[Path, str]:
             f"{where}: its model is neither in DVC's cache nor in a remote that can be reached "
             f"({type(error).__name__}); run `dvc pull` there, or add a remote (`make remote`)"
         ) from error
+
+
+def commit_of(repo: Repo, revision: str) -> str:
+    """The commit of a branch, tag, commit or DVC experiment; an SCMError for any other name.
+
+    Git gives a name to files and folders of a commit, too, such as HEAD:data.
+    """
+    from dvc.scm import resolve_rev
+
+    commit: str = resolve_rev(repo.scm, f"{resolve_rev(repo.scm, revision)}^{{commit}}")
+    return commit
 
 
 def _copy(repo: Repo, commit: str, folder: Path, untuned: bool) -> None:

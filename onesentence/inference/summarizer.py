@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onesentence.core.errors import UserError
 from onesentence.core.prompts import FRAMES
 from onesentence.core.runtime import set_up
 from onesentence.evaluation.extraction import Article
@@ -111,10 +112,10 @@ class Summarizer:
         longest = self.settings.generate.max_new_tokens
         for batch, outputs in self.outputs(prompts, names):
             for i, output in zip(batch, outputs, strict=True):
-                if not output.complete:  # the pipeline is broken, whatever the model: see `smoke_test`
-                    raise RuntimeError(
+                if not output.complete:  # as with weights that are NaN: see `smoke_test`
+                    raise UserError(
                         f"{names[i]}: the summary stopped after {len(output.tokens)} of {longest} new tokens "
-                        "without EOS"
+                        f"without EOS, so {self.name} is broken; train or fetch it again"
                     )
             pairs = zip(batch, outputs, strict=True)
             yield batch, [_summary(articles[i], prompts[i], output) for i, output in pairs]

@@ -8,7 +8,7 @@ from typing import Any
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.escaping import markdown_code, markdown_text, visible
-from onesentence.core.files import read_json, read_jsonl, read_parquet, write_text
+from onesentence.core.files import read_as_written_now, read_json, read_jsonl, read_parquet, write_text
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.report.sentences import NAMES
@@ -24,16 +24,26 @@ TOLERANCE = 0.001  # points between a mean of data/scores and metrics/evaluation
 
 def write_between(file: Path, start: str, end: str, text: str) -> None:
     """Replace the lines between the markers `start` and `end` of a file by `text`."""
+    write_text(file, with_between(file, read_page(file), start, end, text))
+
+
+def read_page(file: Path) -> str:
+    """The text of a file that holds generated text."""
     if not file.is_file():
         raise UserError(f"{file}: not found; it holds generated text: `git checkout {file}` brings it back")
-    before, _, rest = file.read_text(encoding="utf-8").partition(start)
+    return file.read_text(encoding="utf-8")
+
+
+def with_between(file: Path, page: str, start: str, end: str, text: str) -> str:
+    """The text `page` of a file with `text` between the markers `start` and `end`."""
+    before, _, rest = page.partition(start)
     _, marker, after = rest.partition(end)
     if not marker:
         raise UserError(
             f"{file}: a marker is missing (expected {start.strip()} and, below it, {end.strip()}); "
             "put both back"
         )
-    write_text(file, before + start + text + end + after)
+    return before + start + text + end + after
 
 
 def results_block(folders: Sequence[Path]) -> str:
@@ -41,32 +51,33 @@ def results_block(folders: Sequence[Path]) -> str:
 
     folders: of pipelines that were run: the default's is Path(), a preset's presets/NAME.
     """
-    pipelines = [
-        (folder, read_json(folder / EVALUATION), params.read_yaml(folder / params.PARAMS_FILE))
-        for folder in folders
+    labels = [
+        f"{METRICS[HEADLINE].title} [{read_json(folders[0] / EVALUATION)['confidence']:.0%} interval]",
+        *("---", "base model", "articles"),
+        *(NAMES[name] for name in SYSTEMS),
+        *(pair.replace("-", " - ") for pair in DIFFERENCES),
     ]
-    titles = [
-        "default" if folder == Path() else f"[`{folder.name}`]({folder.as_posix()}/plots/results.md)"
-        for folder, _, _ in pipelines
-    ]
-    confidence = pipelines[0][1]["confidence"]
-    rows = [
-        [f"{METRICS[HEADLINE].title} [{confidence:.0%} interval]", *titles],
-        ["---"] * (len(pipelines) + 1),
-        ["base model", *(markdown_code(values["model"]["name"]) for _, _, values in pipelines)],
-        ["articles", *(_articles(evaluation, values) for _, evaluation, values in pipelines)],
-    ]
-    for name in SYSTEMS:
-        cells = [cell(evaluation["systems"][name][HEADLINE]) for _, evaluation, _ in pipelines]
-        rows.append([NAMES[name], *cells])
-    for pair in DIFFERENCES:
-        cells = [_difference(evaluation, pair) for _, evaluation, _ in pipelines]
-        rows.append([pair.replace("-", " - "), *cells])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    columns = [labels, *map(_column, folders)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in zip(*columns, strict=True))
 
 
-def _articles(evaluation: dict[str, Any], values: dict[str, Any]) -> str:
-    return f"{markdown_text(values['data']['source'])}, {evaluation['split']}, {evaluation['n']:,}"
+def _column(folder: Path) -> list[str]:
+    """Cells of one pipeline: its title, what it was run on, its scores and their differences."""
+    values, path = params.read_yaml(folder / params.PARAMS_FILE), folder / EVALUATION
+    evaluation = read_json(path)
+    with read_as_written_now(path):
+        articles = f"{evaluation['split']}, {evaluation['n']:,}"
+        scores = [cell(evaluation["systems"][name][HEADLINE]) for name in SYSTEMS]
+        differences = [_difference(evaluation, pair) for pair in DIFFERENCES]
+    own = f"[`{folder.name}`]({folder.as_posix()}/plots/results.md)"
+    return [
+        "default" if folder == Path() else own,
+        "---",
+        markdown_code(values["model"]["name"]),
+        f"{markdown_text(values['data']['source'])}, {articles}",
+        *scores,
+        *differences,
+    ]
 
 
 def _difference(evaluation: dict[str, Any], pair: str) -> str:
@@ -90,14 +101,15 @@ def example_block(data: Path, evaluation: dict[str, Any]) -> str:
             f"fine-tuned model: expected {expected:.4f}, found {mean:.4f}); run `dvc repro` or `dvc checkout`"
         )
     middle = sorted(tuned, key=lambda id_: (tuned[id_], id_))[(len(tuned) - 1) // 2]
-    articles = read_parquet(data / "prepared" / f"{evaluation['split']}.parquet").to_pylist()
-    article = next(row for row in articles if row["id"] == middle)
+    prepared = data / "prepared" / f"{evaluation['split']}.parquet"
+    with read_as_written_now(prepared):
+        article = next(row for row in read_parquet(prepared).to_pylist() if row["id"] == middle)
+        words, reference = f"{article['heading'] or ''} {article['document']}".split(), article["summary"]
     outputs = {name: _prediction(predictions / f"{name}.jsonl", middle) for name in ("base", "tuned")}
-    words = f"{article['heading'] or ''} {article['document']}".split()
     excerpt = " ".join(words[:EXCERPT]) + (" ..." if len(words) > EXCERPT else "")
     parts = (
         ("Article", excerpt),
-        ("Reference", article["summary"]),
+        ("Reference", reference),
         ("Untuned", f"{outputs['base']} ({base[middle]:.2f})"),
         ("Fine-tuned", f"{outputs['tuned']} ({tuned[middle]:.2f})"),
     )

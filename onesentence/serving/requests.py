@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from onesentence.core.files import distinct_keys
+
 if TYPE_CHECKING:
     from onesentence.serving.limits import Limits
 
@@ -39,7 +41,9 @@ def read_object(body: bytes) -> dict[str, Any]:
     """The JSON object of a body; a RefusedError (400) if it is anything else."""
     try:
         # utf-8-sig: some clients write a byte order mark.
-        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        value = json.loads(
+            body.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=distinct_keys
+        )
     except UnicodeDecodeError as error:
         raise RefusedError(
             400, f"body: expected UTF-8, found another encoding at byte {error.start}"

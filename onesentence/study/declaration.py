@@ -28,10 +28,14 @@ PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # texts that need no quotes in `dvc exp
 ROWS = "data.train_size"
 CURVES = 4  # a plot has this many colours that differ clearly
 UNKNOWN = "extra keys not allowed"
-ABSENT = {UNKNOWN: "unknown key", "required key not provided": "missing"}
+WORDS = {  # voluptuous's for a key, and ours; the rule of a value has its own
+    UNKNOWN: "unknown key",
+    "required key not provided": "missing",
+    "expected str": "expected a text as the key",
+}
 RENAMED = {"reference": "baseline"}  # keys of a study of version 0.1
 POSITIVE = rules.Key(
-    "a number above 0", lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v > 0
+    "a number above 0 and at most 1,000,000,000", lambda v: type(v) in (int, float) and 0 < v <= 10**9
 )
 REPEATS = 1_000  # draws of a random search that were drawn before, one after the other: there are no more
 MOST_VARIANTS = 10_000  # of a study: nobody runs as many, and each takes memory
@@ -41,19 +45,18 @@ BUDGET = rules.Key(
 VALUES = rules.Key("a list of values", lambda v: isinstance(v, list) and len(v) > 0)
 KEYS = rules.Key("keys with values", lambda v: isinstance(v, dict))
 SEEDS = rules.Key(
-    "a list of whole numbers, none twice",
-    lambda v: (
-        isinstance(v, list) and bool(v) and all(map(rules.whole(0).accepts, v)) and len(set(v)) == len(v)
-    ),
+    f"a list of numbers, none twice, each {rules.SEED.expected}",
+    lambda v: isinstance(v, list) and bool(v) and all(map(rules.SEED.accepts, v)) and len(set(v)) == len(v),
 )
 
 
-def must_be(key: rules.Key) -> Callable[[object], None]:
+def must_be(key: rules.Key) -> Callable[[object], object]:
     """A check for voluptuous, with the message that params.yaml's rule of that key gives."""
 
-    def check(value: object) -> None:
+    def check(value: object) -> object:
         if not key.accepts(value):
             raise Invalid(f"expected {key.expected}")
+        return value
 
     return check
 
@@ -62,8 +65,8 @@ TEXT, TEXT_OR_NULL = must_be(rules.TEXT), must_be(rules.TEXT_OR_NULL)
 SCALE_SHAPE = {
     Required("model"): TEXT,
     "pipeline": TEXT,
-    Required("settings"): must_be(KEYS),
-    Required("quick"): must_be(KEYS),
+    Required("settings"): voluptuous.All(must_be(KEYS), {str: object}),
+    Required("quick"): voluptuous.All(must_be(KEYS), {str: object}),
 }
 # A study as the file declares it. A key of SHAPES may hold a value for each scale, so its content is checked
 # later.
@@ -80,7 +83,7 @@ STUDY_SHAPE = {
 }
 SHAPES: dict[str, Any] = {  # of the values for one scale
     "axes": {str: must_be(VALUES)},
-    "variants": {str: must_be(KEYS)},
+    "variants": {str: voluptuous.All(must_be(KEYS), {str: object})},
     "search": {
         Required("budget"): must_be(BUDGET),
         Required("seed"): must_be(rules.whole(0)),
@@ -112,8 +115,8 @@ def problem_of_shape(where: str, value: Any, error: Invalid) -> str:
     name = where + ".".join(map(str, error.path))
     if error.msg == UNKNOWN and error.path[-1] in RENAMED:
         return f"{name}: this key is now called {RENAMED[error.path[-1]]}; rename it and keep its value"
-    if error.msg in ABSENT:
-        return f"{name}: {ABSENT[error.msg]}"
+    if error.msg in WORDS:
+        return f"{name}: {WORDS[error.msg]}"
     for part in error.path:
         value = value[part]
     return f"{name}: {error.msg}, found {params.quoted(value)}"
@@ -144,10 +147,10 @@ def from_search(search: dict[str, Any]) -> dict[str, dict[str, Any]]:
     A key's values are a list to choose from, or {low, high}: uniform in the logarithm.
     """
     for key, values in search["keys"].items():
-        if isinstance(values, dict) and not values["low"] < values["high"] < math.inf:
+        if isinstance(values, dict) and not values["low"] < values["high"]:
             raise UserError(
-                f"search.keys.{key}: expected low below high, both finite, found low {values['low']:g} and "
-                f"high {values['high']:g}"
+                f"search.keys.{key}: expected low below high, found low {values['low']:g} and high "
+                f"{values['high']:g}"
             )
     rng = np.random.default_rng(search["seed"])
     found: dict[str, dict[str, Any]] = {}
@@ -174,6 +177,8 @@ def problem_of_value(key: str, value: object) -> str | None:
     """What is wrong with setting a key of params.yaml to a value, or None."""
     section, _, name = key.partition(".")
     rule = params.SCHEMA.get(section)
+    if isinstance(rule, dict) and not name:
+        return f"{key}: is a section; give its keys, such as {key}.{next(iter(rule))}"
     if isinstance(rule, dict) and name not in rule:
         return params.unknown_key(section, name)
     rule = rule.get(name) if isinstance(rule, dict) else None
@@ -184,14 +189,11 @@ def problem_of_value(key: str, value: object) -> str | None:
     return None
 
 
-def checked(where: str, label: str, values: dict[str, object]) -> dict[str, object]:
-    """The values, unchanged; a UserError where the variant's name or a value is wrong."""
-    if not NAME.fullmatch(label):
-        raise UserError(f"{where}: variant {label!r}: expected a name of a-z, 0-9, '.', '+' and '-'")
-    wrong = [problem for pair in values.items() if (problem := problem_of_value(*pair))]
-    if wrong:
-        raise UserError(f"{where}: variant {label}: {wrong[0]}")
-    return values
+def require_values(where: str, values: dict[str, object]) -> None:
+    """Raise a UserError where a key or its value is none of params.yaml. where: they are declared."""
+    for key, value in values.items():
+        if problem := problem_of_value(key, value):
+            raise UserError(f"{where}: {problem}")
 
 
 class Studies:
@@ -282,8 +284,8 @@ class Studies:
             raise UserError(f"{self.path}: no study {name!r}; expected one of {', '.join(entries)}")
         where, entry = f"{self.path}: studies.{name}", entries[name]
         analysis, along = entry.get("analysis", NONE), entry.get("along")
-        kind = ANALYSES.get(analysis)
-        if along is None and kind and kind.follows_a_key:
+        follows = ANALYSES.get(analysis)
+        if along is None and follows and follows.follows_a_key:
             raise UserError(f"{where}.along: missing; name the key of params.yaml that {analysis} follows")
         if along is None and "series" in entry:
             raise UserError(f"{where}.along: missing; name the key of params.yaml that orders the series")
@@ -294,7 +296,9 @@ class Studies:
         if lender is not None and len(entries.get(lender, {}).get("seeds", ())) < 2:
             raise UserError(f"{where}.spread_from: expected a study of several seeds, found {lender!r}")
         scale = self.declared["scales"][self.scale]
-        settings, prefix = {**scale["settings"], **self.here(entry.get("settings", {}))}, ""
+        own, prefix = self.here(entry.get("settings", {})), ""
+        self.check_values(where, own, changes)
+        settings = {**scale["settings"], **own}
         if quick:
             sizes = [change[ROWS] for change in changes.values() if change.get(ROWS)]
             share = scale["quick"].get(ROWS, 1) / (settings.get(ROWS) or max(sizes, default=1))
@@ -303,8 +307,7 @@ class Studies:
                 if change.get(ROWS):
                     change[ROWS] = max(1, round(change[ROWS] * share))
         variants = [
-            Variant(prefix + label, change, checked(where, label, {**settings, **change}))
-            for label, change in changes.items()
+            Variant(prefix + label, change, {**settings, **change}) for label, change in changes.items()
         ]
         if len(changes) == 1:
             raise UserError(f"{where}: one variant for {self.scale}; declare another, to compare it with")
@@ -326,9 +329,23 @@ class Studies:
             # Experiments of all pipelines are in one repository: each needs a name of its own.
             label=f"{self.scale}-" if self.pipeline else "",
         )
-        if kind and kind.check:
-            kind.check(where, study)
+        if follows and follows.check:
+            follows.check(where, study)
         return study
+
+    def check_values(self, where: str, own: dict[str, Any], changes: dict[str, dict[str, Any]]) -> None:
+        """Raise a UserError where the scale, the study's `own` settings or a variant sets what params.yaml
+        cannot.
+        """
+        for kind in ("settings", "quick"):
+            require_values(
+                f"{self.path}: scales.{self.scale}.{kind}", self.declared["scales"][self.scale][kind]
+            )
+        require_values(f"{where}.settings", own)
+        for label, change in changes.items():
+            if not NAME.fullmatch(label):
+                raise UserError(f"{where}: variant {label!r}: expected a name of a-z, 0-9, '.', '+' and '-'")
+            require_values(f"{where}: variant {label}", change)
 
     def baseline(self, where: str, entry: dict[str, Any], changes: dict[str, dict[str, Any]]) -> str:
         """The variant that the others are compared with on this scale; it must be declared."""

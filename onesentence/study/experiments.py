@@ -240,6 +240,16 @@ def require_distinct(study: Study, whole: dict[str, Any]) -> None:
             )
 
 
+def require_loadable(study: Study, whole: dict[str, Any]) -> None:
+    """Raise a UserError where the stages would refuse an experiment's values, such as a contradiction of two.
+
+    whole: params.yaml.
+    """
+    for name, values in study.experiments().items():
+        if wrong := params.problems(with_values(whole, values)):
+            raise UserError(f"studies.yaml: studies.{study.name}: {name}: {wrong[0]}")
+
+
 def scores_at(revision: str, systems: tuple[str, ...]) -> dict[str, Scores] | None:
     """Scores of every article in a revision by system, or None where DVC's cache lacks them.
 

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from onesentence.commands.checkpoints import age_text, command, size_text
 from onesentence.core import checkpoints
+from onesentence.core.errors import UserError
 
 KEYS = ("0123456789abcdef", "fedcba9876543210")
 
@@ -46,6 +47,13 @@ def test_it_removes_what_no_process_uses(here):
         assert said("--clean") == "checkpoints: 0 removed (0 bytes); 1 in use\n"
         assert folder.is_dir()
     assert said() == said("--clean") == f"checkpoints: none in {here / 'root'}\n"
+
+
+@pytest.mark.parametrize("days", ["-1", "nan", "-inf"])
+def test_a_wrong_age_removes_nothing(here, days):
+    with pytest.raises(UserError, match="--older-than: expected a number of days from 0, found"):
+        said("--clean", f"--older-than={days}")
+    assert said().count("unfinished") == 2
 
 
 def test_sizes_and_ages_have_units():

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from onesentence.commands import data, edit
+from onesentence.commands.data import next_steps
 from onesentence.core import errors
 from onesentence.core.files import file_sha256
 from onesentence.core.params import SPLITS
@@ -132,6 +133,16 @@ def test_a_folder_inside_data_local_is_used_there(make_data):
     folder_of(LOCAL / "second")
     make_data("data/local/second")
     assert settings()["watch"] == "data/local/second" and len(names()) == 7
+
+
+def test_the_next_steps_are_those_of_the_pipeline():
+    assert next_steps(Path("/home/presets")) == (
+        "Next: git add data/local.dvc data/.gitignore params.yaml, then dvc repro"
+    )
+    assert next_steps(Path("/home/repository/presets/own")) == (
+        "Next: git add presets/own/data/local.dvc presets/own/data/.gitignore presets/own/params.yaml, "
+        "then make repro PRESET=own"
+    )
 
 
 def test_a_second_run_replaces_just_what_the_first_wrote(make_data, project, tmp_path):

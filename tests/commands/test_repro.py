@@ -161,6 +161,12 @@ def test_the_default_is_compared_with_a_preset(project, monkeypatch):
     own = run(project / "presets/own", "python", "-m", "onesentence", "diff", "HEAD").stdout
     assert "Studies" not in against and "Plots" not in against and "Studies" in own
     assert "HEAD:presets/own" in against and "lora.rank" in against and "lora.rank" in back
+    shutil.rmtree(project / "presets/own")  # as on a branch without it: what git holds is compared
+    assert (
+        run(project, "python", "-m", "onesentence", "diff", "HEAD", "--folder", "presets/own").stdout
+        == against
+    )
+    run(project, "git", "checkout", "--", "presets/own")
     assert "Parameters: none changed" in own
 
 

@@ -186,6 +186,19 @@ def test_no_column_of_a_comparison_is_cut_off_however_wide_its_numbers(capsys):
     assert max(map(len, shown.splitlines())) <= 118
 
 
+@pytest.mark.parametrize("terminal", ["xterm", "dumb"])
+def test_a_table_has_one_width_and_cuts_nothing_that_may_wrap(terminal, monkeypatch, capsys):
+    from onesentence.report.terminal import WIDTH, print_table
+
+    monkeypatch.setenv("TERM", terminal)
+    value = "".join(map(str, range(100)))
+    print_table("t", ["key", "before", "here"], [["k" * 30, value, f"{value}1"]], narrow=("before", "here"))
+    lines = capsys.readouterr().out.splitlines()
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert ["".join(column) for column in zip(*cells, strict=True)] == ["k" * 30, value, f"{value}1"]
+    assert {len(line) for line in lines[1:]} == {WIDTH}
+
+
 def test_a_failed_command_exits_1_with_one_line(files, tmp_path):
     arguments = options(files, references=tmp_path / "nowhere.txt")
     result = command(ROOT, "score", *arguments, *FAST, check=False)
@@ -370,6 +383,7 @@ def test_ids_that_do_not_match(tmp_path, refused):
         ('{"prediction": ', "line 2: not valid JSON"),
         ("", "line 2: not valid JSON"),
         ('["x"]', "line 2: expected an object, found list"),
+        ('{"prediction": "y", "prediction": "z"}', "line 2: not valid JSON: key 'prediction' occurs twice"),
         ('{"prediction": 5}', "line 2: 'prediction' must be text, found int"),
         ('{"prediction": null}', "line 2: 'prediction' must be text, found NoneType"),
         ("[" * 100_000, "line 2: not valid JSON"),

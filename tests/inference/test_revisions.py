@@ -103,6 +103,9 @@ def test_a_name_that_means_nothing_is_refused(here, tmp_path, monkeypatch):
         UserError, match=r"^nosuch: no folder, no experiment and no git revision has this name"
     ):
         find("nosuch")
+    for name in ("HEAD:params.yaml", "HEAD:models", "HEAD^{tree}"):  # git knows them, but they are no commits
+        with pytest.raises(UserError, match=r"no folder, no experiment and no git revision has this name"):
+            find(None, revision=name)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^main: is no folder, and this is no DVC repository"):
         find("main")

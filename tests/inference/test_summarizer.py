@@ -106,6 +106,18 @@ def test_a_broken_model_fails_the_smoke_test(pipeline):
     assert summarizer.check() == 0.0
 
 
+def test_weights_that_are_no_numbers_are_one_sentence(pipeline):
+    import torch
+
+    summarizer = Summarizer.load(pipeline)
+    with torch.no_grad():
+        summarizer.model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(
+        UserError, match=r"^article 1: the summary stopped after .* is broken; train or fetch"
+    ):
+        summarizer.summarize(["An article."])
+
+
 def test_numbers_and_names_that_the_article_lacks_are_named_once_in_their_order():
     article = "In 2015 Anna Smith paid 1,000 euros for it. NATO was not asked."
     text = "Smith paid 1000 euros in 2016, and Berlin paid 30 in 2016 for NATO."

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import ROOT, run
 
-from onesentence.commands import results
+from onesentence.commands import estimate, results
 from onesentence.core.errors import UserError
 from onesentence.core.files import write_jsonl, write_parquet
 from onesentence.report.readme import EVALUATION, EXCERPT, WIDTH, example_block, results_block, write_between
@@ -106,6 +106,31 @@ def test_a_long_article_is_cut_and_wrapped(tmp_path):
     assert max(map(len, block.splitlines())) <= WIDTH
 
 
+@pytest.mark.parametrize("key", ["systems", "confidence", "comparisons", "n"])
+def test_an_evaluation_of_other_code_is_one_sentence(tmp_path, monkeypatch, key):
+    found = evaluation()
+    del found[key]
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / EVALUATION).write_text(json.dumps(found))
+    for name in ("params.yaml", "README.md"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    monkeypatch.chdir(tmp_path)
+    problem = rf"metrics/evaluation\.json: has no '{key}', .*: another version of the code wrote it; run `dvc"
+    for command, options in ((results.command, ["--readme"]), (estimate.command, ["--mde", "0.5"])):
+        if key == "systems" and command is estimate.command:
+            continue  # it reads none
+        with pytest.raises(UserError, match=problem):
+            CliRunner().invoke(command, options, catch_exceptions=False)
+    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
+
+
+def test_an_article_of_another_layout_is_one_sentence(tmp_path):
+    data = written(tmp_path, {"a": 1.0})
+    write_parquet(data / "prepared/test.parquet", {"id": pa.array(["a"]), "text": pa.array(["b"])})
+    with pytest.raises(UserError, match=r"prepared/test\.parquet: has no 'heading', which is read here"):
+        example_block(data, with_mean({"a": 1.0}))
+
+
 def test_scores_of_another_run_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"scores: these scores .* expected 2\.0000, found 1\.0000"):
         example_block(written(tmp_path, {"a": 1.0}), with_mean({"a": 2.0}))
@@ -136,6 +161,13 @@ def test_the_command_writes_results_and_example_into_the_readme(tmp_path, monkey
     text = (tmp_path / "README.md").read_text()  # the user's own articles may be private
     assert results.NO_EXAMPLE in text and "tuned of a" not in text
     (tmp_path / "params.yaml").write_text(settings)
+
+    broken = text.replace(results.EXAMPLE_END, "")
+    (tmp_path / "README.md").write_text(broken)
+    with pytest.raises(UserError, match="a marker is missing"):
+        CliRunner().invoke(results.command, ["--readme"], catch_exceptions=False)
+    assert (tmp_path / "README.md").read_text() == broken
+    (tmp_path / "README.md").write_text(text)
 
     (tmp_path / "data/predictions/base.jsonl").unlink()  # nothing is half written
     (tmp_path / "README.md").write_text("".join(markers))

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from conftest import run
 from samples import RANKS, declared, hold, put_experiment
 
+from onesentence.commands import show
 from onesentence.commands.diff import commit_of
 from onesentence.core.errors import UserError
 from onesentence.study import experiments
@@ -162,6 +164,26 @@ def test_two_branches_keep_their_experiments_of_one_name(held):
     assert reuse_equal_experiments({"fast-seed0": values}) == ["fast-seed0"]
     assert commit_of("fast-seed0") == first and commit_of(f"fast-seed0.{second[:7]}") == second
     assert set(experiment_refs()) == {"fast-seed0", f"fast-seed0.{second[:7]}"}
+
+
+def test_the_list_leaves_out_experiments_of_other_pipelines(held):
+    """One has another folder's files alone, one a summary that is no object, one a text for a number."""
+    for number, summary in enumerate(('{"rouge1": 31.25}', "[]", '{"rouge1": "high"}')):
+        (held / "metrics").mkdir(exist_ok=True)
+        (held / "metrics/summary.json").write_text(summary)
+        put_experiment(held, f"own-{number}", "0.002", baseline=f"a{number}")
+    (held / "params.yaml").rename(held / "other.yaml")
+    put_experiment(held, "foreign", "0.002", baseline="ff")
+    run(held, "git", "reset", "--quiet", "--hard")
+    shown = CliRunner().invoke(show.command, [], catch_exceptions=False).output
+    assert "3 experiments" in shown and "own-2" in shown and "31.25" in shown and "foreign" not in shown
+    (held / "metrics").mkdir(exist_ok=True)
+    (held / "metrics/summary.json").write_text("{")
+    put_experiment(held, "damaged", "0.002", baseline="a9")
+    with pytest.raises(
+        UserError, match=r"damaged:metrics/summary\.json: not valid JSON .* remove the experiment"
+    ):
+        CliRunner().invoke(show.command, [], catch_exceptions=False)
 
 
 def test_a_machine_without_git_says_so(monkeypatch):

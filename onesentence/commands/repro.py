@@ -152,10 +152,9 @@ def require_data(folder: Path, name: str) -> None:
     """Raise a UserError where the folder's data is the user's own and missing."""
     data = params.load(("data",), folder / params.PARAMS_FILE).data
     if data.source == "local" and not (folder / data.watch).exists():
+        advice = f"add your articles: make data FROM=PATH PRESET={name}"
         if (folder / f"{data.watch}.dvc").is_file():
-            advice = f"fetch the articles that git has a pointer to: cd {folder} && dvc pull {data.watch}"
-        else:
-            advice = f"add your articles: make data FROM=PATH PRESET={name}"
+            advice += f"; or fetch those that git has a pointer to: cd {folder} && dvc pull {data.watch}"
         raise UserError(f"{folder}: {data.watch} not found; {advice}")
 
 

@@ -28,7 +28,7 @@ from onesentence.generation.decoding import (
     planned_batches,
     summarize_in_batches,
 )
-from onesentence.generation.smoke_test import run_smoke_test
+from onesentence.generation.smoke_test import require_complete, run_smoke_test
 from onesentence.model.adapters import load_tuned
 from onesentence.model.loading import load_base, load_tokenizer
 
@@ -78,7 +78,7 @@ def generate_all(
     name: str,
     journal: Journal,
 ) -> None:
-    """Write an Output of each prompt to the journal; a RuntimeError if one ended early.
+    """Write an Output of each prompt to the journal; a UserError if one ended early.
 
     journal: holds the batches that an earlier, stopped run wrote; each new batch is added to it.
     """
@@ -98,11 +98,7 @@ def generate_all(
     ) as bar:
         for batch, batch_outputs in batches:
             for i, output in zip(batch, batch_outputs, strict=True):
-                if not output.complete:  # the pipeline is broken, whatever the model: see `smoke_test`
-                    raise RuntimeError(
-                        f"generate {name}: {ids[i]} stopped after {len(output.tokens)} of "
-                        f"{settings.max_new_tokens} new tokens without EOS"
-                    )
+                require_complete(output, settings.max_new_tokens, ids[i], f"the {name} model")
             journal.append({"batch": batch, "outputs": [asdict(output) for output in batch_outputs]})
             bar.update(len(batch))
 

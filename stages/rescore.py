@@ -31,6 +31,7 @@ from onesentence.export import engines, proof
 from onesentence.export.folder import GGUF, Exported, read_settings
 from onesentence.export.prompt_template import cut_article
 from onesentence.generation.decoding import summarize_in_batches
+from onesentence.generation.smoke_test import require_complete
 from onesentence.model.adapters import load_tuned
 from onesentence.model.loading import load_tokenizer
 
@@ -78,6 +79,8 @@ def measure_greedily(
             by_index |= zip(batch, outputs, strict=True)
             bar.update(len(batch))
     outputs = [by_index[i] for i in range(len(ids))]
+    for name, output in zip(ids, outputs, strict=True):
+        require_complete(output, exported.generate.max_new_tokens, name, "the measured model")
     return [
         {"id": name, "prediction": output.text, "status": output.status, "stopped": output.stopped}
         for name, output in zip(ids, outputs, strict=True)

@@ -19,7 +19,6 @@ import click
 from ruamel.yaml import YAML
 
 from onesentence.commands import documented, edit
-from onesentence.commands.preset import PRESETS
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.escaping import LINES, on_one_line, visible
@@ -28,6 +27,7 @@ from onesentence.core.params import PARAMS_FILE, SPLITS, Data, part_of
 from onesentence.core.pool import Pool
 from onesentence.data.records import EXPECTED, format_of
 from onesentence.data.sources import LOCAL, open_source, split_file, split_files
+from onesentence.study.experiments import pipeline_here
 
 TRACKED = Path("data/local.dvc")  # its `meta` lists the files of data/local that this command wrote
 WRITTEN = "make data wrote"
@@ -152,12 +152,13 @@ def use(source: Path, columns: dict[str, str | None]) -> str:
         return edit.apply({"data": change}, "data")
 
 
-def next_steps(folder: Path) -> str:
-    """What to run now in the repository's root. folder: of the pipeline, the default's or a preset's."""
-    preset = folder.name if folder.parent.name == PRESETS.name else None
-    place = f"{PRESETS}/{preset}/" if preset else ""
-    files = " ".join(f"{place}{name}" for name in (TRACKED, IGNORED, PARAMS_FILE))
-    return f"Next: git add {files}, then {f'make repro PRESET={preset}' if preset else 'dvc repro'}"
+def next_steps(pipeline: str) -> str:
+    """What to run now. pipeline: a preset's folder from the repository's root, or "" for the default's."""
+    names = TRACKED, IGNORED, PARAMS_FILE
+    if not pipeline:
+        return f"Next: git add {' '.join(map(str, names))}, then dvc repro"
+    files = " ".join(f"{pipeline}/{name}" for name in names)
+    return f"Next, in the repository's root: git add {files}, then make repro PRESET={Path(pipeline).name}"
 
 
 @documented(__doc__)
@@ -199,4 +200,4 @@ def command(
                 f"data.{split}_size: {split} has {rows[split]:,} rows, fewer than {size:,}; lower it or use "
                 "null"
             )
-    print(next_steps(Path.cwd()))
+    print(next_steps(pipeline_here()))

@@ -15,9 +15,8 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import parse_json
 from onesentence.report.terminal import print_table
 from onesentence.study.declaration import Studies
-from onesentence.study.experiments import experiment_refs, flat, git, same_code, shown
+from onesentence.study.experiments import experiment_refs, flat, git, is_of_pipeline_here, same_code, shown
 
-RUN = "`make study NAME=...` or `dvc exp run`"
 SUMMARY = "metrics/summary.json"
 MISSING = "-"  # a number that older code did not write
 
@@ -51,21 +50,26 @@ def short_names(keys: list[str]) -> dict[str, str]:
 @click.argument("study", required=False)
 def command(study: str | None) -> None:
     here = params.read_yaml(params.PARAMS_FILE)
-    refs = [(name, ref) for name, same_name in experiment_refs().items() for ref in same_name]
+    refs = [
+        (name, ref)
+        for name, same_name in experiment_refs().items()
+        for ref in same_name
+        if is_of_pipeline_here(ref)
+    ]
     if study:
         wanted = list(Studies.of_workspace().study(study).experiments())
         refs = sorted((pair for pair in refs if pair[0] in wanted), key=lambda pair: wanted.index(pair[0]))
     if not refs:
-        raise UserError(f"show: no experiments found; run one with {RUN}")
-    # An experiment of another pipeline, or of a commit before this one existed, has no such file.
-    texts = [(name, ref, git("show", f"{ref}:./{params.PARAMS_FILE}", check=False)) for name, ref in refs]
-    refs = [(name, ref) for name, ref, text in texts if text]
-    if not refs:
         raise UserError(
-            f"show: no experiment has a {params.PARAMS_FILE} of this pipeline; run one with {RUN}"
+            "show: no experiments of this pipeline found; run one with `make study NAME=...` or `dvc exp run`"
         )
     values = [
-        flat(params.parse_yaml(text, Path(f"{name}:{params.PARAMS_FILE}"))) for name, _, text in texts if text
+        flat(
+            params.parse_yaml(
+                git("show", f"{ref}:./{params.PARAMS_FILE}"), Path(f"{name}:{params.PARAMS_FILE}")
+            )
+        )
+        for name, ref in refs
     ]
     set_here = {key: value for key, value in flat(here).items() if key not in params.NO_EFFECT}
     names = short_names(list(set_here))

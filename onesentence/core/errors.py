@@ -71,7 +71,7 @@ def report_while_loading() -> None:
     library, some of which crash there or print errors of their own.
     """
     sys.excepthook = print_fault
-    with suppress(ImportError):  # Windows has no such limits
+    with suppress(ModuleNotFoundError):  # Windows has no such limits
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]

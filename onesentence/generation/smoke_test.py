@@ -38,6 +38,24 @@ def fault(prompt: list[int], output: Output, max_new_tokens: int) -> str | None:
     return None
 
 
+class BrokenModelError(UserError):
+    """The model computes no summary; the message names the article and the model."""
+
+
+def require_complete(output: Output, max_new_tokens: int, article: str, who: str) -> None:
+    """Raise BrokenModelError for an output that ended before the limit without EOS.
+
+    Weights that are NaN do so, as after a training that diverged. article, who: names for the error, of the
+    article and the model.
+    """
+    if not output.complete:
+        raise BrokenModelError(
+            f"{article}: the summary by {who} stopped after {len(output.tokens)} of {max_new_tokens} new "
+            "tokens without EOS, so the model is broken; train it with a lower train.learning_rate, or fetch "
+            "it again"
+        )
+
+
 def check_success(
     ids: list[str],
     prompts: list[list[int]],

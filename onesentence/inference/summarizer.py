@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onesentence.core.errors import UserError
 from onesentence.core.prompts import FRAMES
 from onesentence.core.runtime import set_up
 from onesentence.evaluation.extraction import Article
 from onesentence.generation.decoding import Output
 from onesentence.generation.decoding import summarize_in_batches as generate_in_batches
-from onesentence.generation.smoke_test import check_success
+from onesentence.generation.smoke_test import check_success, require_complete
 from onesentence.inference.ctranslate2 import CTranslate2Model
 from onesentence.inference.models import ModelSource, find, load_model, load_model_tokenizer
 from onesentence.model.encoding import Prompt, encode_prompt
@@ -112,11 +111,7 @@ class Summarizer:
         longest = self.settings.generate.max_new_tokens
         for batch, outputs in self.outputs(prompts, names):
             for i, output in zip(batch, outputs, strict=True):
-                if not output.complete:  # as with weights that are NaN: see `smoke_test`
-                    raise UserError(
-                        f"{names[i]}: the summary stopped after {len(output.tokens)} of {longest} new tokens "
-                        f"without EOS, so {self.name} is broken; train or fetch it again"
-                    )
+                require_complete(output, longest, names[i], self.name)
             pairs = zip(batch, outputs, strict=True)
             yield batch, [_summary(articles[i], prompts[i], output) for i, output in pairs]
 

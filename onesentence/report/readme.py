@@ -65,7 +65,8 @@ def _column(folder: Path) -> list[str]:
     """Cells of one pipeline: its title, what it was run on, its scores and their differences."""
     values, path = params.read_yaml(folder / params.PARAMS_FILE), folder / EVALUATION
     evaluation = read_json(path)
-    with read_as_written_now(path):
+    remake = f"make repro PRESET={folder.name}" if folder.name else "dvc repro"
+    with read_as_written_now(path, f"run `{remake}`"):
         articles = f"{evaluation['split']}, {evaluation['n']:,}"
         scores = [cell(evaluation["systems"][name][HEADLINE]) for name in SYSTEMS]
         differences = [_difference(evaluation, pair) for pair in DIFFERENCES]
@@ -102,14 +103,16 @@ def example_block(data: Path, evaluation: dict[str, Any]) -> str:
         )
     middle = sorted(tuned, key=lambda id_: (tuned[id_], id_))[(len(tuned) - 1) // 2]
     prepared = data / "prepared" / f"{evaluation['split']}.parquet"
-    with read_as_written_now(prepared):
-        article = next(row for row in read_parquet(prepared).to_pylist() if row["id"] == middle)
-        words, reference = f"{article['heading'] or ''} {article['document']}".split(), article["summary"]
-    outputs = {name: _prediction(predictions / f"{name}.jsonl", middle) for name in ("base", "tuned")}
+    article = _row(prepared, read_parquet(prepared).to_pylist(), middle, ("heading", "document", "summary"))
+    words = f"{article['heading'] or ''} {article['document']}".split()
+    outputs = {}
+    for name in ("base", "tuned"):
+        path = predictions / f"{name}.jsonl"
+        outputs[name] = _row(path, read_jsonl(path), middle, ("prediction",))["prediction"]
     excerpt = " ".join(words[:EXCERPT]) + (" ..." if len(words) > EXCERPT else "")
     parts = (
         ("Article", excerpt),
-        ("Reference", reference),
+        ("Reference", article["summary"]),
         ("Untuned", f"{outputs['base']} ({base[middle]:.2f})"),
         ("Fine-tuned", f"{outputs['tuned']} ({tuned[middle]:.2f})"),
     )
@@ -118,12 +121,18 @@ def example_block(data: Path, evaluation: dict[str, Any]) -> str:
 
 def _scores(path: Path) -> dict[str, float]:
     """ROUGE-1 of each article by id."""
-    table = read_parquet(path, ["id", HEADLINE])
-    return dict(zip(table["id"].to_pylist(), table[HEADLINE].to_pylist(), strict=True))
+    rows = read_parquet(path, ["id", HEADLINE]).to_pylist()
+    with read_as_written_now(path):
+        return {row["id"]: row[HEADLINE] for row in rows}
 
 
-def _prediction(path: Path, id_: str) -> str:
-    return next(str(row["prediction"]) for row in read_jsonl(path) if row["id"] == id_)
+def _row(path: Path, rows: list[dict[str, Any]], id_: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """These keys of the row of an article, as a stage wrote it to `path`."""
+    with read_as_written_now(path):
+        for row in rows:
+            if row["id"] == id_:
+                return {key: row[key] for key in keys}
+    raise UserError(f"{path}: has no article {id_!r} of data/scores; run `dvc repro` or `dvc checkout`")
 
 
 def _paragraph(label: str, text: str) -> str:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from onesentence.core.errors import UserError
+from onesentence.generation.smoke_test import BrokenModelError
 from onesentence.serving import page
 from onesentence.serving.batching import Batcher, QueueFullError
 from onesentence.serving.guard import PAGE_POLICY, Guard, client_left, read_body
@@ -153,6 +154,8 @@ class Service:
             summaries = work.result()
         except QueueFullError as error:
             raise RefusedError(503, str(error), retry=error.seconds) from error
+        except BrokenModelError:
+            raise  # the client's article is not at fault: 500, and the log says why
         except UserError as error:  # such as an article of one character that does not fit the prompt
             raise RefusedError(422, str(error)) from error
         finally:

@@ -178,7 +178,7 @@ def problem_of_value(key: str, value: object) -> str | None:
     section, _, name = key.partition(".")
     rule = params.SCHEMA.get(section)
     if isinstance(rule, dict) and not name:
-        return f"{key}: is a section; give its keys, such as {key}.{next(iter(rule))}"
+        return f"{key}: is a section; give its keys, such as {section}.{next(iter(rule))}"
     if isinstance(rule, dict) and name not in rule:
         return params.unknown_key(section, name)
     rule = rule.get(name) if isinstance(rule, dict) else None
@@ -301,7 +301,8 @@ class Studies:
         settings = {**scale["settings"], **own}
         if quick:
             sizes = [change[ROWS] for change in changes.values() if change.get(ROWS)]
-            share = scale["quick"].get(ROWS, 1) / (settings.get(ROWS) or max(sizes, default=1))
+            largest = settings.get(ROWS) or max(sizes, default=1)
+            share = (scale["quick"].get(ROWS, 1) or largest) / largest  # null: all rows
             settings, seeds, prefix = {**settings, **scale["quick"]}, seeds[:1], QUICK
             for change in changes.values():  # a study of data sizes keeps their proportions
                 if change.get(ROWS):
@@ -394,7 +395,7 @@ class Studies:
         unknown = set(declared) - set(scales)
         if unknown:
             raise UserError(
-                f"{self.path}: {sorted(unknown)[0]!r}: expected a scale ({', '.join(scales)}), as its "
+                f"{self.path}: {min(unknown, key=str)!r}: expected a scale ({', '.join(scales)}), as its "
                 "siblings are; rename or remove it"
             )
         here: dict[str, Any] = declared.get(self.scale, {})

@@ -68,6 +68,18 @@ def experiment_refs() -> dict[str, list[str]]:
     return refs
 
 
+def is_of_pipeline_here(ref: str) -> bool:
+    """Whether an experiment was run in the working directory's pipeline.
+
+    Its commit holds every pipeline's files; it changes those of its own.
+    """
+    changed = git("diff", "--name-only", f"{ref}^", ref).splitlines()
+    folder = pipeline_here()
+    if folder:
+        return any(path.startswith(f"{folder}/") for path in changed)
+    return not changed or any(not path.startswith("presets/") for path in changed)
+
+
 def lookup(values: Any, name: str) -> Any:
     """The value of a dotted key."""
     for part in name.split("."):
@@ -235,8 +247,8 @@ def require_distinct(study: Study, whole: dict[str, Any]) -> None:
     for (one, values), (other, others) in itertools.combinations(resolved.items(), 2):
         if values == others:
             raise UserError(
-                f"studies.yaml: studies.{study.name}: {one} and {other} have the same values with this "
-                "params.yaml; set in each of them the key that it is named for"
+                f"studies.yaml: studies.{study.name.removeprefix(QUICK)}: {one} and {other} have the same "
+                "values with this params.yaml; set in each of them the key that it is named for"
             )
 
 
@@ -247,7 +259,8 @@ def require_loadable(study: Study, whole: dict[str, Any]) -> None:
     """
     for name, values in study.experiments().items():
         if wrong := params.problems(with_values(whole, values)):
-            raise UserError(f"studies.yaml: studies.{study.name}: {name}: {wrong[0]}")
+            key = study.name.removeprefix(QUICK)
+            raise UserError(f"studies.yaml: studies.{key}: {name}: {wrong[0]}")
 
 
 def scores_at(revision: str, systems: tuple[str, ...]) -> dict[str, Scores] | None:

@@ -136,12 +136,10 @@ def test_a_folder_inside_data_local_is_used_there(make_data):
 
 
 def test_the_next_steps_are_those_of_the_pipeline():
-    assert next_steps(Path("/home/presets")) == (
-        "Next: git add data/local.dvc data/.gitignore params.yaml, then dvc repro"
-    )
-    assert next_steps(Path("/home/repository/presets/own")) == (
-        "Next: git add presets/own/data/local.dvc presets/own/data/.gitignore presets/own/params.yaml, "
-        "then make repro PRESET=own"
+    assert next_steps("") == "Next: git add data/local.dvc data/.gitignore params.yaml, then dvc repro"
+    assert next_steps("presets/own") == (
+        "Next, in the repository's root: git add presets/own/data/local.dvc presets/own/data/.gitignore "
+        "presets/own/params.yaml, then make repro PRESET=own"
     )
 
 

@@ -113,7 +113,8 @@ def test_weights_that_are_no_numbers_are_one_sentence(pipeline):
     with torch.no_grad():
         summarizer.model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(
-        UserError, match=r"^article 1: the summary stopped after .* is broken; train or fetch"
+        UserError,
+        match=r"^article 1: the summary by .*tuned stopped after 1 of .*, so the model is broken; train",
     ):
         summarizer.summarize(["An article."])
 

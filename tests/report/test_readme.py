@@ -124,6 +124,27 @@ def test_an_evaluation_of_other_code_is_one_sentence(tmp_path, monkeypatch, key)
     assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
 
 
+def test_a_presets_evaluation_of_other_code_names_its_own_command(tmp_path, monkeypatch):
+    found = evaluation()
+    for place in (tmp_path, tmp_path / "presets/own"):
+        (place / "metrics").mkdir(parents=True)
+        (place / EVALUATION).write_text(json.dumps(found))
+        (place / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+        found["comparisons"].pop("tuned-lead", None)  # of the second
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^presets/own/.* has no 'tuned-lead', .* `make repro PRESET=own`"):
+        results_block([Path(), Path("presets/own")])
+
+
+@pytest.mark.parametrize("file", ["prepared/test.parquet", "predictions/tuned.jsonl"])
+def test_an_article_that_a_file_lacks_is_one_sentence(tmp_path, file):
+    data = written(tmp_path, {"a": 1.0})
+    written(tmp_path / "other", {"b": 1.0})
+    (tmp_path / "other" / file).replace(data / file)
+    with pytest.raises(UserError, match=rf"{file}: has no article 'a' of data/scores; run `dvc repro`"):
+        example_block(data, with_mean({"a": 1.0}))
+
+
 def test_an_article_of_another_layout_is_one_sentence(tmp_path):
     data = written(tmp_path, {"a": 1.0})
     write_parquet(data / "prepared/test.parquet", {"id": pa.array(["a"]), "text": pa.array(["b"])})

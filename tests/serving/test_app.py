@@ -14,6 +14,7 @@ from conftest import ROOT
 from running import PATIENCE, export_base, mixed_articles, read, request, running
 
 from onesentence.core.errors import UserError
+from onesentence.generation.smoke_test import BrokenModelError
 from onesentence.inference.summarizer import Summarizer
 from onesentence.serving.app import find_models, public_name
 from onesentence.serving.limits import Limits
@@ -175,6 +176,7 @@ def post(serving, body, path="/summarize", **headers):
         (b"", 400, "JSON"),
         (b'{"article": "a', 400, "JSON"),
         (b"[" * 10_000, 400, "brackets"),
+        (b'{"article": "a text", "article": "another"}', 400, "key 'article' occurs twice"),
         (b'{"article": NaN}', 400, "NaN"),
         (b'{"n": ' + b"9" * 9_000 + b"}", 400, "JSON"),
         (b'["an article"]', 400, "expected a JSON object, found a list"),
@@ -478,17 +480,20 @@ def test_an_article_that_the_prompt_has_no_room_for_is_refused_and_the_others_of
                 raise UserError("article: it does not fit")
             if "broken" in texts:
                 raise RuntimeError("secret of the inside")
+            if "not a number" in texts:
+                raise BrokenModelError("article 1: the summary by /secret/model stopped")
             return summarize(texts)
 
         batcher.summarize = failing
-        texts = [*articles[:4], "unfit", "broken"]
+        texts = [*articles[:4], "unfit", "broken", "not a number"]
         answers = list(pool.map(lambda text: post(serving, {"article": text}), texts))
     assert [answer.value["summaries"][0] for answer in answers[:4]] == [
         as_json(direct[t]) for t in articles[:4]
     ]
     refusal(answers[4], 422, "does not fit")
-    refusal(answers[5], 500, "its log says why")
-    assert "secret" not in answers[5].text
+    for answer in answers[5:]:
+        refusal(answer, 500, "its log says why")
+        assert "secret" not in answer.text
 
 
 def test_until_the_smoke_test_has_passed_only_health_and_the_page_answer(exported):

@@ -129,6 +129,7 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
         ({"seeds": 3}, "studies.rank.seeds: expected a list"),
         ({"along": None}, "rank.along: missing; name the key of params.yaml that trend follows"),
         ({"settings": {"tiny": {}, "tniy": {}}}, "'tniy': expected a scale (tiny)"),
+        ({"axes": {"tiny": {}, "tniy": {}, 8: {}}}, "8: expected a scale (tiny)"),
         ({"settings": {"tniy": {}}}, "tniy: unknown key of params.yaml"),
         (
             {"spread_from": "rnak"},
@@ -275,6 +276,17 @@ def test_a_wrong_value_of_a_scale_is_named(tmp_path, kind, quick):
     problem = rf"scales\.tiny\.{kind}: data\.train_size: expected a whole number .*, found 'x'"
     with pytest.raises(UserError, match=problem):
         Studies("m", tmp_path / "studies.yaml").study("rank", quick)
+
+
+def test_a_quick_study_of_all_rows_keeps_the_proportions_of_sizes(tmp_path):
+    declared(tmp_path, rank=RANKS)
+    text = yaml.safe_load((tmp_path / "studies.yaml").read_text())
+    text["scales"]["tiny"]["quick"] = {"data.train_size": None}
+    sizes = {"axes": {"data.train_size": [10, 50]}, "along": "data.train_size", "analysis": "none"}
+    text["studies"]["rank"] = {**text["studies"]["rank"], **sizes, "baseline": "train-size-10"}
+    (tmp_path / "studies.yaml").write_text(yaml.safe_dump(text))
+    study = Studies("m", tmp_path / "studies.yaml").study("rank", quick=True)
+    assert [values["data.train_size"] for values in study.experiments().values()] == [10, 50]
 
 
 def test_values_that_no_stage_would_load_are_refused(tmp_path, monkeypatch):

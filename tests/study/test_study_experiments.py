@@ -1,5 +1,6 @@
 """DVC experiments as git holds them: found, reused, renamed."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -166,15 +167,29 @@ def test_two_branches_keep_their_experiments_of_one_name(held):
     assert set(experiment_refs()) == {"fast-seed0", f"fast-seed0.{second[:7]}"}
 
 
-def test_the_list_leaves_out_experiments_of_other_pipelines(held):
-    """One has another folder's files alone, one a summary that is no object, one a text for a number."""
+def test_the_list_leaves_out_experiments_of_other_pipelines(held, monkeypatch):
+    """Every commit holds the files of all. One's summary is no object, another's has a text for a number."""
+    own = held / "presets/own"
+    (own / "metrics").mkdir(parents=True)
+    for name, text in (("params.yaml", "seed: 0\n"), ("metrics/summary.json", '{"rouge1": 1.5}')):
+        (own / name).write_text(text)
+    run(held, "git", "add", "--all")
+    run(held, "git", "commit", "--quiet", "--message=a preset")
     for number, summary in enumerate(('{"rouge1": 31.25}', "[]", '{"rouge1": "high"}')):
         (held / "metrics").mkdir(exist_ok=True)
         (held / "metrics/summary.json").write_text(summary)
         put_experiment(held, f"own-{number}", "0.002", baseline=f"a{number}")
-    (held / "params.yaml").rename(held / "other.yaml")
-    put_experiment(held, "foreign", "0.002", baseline="ff")
-    run(held, "git", "reset", "--quiet", "--hard")
+    run(held, "git", "rm", "--quiet", "-r", "--force", "--cached", "metrics")
+    shutil.rmtree(held / "metrics")
+    (own / "metrics/summary.json").write_text('{"rouge1": 2.5}')
+    run(held, "git", "add", "--all")
+    tree = run(held, "git", "write-tree").stdout.strip()
+    commit = run(held, "git", "commit-tree", tree, "-p", "HEAD", "-m", "foreign").stdout.strip()
+    run(held, "git", "update-ref", f"refs/exps/ff/{'0' * 38}/foreign", commit)
+    monkeypatch.chdir(own)
+    foreign = CliRunner().invoke(show.command, [], catch_exceptions=False).output
+    assert "1 experiments" in foreign and "foreign" in foreign and "2.50" in foreign
+    monkeypatch.chdir(held)
     shown = CliRunner().invoke(show.command, [], catch_exceptions=False).output
     assert "3 experiments" in shown and "own-2" in shown and "31.25" in shown and "foreign" not in shown
     (held / "metrics").mkdir(exist_ok=True)

@@ -147,7 +147,7 @@ def test_a_preset_is_a_pipeline_in_its_folder(here, pipeline, wanted):
     [
         (("--model", "models/tuned", "--preset", "x", "a.txt"), "--model and --preset: name one model"),
         (("--model", "models/tuned", "--rev", "x", "a.txt"), "--model and --rev: name one model"),
-        (("--preset", "nosuch", "articles"), "preset 'nosuch': presets/nosuch.yaml not found"),
+        (("--preset", "nosuch", "articles"), "preset 'nosuch': no folder presets here; run the command in"),
         (("rows.jsonl", "--output", "rows.jsonl"), "--output: rows.jsonl is read by the same command"),
         (("articles", "--output", "articles"), "--output: articles is a folder"),
         (("articles", "--output", "articles/1.txt"), "--output: articles/1.txt is read by the same command"),

@@ -38,12 +38,7 @@ def age_text(seconds: float) -> str:
 
 @documented(__doc__)
 @click.option("--clean", is_flag=True, help="Remove those that no process uses.")
-@click.option(
-    "--older-than",
-    type=float,
-    metavar="DAYS",
-    help="Only those that were last written before.",
-)
+@click.option("--older-than", type=float, metavar="DAYS", help="Only those that were last written before.")
 def command(clean: bool, older_than: float | None) -> None:
     if older_than is not None and not older_than >= 0:  # nan is neither
         raise UserError(f"--older-than: expected a number of days from 0, found {older_than:g}")

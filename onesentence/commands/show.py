@@ -81,8 +81,8 @@ def command(study: str | None) -> None:
         changes = {names[key]: own.get(key) for key in vary if own.get(key) != set_here[key]}
         rows.append(row(name, summary, "here" if same_code(ref) else "older", changes))
     print_table(
-        f"{len(rows)} experiments, ROUGE-1 with interval; code: `here` if it is that of the working "
-        "directory; sets: what differs from params.yaml and between experiments",
+        f"{len(rows)} experiment{'s' * (len(rows) > 1)}, ROUGE-1 with interval; code: `here` if it is that "
+        "of the working directory; sets: what differs from params.yaml and between experiments",
         ["experiment", "ROUGE-1", "R-L", "BERTS", "copied %", "code", "sets"],
         rows,
         narrow=("sets",),

@@ -188,7 +188,7 @@ def test_the_list_leaves_out_experiments_of_other_pipelines(held, monkeypatch):
     run(held, "git", "update-ref", f"refs/exps/ff/{'0' * 38}/foreign", commit)
     monkeypatch.chdir(own)
     foreign = CliRunner().invoke(show.command, [], catch_exceptions=False).output
-    assert "1 experiments" in foreign and "foreign" in foreign and "2.50" in foreign
+    assert "1 experiment," in foreign and "foreign" in foreign and "2.50" in foreign
     monkeypatch.chdir(held)
     shown = CliRunner().invoke(show.command, [], catch_exceptions=False).output
     assert "3 experiments" in shown and "own-2" in shown and "31.25" in shown and "foreign" not in shown

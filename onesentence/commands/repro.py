@@ -53,6 +53,13 @@ def link(folder: Path, name: str) -> None:
     place.symlink_to(target)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder unless it exists; a UserError names what is in its way."""
+    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+        raise UserError(f"{folder}: expected a folder, found something else; move that elsewhere")
+    folder.mkdir(exist_ok=True)
+
+
 def same_text(path: Path, text: str) -> bool:
     """Whether a file exists and has this text."""
     return path.is_file() and path.read_text(encoding="utf-8") == text
@@ -88,10 +95,10 @@ def lay_out(name: str) -> Path:
             committed = Path(temporary) / params.PARAMS_FILE
             write_text(committed, git("show", f"HEAD:./{params.PARAMS_FILE}"))
             _, text = edit.edited(overlay, str(PRESETS / f"{name}.yaml"), committed)
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         write_text(values, text)
     for own in OWN_FOLDERS:
-        (folder / own).mkdir(exist_ok=True)
+        make_folder(folder / own)
     for shared in LINKED:
         link(folder, shared)
     # A copy: DVC reads the graph of a revision from git, where a link is only its target's name.

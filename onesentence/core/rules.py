@@ -27,12 +27,20 @@ class Key:
     choices: tuple[str, ...] = ()
 
 
+LARGEST = 10**12  # of a count: more is a slip of the key, and libraries fail on it, each in its own words
+
+
 def whole(low: int, nullable: bool = False, or_null: str = "", high: int | None = None) -> Key:
-    """A whole number >= low, and <= high where one is given; True and 3.0 are refused."""
-    text = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high:,}"
+    """A whole number from low to high, or to LARGEST where no high is given; True and 3.0 are refused."""
+    text = (
+        f"a whole number of at least {low} (and at most {LARGEST:,})"
+        if high is None
+        else f"a whole number from {low} to {high:,}"
+    )
+    highest = LARGEST if high is None else high
     return Key(
         text + (f", or null ({or_null})" if nullable else ""),
-        lambda v: (nullable and v is None) or (type(v) is int and v >= low and (high is None or v <= high)),
+        lambda v: (nullable and v is None) or (type(v) is int and low <= v <= highest),
     )
 
 

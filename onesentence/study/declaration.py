@@ -73,7 +73,7 @@ SCALE_SHAPE = {
 STUDY_SHAPE = {
     Required("question"): TEXT,
     Required("baseline"): voluptuous.Any({str: TEXT}, TEXT),
-    Required("seeds"): must_be(SEEDS),
+    Required("seeds"): voluptuous.Any(must_be(SEEDS), {str: must_be(SEEDS)}),
     **dict.fromkeys(("axes", "variants", "search", "settings", "series"), must_be(KEYS)),
     "analysis": must_be(rules.choice(NONE, *ANALYSES)),
     "along": TEXT_OR_NULL,
@@ -289,11 +289,12 @@ class Studies:
             raise UserError(f"{where}.along: missing; name the key of params.yaml that {analysis} follows")
         if along is None and "series" in entry:
             raise UserError(f"{where}.along: missing; name the key of params.yaml that orders the series")
-        seeds, changes = entry["seeds"], self.changes(name, entry)
+        changes = self.changes(name, entry)
         if not changes:
             raise UserError(f"{where}: no variants for {self.scale}; declare some")
+        seeds = self.seeds(where, entry)
         lender = entry.get("spread_from")
-        if lender is not None and len(entries.get(lender, {}).get("seeds", ())) < 2:
+        if lender is not None and (lender not in entries or len(self.seeds(where, entries[lender])) < 2):
             raise UserError(f"{where}.spread_from: expected a study of several seeds, found {lender!r}")
         scale = self.declared["scales"][self.scale]
         own, prefix = self.here(entry.get("settings", {})), ""
@@ -347,6 +348,14 @@ class Studies:
             if not NAME.fullmatch(label):
                 raise UserError(f"{where}: variant {label!r}: expected a name of a-z, 0-9, '.', '+' and '-'")
             require_values(f"{where}: variant {label}", change)
+
+    def seeds(self, where: str, entry: dict[str, Any]) -> list[int]:
+        """The seeds that each variant of a declared study runs with on this scale."""
+        declared = entry["seeds"]
+        here: list[int] | dict[str, Any] = self.here(declared) if isinstance(declared, dict) else declared
+        if isinstance(here, dict):  # no scale of the file, or others alone
+            raise UserError(f"{where}.seeds: none for {self.scale}; list numbers for it, such as [0, 1, 2]")
+        return here
 
     def baseline(self, where: str, entry: dict[str, Any], changes: dict[str, dict[str, Any]]) -> str:
         """The variant that the others are compared with on this scale; it must be declared."""

@@ -40,6 +40,7 @@ from onesentence.evaluation.resampling import (
 Floats = NDArray[np.float64]
 # Exponents of the power law. They are tried one by one: for each, a and b are a linear fit with one solution.
 EXPONENTS = np.linspace(0.02, 2.0, 100)
+BEYOND = 10**9  # pairs: nobody has as many, so a law that needs more says that the goal is out of reach
 UNDEFINED = dict.fromkeys(("value", "low", "high", "se", "df", "p"))
 
 
@@ -311,13 +312,24 @@ def fitted(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
     return a, b, c
 
 
+def pairs_needed(laws: tuple[Floats, Floats, Floats], goal: Floats) -> Floats:
+    """The x at which each law a - b x^-c gives its `goal`; infinity where it never does. [draws] each."""
+    a, b, c = laws
+    left = a - goal  # how far the law's asymptote is above the goal
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        needed = (b / left) ** (1 / c)
+    return np.where((left > 0) & (b > 0) & (needed < BEYOND), needed, np.inf)
+
+
 def scaling(x: NDArray[Any], scores: list[Resampled], confidence: float) -> dict[str, Any]:
     """The power law fitted without the largest x and tested on it; and how little data is enough.
 
     x: [variants] rising. growth: the score at the largest x minus that at the smallest. saturates: whether
     scores grow and the exponent, in the fit and in its draws, is above the grid's lowest; else the asymptote
     means nothing. miss: measured - predicted at the largest x, as `percentile_test`. within_one_point: the
-    smallest x from which on every score is less than 1 point below that of the largest.
+    smallest x from which on every score is less than 1 point below that of the largest. one_more_point: the x
+    at which the law through all points, the largest too, is 1 point above its own value at the largest; None
+    is more than BEYOND.
     """
     values = np.array([[score.value for score in scores]])
     draws = np.stack([score.both for score in scores], axis=1)
@@ -330,8 +342,13 @@ def scaling(x: NDArray[Any], scores: list[Resampled], confidence: float) -> dict
         # Counted from the largest size down: sizes in a row that are within one point.
         enough = (y >= y[:, -1:] - 1.0)[:, ::-1]
         near.append(len(x) - np.logical_and.accumulate(enough, axis=1).sum(axis=1))
+    further = []
+    for y in (values, draws):
+        whole = fitted(x.astype(float), y)
+        further.append(pairs_needed(whole, whole[0] - whole[1] * float(x[-1]) ** -whole[2] + 1.0))
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     low, high = np.quantile(near[1], ends, method="inverted_cdf")
+    more = further[0][0], *np.quantile(further[1], ends, method="inverted_cdf")
     fit = {}
     for name, value, drawn in zip(("asymptote", "factor", "exponent", "predicted"), *laws, strict=True):
         ends_of = percentile_interval(drawn, confidence)
@@ -348,6 +365,10 @@ def scaling(x: NDArray[Any], scores: list[Resampled], confidence: float) -> dict
             "value": int(x[near[0][0]]),
             "low": int(x[int(low)]),
             "high": int(x[int(high)]),
+        },
+        "one_more_point": {
+            key: round(float(pairs)) if np.isfinite(pairs) else None
+            for key, pairs in zip(("value", "low", "high"), more, strict=True)
         },
     }
 

@@ -279,6 +279,21 @@ def test_what_is_no_link_of_ours_is_not_replaced(project, monkeypatch):
         lay_out(project, monkeypatch)
 
 
+def test_a_file_in_the_way_of_a_folder_is_named_and_kept(project, monkeypatch):
+    monkeypatch.chdir(project)
+    (project / "presets" / "own.yaml").write_text(OVERLAY)
+    folder = project / "presets" / "own"
+    folder.write_text("mine")
+    with pytest.raises(UserError, match="presets/own: expected a folder, found something else; move that"):
+        repro.lay_out("own")
+    assert folder.read_text() == "mine"
+    folder.unlink()
+    folder.mkdir()
+    (folder / "metrics").write_text("mine")
+    with pytest.raises(UserError, match="presets/own/metrics: expected a folder, found something else"):
+        repro.lay_out("own")
+
+
 @pytest.mark.parametrize("name", ["smollm2-docstrings", "smollm2-xsum"])
 def test_a_preset_of_the_packaged_model_fits_the_parameters(tmp_path, monkeypatch, name):
     from onesentence.commands import edit as editing

@@ -274,8 +274,17 @@ def test_a_quoted_number_is_text_and_refused(tmp_path):
     text = (REPO / "params.yaml").read_text(encoding="utf-8")
     path = tmp_path / "params.yaml"
     path.write_text(text.replace("  rank: 16", '  rank: "16"'), encoding="utf-8")
-    with pytest.raises(UserError, match=r"lora.rank: expected a whole number of at least 1, found '16'"):
+    expected = r"a whole number of at least 1 \(and at most 1,000,000,000,000\)"
+    with pytest.raises(UserError, match=rf"lora.rank: expected {expected}, found '16'"):
         params.load(("lora",), path)
+
+
+def test_a_count_that_no_library_could_hold_is_refused(values):
+    values["lora"]["rank"] = 10**26
+    values["pretrain"]["tokens"] = 10**12  # the largest that is taken
+    assert [problem.split(" (")[0] for problem in params.problems(values)] == [
+        "lora.rank: expected a whole number of at least 1"
+    ]
 
 
 def test_every_problem_is_reported_at_once(tmp_path, values):

@@ -78,6 +78,14 @@ def test_a_law_in_words():
         sentence = summarize_study(study_result(2.0, 0.01, laws={"same steps": flat}))[1]
         assert "points: no significant growth (MDE 1.10), so no law" in sentence
         assert "saturate" not in sentence and "predicts" not in sentence
+    for (value, low, high), words in (
+        ((6_421, 4_019, 21_900), "would take about 6,400 pairs [4,000, 22,000], an extrapolation."),
+        ((6_421, 4_019, None), "about 6,400 pairs [4,000, more than 1,000,000,000], an extrapolation."),
+        ((None, 9_990, None), "size's is out of reach (interval from 10,000 pairs on)."),
+        ((None, None, None), "1,000,000,000 pairs would not bring one more point."),
+    ):
+        more = {**law, "one_more_point": {"value": value, "low": low, "high": high}}
+        assert summarize_study(study_result(2.0, 0.01, laws={"": more}))[1].endswith(words)
 
 
 def test_the_best_in_words():

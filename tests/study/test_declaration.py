@@ -127,6 +127,9 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
             "studies.rank.seeds: expected a list of numbers, none twice, each a whole number",
         ),
         ({"seeds": 3}, "studies.rank.seeds: expected a list"),
+        ({"seeds": {"tiny": 3}}, "studies.rank.seeds.tiny: expected a list"),
+        ({"seeds": {}}, "studies.rank.seeds: none for tiny; list numbers for it"),
+        ({"seeds": {"tiny": [0], "tniy": [0]}}, "'tniy': expected a scale (tiny)"),
         ({"along": None}, "rank.along: missing; name the key of params.yaml that trend follows"),
         ({"settings": {"tiny": {}, "tniy": {}}}, "'tniy': expected a scale (tiny)"),
         ({"axes": {"tiny": {}, "tniy": {}, 8: {}}}, "8: expected a scale (tiny)"),
@@ -345,6 +348,21 @@ def test_a_study_that_another_scale_declares_is_skipped(tmp_path):
     studies.check_names()
     with pytest.raises(UserError, match=r"studies\.sizes: no variants for mine; declare some"):
         studies.study("sizes")
+
+
+def test_a_scale_may_have_seeds_of_its_own(tmp_path):
+    scales = {name: {"model": name, "settings": {}, "quick": {}} for name in ("tiny", "mine")}
+    rank = {**RANKS, "seeds": {"tiny": [0, 1, 2], "mine": [7]}}
+    lent = {**RANKS, "seeds": [0], "spread_from": "rank"}
+    text = yaml.safe_dump({"scales": scales, "studies": {"rank": rank, "lent": lent}}, sort_keys=False)
+    (tmp_path / "studies.yaml").write_text(text)
+    tiny, mine = (Studies(scale, tmp_path / "studies.yaml") for scale in ("tiny", "mine"))
+    assert tiny.study("rank").seeds == (0, 1, 2) and tiny.study("lent").spread_from == "rank"
+    assert list(mine.study("rank").experiments()) == ["rank-8-seed7", "rank-16-seed7"]
+    with pytest.raises(
+        UserError, match=r"lent\.spread_from: expected a study of several seeds, found 'rank'"
+    ):
+        mine.study("lent")
 
 
 def test_one_name_for_two_settings_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.optimize import brentq, curve_fit
 
 from onesentence.evaluation.resampling import (
     Sample,
@@ -17,6 +18,7 @@ from onesentence.study.variance import (
     difference,
     fitted,
     not_worse,
+    pairs_needed,
     pareto_front,
     percentile_test,
     pooled,
@@ -230,8 +232,6 @@ def test_falling_or_flat_points_are_a_constant():
 
 
 def test_the_fit_is_scipys_best():
-    from scipy.optimize import curve_fit
-
     x = np.array([250, 500, 1_000, 2_000, 4_000.0])
     y = 38 - 250 * x**-0.45 + np.random.default_rng(4).normal(0, 0.2, 5)
     a, b, c = (part[0] for part in fitted(x, y[None]))
@@ -242,6 +242,14 @@ def test_the_fit_is_scipys_best():
 
     assert error(a, b, c) <= 1.02 * error(a2, b2, c2)
     assert c == pytest.approx(c2, abs=0.03)
+
+
+def test_more_pairs_than_anybody_has_are_none():
+    laws = tuple(
+        np.array(part) for part in ([30.0, 30.0, 30.0, 30.0], [10.0, 10.0, 10.0, 0.0], [1, 0.02, 1, 1])
+    )
+    needed = pairs_needed(laws, np.array([29.9, 29.9, 30.0, 29.0]))
+    assert needed.tolist() == [pytest.approx(100.0), np.inf, np.inf, np.inf]
 
 
 def test_scaling_holds_the_law_against_the_largest_size():
@@ -256,6 +264,11 @@ def test_scaling_holds_the_law_against_the_largest_size():
     assert law["predicted"]["value"] == pytest.approx(levels[-1] - 1.5, abs=1e-3)
     # 4,000 pairs reach 29.13 + 1.5 = 30.63, 2,000 reach 25.66: none but the largest is within a point.
     assert law["within_one_point"]["value"] == 4_000
+    more = law["one_more_point"]["value"]  # by the law through all five, scipy's root of which is the check
+    a, b, c = (part[0] for part in fitted(x.astype(float), np.array([levels])))
+    assert more == pytest.approx(
+        brentq(lambda n: a - b * n**-c - (a - b * 4_000**-c + 1), 4_000, 1e6), rel=1e-3
+    )
     flat = [
         resampled(np.full((1, 30), level), 200, k) for k, level in enumerate((20.0, 29.2, 29.5, 29.9, 30.0))
     ]
@@ -272,6 +285,11 @@ def test_scaling_holds_the_law_against_the_largest_size():
     falling = [resampled(np.full((1, 30), level), 200, k) for k, level in enumerate((30.0, 29, 28, 27, 26))]
     law = scaling(x, falling, 0.95)
     assert law["saturates"] is False and law["growth"]["value"] == -4
+    assert law["one_more_point"] == {"value": None, "low": None, "high": None}
+    near = [resampled(np.full((1, 30), 40 - 1e4 / float(n) ** 2), 200, k) for k, n in enumerate(x)]
+    assert (
+        scaling(x, near, 0.95)["one_more_point"]["value"] is None
+    )  # the asymptote is less than 1 point above
 
 
 def test_a_percentage_covers_with_few_clusters_too():

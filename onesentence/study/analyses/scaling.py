@@ -16,6 +16,25 @@ CURVE_POINTS = 25  # of a fitted law and its band
 PAIRS = "data.train_size"
 
 
+def further_sentence(more: dict[str, int | None]) -> str:
+    """How many pairs one more point would take, in two significant digits: it is an extrapolation."""
+
+    def rounded(pairs: int | None) -> str:
+        return f"more than {variance.BEYOND:,}" if pairs is None else f"{float(f'{pairs:.2g}'):,.0f}"
+
+    if more["low"] is None:
+        return f"By the law through all sizes, {variance.BEYOND:,} pairs would not bring one more point."
+    if more["value"] is None:
+        return (
+            "By the law through all sizes, one more point than the largest size's is out of reach (interval "
+            f"from {rounded(more['low'])} pairs on)."
+        )
+    return (
+        f"By the law through all sizes, one more point than the largest size's would take about "
+        f"{rounded(more['value'])} pairs [{rounded(more['low'])}, {rounded(more['high'])}], an extrapolation."
+    )
+
+
 def law_sentence(label: str, law: dict[str, Any], confidence: float) -> str:
     """A power law, what it predicts for the largest size, and how little data is enough."""
     start = f"{label}: " if label else ""
@@ -33,10 +52,7 @@ def law_sentence(label: str, law: dict[str, Any], confidence: float) -> str:
             f"{law['asymptote']['high']:.2f}] is an extrapolation"
         )
     else:
-        form = (
-            "the fitted power law does not show whether scores saturate, so nothing can be said about more "
-            "data"
-        )
+        form = "the fitted power law does not show whether scores saturate, so no asymptote is given"
     if is_significant(miss, confidence):
         verdict = "a significant deviation"
     else:
@@ -52,6 +68,8 @@ def law_sentence(label: str, law: dict[str, Any], confidence: float) -> str:
         f"there; the measured score is {distance(miss, 'higher', 'lower')}, {verdict}. "
         f"{start_of_plateau} (interval {near['low']:,} to {near['high']:,})."
     )
+    if "one_more_point" in law:  # results of an earlier version lack it
+        text += f" {further_sentence(law['one_more_point'])}"
     return start + text if label else text[0].upper() + text[1:]
 
 

@@ -79,6 +79,7 @@ STUDY_SHAPE = {
     "along": TEXT_OR_NULL,
     "spread_from": TEXT_OR_NULL,
     "within": must_be(POSITIVE),
+    "goal": {str: must_be(POSITIVE)},
     "hours": {str: must_be(POSITIVE)},
 }
 SHAPES: dict[str, Any] = {  # of the values for one scale
@@ -120,6 +121,19 @@ def problem_of_shape(where: str, value: Any, error: Invalid) -> str:
     for part in error.path:
         value = value[part]
     return f"{name}: {error.msg}, found {params.quoted(value)}"
+
+
+def shrunk(
+    settings: dict[str, Any], quick: dict[str, Any], changes: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """A study's settings with its scale's quick ones. Sizes of the data in `changes` shrink in proportion."""
+    sizes = [change[ROWS] for change in changes.values() if change.get(ROWS)]
+    largest = settings.get(ROWS) or max(sizes, default=1)
+    share = (quick.get(ROWS, 1) or largest) / largest  # null: all rows
+    for change in changes.values():
+        if change.get(ROWS):
+            change[ROWS] = max(1, round(change[ROWS] * share))
+    return {**settings, **quick}
 
 
 def short(key: str, value: object) -> str:
@@ -301,13 +315,7 @@ class Studies:
         self.check_values(where, own, changes)
         settings = {**scale["settings"], **own}
         if quick:
-            sizes = [change[ROWS] for change in changes.values() if change.get(ROWS)]
-            largest = settings.get(ROWS) or max(sizes, default=1)
-            share = (scale["quick"].get(ROWS, 1) or largest) / largest  # null: all rows
-            settings, seeds, prefix = {**settings, **scale["quick"]}, seeds[:1], QUICK
-            for change in changes.values():  # a study of data sizes keeps their proportions
-                if change.get(ROWS):
-                    change[ROWS] = max(1, round(change[ROWS] * share))
+            settings, seeds, prefix = shrunk(settings, scale["quick"], changes), seeds[:1], QUICK
         variants = [
             Variant(prefix + label, change, {**settings, **change}) for label, change in changes.items()
         ]
@@ -327,6 +335,7 @@ class Studies:
             series=self.series(where, entry, {variant.name: variant for variant in variants}, prefix),
             spread_from=None if quick else lender,
             within=entry.get("within"),
+            goal=entry.get("goal", {}).get(self.scale),
             hours=None if quick else entry.get("hours", {}).get(self.scale),
             # Experiments of all pipelines are in one repository: each needs a name of its own.
             label=f"{self.scale}-" if self.pipeline else "",

@@ -16,7 +16,7 @@ are no weighted sum of scores (a percentage, a law), they are percentiles of dra
 (`percentile_test`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ from onesentence.evaluation.resampling import (
 Floats = NDArray[np.float64]
 # Exponents of the power law. They are tried one by one: for each, a and b are a linear fit with one solution.
 EXPONENTS = np.linspace(0.02, 2.0, 100)
+SIZES = (10_000, 50_000, 200_000)  # pairs that a law is asked for; XSum has about 200,000
 BEYOND = 10**9  # pairs: nobody has as many, so a law that needs more says that the goal is out of reach
 UNDEFINED = dict.fromkeys(("value", "low", "high", "se", "df", "p"))
 
@@ -312,6 +313,11 @@ def fitted(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
     return a, b, c
 
 
+def sides(scores: list[Resampled]) -> tuple[Floats, Floats]:
+    """The scores as measured [1, points], and as drawn [draws, points]."""
+    return np.array([[score.value for score in scores]]), np.stack([score.both for score in scores], axis=1)
+
+
 def pairs_needed(laws: tuple[Floats, Floats, Floats], goal: Floats) -> Floats:
     """The x at which each law a - b x^-c gives its `goal`; infinity where it never does. [draws] each."""
     a, b, c = laws
@@ -327,12 +333,9 @@ def scaling(x: NDArray[Any], scores: list[Resampled], confidence: float) -> dict
     x: [variants] rising. growth: the score at the largest x minus that at the smallest. saturates: whether
     scores grow and the exponent, in the fit and in its draws, is above the grid's lowest; else the asymptote
     means nothing. miss: measured - predicted at the largest x, as `percentile_test`. within_one_point: the
-    smallest x from which on every score is less than 1 point below that of the largest. one_more_point: the x
-    at which the law through all points, the largest too, is 1 point above its own value at the largest; None
-    is more than BEYOND.
+    smallest x from which on every score is less than 1 point below that of the largest.
     """
-    values = np.array([[score.value for score in scores]])
-    draws = np.stack([score.both for score in scores], axis=1)
+    values, draws = sides(scores)
     laws = []
     for y in (values, draws):
         a, b, c = fitted(x[:-1].astype(float), y[:, :-1])
@@ -342,13 +345,8 @@ def scaling(x: NDArray[Any], scores: list[Resampled], confidence: float) -> dict
         # Counted from the largest size down: sizes in a row that are within one point.
         enough = (y >= y[:, -1:] - 1.0)[:, ::-1]
         near.append(len(x) - np.logical_and.accumulate(enough, axis=1).sum(axis=1))
-    further = []
-    for y in (values, draws):
-        whole = fitted(x.astype(float), y)
-        further.append(pairs_needed(whole, whole[0] - whole[1] * float(x[-1]) ** -whole[2] + 1.0))
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     low, high = np.quantile(near[1], ends, method="inverted_cdf")
-    more = further[0][0], *np.quantile(further[1], ends, method="inverted_cdf")
     fit = {}
     for name, value, drawn in zip(("asymptote", "factor", "exponent", "predicted"), *laws, strict=True):
         ends_of = percentile_interval(drawn, confidence)
@@ -366,17 +364,43 @@ def scaling(x: NDArray[Any], scores: list[Resampled], confidence: float) -> dict
             "low": int(x[int(low)]),
             "high": int(x[int(high)]),
         },
-        "one_more_point": {
-            key: round(float(pairs)) if np.isfinite(pairs) else None
-            for key, pairs in zip(("value", "low", "high"), more, strict=True)
-        },
     }
+
+
+def extrapolated(
+    x: NDArray[Any], scores: list[Resampled], confidence: float, goal: float | None
+) -> dict[str, Any]:
+    """What the power law through all points, the largest too, says of more data.
+
+    x: [variants] rising. predicted: the score at each of SIZES beyond the largest x, with its interval.
+    one_more_point, goal: the x that a score 1 point above the law's own at the largest x would take, and that
+    the score `goal` would take (with the goal as `score`); None is more than BEYOND.
+    """
+    largest, sizes = float(x[-1]), [size for size in SIZES if size > x[-1]]
+    laws = [fitted(x.astype(float), y) for y in sides(scores)]
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+
+    def needed(score: Callable[[Floats], Floats]) -> dict[str, int | None]:
+        found = [pairs_needed(law, score(law[0] - law[1] * largest ** -law[2])) for law in laws]
+        low, high = np.quantile(found[1], ends, method="inverted_cdf")
+        values = {"value": found[0][0], "low": low, "high": high}
+        return {key: round(float(pairs)) if np.isfinite(pairs) else None for key, pairs in values.items()}
+
+    predicted = []
+    for size in sizes:
+        value, drawn = (a - b * float(size) ** -c for a, b, c in laws)
+        low, high = percentile_interval(drawn, confidence)
+        predicted.append({"pairs": size, "value": float(value[0]), "low": low, "high": high})
+    result: dict[str, Any] = {"predicted": predicted, "one_more_point": needed(lambda last: last + 1.0)}
+    if goal is not None:
+        result["goal"] = {"score": goal, **needed(lambda last: np.full_like(last, goal))}
+    return result
 
 
 def band(x: NDArray[Any], scores: list[Resampled], at: Floats, confidence: float) -> Floats:
     """Value, low and high of the law fitted without the largest x, at the points `at`: [3, points]."""
     curves = []
-    for y in (np.array([[s.value for s in scores]]), np.stack([s.both for s in scores], axis=1)):
+    for y in sides(scores):
         a, b, c = (part[:, None] for part in fitted(x[:-1].astype(float), y[:, :-1]))
         curves.append(a - b * at[None, :] ** -c)
     ends = np.quantile(curves[1], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)

@@ -109,7 +109,7 @@ def small_study(project: Path, count: int = 2, **sets) -> Study:
     sets = {"signs": str(project.parent / "signs"), **sets}
     values = [{"data.value": number, **{f"data.{key}": sets[key] for key in sets}} for number in range(count)]
     variants = tuple(Variant(f"value-{number}", each, each) for number, each in enumerate(values))
-    return Study("s", "?", "tiny", "value-0", (0,), variants, {}, "", None, {}, None, None, None)
+    return Study("s", "?", "tiny", "value-0", (0,), variants, {}, "", None, {}, None, None, None, None)
 
 
 def signs(project: Path, kind: str) -> list[dict]:

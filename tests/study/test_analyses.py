@@ -79,13 +79,23 @@ def test_a_law_in_words():
         assert "points: no significant growth (MDE 1.10), so no law" in sentence
         assert "saturate" not in sentence and "predicts" not in sentence
     for (value, low, high), words in (
-        ((6_421, 4_019, 21_900), "would take about 6,400 pairs [4,000, 22,000], an extrapolation."),
-        ((6_421, 4_019, None), "about 6,400 pairs [4,000, more than 1,000,000,000], an extrapolation."),
-        ((None, 9_990, None), "size's is out of reach (interval from 10,000 pairs on)."),
-        ((None, None, None), "1,000,000,000 pairs would not bring one more point."),
+        ((6_421, 4_019, 21_900), "would take about 6,400 pairs [4,000, 22,000]."),
+        ((6_421, 4_019, None), "would take about 6,400 pairs [4,000, more than 1,000,000,000]."),
+        ((None, 9_990, None), "is out of reach (interval from 10,000 pairs on)."),
+        ((None, None, None), "is out of reach."),
     ):
-        more = {**law, "one_more_point": {"value": value, "low": low, "high": high}}
-        assert summarize_study(study_result(2.0, 0.01, laws={"": more}))[1].endswith(words)
+        needed = {"value": value, "low": low, "high": high}
+        alone = {**law, "further": {"predicted": [], "one_more_point": needed}}
+        assert summarize_study(study_result(2.0, 0.01, laws={"": alone}))[1].endswith(
+            f"The law through all sizes, an extrapolation: one point more than the largest size's {words}"
+        )
+        goal = {"score": 35.0, **needed}
+        at = {"pairs": 10_000, "value": 28.0, "low": 27.0, "high": 30.0}
+        further = {"predicted": [at], "one_more_point": {**needed, "low": None}, "goal": goal}
+        assert summarize_study(study_result(2.0, 0.01, laws={"": {**law, "further": further}}))[1].endswith(
+            "an extrapolation: 28.00 [27.00, 30.00] with 10,000 pairs, one point more than the largest "
+            f"size's is out of reach, and ROUGE-1 35 {words}"
+        )
 
 
 def test_the_best_in_words():

@@ -16,6 +16,7 @@ from onesentence.study import variance
 from onesentence.study.variance import (
     adjust_holm,
     difference,
+    extrapolated,
     fitted,
     not_worse,
     pairs_needed,
@@ -264,11 +265,6 @@ def test_scaling_holds_the_law_against_the_largest_size():
     assert law["predicted"]["value"] == pytest.approx(levels[-1] - 1.5, abs=1e-3)
     # 4,000 pairs reach 29.13 + 1.5 = 30.63, 2,000 reach 25.66: none but the largest is within a point.
     assert law["within_one_point"]["value"] == 4_000
-    more = law["one_more_point"]["value"]  # by the law through all five, scipy's root of which is the check
-    a, b, c = (part[0] for part in fitted(x.astype(float), np.array([levels])))
-    assert more == pytest.approx(
-        brentq(lambda n: a - b * n**-c - (a - b * 4_000**-c + 1), 4_000, 1e6), rel=1e-3
-    )
     flat = [
         resampled(np.full((1, 30), level), 200, k) for k, level in enumerate((20.0, 29.2, 29.5, 29.9, 30.0))
     ]
@@ -285,11 +281,28 @@ def test_scaling_holds_the_law_against_the_largest_size():
     falling = [resampled(np.full((1, 30), level), 200, k) for k, level in enumerate((30.0, 29, 28, 27, 26))]
     law = scaling(x, falling, 0.95)
     assert law["saturates"] is False and law["growth"]["value"] == -4
-    assert law["one_more_point"] == {"value": None, "low": None, "high": None}
-    near = [resampled(np.full((1, 30), 40 - 1e4 / float(n) ** 2), 200, k) for k, n in enumerate(x)]
-    assert (
-        scaling(x, near, 0.95)["one_more_point"]["value"] is None
-    )  # the asymptote is less than 1 point above
+
+
+def test_a_law_says_what_more_data_would_bring():
+    x = np.array([250, 500, 1_000, 2_000, 4_000])
+
+    def flat(levels):
+        return [resampled(np.full((1, 30), level), 200, k) for k, level in enumerate(levels)]
+
+    further = extrapolated(x, flat(40 - 300 * float(n) ** -0.4 for n in x), 0.95, 35.0)
+    assert [at["pairs"] for at in further["predicted"]] == [10_000, 50_000, 200_000]
+    assert further["predicted"][1]["value"] == pytest.approx(40 - 300 * 50_000**-0.4, abs=1e-3)
+    for key, score in (("one_more_point", 41 - 300 * 4_000**-0.4), ("goal", 35.0)):
+        pairs = brentq(lambda n, score=score: 40 - 300 * n**-0.4 - score, 4_000, 1e7)
+        assert further[key]["value"] == pytest.approx(pairs, rel=1e-3)
+    assert further["goal"]["score"] == 35.0
+    beyond = extrapolated(np.array([5_000, 10_000, 20_000, 40_000]), flat((20, 22, 24, 26)), 0.95, None)
+    assert [at["pairs"] for at in beyond["predicted"]] == [50_000, 200_000] and "goal" not in beyond
+    none = {"value": None, "low": None, "high": None}
+    falling = extrapolated(x, flat((30, 29, 28, 27, 26)), 0.95, 29.0)
+    assert falling["one_more_point"] == none and falling["goal"] == {"score": 29.0, **none}
+    near = extrapolated(x, flat(40 - 1e4 / float(n) ** 2 for n in x), 0.95, None)
+    assert near["one_more_point"] == none  # the asymptote is less than a point above the largest size's score
 
 
 def test_a_percentage_covers_with_few_clusters_too():

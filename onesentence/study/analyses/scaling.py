@@ -16,23 +16,32 @@ CURVE_POINTS = 25  # of a fitted law and its band
 PAIRS = "data.train_size"
 
 
-def further_sentence(more: dict[str, int | None]) -> str:
-    """How many pairs one more point would take, in two significant digits: it is an extrapolation."""
+def needed_phrase(goal: str, more: dict[str, int | None]) -> str:
+    """How many pairs a goal would take, in two significant digits: it is an extrapolation."""
 
     def rounded(pairs: int | None) -> str:
         return f"more than {variance.BEYOND:,}" if pairs is None else f"{float(f'{pairs:.2g}'):,.0f}"
 
     if more["low"] is None:
-        return f"By the law through all sizes, {variance.BEYOND:,} pairs would not bring one more point."
+        return f"{goal} is out of reach"
     if more["value"] is None:
-        return (
-            "By the law through all sizes, one more point than the largest size's is out of reach (interval "
-            f"from {rounded(more['low'])} pairs on)."
-        )
+        return f"{goal} is out of reach (interval from {rounded(more['low'])} pairs on)"
     return (
-        f"By the law through all sizes, one more point than the largest size's would take about "
-        f"{rounded(more['value'])} pairs [{rounded(more['low'])}, {rounded(more['high'])}], an extrapolation."
+        f"{goal} would take about {rounded(more['value'])} pairs [{rounded(more['low'])}, "
+        f"{rounded(more['high'])}]"
     )
+
+
+def further_sentence(further: dict[str, Any]) -> str:
+    """What the law through all sizes says of more data."""
+    parts = [f"{between(at, '.2f')} with {at['pairs']:,} pairs" for at in further["predicted"]]
+    parts.append(needed_phrase("one point more than the largest size's", further["one_more_point"]))
+    if "goal" in further:
+        parts.append(needed_phrase(f"{TITLE} {further['goal']['score']:g}", further["goal"]))
+    listed = (
+        ", ".join(parts[:-1]) + f"{',' if len(parts) > 2 else ''} and {parts[-1]}" if parts[1:] else parts[0]
+    )
+    return f"The law through all sizes, an extrapolation: {listed}."
 
 
 def law_sentence(label: str, law: dict[str, Any], confidence: float) -> str:
@@ -68,8 +77,8 @@ def law_sentence(label: str, law: dict[str, Any], confidence: float) -> str:
         f"there; the measured score is {distance(miss, 'higher', 'lower')}, {verdict}. "
         f"{start_of_plateau} (interval {near['low']:,} to {near['high']:,})."
     )
-    if "one_more_point" in law:  # results of an earlier version lack it
-        text += f" {further_sentence(law['one_more_point'])}"
+    if "further" in law:  # results of an earlier version lack it
+        text += f" {further_sentence(law['further'])}"
     return start + text if label else text[0].upper() + text[1:]
 
 
@@ -80,6 +89,7 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, An
         x = np.array([study.position(variant) for variant in members])
         drawn = [measured.headline(v.name) for v in members]
         laws[label] = variance.scaling(x, drawn, confidence)
+        laws[label]["further"] = variance.extrapolated(x, drawn, confidence, study.goal)
         at = np.geomspace(x[0], x[-1], CURVE_POINTS)
         laws[label]["curve"] = np.vstack([at, variance.band(x, drawn, at, confidence)]).T.tolist()
     for part in ("miss", "growth"):

@@ -116,8 +116,7 @@ def test_push_clone_pull_and_the_adapter_scores_the_same(ran, tmp_path):
     assert (clone / "metrics/evaluation.json").read_bytes() == wanted
 
 
-@pytest.mark.slow
-def test_the_ladder_climbs_and_stops_at_the_first_rung_that_fails(project):
+def test_a_rung_fits_whatever_the_parameters_ask_for():
     from onesentence.commands.ladder import overrides
 
     sizes = {"train": 3_000, "validation": 50, "test": None}
@@ -125,8 +124,12 @@ def test_the_ladder_climbs_and_stops_at_the_first_rung_that_fails(project):
     assert overrides(100, sizes, kept)[:6] == [
         "-S", "data.train_size=100", "-S", "data.validation_size=50", "-S", "data.test_size=80"
     ]  # fmt: skip
+    assert overrides(100, sizes, kept)[6:10] == ["-S", "train.epochs=1", "-S", "train.steps=null"]
     assert overrides(None, sizes, kept)[5] == "data.test_size=null"
 
+
+@pytest.mark.slow
+def test_the_ladder_climbs_and_stops_at_the_first_rung_that_fails(project):
     edit(project, prompt__max_input_tokens=16)  # no room for a document
     run(project, "git", "commit", "--all", "--quiet", "--message=broken")
     failed = run(project, "python", "-m", "onesentence", "ladder", check=False)

@@ -220,6 +220,10 @@ def test_the_estimate_measures_no_run_of_other_settings_and_none_that_will_not_f
     refused = said["train__batch_size"]
     assert "train: will not fit" in refused and "these would fit: train.batch_size: " in refused
     assert "fits:" not in refused and "a second" not in refused
+    edit(folder, train__batch_size=100)  # one batch: the only step is counted, though it warms up
+    estimate.command.main([], standalone_mode=False)
+    (folder / "params.yaml").write_bytes(before)
+    assert re.search(r"train: [\d,]+ tokens at [\d,]+ a second", capsys.readouterr().out)
 
 
 def test_a_run_that_will_not_fit_is_refused_and_leaves_everything(finished):

@@ -156,14 +156,15 @@ def probe(p: params.Params) -> list[str]:
     order = batches_of(rows, p.train, p.seed)
     device = next(model.parameters()).device
     seen, started = 0, 0.0
+    first = min(1, len(order) - 1)  # step 0 warms up and is not counted, unless there is no other
     for k, chosen in enumerate(order[: PROBE_STEPS + 1]):
-        if k == 1:  # the first step warms up and is not counted
+        if k == first:
             started = time.perf_counter()
         batch = training_batch([rows[i] for i in chosen], tokenizer.pad_token_id)
         with in_format(model, p.train.autocast):
             loss = completion_loss(model, {key: value.to(device) for key, value in batch.items()})
         loss.backward()
-        seen += sum(lengths[i] for i in chosen) if k else 0
+        seen += sum(lengths[i] for i in chosen) if k >= first else 0
     rate = seen / max(time.perf_counter() - started, 1e-9)
     model.eval()
     prompts = read_parquet(split)["prompt_ids"].to_pylist()

@@ -25,14 +25,14 @@ RUNGS = (10, 100, 1_000, None)
 def overrides(rung: int | None, sizes: dict[str, int | None], kept: dict[str, int]) -> list[str]:
     """The `-S` options of a rung: no split is larger than the rung, its rows, or its size in params.yaml.
 
-    sizes: of params.yaml; kept: rows that cleaning leaves.
+    sizes: of params.yaml; kept: rows that cleaning and data.selection leave.
     """
     options: list[str] = []
     for split, size in sizes.items():
         value = size if rung is None else min(rung, kept[split], size or kept[split])
         options += ["-S", f"data.{split}_size={'null' if value is None else value}"]
     if rung is not None:
-        options += ["-S", "train.epochs=1", "-S", f"smoke.examples={min(10, rung)}"]
+        options += ["-S", "train.epochs=1", "-S", "train.steps=null", "-S", f"smoke.examples={min(10, rung)}"]
     return options
 
 
@@ -45,6 +45,8 @@ def command() -> None:
         read = read_rows(open_source(data), pool, p.evaluate.language, Path(folder) / "rows")
         cleaned, _ = clean(read, data.group_column is not None)
     kept = {split: len(rows) for split, rows in cleaned.items()}
+    if data.selection == "novel_half":
+        kept["train"] = (kept["train"] + 1) // 2
     largest = max(sizes[split] or kept[split] for split in SPLITS)
     for rung in RUNGS:
         if rung is not None and rung >= largest:

@@ -77,7 +77,9 @@ def folder_of(place: str) -> str:
     folder = Path(place).expanduser().resolve()
     slip = SLIP.match(place)
     if slip:
-        raise UserError(f"{place}: expected a folder or a URL; write {slip['scheme']}://HOST/PATH")
+        # Not the whole text: a password in it is found by its `://`, which is what is missing.
+        scheme = slip["scheme"]
+        raise UserError(f"{scheme}...: expected a folder or a URL; write {scheme}://HOST/PATH")
     root = Path.cwd()
     if not place or root.is_relative_to(folder) or _is_used(Path(os.path.relpath(folder))):
         raise UserError(

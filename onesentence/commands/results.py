@@ -15,6 +15,7 @@ import click
 from onesentence.commands import documented
 from onesentence.commands.preset import PRESETS
 from onesentence.core import params
+from onesentence.core.escaping import visible
 from onesentence.core.files import read_as_written_now, read_json, write_text
 from onesentence.evaluation.metrics import METRICS
 from onesentence.report.readme import (
@@ -68,5 +69,5 @@ def command(readme: bool) -> None:
         write_text(README, with_between(README, page, EXAMPLE_START, EXAMPLE_END, example))
     print_table(title, ["system", *(METRICS[name].title for name in TERMINAL_METRICS), "success"], rows)
     for sentence in sentences:
-        print(f"- {sentence}")
+        print(f"- {visible(sentence)}")
     print("Report: plots/report.html. Numbers: metrics/summary.json, metrics/evaluation.json")

@@ -22,6 +22,7 @@ import click
 from onesentence.commands import documented
 from onesentence.core import params
 from onesentence.core.errors import UserError
+from onesentence.core.escaping import visible
 from onesentence.core.files import output_file, require_other_file
 from onesentence.core.language import ENGLISH
 from onesentence.core.rules import LANGUAGE
@@ -168,13 +169,14 @@ def print_found(result: dict[str, Any], scores: dict[str, Scores]) -> None:
     print_scores(result)
     warning = comparison.cluster_warning(comparison.sample_of(scores), result["resampling"]["unit"])
     if warning:
-        print(f"score: warning: {warning}")
+        print(f"score: warning: {visible(warning)}")
     if not result["comparisons"]:
         return
     print_comparisons(result)
+    articles, confidence = visible(clusters_phrase(result)), result["confidence"]  # a file names its clusters
     for pair, entries in result["comparisons"].items():
-        left, _, right = pair.partition("-")
-        articles, confidence = clusters_phrase(result), result["confidence"]
-        print(difference_sentence(left, right, entries[HEADLINE], HEADLINE, articles, confidence))
+        if HEADLINE in entries:  # else the two share other metrics alone, such as entailment
+            left, _, right = pair.partition("-")
+            print(difference_sentence(left, right, entries[HEADLINE], HEADLINE, articles, confidence))
     clusters = result["resampling"]["clusters"]
     print(family_sentence(result["comparisons"], result["resamples"], result["confidence"], clusters))

@@ -33,6 +33,7 @@ import click
 from onesentence.commands import documented, repro
 from onesentence.core import params
 from onesentence.core.errors import UserError
+from onesentence.core.escaping import visible
 from onesentence.study.comparison import borrowed_spread
 from onesentence.study.declaration import STUDIES_FILE, Studies
 from onesentence.study.experiments import (
@@ -145,7 +146,7 @@ def command(
         for name in studies.names():
             study = studies.study(name)
             hours = "" if study.hours is None else f", {study.hours:g} h"
-            print(f"{name}: {study.question} ({len(study.experiments())} runs{hours})")
+            print(f"{name}: {visible(study.question)} ({len(study.experiments())} runs{hours})")
         return
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs: expected at least 1, found {jobs}")

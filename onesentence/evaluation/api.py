@@ -15,7 +15,7 @@ from onesentence.core.language import ENGLISH, require_language
 from onesentence.core.params import Evaluate, part_of
 from onesentence.core.rules import LANGUAGE, LANGUAGES
 from onesentence.core.text import has_word
-from onesentence.evaluation import comparison
+from onesentence.evaluation import comparison, metrics
 from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.metrics import ROW, Scores
 from onesentence.evaluation.scoring import score_systems
@@ -96,6 +96,8 @@ def compare(
     if not isinstance(resamples, int) or resamples < 1:
         raise UserError(f"resamples: expected a whole number of at least 1, found {resamples!r}")
     pairs = list(combinations(scores, 2))
+    for left, right in pairs:
+        metrics.require_comparable(scores[left], scores[right], left, right)
     sums = comparison.resampled(scores, resamples)
     return {
         "n": len(next(iter(scores.values())).ids),

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from onesentence.core.errors import UserError
 from onesentence.core.files import distinct_keys
 from onesentence.data.checking import name_of
-from onesentence.data.records import FORMATS, ID, MARKS, format_of, records
+from onesentence.data.records import FORMATS, ID, LONGEST, MARKS, format_of, records
 from onesentence.evaluation.external import (
     DELIMITERS,
     OTHER_SUFFIXES,
@@ -127,7 +127,7 @@ def _file(path: Path, lines: bool, column: str) -> Input:
                 yield from _lines(file, name)
                 return
             try:
-                yield _whole(file.read(), name)
+                yield _whole(_bounded(file.read, name), name)
             except UserError as error:  # the file is no text: one of many articles fails, not all
                 yield Item(name, name, "", str(error).removeprefix(name).lstrip(":, "))
 
@@ -144,7 +144,7 @@ def _standard_input(kind: str, column: str) -> Input:
 
     def read() -> Iterator[Item]:
         if kind == "text":
-            yield _whole(stream.read(), STDIN_NAME)
+            yield _whole(_bounded(stream.read, STDIN_NAME), STDIN_NAME)
         elif kind == "lines":
             yield from _lines(stream, STDIN_NAME)
         elif kind == "jsonl":
@@ -157,6 +157,22 @@ def _standard_input(kind: str, column: str) -> Input:
                 yield from _rows(copy, STDIN_NAME, column)
 
     return Input(STDIN_NAME, read, twice=False, column=kind not in ("text", "lines"), single=kind == "text")
+
+
+def _bounded(read: Callable[[int], bytes], place: str) -> bytes:
+    """What `read` gives; a UserError for a text or a line that is too long, before it fills the memory."""
+    raw = read(LONGEST + 1)
+    if len(raw) > LONGEST:
+        raise UserError(f"{place}: longer than {LONGEST:,} bytes; no article has as many: cut or remove it")
+    return raw
+
+
+def _numbered(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, counted from 1."""
+    number = 1
+    while raw := _bounded(file.readline, f"{name}, line {number}"):
+        yield number, raw
+        number += 1
 
 
 def _whole(raw: bytes, name: str) -> Item:
@@ -201,7 +217,7 @@ def _lines(file: BinaryIO, name: str) -> Iterator[Item]:
     """One article a line."""
     sample: list[str] = []
     held: list[Item] = []  # until the format of the first lines is known
-    for number, raw in enumerate(file, start=1):
+    for number, raw in _numbered(file, name):
         text = _decoded(raw, name, number).strip()
         place = f"{name}, line {number}"
         held.append(Item(place, place, text, None if text else "the line is empty"))
@@ -220,7 +236,7 @@ def _lines(file: BinaryIO, name: str) -> Iterator[Item]:
 def _json_lines(file: BinaryIO, column: str) -> Iterator[Item]:
     """The rows of JSON Lines on standard input, one by one; a line that is not a row is an Item too."""
     start = True
-    for number, raw in enumerate(file, start=1):
+    for number, raw in _numbered(file, STDIN_NAME):
         if start and any(raw.startswith(mark) for mark, _ in MARKS):
             raise UserError(f"{STDIN_NAME}: is text in UTF-16 or UTF-32; expected JSON Lines in UTF-8")
         start = False

@@ -210,6 +210,10 @@ def require_values(where: str, values: dict[str, object]) -> None:
             raise UserError(f"{where}: {problem}")
 
 
+class NoScaleError(UserError):
+    """studies.yaml has no scale for a pipeline's model."""
+
+
 class Studies:
     """The declarations of studies.yaml for the model in params.yaml."""
 
@@ -241,7 +245,7 @@ class Studies:
                 for name, scale in scales.items()
             )
             where = f" in {pipeline}" if pipeline else ""
-            raise UserError(
+            raise NoScaleError(
                 f"{path}: no scale for model.name {model!r}{where} (found {known}); add a scale, or set the "
                 "model with `make preset`"
             )

@@ -182,7 +182,9 @@ class Job(Clone):
 def compare_in(clone: Clone, study: str, quick: bool, partial: bool) -> None:
     """Compare in a clone, with the code that the variants ran with, and copy the results out of it."""
     # Experiments that come in now are the user's: none is to be fetched back.
-    (clone.root / LAST).write_text("")
+    last = clone.root / LAST
+    last.parent.mkdir(parents=True, exist_ok=True)  # no variant has run in the clone of a scheduler's head
+    last.write_text("")
     clone.git("checkout", "--quiet", "--force", clone.commit, "--", params.PARAMS_FILE.as_posix())
     clone.git("fetch", "--quiet", git("rev-parse", "--show-toplevel").strip(), "+refs/exps/*:refs/exps/*")
     name = f"{QUICK if quick else ''}{study}"

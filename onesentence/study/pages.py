@@ -10,7 +10,7 @@ from onesentence.report.readme import write_between
 from onesentence.study.comparison import compared
 from onesentence.study.costs import cost_lines
 from onesentence.study.decisions import DECISIONS_FILE, current_decisions
-from onesentence.study.declaration import Studies
+from onesentence.study.declaration import NoScaleError, Studies
 from onesentence.study.experiments import git
 from onesentence.study.figures import PLOTS, write_plots
 from onesentence.study.results import STUDIES
@@ -68,4 +68,10 @@ def write_pages() -> None:
         top = Path()
         write_between(STUDIES_PAGE, START, END, section(STUDIES, studies, values))
     with contextlib.chdir(top):
-        write_text(DECISIONS_FILE, current_decisions(STUDIES))
+        try:
+            decisions = current_decisions(STUDIES)
+        except NoScaleError:  # of the default pipeline's model: it has no studies, so the page stays
+            if not studies.pipeline:
+                raise
+        else:
+            write_text(DECISIONS_FILE, decisions)

@@ -125,7 +125,9 @@ def test_cells_of_the_comment_are_no_markup():
 
 def test_a_study_that_is_absent_or_of_other_code_gets_one_phrase():
     assert said_by(None) == ["absent"]
-    assert said_by("{") == said_by("[]") == said_by('{"confidence": 0.95}') == ["written by other code"]
+    lists = '{"left_out": [], "confidence": 0.95, "baseline": "a", "variants": []}'
+    for text in ("{", "[]", '{"confidence": 0.95}', lists, "[" * 100_000, "\ufffd"):
+        assert said_by(text) == ["written by other code"]
 
 
 def test_studies_and_plots_that_git_does_not_know_yet_are_named(tmp_path, monkeypatch):
@@ -156,6 +158,8 @@ def test_studies_and_plots_that_git_does_not_know_yet_are_named(tmp_path, monkey
     assert rank[0] == "rank" and rank[1].endswith("a significant gain.") and "no significant trend" in rank[2]
     assert rank[1].startswith("one rate: ") and rank[2].startswith("one rate: ")
     assert search[:2] == ["search", "absent"] and "best is search-09" in search[2]
+    (tmp_path / "metrics/studies/rank.json").write_bytes(b"\xff")
+    assert changed_studies("HEAD:")[0][2] == "written by other code"
 
 
 def test_names_are_short_where_they_are_clear():

@@ -42,5 +42,8 @@ def test_a_comparison_out_of_range_is_refused_by_name(options, message):
     with pytest.raises(UserError) as refused:
         compare(scores, **options)
     assert str(refused.value) == message
+    fewer = {**scores, **score(TEXTS[:1], {"b": TEXTS[:1]})}
+    with pytest.raises(UserError, match="cannot be compared: number of articles is 2 in a and 1 in b"):
+        compare(fewer)
     with pytest.raises(UserError, match="scores: expected those of at least one system, found none"):
         compare({})

@@ -645,6 +645,29 @@ def test_stored_scores_of_other_settings_are_refused(stored, tmp_path, error_of)
     assert "rouge1: these scores cannot be compared: stemmer is yes in good and no in x" in message
 
 
+@pytest.mark.parametrize("headline", [True, False])
+def test_stored_scores_may_name_anything_and_lack_the_headline_metric(
+    stored, tmp_path, call, files, headline
+):
+    """Clusters are printed with their name, which is of the file; files may share other metrics alone."""
+    for name in ("good", "poor"):
+        scores = read_scores(stored[name])
+        if not headline:
+            del scores.columns["rouge1"], scores.signatures["rouge1"]
+        scores.groups = ["a", "a", "b", "b", "c"]
+        scores.signatures = {
+            key: text.replace("|unit:row", "|unit:\x1b]0;owned\x07")
+            for key, text in scores.signatures.items()
+        }
+        write_scores(tmp_path / f"{name}.parquet", scores, {})
+    given = [f"{name}={tmp_path / name}.parquet" for name in ("good", "poor")]
+    shown = call("score", "--scores", *given, *FAST, "--output", str(files["output"]))
+    assert "\x1b" not in shown and "\x07" not in shown and "\\u001b]0;owned" in shown
+    assert ("good - poor in ROUGE-1" in shown or "ROUGE-1" in shown) is headline
+    found = json.loads(files["output"].read_text())["comparisons"]["good-poor"]
+    assert ("rouge1" in found) is headline and "rouge2" in found
+
+
 # The published outputs.
 
 

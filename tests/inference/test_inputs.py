@@ -114,15 +114,29 @@ def test_standard_input_is_an_article_or_an_article_a_line(stdin):
 def test_a_line_of_standard_input_is_yielded_before_the_next_is_read(stdin, monkeypatch):
     read_end = []
 
-    def lines():
-        for k in range(3):
-            read_end.append(k)
-            yield json.dumps({"document": f"Text {k}."}).encode() + b"\n"
+    def readline(limit):
+        read_end.append(len(read_end))
+        return json.dumps({"document": f"Text {read_end[-1]}."}).encode() + b"\n"
 
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=lines()))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(readline=readline)))
     (known,) = open_inputs(["-"], "jsonl", None, "document")
     first = next(known.read())
     assert first.text == "Text 0." and read_end == [0]
+
+
+@pytest.mark.parametrize("kind", ["text", "lines", "jsonl"])
+def test_an_endless_line_is_refused_before_it_fills_the_memory(stdin, monkeypatch, tmp_path, kind):
+    monkeypatch.setattr("onesentence.inference.inputs.LONGEST", 1_000)
+    place = "standard input" if kind == "text" else "standard input, line 2"
+    row = b'{"document": "One."}\n' if kind == "jsonl" else b"One.\n"
+    stdin(row + b"a" * 1_001)
+    said = f"{place}: longer than 1,000 bytes; no article has as many: cut or remove it"
+    assert refused("-", kind=kind) == said
+    stdin(b"a" * 997)
+    if kind != "jsonl":
+        assert len(items("-", kind=kind)) == 1
+    (tmp_path / "long.txt").write_bytes(b"a" * 1_001)
+    assert "longer than 1,000 bytes" in str(items(str(tmp_path / "long.txt"), keep_going=True)[0])
 
 
 def refused(*names, **options) -> str:

@@ -15,10 +15,10 @@ import yaml
 from cluster import make_small
 from conftest import make_project, run, take_cache
 
-from onesentence.core.files import write_json
+from onesentence.core.files import write_json, write_text
 from onesentence.study.clone import LAST, Clone
 from onesentence.study.declaration import Studies
-from onesentence.study.jobs import Job, clones_for
+from onesentence.study.jobs import Job, clones_for, compare_in
 from onesentence.study.pool import WORK
 from onesentence.study.variants import run_name
 
@@ -383,3 +383,15 @@ def test_a_clone_finds_the_cache_of_a_repository_with_any_letters_in_its_path(tm
     clone = Job(0, commit, 1, inputs=False)
     cache = run(clone.folder, sys.executable, "-m", "dvc", "cache", "dir").stdout.strip()
     assert Path(cache).resolve() == project / ".dvc/cache"
+
+    # The head of a scheduler compares in such a clone, in which no variant has run.
+    def compared(study: str, quick: bool, partial: bool, folder: Path) -> None:
+        for name in ("scores/rank.parquet", "rank.json"):
+            write_text(folder / "metrics/studies" / name, name)
+        for name in ("rank.csv", "rank.svg"):
+            write_text(folder / "plots/studies" / name, name)
+
+    monkeypatch.setattr("onesentence.study.jobs.compare", compared)
+    compare_in(clone, "rank", quick=False, partial=False)
+    assert (project / "metrics/studies/rank.json").read_text() == "rank.json"
+    assert (project / "plots/studies/rank.svg").read_text() == "rank.svg"

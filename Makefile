@@ -114,7 +114,7 @@ ifdef PRESET
 	@$(call install,models,models/requirements.txt)
 	@python -m onesentence repro "$(PRESET)"
 endif
-	@cd "$(if $(PRESET),presets/$(PRESET),.)" && exec python -m onesentence study $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(if $(QUICK),--quick) $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
+	@cd "$(if $(PRESET),presets/$(PRESET),.)" && exec python -m onesentence study $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(if $(QUICK),--quick) $(if $(SCHEDULER),--scheduler "$(or $(realpath $(SCHEDULER)),$(SCHEDULER))")
 
 sizes: setup ## Pretrain phi-tiny's smaller siblings for the study model_size, where they are missing
 	@python -m onesentence sizes

@@ -56,13 +56,12 @@ def written_before() -> dict[str, str]:
 
 
 def own_files() -> list[Path]:
-    """Files in data/local that are unchanged since this command wrote them; a changed one is the user's."""
+    """Files in data/local that are unchanged since this command wrote them; a changed one is the user's.
+
+    With DVC's `cache.type symlink` they are links into its cache.
+    """
     files = {LOCAL / name: digest for name, digest in written_before().items()}
-    return [
-        file
-        for file, digest in files.items()
-        if file.is_file() and not file.is_symlink() and file_sha256(file) == digest
-    ]
+    return [file for file, digest in files.items() if file.is_file() and file_sha256(file) == digest]
 
 
 def check_place(files: list[Path], own: list[Path]) -> None:
@@ -135,9 +134,12 @@ def rows_by_split(source: Path, columns: dict[str, str | None]) -> dict[str, int
 def use(source: Path, columns: dict[str, str | None]) -> str:
     """Put the data in place, track it and point params.yaml at it, all or nothing; returns the diff."""
     files, own = given_files(source), own_files()
-    inside = source.resolve().is_relative_to(LOCAL.resolve())
+    # Also with its last part as it is named: a file in data/local may be a link into DVC's cache.
+    local, named = LOCAL.resolve(), source.parent.resolve() / source.name
+    places = [place for place in (named, source.resolve()) if place.is_relative_to(local)]
+    inside = bool(places)
     if inside:
-        path = LOCAL / source.resolve().relative_to(LOCAL.resolve())
+        path = LOCAL / places[0].relative_to(local)
         names = [file.relative_to(LOCAL).as_posix() for file in own]
     else:
         check_place(files, own)

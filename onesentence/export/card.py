@@ -11,7 +11,7 @@ import yaml
 from onesentence.core.errors import UserError
 from onesentence.core.escaping import markdown_code
 from onesentence.core.files import write_text
-from onesentence.core.params import Data, Model, Params, parse_yaml
+from onesentence.core.params import Data, Model, Params, generating, parse_yaml
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.export.converters import require_ctranslate2
 from onesentence.export.folder import ADAPTER, CTRANSLATE2, GGUF, SETTINGS
@@ -27,6 +27,12 @@ model = AutoModelForCausalLM.from_pretrained(folder)""",
 base = AutoModelForCausalLM.from_pretrained({base!r}{options})
 model = PeftModel.from_pretrained(base, folder)
 model.get_base_model().generation_config = GenerationConfig.from_pretrained(folder)""",
+}
+QUANTIZED = {  # as `quantization_config` of onesentence/model/loading.py makes it
+    "int8": "BitsAndBytesConfig(load_in_8bit=True)",
+    "nf4": "BitsAndBytesConfig(\n"
+    "    load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,\n"
+    "    bnb_4bit_compute_dtype={dtype!r})",
 }
 IMPORTS = {
     "merged": "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -172,11 +178,17 @@ def usage(p: Params, target: str) -> str:
         longest = p.generate.max_new_tokens
         return LLAMA_CPP.format(file=FILE, context=p.prompt.max_input_tokens + longest, longest=longest)
     options = f", dtype={p.model.dtype!r}" + (f", revision={p.model.revision!r}" if p.model.revision else "")
-    load = LOAD[target]
+    load, imports, generate = LOAD[target], IMPORTS[target], GENERATE
     if target == ADAPTER:
+        quantization = generating(p).quantization
+        if quantization != "none":  # the scores are those of the quantized base
+            made = QUANTIZED[quantization].format(dtype=p.model.dtype)
+            options += f", quantization_config={made}, device_map='auto'"
+            imports = imports.replace("GenerationConfig", "BitsAndBytesConfig, GenerationConfig")
+            generate += ".to(model.device)"
         load = load.format(base=p.model.name, options=options)
     call = BANNED.format(ban=ban) if ban else PLAIN
-    return "\n".join([IMPORTS[target], "", 'folder = "models/exported"', load, GENERATE, call, DECODE])
+    return "\n".join([imports, "", 'folder = "models/exported"', load, generate, call, DECODE])
 
 
 def source_of(data: Data) -> str:
@@ -230,9 +242,7 @@ difference and the test of equivalence. `.eval_results/` has the scores in the h
 The chat template of the tokenizer is the trained prompt: one message with the role `user`, the article.
 Cut a long article at its end, so that the prompt has at most {p.prompt.max_input_tokens} tokens.
 
-Or, in the repository that made it: `onesentence summarize --model models/exported FILE`{served(target)}
-
-## Limits
+{elsewhere(target)}## Limits
 
 - It writes plausible sentences that may be false. Check numbers and names against the article.
 - It was measured on texts like those of its training, in the language `{p.evaluate.language}`, and on no
@@ -246,9 +256,13 @@ Or, in the repository that made it: `onesentence summarize --model models/export
 """
 
 
-def served(target: str) -> str:
-    """How the folder is served, where a server reads it."""
-    return ".\nOr served: `transformers serve models/exported`." if target == "merged" else "."
+def elsewhere(target: str) -> str:
+    """Other programs that run the folder, as a paragraph of the card; nothing for GGUF."""
+    if target == GGUF:  # `onesentence summarize` runs none
+        return ""
+    served = ".\nOr served: `transformers serve models/exported`." if target == "merged" else "."
+    command = "`onesentence summarize --model models/exported FILE`"
+    return f"Or, in the repository that made it: {command}{served}\n\n"
 
 
 def eval_results(p: Params, evaluation: dict[str, Any]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ summarized (empty, a number, a line that is not JSON) keeps its place, with the 
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
@@ -36,6 +37,7 @@ KINDS = ("text", "lines", *(name[1:] for name in FORMATS))  # what standard inpu
 EXPECTED = (
     f"a text file, a folder of {' or '.join(TEXT_SUFFIXES)} files, or {', '.join(FORMATS)} with a column"
 )
+SHOWN = 60  # characters of a text that was meant to be a file's name
 SAMPLE_LINES = 16  # of a file of lines, for its format
 
 
@@ -90,9 +92,18 @@ def open_inputs(names: Iterable[str], kind: str | None, column: str | None, defa
     return inputs
 
 
+def nameable(path: Path) -> bool:
+    """Whether a file can have this name. It may be too long, as an article in its place is."""
+    try:
+        path.exists()
+    except OSError:
+        return False
+    return True
+
+
 def files_of(path: Path) -> list[Path]:
     """A file alone, or the text files of a folder by name."""
-    if not path.is_dir():
+    if not nameable(path) or not path.is_dir():
         return [path]
     files = sorted(file for file in path.iterdir() if _is_article(file))
     if not files:
@@ -119,6 +130,11 @@ def _file(path: Path, lines: bool, column: str) -> Input:
         except FileNotFoundError as error:
             raise UserError(f"{name}: not found; expected {EXPECTED}") from error
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise UserError(
+                    f"{name[:SHOWN]}...: too long for the name of a file; pass a text by standard input: "
+                    "onesentence summarize -"
+                ) from error
             raise UserError(f"{name}: cannot be read: {error.strerror}; expected {EXPECTED}") from error
 
     def read() -> Iterator[Item]:
@@ -136,7 +152,7 @@ def _file(path: Path, lines: bool, column: str) -> Input:
 
 def _regular(path: Path) -> bool:
     """Whether a file can be read twice; one that is missing fails at its first reading."""
-    return path.is_file() or not path.exists()
+    return not nameable(path) or path.is_file() or not path.exists()
 
 
 def _standard_input(kind: str, column: str) -> Input:

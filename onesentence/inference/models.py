@@ -15,6 +15,7 @@ from onesentence.core.params import NO_FILE, PARAMS_FILE
 from onesentence.export.engines import load_exported_tokenizer
 from onesentence.export.folder import CTRANSLATE2
 from onesentence.inference.ctranslate2 import CTranslate2Model
+from onesentence.inference.inputs import nameable
 from onesentence.inference.revisions import TUNED, fetch
 from onesentence.inference.settings import EXPORT, Settings, base_model, of_export, of_pipeline
 from onesentence.model.adapters import ADAPTER, TUNING, check_adapter, load_tuned, merged, quiet_peft
@@ -51,9 +52,10 @@ def find(model: str | Path | None, untuned: bool = False, revision: str | None =
     the pipeline in the folder, instead of its present state.
     """
     folder = Path() if model is None else Path(model)
-    if revision is None and not folder.is_dir():
-        if folder.exists() or os.sep in str(model):
-            kind = "is a file" if folder.exists() else "not found"
+    there = nameable(folder) and folder.exists()
+    if revision is None and not (there and folder.is_dir()):
+        if there or os.sep in str(model):
+            kind = "is a file" if there else "not found"
             raise UserError(
                 f"--model: {folder}: {kind}; expected the folder of an exported model, of an adapter, of a "
                 "base model or of a pipeline, or the name of an experiment or a git revision"
@@ -62,7 +64,11 @@ def find(model: str | Path | None, untuned: bool = False, revision: str | None =
     if revision is not None:
         fetched, commit = fetch(revision, folder, untuned)
         source = _pipeline(fetched, untuned)
-        label = os.path.relpath(source.settings.model.name, fetched) if untuned else str(TUNED)
+        label = str(TUNED)
+        if untuned:
+            label = source.settings.model.name  # of a hub, or a folder in what was fetched
+            if Path(label).is_relative_to(fetched):
+                label = os.path.relpath(label, fetched)
         return replace(source, name=f"{label} at {revision} ({commit[:7]})")
     if (folder / EXPORT).is_file():
         source = _exported(folder)

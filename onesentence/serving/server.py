@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import signal
 import socket
 import threading
@@ -122,7 +123,13 @@ class Serving:
                 loading.result()  # raises what went wrong
         finally:
             loading.cancel()
+            # Left by a second Ctrl-C, or by the time-out of the graceful end.
+            dropped = bool(self.server.server_state.tasks)
+            # For each of them uvicorn would print a traceback; one sentence follows.
+            logging.getLogger("uvicorn.error").disabled = dropped
             await self.service.close()
+        if dropped:
+            raise UserError("serve: stopped before every accepted request was answered")
         print("serve: stopped; every accepted request was answered", flush=True)
 
     async def _load(self, model: str | None, compare: bool) -> None:

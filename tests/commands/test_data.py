@@ -211,6 +211,20 @@ def test_a_link_is_followed_and_stays(make_data, tmp_path):
     assert link.is_symlink() and given.is_file()
 
 
+def test_links_into_dvcs_cache_are_replaced_and_used_in_place(make_data, project, tmp_path):
+    """DVC's `cache.type symlink` makes them of the files that it tracks."""
+    subprocess.run([sys.executable, "-m", "dvc", "config", "cache.type", "symlink"], check=True)
+    given = jsonl(tmp_path / "mine.jsonl")
+    make_data(given)
+    place = LOCAL / given.name
+    assert place.is_symlink() and place.read_bytes() == given.read_bytes()
+    make_data(place)  # in place
+    assert place.is_symlink() and "watch: data/local" in (project / "params.yaml").read_text()
+    given.write_text(given.read_text() + given.read_text().splitlines()[0].replace("id", "other") + "\n")
+    make_data(given)
+    assert place.read_bytes() == given.read_bytes()
+
+
 @pytest.mark.parametrize("before", ["nothing", "own data", "the user's data"])
 def test_a_held_lock_leaves_everything_and_says_what_dvc_says(make_data, refused, project, tmp_path, before):
     if before == "own data":

@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
 import yaml
+from conftest import run
+from study.cluster import make_small
 
 from onesentence.commands.verify import differences, distance, locked, report
 from onesentence.core.machine import machine
@@ -104,6 +107,34 @@ def test_a_folder_that_dvc_caches_is_compared_file_by_file(tmp_path):
     assert report(locked(root), root, clone)[1:] == [
         "score: out: differs; run `dvc pull` to see which files of the committed folder differ"
     ]
+
+
+def test_a_stage_that_the_graph_no_longer_has_is_left_out(tmp_path):
+    """DVC keeps its entry in dvc.lock."""
+    root = write_project(tmp_path / "root", 2.5)
+    lock = yaml.safe_load((root / "dvc.lock").read_text())
+    lock["stages"] |= {"gone": lock["stages"]["train"], "gone@base": lock["stages"]["train"]}
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+    assert list(locked(root)) == ["train", "generate@base"]
+
+
+@pytest.mark.slow
+def test_inputs_that_dvc_tracks_are_verified_in_the_clone(tmp_path):
+    """Its cache is empty; an input that is not here is named before anything runs."""
+    project = make_small(tmp_path)
+    run(project, "dvc", "repro", "--quiet")
+    run(project, "git", "add", "--all")
+    run(project, "git", "commit", "--quiet", "--message=run")
+    verify = ("python", "-m", "onesentence", "verify")
+    assert "dvc.lock are the committed ones, byte for byte" in run(project, *verify).stdout
+    (project / "data/input.txt").write_text("other")
+    differs = run(project, *verify, check=False).stderr
+    assert "gives other bytes than the committed ones" in differs and "data/input.txt" in differs
+    assert "no machine of the committed numbers is recorded in benchmarks/results/machine.json" in differs
+    (project / "data/input.txt").unlink()
+    missing = run(project, *verify, check=False)
+    assert missing.stderr.startswith("error: data/input.txt: not found; a stage reads it.")
+    assert "Running stage" not in missing.stdout
 
 
 def test_a_missing_output_is_said(tmp_path):

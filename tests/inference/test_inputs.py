@@ -139,6 +139,12 @@ def test_an_endless_line_is_refused_before_it_fills_the_memory(stdin, monkeypatc
     assert "longer than 1,000 bytes" in str(items(str(tmp_path / "long.txt"), keep_going=True)[0])
 
 
+def test_an_article_in_place_of_its_file_s_name_is_refused_in_a_sentence():
+    said = refused("The bridge was closed. " * 20)
+    assert said.startswith("The bridge was closed.") and "too long for the name of a file" in said
+    assert len(said) < 200 and said.endswith("onesentence summarize -")
+
+
 def refused(*names, **options) -> str:
     with pytest.raises(UserError) as error:
         items(*names, **options)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import write_tiny_model
 from exports import write_export
 
@@ -168,6 +169,22 @@ def test_without_a_pipeline_here_a_model_must_be_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^params\.yaml: not found here; .* with --model"):
         find(None)
+
+
+def test_a_name_that_is_too_long_for_a_folder_is_not_found(pipeline, monkeypatch):
+    monkeypatch.chdir(pipeline)
+    with pytest.raises(UserError, match=r"^--model: x+/x+: not found; expected the folder of"):
+        find("x" * 300 + "/" + "x" * 300)
+
+
+def test_a_revision_s_base_of_a_hub_keeps_its_name(pipeline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(pipeline / "params.yaml", tmp_path)
+    values = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    values["model"] |= {"name": "microsoft/phi-2", "watch": "requirements.txt", "revision": "0" * 40}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.setattr("onesentence.inference.models.fetch", lambda *_: (tmp_path, "0123456789"))
+    assert find("HEAD", untuned=True).name == "microsoft/phi-2 at HEAD (0123456)"
 
 
 def test_a_folder_without_a_model_and_a_pipeline_without_training_are_refused(pipeline, tmp_path):

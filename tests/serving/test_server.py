@@ -93,6 +93,26 @@ def test_sigterm_lets_accepted_requests_finish_refuses_new_ones_and_exits_with_0
         assert output.endswith("serve: stopped; every accepted request was answered\n")
 
 
+def test_a_second_interrupt_ends_it_at_once_and_does_not_claim_that_all_was_answered(tmp_path):
+    exported = export_base(tmp_path / "tiny", max_new_tokens=100, num_beams=4)
+    with process("--model", str(exported), "--port", "0", "--max-wait-ms", "0", "--max-batch", "1") as child:
+        address = until_ready(child)
+        sockets = [socket.create_connection(address, timeout=PATIENCE) for _ in range(40)]
+        body = json.dumps({"article": "Returns the number of rows of a table."})
+        for each in sockets:
+            head = "POST /summarize HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            each.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        time.sleep(0.5)
+        for _ in range(2):
+            child.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        output, errors = child.communicate(timeout=PATIENCE)
+        for each in sockets:
+            each.close()
+    assert child.returncode == 1 and "every accepted request was answered" not in output
+    assert errors == "error: serve: stopped before every accepted request was answered\n"
+
+
 def test_a_port_that_is_taken_is_an_error_before_the_model_is_loaded():
     with listen("127.0.0.1", 0) as taken:
         taken.listen()

@@ -50,6 +50,25 @@ def test_without_a_ban_the_card_shows_the_plain_call(results):
     assert "model.generate(**inputs)" in text and "inputs_embeds" not in text
 
 
+@pytest.mark.parametrize(
+    ("quantization", "words"), [("nf4", "load_in_4bit=True"), ("int8", "load_in_8bit=True")]
+)
+def test_an_adapter_s_card_loads_the_base_as_it_was_scored(results, quantization, words):
+    """Also where the base writes in another format than it was trained in."""
+    for key in ("model__quantization", "generate__quantization"):
+        text = card(settings(export__target="adapter", **{key: quantization}), results)
+        code = text.partition("```python\n")[2].partition("```")[0]
+        compile(code, "card", "exec")
+        assert words in code and "import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig" in code
+        assert ").to(model.device)" in code
+    assert "BitsAndBytesConfig" not in card(settings(export__target="adapter"), results)
+
+
+def test_a_card_names_no_command_that_cannot_run_the_folder(results):
+    assert "onesentence summarize" not in card(settings(export__target="gguf_q8_0"), results)
+    assert "onesentence summarize --model models/exported FILE`.\nOr served:" in card(settings(), results)
+
+
 def test_the_licence_is_that_of_the_bases_card(results, tmp_path):
     base = str(tmp_path / "base")
     other = {"model__name": base, "model__watch": base}

@@ -37,11 +37,12 @@ def write_plots(study: Study, result: dict[str, Any]) -> None:
     kind = ANALYSES.get(study.analysis)
     # A result may be older than the study's present analysis: then it has no numbers to draw.
     panel = kind.panel if kind and kind.sentences(result) else None
-    beside = bool(study.series) or panel is not None
+    curves = any(study.series.values())  # one that lacks a run is empty, and so may all be
+    beside = curves or panel is not None
     height = max(2.8, 0.28 * len(names) + 1.3)
     drawn, axes = plots.figure(width=10.0 if beside else 7.0, height=height, columns=2 if beside else 1)
     draw_variants(axes[0] if beside else axes, study, result)
-    if study.series:
+    if curves:
         draw_series(axes[1], study, result)
     elif panel:
         panel(axes[1], result)

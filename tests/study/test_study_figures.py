@@ -35,6 +35,18 @@ def test_a_result_that_is_older_than_the_analysis_is_drawn_without_its_panel(tmp
     assert (tmp_path / "novelty.svg").is_file()
 
 
+def test_a_study_whose_curves_all_lack_a_run_is_drawn_without_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "PLOTS", tmp_path)
+    monkeypatch.chdir(ROOT / "presets/smollm2-xsum")
+    study = Studies.of_workspace().study("data_size")
+    result = json.loads(Path("metrics/studies/data_size.json").read_text())
+    missing = {variant.name for variant in study.variants} - set(result["variants"]) or {"pairs-125"}
+    result["variants"] = {name: entry for name, entry in result["variants"].items() if name not in missing}
+    figures.write_plots(study.without(missing), result)
+    assert "pairs-2051" in (tmp_path / "data_size.csv").read_text()
+    assert "data.train_size" not in (tmp_path / "data_size.svg").read_text()
+
+
 def test_a_key_that_may_be_0_has_a_plain_axis(tmp_path):
     change = {"axes": {"lora.dropout": [0.0, 0.1]}, "along": "lora.dropout", "baseline": "dropout-0"}
     study = declared(tmp_path, rank={**RANKS, **change, "analysis": "none"}).study("rank")

@@ -117,7 +117,7 @@ def test_push_clone_pull_and_the_adapter_scores_the_same(ran, tmp_path):
 
 
 def test_a_rung_fits_whatever_the_parameters_ask_for():
-    from onesentence.commands.ladder import overrides
+    from onesentence.commands.ladder import kept_rows, overrides
 
     sizes = {"train": 3_000, "validation": 50, "test": None}
     kept = {"train": 19_000, "validation": 60, "test": 80}
@@ -126,6 +126,8 @@ def test_a_rung_fits_whatever_the_parameters_ask_for():
     ]  # fmt: skip
     assert overrides(100, sizes, kept)[6:10] == ["-S", "train.epochs=1", "-S", "train.steps=null"]
     assert overrides(None, sizes, kept)[5] == "data.test_size=null"
+    assert kept_rows({"train": 1_501, "test": 80}, "novel_half") == {"train": 751, "test": 80}
+    assert kept_rows(kept, "all") == kept
 
 
 @pytest.mark.slow

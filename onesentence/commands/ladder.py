@@ -36,6 +36,12 @@ def overrides(rung: int | None, sizes: dict[str, int | None], kept: dict[str, in
     return options
 
 
+def kept_rows(cleaned: dict[str, int], selection: str) -> dict[str, int]:
+    """The rows of each split that data.selection leaves of those that cleaning leaves."""
+    half = selection == "novel_half"  # rounded up, as `most_novel_half` takes it
+    return {**cleaned, "train": (cleaned["train"] + 1) // 2 if half else cleaned["train"]}
+
+
 @documented(__doc__)
 def command() -> None:
     p = params.load(("data", "evaluate.language"))
@@ -44,9 +50,7 @@ def command() -> None:
     with TemporaryDirectory() as folder, Pool() as pool:
         read = read_rows(open_source(data), pool, p.evaluate.language, Path(folder) / "rows")
         cleaned, _ = clean(read, data.group_column is not None)
-    kept = {split: len(rows) for split, rows in cleaned.items()}
-    if data.selection == "novel_half":
-        kept["train"] = (kept["train"] + 1) // 2
+    kept = kept_rows({split: len(rows) for split, rows in cleaned.items()}, data.selection)
     largest = max(sizes[split] or kept[split] for split in SPLITS)
     for rung in RUNGS:
         if rung is not None and rung >= largest:

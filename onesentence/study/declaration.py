@@ -310,9 +310,9 @@ class Studies:
         changes = self.changes(name, entry)
         if not changes:
             raise UserError(f"{where}: no variants for {self.scale}; declare some")
-        seeds = self.seeds(where, entry)
+        seeds = self.seeds(name, entry)
         lender = entry.get("spread_from")
-        if lender is not None and (lender not in entries or len(self.seeds(where, entries[lender])) < 2):
+        if lender is not None and (lender not in entries or len(self.seeds(lender, entries[lender])) < 2):
             raise UserError(f"{where}.spread_from: expected a study of several seeds, found {lender!r}")
         scale = self.declared["scales"][self.scale]
         own, prefix = self.here(entry.get("settings", {})), ""
@@ -339,7 +339,7 @@ class Studies:
             series=self.series(where, entry, {variant.name: variant for variant in variants}, prefix),
             spread_from=None if quick else lender,
             within=entry.get("within"),
-            goal=entry.get("goal", {}).get(self.scale),
+            goal=self.goal(name, entry),
             hours=None if quick else entry.get("hours", {}).get(self.scale),
             # Experiments of all pipelines are in one repository: each needs a name of its own.
             label=f"{self.scale}-" if self.pipeline else "",
@@ -362,13 +362,26 @@ class Studies:
                 raise UserError(f"{where}: variant {label!r}: expected a name of a-z, 0-9, '.', '+' and '-'")
             require_values(f"{where}: variant {label}", change)
 
-    def seeds(self, where: str, entry: dict[str, Any]) -> list[int]:
+    def seeds(self, name: str, entry: dict[str, Any]) -> list[int]:
         """The seeds that each variant of a declared study runs with on this scale."""
         declared = entry["seeds"]
         here: list[int] | dict[str, Any] = self.here(declared) if isinstance(declared, dict) else declared
         if isinstance(here, dict):  # no scale of the file, or others alone
-            raise UserError(f"{where}.seeds: none for {self.scale}; list numbers for it, such as [0, 1, 2]")
+            raise UserError(
+                f"{self.path}: studies.{name}.seeds: none for {self.scale}; list numbers for it, such as "
+                "[0, 1, 2]"
+            )
         return here
+
+    def goal(self, name: str, entry: dict[str, Any]) -> float | None:
+        """The score that a declared study asks for on this scale, or None."""
+        here: float | dict[str, Any] = self.here(entry.get("goal", {}))
+        if not isinstance(here, dict):
+            return here
+        if here:
+            known = ", ".join(self.declared["scales"])
+            raise UserError(f"{self.path}: studies.{name}.goal.{min(here)}: expected a scale ({known})")
+        return None
 
     def baseline(self, where: str, entry: dict[str, Any], changes: dict[str, dict[str, Any]]) -> str:
         """The variant that the others are compared with on this scale; it must be declared."""

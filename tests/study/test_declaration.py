@@ -129,6 +129,8 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
         ({"seeds": 3}, "studies.rank.seeds: expected a list"),
         ({"seeds": {"tiny": 3}}, "studies.rank.seeds.tiny: expected a list"),
         ({"goal": 35}, "studies.rank.goal: expected"),
+        ({"goal": {"tniy": 35}}, "studies.rank.goal.tniy: expected a scale (tiny)"),
+        ({"goal": {"tiny": 30, "tniy": 35}}, "'tniy': expected a scale (tiny)"),
         ({"goal": {"tiny": -1}}, "studies.rank.goal.tiny: expected a number above 0"),
         ({"seeds": {}}, "studies.rank.seeds: none for tiny; list numbers for it"),
         ({"seeds": {"tiny": [0], "tniy": [0]}}, "'tniy': expected a scale (tiny)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from onesentence.inference.settings import of_pipeline
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
+    from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 
 FETCHED = "summarize"  # in DVC's folder for temporary files: one folder for each commit
 TUNED = Path("models/tuned")  # in a pipeline's folder
@@ -92,16 +94,36 @@ def _copy(repo: Repo, commit: str, folder: Path, untuned: bool) -> None:
             if leaves(model.name) or Path(model.name).is_absolute():
                 raise Absent(f"base in its own folder (model.name is {model.name!r})")
             wanted.append(Path(model.name))
+        tree = repo.scm.get_fs(commit)  # all of the repository, where `repo` may be one of its folders
+        home = Path(repo.root_dir).relative_to("/")  # DVC has switched to paths in this commit
         for path in wanted:
-            _copy_folder(repo, path, folder / path)
+            if linked := _link(tree, home / path):
+                _copy_folder(tree, linked, folder / path)
+            else:
+                _copy_folder(repo.dvcfs, path, folder / path)
 
 
-def _copy_folder(repo: Repo, path: Path, target: Path) -> None:
-    """Copy a folder of the present revision, whether git or DVC holds it."""
-    if not repo.dvcfs.isdir(path.as_posix()):
+def _link(tree: AbstractFileSystem, path: Path) -> Path | None:
+    """Where the link leads that git holds at this path; None if it holds none. Both paths start at git's top.
+
+    The pipeline of a preset has such a link to a base that the whole repository shares.
+    """
+    try:
+        info = tree.info(path.as_posix())
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISLNK(info["mode"]):
+        return None
+    target = tree.cat_file(path.as_posix()).decode()
+    return Path(os.path.normpath(path.parent / target))
+
+
+def _copy_folder(files: AbstractFileSystem, path: Path, target: Path) -> None:
+    """Copy a folder of the present revision. files: what git and DVC hold, or git alone."""
+    if path.parts[:1] == ("..",) or not files.isdir(path.as_posix()):
         raise Absent(path)
-    files: list[str] = repo.dvcfs.find(path.as_posix())
-    for file in tqdm(files, desc=f"fetch {on_one_line(str(path))}", unit="file", disable=None, leave=False):
+    found: list[str] = files.find(path.as_posix())
+    for file in tqdm(found, desc=f"fetch {on_one_line(str(path))}", unit="file", disable=None, leave=False):
         copy = target / Path(file.lstrip("/")).relative_to(path)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        repo.dvcfs.get_file(file, str(copy))
+        files.get_file(file, str(copy))

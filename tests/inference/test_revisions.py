@@ -111,6 +111,32 @@ def test_a_name_that_means_nothing_is_refused(here, tmp_path, monkeypatch):
         find("main")
 
 
+def test_a_preset_whose_base_is_a_link_has_revisions_too(here):
+    run(here, "git", "checkout", "--quiet", "-b", "presets")
+    try:
+        preset = here / "presets/mine"
+        (preset / "models").mkdir(parents=True)
+        shutil.copy(here / "params.yaml", preset)
+        shutil.copytree(here / "models/tuned", preset / "models/tuned")
+        (preset / "models/tiny").symlink_to("../../../models/tiny")
+        run(preset, "dvc", "init", "--quiet", "--subdir")
+        shutil.copy(here / ".dvc/config", preset / ".dvc/config")
+        commit(here, "a preset")
+        summaries = texts(preset)
+        run(here, "git", "tag", "linked")
+        (preset / "models/tiny").unlink()
+        (preset / "models/tiny").symlink_to("../../../../elsewhere")
+        commit(here, "a link that leads out")
+        # While the link at hand leads nowhere.
+        linked = Summarizer.of(find(Path("presets/mine"), revision="linked")).summarize(ARTICLES)
+        assert [summary.text for summary in linked] == summaries
+        with pytest.raises(UserError, match=r"^presets of presets/mine: has no \.\./elsewhere; name"):
+            find(Path("presets/mine"), revision="presets")
+    finally:
+        run(here, "git", "checkout", "--quiet", "--force", "main")
+        shutil.rmtree(here / "presets", ignore_errors=True)
+
+
 def test_a_revision_without_a_pipeline_is_refused(here):
     run(here, "git", "checkout", "--quiet", "-b", "other")
     try:

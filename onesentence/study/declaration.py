@@ -77,7 +77,7 @@ STUDY_SHAPE = {
     **dict.fromkeys(("axes", "variants", "search", "settings", "series"), must_be(KEYS)),
     "analysis": must_be(rules.choice(NONE, *ANALYSES)),
     "along": TEXT_OR_NULL,
-    "spread_from": TEXT_OR_NULL,
+    "spread_from": voluptuous.Any({str: TEXT}, TEXT_OR_NULL),
     "within": must_be(POSITIVE),
     "goal": {str: must_be(POSITIVE)},
     "hours": {str: must_be(POSITIVE)},
@@ -311,7 +311,7 @@ class Studies:
         if not changes:
             raise UserError(f"{where}: no variants for {self.scale}; declare some")
         seeds = self.seeds(name, entry)
-        lender = entry.get("spread_from")
+        lender = self.only_here(name, entry, "spread_from")
         if lender is not None and (lender not in entries or len(self.seeds(lender, entries[lender])) < 2):
             raise UserError(f"{where}.spread_from: expected a study of several seeds, found {lender!r}")
         scale = self.declared["scales"][self.scale]
@@ -339,7 +339,7 @@ class Studies:
             series=self.series(where, entry, {variant.name: variant for variant in variants}, prefix),
             spread_from=None if quick else lender,
             within=entry.get("within"),
-            goal=self.goal(name, entry),
+            goal=self.only_here(name, entry, "goal"),
             hours=None if quick else entry.get("hours", {}).get(self.scale),
             # Experiments of all pipelines are in one repository: each needs a name of its own.
             label=f"{self.scale}-" if self.pipeline else "",
@@ -373,14 +373,17 @@ class Studies:
             )
         return here
 
-    def goal(self, name: str, entry: dict[str, Any]) -> float | None:
-        """The score that a declared study asks for on this scale, or None."""
-        here: float | dict[str, Any] = self.here(entry.get("goal", {}))
+    def only_here(self, name: str, entry: dict[str, Any], key: str) -> Any:
+        """The value of a key of a declared study for this scale; None where there is none, or for other scales
+        alone.
+        """
+        declared = entry.get(key)
+        here = self.here(declared) if isinstance(declared, dict) else declared
         if not isinstance(here, dict):
             return here
         if here:
             known = ", ".join(self.declared["scales"])
-            raise UserError(f"{self.path}: studies.{name}.goal.{min(here)}: expected a scale ({known})")
+            raise UserError(f"{self.path}: studies.{name}.{key}.{min(here)}: expected a scale ({known})")
         return None
 
     def baseline(self, where: str, entry: dict[str, Any], changes: dict[str, dict[str, Any]]) -> str:

@@ -131,6 +131,7 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
         ({"goal": 35}, "studies.rank.goal: expected"),
         ({"goal": {"tniy": 35}}, "studies.rank.goal.tniy: expected a scale (tiny)"),
         ({"goal": {"tiny": 30, "tniy": 35}}, "'tniy': expected a scale (tiny)"),
+        ({"spread_from": {"tniy": "rank"}}, "studies.rank.spread_from.tniy: expected a scale (tiny)"),
         ({"goal": {"tiny": -1}}, "studies.rank.goal.tiny: expected a number above 0"),
         ({"seeds": {}}, "studies.rank.seeds: none for tiny; list numbers for it"),
         ({"seeds": {"tiny": [0], "tniy": [0]}}, "'tniy': expected a scale (tiny)"),
@@ -367,6 +368,11 @@ def test_a_scale_may_have_seeds_of_its_own(tmp_path):
         UserError, match=r"lent\.spread_from: expected a study of several seeds, found 'rank'"
     ):
         mine.study("lent")
+    lent["spread_from"] = {"tiny": "rank"}  # the scale of one seed borrows nothing
+    text = yaml.safe_dump({"scales": scales, "studies": {"rank": rank, "lent": lent}}, sort_keys=False)
+    (tmp_path / "studies.yaml").write_text(text)
+    assert Studies("tiny", tmp_path / "studies.yaml").study("lent").spread_from == "rank"
+    assert Studies("mine", tmp_path / "studies.yaml").study("lent").spread_from is None
 
 
 def test_one_name_for_two_settings_is_refused(tmp_path):

@@ -374,9 +374,7 @@ class Studies:
         return here
 
     def only_here(self, name: str, entry: dict[str, Any], key: str) -> Any:
-        """The value of a key of a declared study for this scale; None where there is none, or for other scales
-        alone.
-        """
+        """The value of a declared study's key for this scale; None without one, or with others' alone."""
         declared = entry.get(key)
         here = self.here(declared) if isinstance(declared, dict) else declared
         if not isinstance(here, dict):

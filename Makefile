@@ -147,11 +147,11 @@ bench: setup ## make bench XSUM=FOLDER: speed and memory against what people use
 	@test -f "$(XSUM)/train.jsonl" -a -f "$(XSUM)/test.jsonl" -a -f "$(XSUM)-outputs/ref.txt" -a -f "$(XSUM)-outputs/convs2s.txt" || \
 	{ echo "usage: make bench XSUM=FOLDER, with train.jsonl and test.jsonl in it and outputs (ref.txt, convs2s.txt) in FOLDER-outputs"; exit 2; }
 	$(call install,benchmarks,benchmarks/requirements.txt)
-	python -m benchmarks.generation --against ctranslate2 --articles 64 --output benchmarks/results/generation_ctranslate2.json
-	python -m benchmarks.generation --output benchmarks/results/generation.json
+	python -m benchmarks.generation --against ctranslate2 --articles 48 --output benchmarks/results/generation_ctranslate2.json
+	python -m benchmarks.generation --articles 64 --output benchmarks/results/generation.json
 	python -m benchmarks.precision --output benchmarks/results/precision.json
 	python -m benchmarks.precision --documents "$(XSUM)/test.jsonl" --articles 1201 --formats float32 --output benchmarks/results/precision_xsum.json
-	python -m benchmarks.training --output benchmarks/results/training.json
+	python -m benchmarks.training --pairs 160 --output benchmarks/results/training.json
 	python -m benchmarks.training --wide --pairs 16 --output benchmarks/results/training_wide.json
 	python -m benchmarks.training --preset smollm2-docstrings --pairs 32 --rounds 2 --output benchmarks/results/training_smollm2.json
 	python -m benchmarks.generation --against ctranslate2 --preset smollm2-docstrings --articles 16 --rounds 2 --output benchmarks/results/generation_smollm2.json

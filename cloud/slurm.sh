@@ -3,7 +3,8 @@
 #
 #   sbatch --ntasks=8 --gpus-per-task=1 cloud/slurm.sh rank            options after the study go to it: --quick
 #
-# Submit it in the repository's root, on a file system that all nodes see, after `git push` and `dvc push`.
+# Submit it in the repository's root, on a file system that all nodes see, after `make setup`, `.venv/bin/pip
+# install -r onesentence/study/requirements.txt`, `make remote`, `git push` and `dvc push`.
 # A job that is requeued or submitted again goes on: finished runs are in the remotes, and a run that was
 # stopped goes on at its last checkpoint.
 #SBATCH --job-name=onesentence-study

@@ -5,7 +5,9 @@ the list of commands and the completion of a name load none of them.
 """
 
 import ast
+import signal
 from pathlib import Path
+from types import FrameType
 
 import click
 from click.shell_completion import CompletionItem
@@ -62,6 +64,18 @@ def cli() -> None:
     """
 
 
+def stop(number: int, _: FrameType | None) -> None:
+    """End the program at a signal by an exception, so that temporary files are removed on the way."""
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
-    """Run a command. Bad input ends it with one sentence and exit code 1, a wrong option with exit code 2."""
+    """Run a command. Bad input ends it with one sentence and exit code 1, a wrong option with exit code 2.
+
+    SIGTERM and SIGHUP end it as `stop` does, unless they are ignored on purpose, as nohup does. Commands that
+    have more to end set handlers of their own.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
     errors.run(cli)

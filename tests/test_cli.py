@@ -79,6 +79,40 @@ def test_a_wrong_command_or_option_exits_2(tmp_path):
         assert failed.returncode == 2 and said in failed.stderr and "Traceback" not in failed.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("summarize", ""), "an argument: is empty"),
+        (("summarize", "--model", "", "a.txt"), "--model: is empty; give a value, or leave it out"),
+        (("summarize", "--preset=", "a.txt"), "--preset: is empty"),
+        (("score", "--references", " ", "a.txt"), "--references: is empty"),
+        (("remote", ""), "an argument: is empty"),
+        (("compare", ""), "an argument: is empty"),
+    ],
+)
+def test_an_empty_argument_is_refused(words, named):
+    """A shell puts it in the place of a variable that is not set."""
+    failed = run(ROOT, "python", "-m", "onesentence", *words, check=False)
+    assert failed.returncode == 2 and named in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("study", "--jobs", "2"), "--jobs: expected the name of a study; `onesentence study` lists them"),
+        (("study", "--quick"), "--quick: expected the name of a study"),
+        (("estimate", "--mde", "0.5", "--processes", "4"), "--mde: counts articles, not memory; remove"),
+        (("score", "--scores", "--no-bertscore", "a", "b"), "remove --references, --documents, --groups"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(words, said, tmp_path):
+    files = [str(tmp_path / word) if word in ("a", "b") else word for word in words]
+    for word in ("a", "b"):
+        (tmp_path / word).write_text("{}")
+    failed = run(ROOT, "python", "-m", "onesentence", *files, check=False)
+    assert failed.returncode == 1 and said in failed.stderr
+
+
 @pytest.mark.parametrize("name", ["prepare", "tokenize", "smoke", "train", "report"])
 def test_an_option_that_a_stage_does_not_have_is_refused(name):
     failed = run(ROOT, "python", "-m", f"stages.{name}", "--rank", "8", check=False)

@@ -22,6 +22,24 @@ def require_pipeline() -> None:
             )
 
 
+class Command(click.Command):
+    """A command that refuses an empty argument: a shell puts one in the place of a variable that is not set.
+
+    Taken as a path, it would be the working directory.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words of the command line; a UsageError for one without a text."""
+        before = ""
+        for word in args:
+            option, _, value = word.partition("=")
+            if not word.strip() or (option.startswith("--") and "=" in word and not value.strip()):
+                named = option if word.strip() else before if before.startswith("-") else "an argument"
+                raise click.UsageError(f"{named}: is empty; give a value, or leave it out", ctx)
+            before = word
+        return super().parse_args(ctx, args)
+
+
 def documented(docstring: str) -> Callable[[Callable[..., None]], click.Command]:
     """A decorator that makes a function a click command with the module's docstring, layout kept, as its
     --help.
@@ -30,4 +48,4 @@ def documented(docstring: str) -> Callable[[Callable[..., None]], click.Command]
     """
     # click rewraps paragraphs, except one that follows \b.
     text = "\n\n".join(f"\b\n{paragraph}" for paragraph in cleandoc(docstring).split("\n\n"))
-    return click.command(help=text)
+    return click.command(cls=Command, help=text)

@@ -117,10 +117,16 @@ def signatures(evaluation: dict[str, Any]) -> dict[str, str]:
     return {name: rule["signature"] for kind in evaluation["metrics"].values() for name, rule in kind.items()}
 
 
-def unpaired(before: dict[str, Any], after: dict[str, Any], confidence: float) -> dict[str, Any]:
-    """after - before from two scores with intervals, assumed independent and normal."""
-    z = ndtri((1 + confidence) / 2)
-    spread = np.hypot(*((score["high"] - score["low"]) / 2 for score in (before, after)))
+def unpaired(
+    before: dict[str, Any], after: dict[str, Any], confidences: tuple[float, float]
+) -> dict[str, Any]:
+    """after - before from two scores with intervals, assumed independent and normal.
+
+    confidences: of the interval before and of that after; the difference's interval has the second.
+    """
+    first, z = (ndtri((1 + confidence) / 2) for confidence in confidences)
+    widths = [(score["high"] - score["low"]) / 2 for score in (before, after)]
+    spread = np.hypot(widths[0] * z / first, widths[1])
     value = after["value"] - before["value"]
     p = 2 * (1 - ndtr(abs(value) / (spread / z))) if spread else float(value == 0)
     return {
@@ -160,7 +166,7 @@ def compared(
             entry = difference_of(right, left, after["resamples"], confidence, sample)
             difference |= {**entry, "p": entry["p_randomization"], "paired": True}
         else:
-            difference |= {**unpaired(old, new, confidence), "paired": False}
+            difference |= {**unpaired(old, new, (before["confidence"], confidence)), "paired": False}
     p_values = holm([entry["p"] for entry in differences.values()])
     for entry, p in zip(differences.values(), p_values, strict=True):
         entry["p_holm"] = p

@@ -231,6 +231,8 @@ def print_memory(p: params.Params, length: int, count: int, table: list[list[str
 @click.option("--fsdp", is_flag=True, help="The processes divide the model among them.")
 def command(no_probe: bool, mde: float | None, count: int, fsdp: bool) -> None:
     if mde is not None:
+        if no_probe or count != 1 or fsdp:
+            raise UserError("--mde: counts articles, not memory; remove --no-probe, --processes and --fsdp")
         print_needed(mde)
         return
     if count < 1 + fsdp:

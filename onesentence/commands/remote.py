@@ -25,6 +25,7 @@ from onesentence.commands import DVC, documented, require_pipeline
 from onesentence.commands.preset import PRESETS
 from onesentence.core.errors import UserError
 from onesentence.study.experiments import git
+from onesentence.study.remotes import has_secret
 
 NAME = "storage"
 # DVC's plugin for each kind of URL, in the version that fits requirements.txt; None: DVC needs none.
@@ -74,7 +75,10 @@ def folder_of(place: str) -> str:
         path = match["path"]
         path = path if path.startswith("/") else f"/{path}"
         raise UserError(f"{place}: expected a folder or a URL; write ssh://{match['host']}{path}")
-    folder = Path(place).expanduser().resolve()
+    try:
+        folder = Path(place).expanduser().resolve()
+    except (RuntimeError, OSError) as error:  # no such user, or links in a circle
+        raise UserError(f"{place}: {error}; expected a folder or a URL") from error
     slip = SLIP.match(place)
     if slip:
         # Not the whole text: a password in it is found by its `://`, which is what is missing.
@@ -98,10 +102,11 @@ def folder_of(place: str) -> str:
 
 
 def shown(url: str, parts: SplitResult) -> str:
-    """A URL without its password and its query, which may hold a key."""
-    if parts.password is not None:
+    """A URL without its password or token and its query, which may hold a key."""
+    if has_secret(parts):
         user, _, host = parts.netloc.rpartition("@")
-        parts = parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}")
+        known = "" if parts.password is None else f"{user.partition(':')[0]}:"
+        parts = parts._replace(netloc=f"{known}***@{host}")
     elif not parts.query:
         return url
     return parts._replace(query="***" if parts.query else "").geturl()
@@ -132,9 +137,10 @@ def checked_url(url: str) -> str:
             f"did you mean '{close[0]}'?" if close else f"expected a folder, or one of {', '.join(PLUGINS)}"
         )
         raise UserError(f"{safe}: unknown scheme {parts.scheme!r}; {hint}")
-    if parts.password is not None:
+    if has_secret(parts):
         raise UserError(
-            f"{safe}: expected no password in the URL (logs and shell histories keep it); leave it out and "
+            f"{safe}: expected no password or token in the URL (logs and shell histories keep it); leave it "
+            "out and "
             f"{secret_hint(parts.scheme)}"
         )
     if parts.query or parts.fragment:

@@ -69,19 +69,27 @@ def share_dvc(folder: Path) -> None:
     """Make `folder` a DVC repository with this one's settings, cache and remotes; git's index does not
     change.
     """
-    from dvc.config import Config
+    from dvc.config import Config, ConfigError
 
+    try:
+        settings = {level: Config(str(DVC)).load_one(level) for level in ("repo", "local")}
+    except ConfigError as error:
+        raise UserError(f"{DVC}: its configuration is not valid: {error}; correct it") from error
     own = folder / DVC
     if not (own / "config").is_file():
         own.mkdir(exist_ok=True)
         write_text(own / ".gitignore", "/config.local\n/tmp\n/cache\n")
         write_text(own / "config", "")
-        with Config(str(own)).edit("repo") as config:
-            config.update(Config(str(DVC)).load_one("repo"))
-            # DVC stores it relative to the folder, so it is valid in every clone.
-            config["cache"].setdefault("dir", str(DVC / "cache"))
+        try:
+            with Config(str(own)).edit("repo") as config:
+                config.update(settings["repo"])
+                # DVC stores it relative to the folder, so it is valid in every clone.
+                config["cache"].setdefault("dir", str(DVC / "cache"))
+        except BaseException:
+            (own / "config").unlink()  # an empty one would stay, and the folder have a cache of its own
+            raise
     with Config(str(own)).edit("local") as config:
-        config.update(Config(str(DVC)).load_one("local"))
+        config.update(settings["local"])
 
 
 def lay_out(name: str) -> Path:

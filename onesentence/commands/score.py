@@ -140,10 +140,10 @@ def command(  # noqa: PLR0913 (click gives each option as an argument)
     files = named_files(systems)
     settings, test = settings_with(language, resamples, nli_model), None
     if stored:
-        if references or documents or groups or more or nli_model or language:
+        if references or documents or groups or more or nli_model or language or not bertscore:
             raise UserError(
                 "--scores: the files have scores already; remove --references, --documents, --groups, "
-                "--metric, --language and --nli-model"
+                "--metric, --language, --no-bertscore and --nli-model"
             )
         if len(files) < 2:
             raise UserError("--scores: expected at least two systems, found one; name another file of scores")

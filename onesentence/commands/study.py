@@ -129,6 +129,14 @@ def run(
     pool.drop()
 
 
+def print_studies(studies: Studies) -> None:
+    """Print the question, the runs and the hours of each study."""
+    for name in studies.names():
+        study = studies.study(name)
+        hours = "" if study.hours is None else f", {study.hours:g} h"
+        print(f"{name}: {visible(study.question)} ({len(study.experiments())} runs{hours})")
+
+
 @documented(__doc__)
 @click.argument("name", required=False)
 @click.option("--jobs", type=int, help="Variants at a time on this machine.  [default: 1]")
@@ -143,10 +151,10 @@ def command(
     studies = Studies.of_workspace()
     studies.check_names()
     if name is None:
-        for name in studies.names():
-            study = studies.study(name)
-            hours = "" if study.hours is None else f", {study.hours:g} h"
-            print(f"{name}: {visible(study.question)} ({len(study.experiments())} runs{hours})")
+        for option, given in (("--jobs", jobs), ("--quick", quick or None), ("--scheduler", scheduler)):
+            if given is not None:
+                raise UserError(f"{option}: expected the name of a study; `onesentence study` lists them")
+        print_studies(studies)
         return
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs: expected at least 1, found {jobs}")

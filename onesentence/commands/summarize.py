@@ -62,7 +62,7 @@ def presets(context: click.Context, parameter: click.Parameter, incomplete: str)
 @click.option("--untuned", is_flag=True, help="The base model, without what was trained.")
 @click.option("--column", help="Of the articles in tables; by default data.document_column.")
 @click.option("--from", "kind", type=click.Choice(KINDS), help="What standard input holds; by default text.")
-@click.option("--lines", "kind", flag_value="lines", help="Every line of a text is an article.")
+@click.option("--lines", is_flag=True, help="Every line of a text is an article.")
 @click.option(
     "--jsonl", is_flag=True, help="Write JSON Lines: status, tokens, cut and flags of each summary."
 )
@@ -79,6 +79,7 @@ def command(  # noqa: PLR0913 (click gives each option as an argument)
     untuned: bool,
     column: str | None,
     kind: str | None,
+    lines: bool,
     jsonl: bool,
     output: str | None,
     explain: bool | None,
@@ -86,6 +87,9 @@ def command(  # noqa: PLR0913 (click gives each option as an argument)
 ) -> None:
     if model and (rev or preset):
         raise UserError(f"--model and --{'rev' if rev else 'preset'}: name one model; remove one of them")
+    if lines and kind not in (None, "lines"):
+        raise UserError(f"--lines and --from {kind}: name one form of the input; remove one of them")
+    kind = "lines" if lines else kind
     target = None if output is None else output_file(output)  # an error must come before the work
     named = [file for name in inputs if name != STDIN for file in files_of(Path(name))]
     require_other_file(target, named)
@@ -156,6 +160,9 @@ def _ending(writer: Writer) -> Iterator[None]:
         # Python flushes standard output once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE_CLOSED)
+    except SystemExit:  # SIGTERM or SIGHUP
+        print(f"summarize: interrupted{writer.kept()}", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print(f"summarize: interrupted{writer.kept()}", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -34,9 +34,12 @@ Span = tuple[int, int]  # of characters: start, end (exclusive)
 
 
 def canonical_number(text: str) -> str:
-    """Return a number in ASCII digits without thousands commas and closing zeros: 1,000.50 becomes 1000.5."""
+    """Return a number in ASCII digits without thousands commas and closing zeros: 1,000.50 becomes 1000.5.
+
+    Python's tables of characters are older than the package regex's: digits that they lack stay as they are.
+    """
     if not text.isascii():
-        digits = (c if c in ".," else str(unicodedata.decimal(c)) for c in text.translate(SEPARATORS))
+        digits = (c if c in ".," else str(unicodedata.decimal(c, c)) for c in text.translate(SEPARATORS))
         text = "".join(digits)
     text = re.sub(r",(?=\d{3}(?!\d))", "", text)
     if text.count(".") == 1 and "," not in text:

@@ -18,7 +18,11 @@ from onesentence.export.folder import ADAPTER, CTRANSLATE2, GGUF, SETTINGS
 from onesentence.export.gguf import FILE
 
 CARD, EVAL_RESULTS = "README.md", ".eval_results"
-SHIPPED = "models/phi-tiny"  # the repository's own bases, under its own licence
+SHIPPED = (
+    "models/phi-tiny",
+    "models/phi-tiny-64",
+    "models/phi-tiny-128",
+)  # under the repository's own licence
 LIBRARIES = {ADAPTER: "peft", CTRANSLATE2: "ctranslate2", GGUF: "gguf"}
 LOAD = {
     "merged": """tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -117,7 +121,7 @@ def front_matter(folder: Path) -> dict[str, Any]:
 
 def licence_of(base: Model) -> tuple[str | None, str]:
     """(the base's licence as its card names it or None, a sentence about it)."""
-    if base.name.startswith(SHIPPED):
+    if base.name in SHIPPED:
         return "mit", (
             "The base is under the MIT licence of its repository; `models/README.md` there lists the\n"
             "licences of the texts that it was pretrained on."

@@ -65,10 +65,15 @@ def phi_spec(model: Any) -> Any:
 
     config = model.config
     rotary = config.rope_parameters
-    if config.model_type != "phi" or config.qk_layernorm or rotary["rope_type"] != "default":
+    if (
+        config.model_type != "phi"
+        or config.hidden_act not in ACTIVATIONS
+        or config.qk_layernorm
+        or rotary["rope_type"] != "default"
+    ):
         raise UserError(
-            "export.target: only a Phi without norms of queries and keys and with default positions is "
-            "converted to CTranslate2; use merged"
+            "export.target: only a Phi without norms of queries and keys, with default positions and with "
+            f"one of the activations {', '.join(ACTIVATIONS)} is converted to CTranslate2; use merged"
         )
     width = config.hidden_size // config.num_attention_heads
     grouped = config.num_key_value_heads != config.num_attention_heads
@@ -180,7 +185,7 @@ def write_model(
     """
     require_ctranslate2()
     folder.mkdir(exist_ok=True)
-    model = model.float()
+    model = model.float().cpu()  # a GPU's memory has no arrays of numpy
     if model.config.model_type in SPECS:
         names = vocabulary(tokenizer, model.config.vocab_size)
         write_spec(model, folder, names, names[tokenizer.eos_token_id], quantization)

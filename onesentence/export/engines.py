@@ -21,6 +21,7 @@ from onesentence.export.converters import require_ctranslate2, search
 from onesentence.export.folder import ADAPTER, CTRANSLATE2, GGUF, Exported
 from onesentence.generation.decoding import generation_config, read_output
 from onesentence.model.loading import device_name, quantization_config
+from onesentence.model.model_files import check_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,11 +49,15 @@ def load_exported_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The folder's tokenizer, as it is."""
     from transformers import AutoTokenizer
 
+    check_vocabulary(folder, str(folder))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # tokenizers raises a bare Exception for a file that it cannot read.
+        if not isinstance(error, OSError | ValueError | KeyError) and type(error) is not Exception:
+            raise
         raise UserError(
             f"{folder}: its tokenizer could not be loaded ({error}); run `make export`"
         ) from error

@@ -37,8 +37,11 @@ def require_llama_cpp() -> str:
 
 
 def greedy(settings: Generate) -> Generate:
-    """The decoding that llama.cpp has: `settings` without beams, and without a ban on repeated n-grams."""
-    return replace(settings, num_beams=1, no_repeat_ngram_size=0)
+    """The decoding that llama.cpp has: `settings` without beams, and without a ban on repeated n-grams.
+
+    A length penalty is for beams: transformers refuses to write one without them.
+    """
+    return replace(settings, num_beams=1, no_repeat_ngram_size=0, length_penalty=1.0)
 
 
 def load(folder: Path, exported: Exported) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from onesentence.core import machine_faults
 from onesentence.core.errors import UserError
 from onesentence.export.converters import require_ctranslate2, search
 from onesentence.export.engines import read_vocabulary
@@ -38,6 +39,8 @@ class CTranslate2Model:
                 str(folder), device="cpu", compute_type=compute, intra_threads=torch.get_num_threads()
             )
         except (RuntimeError, ValueError) as error:
+            if machine_faults.sentence_of(error):
+                raise
             reason = " ".join(str(error).split())
             raise UserError(
                 f"{folder}: CTranslate2 cannot load this model ({reason}); run `make export` again"

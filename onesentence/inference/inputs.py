@@ -75,6 +75,7 @@ def open_inputs(names: Iterable[str], kind: str | None, column: str | None, defa
     article. column: of the articles in a table; default: the column where `column` is None.
     """
     inputs: list[Input] = []
+    names = list(names)
     for name in names:
         if name == STDIN:
             if any(not known.twice for known in inputs):
@@ -83,10 +84,12 @@ def open_inputs(names: Iterable[str], kind: str | None, column: str | None, defa
         else:
             for path in files_of(Path(name)):
                 inputs.append(_file(path, kind == "lines", column or default))
-    if kind not in (None, "text", "lines") and all(known.twice for known in inputs):
+    if kind not in (None, "lines") and STDIN not in names:
         raise UserError(
             f"--from {kind}: is for standard input, which is not read; the name of a file says its format"
         )
+    if kind == "lines" and all(known.column for known in inputs):
+        raise UserError("--lines: no input is a text; each row of a table is an article; remove the option")
     if column is not None and not any(known.column for known in inputs):
         raise UserError(f"--column {column}: no input is a table; remove the option")
     return inputs
@@ -119,6 +122,13 @@ def _is_article(file: Path) -> bool:
 
 def _file(path: Path, lines: bool, column: str) -> Input:
     name = str(path)
+    if format_of(path) == ".jsonl" and _is_plain(path):
+
+        def read_rows() -> Iterator[Item]:
+            with path.open("rb") as file:
+                yield from _json_lines(file, name, column)
+
+        return Input(name, read_rows, column=True)
     if format_of(path) is not None:
         return Input(name, lambda: _rows(path, name, column), _regular(path), column=True)
     if path.suffix.lower() in OTHER_SUFFIXES:
@@ -150,6 +160,18 @@ def _file(path: Path, lines: bool, column: str) -> Input:
     return Input(name, read, _regular(path), single=not lines)
 
 
+def _is_plain(path: Path) -> bool:
+    """Whether a file of text is neither compressed nor in UTF-16 or UTF-32; it can be read line by line."""
+    if path.suffix.lower() == ".gz" or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError:  # reading it says why
+        return False
+    return not any(start.startswith(mark) for mark, _ in MARKS) and b"\0" not in start
+
+
 def _regular(path: Path) -> bool:
     """Whether a file can be read twice; one that is missing fails at its first reading."""
     return not nameable(path) or path.is_file() or not path.exists()
@@ -164,7 +186,7 @@ def _standard_input(kind: str, column: str) -> Input:
         elif kind == "lines":
             yield from _lines(stream, STDIN_NAME)
         elif kind == "jsonl":
-            yield from _json_lines(stream, column)
+            yield from _json_lines(stream, STDIN_NAME, column)
         else:  # tables are read from files alone
             with tempfile.TemporaryDirectory() as folder:
                 copy = Path(folder) / f"input.{kind}"
@@ -200,6 +222,10 @@ def _whole(raw: bytes, name: str) -> Item:
     return Item(name, name, text, None if text else "the article is empty")
 
 
+class _NoTextError(UserError):
+    """Bytes that are no text in UTF-8, and of no other known format: of one line perhaps."""
+
+
 def _decoded(raw: bytes, name: str, line: int | None = None) -> str:
     """The text of bytes in UTF-8, its lines ended by \\n alone."""
     where = name if line is None else f"{name}, line {line}"
@@ -210,11 +236,11 @@ def _decoded(raw: bytes, name: str, line: int | None = None) -> str:
         text = raw.decode("utf-8-sig" if line in (None, 1) else "utf-8")
     except UnicodeDecodeError as error:
         line = line or raw.count(b"\n", 0, error.start) + 1
-        raise UserError(
+        raise _NoTextError(
             f"{name}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
         ) from error
     if "\0" in text:
-        raise UserError(f"{where}: contains NUL characters, so it is not text; expected text in UTF-8")
+        raise _NoTextError(f"{where}: contains NUL characters, so it is not text; expected text in UTF-8")
     return text.replace("\r\n", "\n")
 
 
@@ -230,13 +256,16 @@ def _refuse_other_format(lines: list[str], name: str, table: bool) -> None:
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[Item]:
-    """One article a line."""
+    """One article a line; a line that is no text is an Item too."""
     sample: list[str] = []
     held: list[Item] = []  # until the format of the first lines is known
     for number, raw in _numbered(file, name):
-        text = _decoded(raw, name, number).strip()
         place = f"{name}, line {number}"
-        held.append(Item(place, place, text, None if text else "the line is empty"))
+        try:
+            text, problem = _decoded(raw, name, number).strip(), "the line is empty"
+        except _NoTextError as error:
+            text, problem = "", str(error).removeprefix(f"{place}: ")
+        held.append(Item(place, place, text, None if text else problem))
         if number <= SAMPLE_LINES:
             sample.append(text)
         if number == SAMPLE_LINES:
@@ -249,17 +278,19 @@ def _lines(file: BinaryIO, name: str) -> Iterator[Item]:
         yield from held
 
 
-def _json_lines(file: BinaryIO, column: str) -> Iterator[Item]:
-    """The rows of JSON Lines on standard input, one by one; a line that is not a row is an Item too."""
-    start = True
-    for number, raw in _numbered(file, STDIN_NAME):
-        if start and any(raw.startswith(mark) for mark, _ in MARKS):
-            raise UserError(f"{STDIN_NAME}: is text in UTF-16 or UTF-32; expected JSON Lines in UTF-8")
-        start = False
-        text = _decoded(raw, STDIN_NAME, number)
+def _json_lines(file: BinaryIO, name: str, column: str) -> Iterator[Item]:
+    """The rows of JSON Lines, one by one; a line that is not a row is an Item too."""
+    for number, raw in _numbered(file, name):
+        if number == 1 and any(raw.startswith(mark) for mark, _ in MARKS):
+            raise UserError(f"{name}: is text in UTF-16 or UTF-32; expected JSON Lines in UTF-8")
+        place = f"{name}, line {number}"
+        try:
+            text = _decoded(raw, name, number)
+        except _NoTextError as error:
+            yield Item(place, place, "", str(error).removeprefix(f"{place}: "))
+            continue
         if not text.strip():
             continue
-        place = f"{STDIN_NAME}, line {number}"
         try:
             record = json.loads(text, object_pairs_hook=distinct_keys)
         except (ValueError, RecursionError) as error:  # not JSON, or nested too deeply
@@ -268,9 +299,9 @@ def _json_lines(file: BinaryIO, column: str) -> Iterator[Item]:
         if not isinstance(record, dict):
             yield Item(place, place, "", f"expected an object, found {type(record).__name__}")
         elif column not in record:
-            yield Item(
-                place, place, "", f"no column {column!r} (has {', '.join(record) or 'none'}); see --column"
-            )
+            has = ", ".join(record) or "none"
+            problem = f"no column {column!r}; has {has}; name the right one with --column"
+            yield Item(place, place, "", problem)
         else:
             yield _row(place, record, column)
 

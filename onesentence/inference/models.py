@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onesentence.core import machine_faults
 from onesentence.core.errors import UserError
 from onesentence.core.params import NO_FILE, PARAMS_FILE
 from onesentence.export.engines import load_exported_tokenizer
@@ -216,6 +217,8 @@ def _fitting(source: ModelSource, folder: Path) -> Iterator[None]:
         except UserError:
             raise
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, UserWarning) as error:
+            if machine_faults.sentence_of(error):  # too little memory says nothing about the adapter
+                raise
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{folder}: the adapter does not fit the base {base} ({reason}); use the base that it was "

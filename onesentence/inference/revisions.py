@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from onesentence.core import machine_faults
 from onesentence.core.errors import UserError
 from onesentence.core.escaping import on_one_line
 from onesentence.core.files import atomic_write
@@ -17,7 +18,6 @@ from onesentence.inference.settings import of_pipeline
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
-    from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 
 FETCHED = "summarize"  # in DVC's folder for temporary files: one folder for each commit
 TUNED = Path("models/tuned")  # in a pipeline's folder
@@ -62,6 +62,11 @@ def fetch(revision: str, home: Path, untuned: bool) -> tuple[Path, str]:
     except Absent as error:
         raise UserError(f"{where}: has no {error}; name a revision whose pipeline was run") from error
     except (OSError, DvcException, DataIndexError) as error:
+        fault = machine_faults.sentence_of(error)
+        if fault and not isinstance(
+            error, FileNotFoundError
+        ):  # a full disk; a missing file is one of the cache
+            raise UserError(f"{where}: {fault}") from error
         raise UserError(
             f"{where}: its model is neither in DVC's cache nor in a remote that can be reached "
             f"({type(error).__name__}); run `dvc pull` there, or add a remote (`make remote`)"
@@ -103,8 +108,10 @@ def _copy(repo: Repo, commit: str, folder: Path, untuned: bool) -> None:
                 _copy_folder(repo.dvcfs, path, folder / path)
 
 
-def _link(tree: AbstractFileSystem, path: Path) -> Path | None:
+def _link(tree: Any, path: Path) -> Path | None:
     """Where the link leads that git holds at this path; None if it holds none. Both paths start at git's top.
+
+    tree: git's file system at a commit.
 
     The pipeline of a preset has such a link to a base that the whole repository shares.
     """
@@ -118,8 +125,8 @@ def _link(tree: AbstractFileSystem, path: Path) -> Path | None:
     return Path(os.path.normpath(path.parent / target))
 
 
-def _copy_folder(files: AbstractFileSystem, path: Path, target: Path) -> None:
-    """Copy a folder of the present revision. files: what git and DVC hold, or git alone."""
+def _copy_folder(files: Any, path: Path, target: Path) -> None:
+    """Copy a folder of the present revision. files: a file system of git and DVC, or of git."""
     if path.parts[:1] == ("..",) or not files.isdir(path.as_posix()):
         raise Absent(path)
     found: list[str] = files.find(path.as_posix())

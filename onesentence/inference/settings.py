@@ -30,6 +30,7 @@ EXPORT_RULES = {
 PROMPT_RULES = {"template": TEXT, "before": ANY_TEXT, "after": ANY_TEXT, "blank": ANY_TEXT, "chat": TRUTH}
 # The keys of `generate` in EXPORT; the format of the weights is in its section `model`.
 DECODING = [field.name for field in fields(params.Generate) if field.name != "quantization"]
+QUANTIZED = {"quantization": choice(*params.QUANTIZATIONS, "q8_0")}  # gguf's, of which the target is told
 MODEL_RULES = {"base": TEXT, "revision": TEXT_OR_NULL}
 
 
@@ -105,7 +106,7 @@ def of_export(folder: Path) -> Settings:
         {
             "": EXPORT_RULES,
             "prompt": PROMPT_RULES | {"max_input_tokens": _rule("prompt", "max_input_tokens")},
-            "model": MODEL_RULES | {key: _rule("model", key) for key in ("dtype", "quantization")},
+            "model": MODEL_RULES | {key: _rule("model", key) for key in ("dtype",)} | QUANTIZED,
             "generate": {name: _rule("generate", name) for name in DECODING},
             "smoke": {"min_success_rate": _rule("smoke", "min_success_rate")},
         },

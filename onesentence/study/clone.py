@@ -148,12 +148,12 @@ def ref_of(commit: str, name: str) -> str:
 
 def tracked(folder: Path) -> list[str]:
     """The .dvc files of the inputs of the DVC repository in `folder`, without those of presets' pipelines."""
-    others = [
-        name.removesuffix(".dvc/config")
-        for name in git("-C", str(folder), "ls-files", "*/.dvc/config").split()
-    ]
-    names = git("-C", str(folder), "ls-files", "*.dvc").split()
-    return [name for name in names if not name.startswith(tuple(others))]
+
+    def listed(pattern: str) -> list[str]:  # -z: git would quote blanks and letters outside ASCII
+        return git("-C", str(folder), "ls-files", "-z", "--", pattern).split("\0")[:-1]
+
+    others = tuple(name.removesuffix(".dvc/config") for name in listed("*/.dvc/config"))
+    return [name for name in listed("*.dvc") if not name.startswith(others)]
 
 
 def output_of_dvc(*arguments: str) -> str:

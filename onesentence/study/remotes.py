@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from onesentence.core.errors import UserError
 from onesentence.study.clone import output_of_dvc, tracked
@@ -76,6 +76,11 @@ def git_remote(name: str | None) -> str:
     raise UserError(f"study: workers clone from a git remote, {found}")
 
 
+def has_secret(parts: SplitResult) -> bool:
+    """Whether a password stands before the host of an address, or in http(s) a user, which may be a token."""
+    return parts.password is not None or (parts.scheme in ("http", "https") and bool(parts.username))
+
+
 def git_url(name: str) -> str:
     """The address of a git remote. A folder is made absolute; a password or user in http(s) is refused."""
     url = git("remote", "get-url", name).strip()
@@ -83,7 +88,7 @@ def git_url(name: str) -> str:
     if is_folder(url):
         return str((Path(git("rev-parse", "--show-toplevel").strip()) / Path(url).expanduser()).resolve())
     parts = urlsplit(url) if "://" in url else None
-    if parts and (parts.password is not None or (parts.scheme in ("http", "https") and parts.username)):
+    if parts and has_secret(parts):
         raise UserError(
             f"git remote {name}: expected a URL without user and password, since workers and the scheduler "
             f"see it; set it to {parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()} and give "
@@ -130,10 +135,11 @@ def storage() -> tuple[str, dict[str, str], tuple[str, ...]]:
     given = {key for level in Config.LEVELS for key in config.load_one(level)["remote"].get(name, {})}
     options = {key: _text(value) for key, value in config["remote"][name].items() if key in given}
     url = options["url"]
-    if "://" in url and urlsplit(url).password is not None:
+    parts = urlsplit(url) if "://" in url else None
+    if parts and has_secret(parts):
         raise UserError(
-            f"DVC's remote {name}: expected a URL without a password, since workers and the scheduler see "
-            "it; set it anew with `onesentence remote URL`"
+            f"DVC's remote {name}: expected a URL without a password or token, since workers and the "
+            "scheduler see it; set it anew with `onesentence remote URL`"
         )
     shared = {key: value for key, value in options.items() if key in SHARED_OPTIONS}
     return name, shared, tuple(sorted(set(options) - set(shared)))

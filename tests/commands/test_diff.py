@@ -47,9 +47,17 @@ def test_changed_parameters_by_dotted_key():
     assert [shown(v) for v in (None, True, 0.5)] == ["null", "true", "0.5"]
 
 
+def test_intervals_of_another_confidence_have_the_same_standard_error():
+    """Half-widths of 1.96 at 95 % and of 2.5758 at 99 % are one standard error."""
+    at_95, at_99 = ({"value": 30, "low": 30 - half, "high": 30 + half} for half in (1.959964, 2.575829))
+    wanted = unpaired(at_99, at_99 | {"value": 33}, (0.99, 0.99))
+    assert unpaired(at_95, at_99 | {"value": 33}, (0.95, 0.99)) == pytest.approx(wanted, abs=1e-5)
+
+
 def test_unpaired_by_hand():
     """Half-widths 3 and 4 make 5; a difference of 5 has p = 0.05 at 95 %."""
-    result = unpaired({"value": 30, "low": 27, "high": 33}, {"value": 35, "low": 31, "high": 39}, 0.95)
+    before, after = {"value": 30, "low": 27, "high": 33}, {"value": 35, "low": 31, "high": 39}
+    result = unpaired(before, after, (0.95, 0.95))
     assert (result["value"], result["low"], result["high"]) == pytest.approx((5, 0, 10))
     assert result["p"] == pytest.approx(0.05)
     assert result["mde"] == pytest.approx(5 / 1.959964 * (1.959964 + 0.841621), rel=1e-4)

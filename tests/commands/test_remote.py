@@ -119,6 +119,8 @@ def test_keys_of_the_same_url_are_kept_and_those_of_another_are_not(set_remote, 
         ("s3//bucket", "s3...: expected a folder or a URL; write s3://HOST/PATH"),
         ("s3://büro/x", "URL: expected ASCII, found other letters"),
         (f"ssh://{USER}:{SECRET}ß@host/path", r"ssh://reader:\*\*\*@host/path: expected no .*ask_pass"),
+        (f"https://{SECRET}@host/path", r"https://\*\*\*@host/path: expected no password or token in"),
+        ("~nosuchuser/dvc", "~nosuchuser/dvc: .*; expected a folder or a URL"),
         ("me@host:data/dvc", "me@host:data/dvc: expected a folder or a URL; write ssh://me@host/data/dvc"),
     ],
 )  # fmt: skip
@@ -132,7 +134,7 @@ def test_a_place_that_cannot_be_written_to_is_refused(refused, tmp_path):
     assert f"{tmp_path}/file: cannot be made (File exists)" in refused("../file")
 
 
-@pytest.mark.parametrize("place", ["", ".", "..", "/", ".dvc/cache", ".git", "presets"])
+@pytest.mark.parametrize("place", [".", "..", "/", ".dvc/cache", ".git", "presets"])
 def test_a_folder_of_the_repository_itself_is_refused(refused, place):
     assert "is a folder of the repository itself" in refused(place)
 

@@ -257,6 +257,18 @@ def test_the_folder_has_the_remotes_of_the_repository(project, monkeypatch, tmp_
     assert run(project, "git", "diff", "--cached", "--name-only").stdout == ""
 
 
+def test_a_wrong_configuration_of_dvc_leaves_none_in_the_folder(project, monkeypatch):
+    config = project / ".dvc/config"
+    text = config.read_text()
+    config.write_text("[core\n")
+    with pytest.raises(UserError, match=r"^\.dvc: its configuration is not valid: .*; correct it"):
+        lay_out(project, monkeypatch)
+    assert not (project / "presets/own/.dvc/config").exists()
+    config.write_text(text)
+    folder = lay_out(project, monkeypatch)
+    assert "../../../.dvc/cache" in (project / folder / ".dvc/config").read_text()
+
+
 def test_a_cpu_without_the_presets_format_is_told_before_anything_runs(project, monkeypatch):
     monkeypatch.setattr("onesentence.model.loading.has_bfloat16", lambda: False)
     folder = lay_out(project, monkeypatch, "train:\n  autocast: bfloat16\n")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
@@ -152,12 +153,14 @@ def test_a_preset_is_a_pipeline_in_its_folder(here, pipeline, wanted):
         (("articles", "--output", "articles"), "--output: articles is a folder"),
         (("articles", "--output", "articles/1.txt"), "--output: articles/1.txt is read by the same command"),
         (("a.partial", "--output", "a"), "--output: a.partial is read by the same command"),
-        (("articles", "--output", ""), "--output: found '', expected the path of a file"),
         (("articles", "--output", "."), "--output: found '.', expected the path of a file"),
         (
             ("rows.jsonl", "--column", "text"),
             "rows.jsonl, line 1: no column 'text'; has id, document; name the",
         ),
+        (("a.txt", "--lines", "--from", "csv"), "--lines and --from csv: name one form of the input"),
+        (("rows.jsonl", "--lines"), "--lines: no input is a text; each row of a table is an article"),
+        (("a.txt", "--from", "text"), "--from text: is for standard input, which is not read"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(here, words, said):
@@ -202,16 +205,33 @@ def test_a_reader_that_leaves_ends_the_work_without_a_traceback(here, wanted):
     assert "Traceback" not in said and "Error" not in said and "Exception" not in said
 
 
-def test_an_interruption_says_what_was_written(here, wanted):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_temporary_file(here, tmp_path_factory, number):
+    """A table on standard input, of which there is no end here, is copied."""
+    folder = tmp_path_factory.mktemp("temporary")
+    with patch.dict(os.environ, TMPDIR=str(folder)):
+        process = start("summarize", "--from", "csv", stdin=subprocess.PIPE)
+    with process:
+        end = time.monotonic() + 100
+        while not any(folder.rglob("input.csv")) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert any(folder.rglob("input.csv"))
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    assert list(folder.rglob("input.csv")) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_says_what_was_written(here, wanted, number, code):
     (here / "many.txt").write_text("The council met. It chose Anna.\n" * 5_000)
     with start("summarize", "--lines", "many.txt", "--output", "out.txt") as process:
         partial = here / "out.txt.partial"
         end = time.monotonic() + 100
         while not (partial.is_file() and partial.stat().st_size) and time.monotonic() < end:
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         said = process.stderr.read()
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=60) == code
     count = len(partial.read_text().splitlines())
     assert count >= 1 and not (here / "out.txt").exists()
     assert said.strip() == f"summarize: interrupted; the first {count:,} results are in out.txt.partial"

@@ -23,6 +23,7 @@ from onesentence.evaluation.overlap.workers import OPTIONAL
 
 OUTPUTS = Path(__file__).parents[3] / "shared" / "data" / "xsum-outputs"
 FAST = ("--no-bertscore", "--resamples", "200")
+STORED = FAST[1:]  # of scores that were computed before
 REFERENCES = [
     "The cat sat on the mat.",
     "A dog ran in the park with a ball.",
@@ -137,7 +138,13 @@ def compare(call, files):
     """The JSON that `onesentence score` writes for several systems."""
 
     def command(*arguments: str) -> dict:
-        call("score", *arguments, *FAST, "--output", str(files["output"]))
+        call(
+            "score",
+            *arguments,
+            *(STORED if "--scores" in arguments else FAST),
+            "--output",
+            str(files["output"]),
+        )
         return json.loads(files["output"].read_text())
 
     return command
@@ -454,7 +461,7 @@ def test_a_failed_run_keeps_an_older_output(files, tmp_path, refused, error_of):
 )
 def test_the_command_refuses(files, options, expected, error_of):
     filled = [option.format(**files) for option in options]
-    assert expected in error_of("score", *filled, *FAST)
+    assert expected in error_of("score", *filled, *(STORED if "--scores" in filled else FAST))
 
 
 def test_the_python_interface_gives_the_commands_numbers(files, compare):
@@ -631,7 +638,7 @@ def test_stored_scores_give_what_the_outputs_give(files, stored, compare):
 
 def test_stored_scores_of_another_test_set_are_refused(stored, error_of):
     arguments = ["--scores", f"good={stored['good']}", f"other={stored['other']}"]
-    message = error_of("score", *arguments, *FAST)
+    message = error_of("score", *arguments, *STORED)
     assert "cannot be compared: test set (ids and references) is" in message
     assert " in good and " in message and " in other" in message
 
@@ -641,7 +648,7 @@ def test_stored_scores_of_other_settings_are_refused(stored, tmp_path, error_of)
     changed.signatures["rouge1"] = changed.signatures["rouge1"].replace("stemmer:yes", "stemmer:no")
     write_scores(tmp_path / "changed.parquet", changed, {})
     arguments = ["--scores", f"good={stored['good']}", f"x={tmp_path / 'changed.parquet'}"]
-    message = error_of("score", *arguments, *FAST)
+    message = error_of("score", *arguments, *STORED)
     assert "rouge1: these scores cannot be compared: stemmer is yes in good and no in x" in message
 
 
@@ -661,7 +668,7 @@ def test_stored_scores_may_name_anything_and_lack_the_headline_metric(
         }
         write_scores(tmp_path / f"{name}.parquet", scores, {})
     given = [f"{name}={tmp_path / name}.parquet" for name in ("good", "poor")]
-    shown = call("score", "--scores", *given, *FAST, "--output", str(files["output"]))
+    shown = call("score", "--scores", *given, *STORED, "--output", str(files["output"]))
     assert "\x1b" not in shown and "\x07" not in shown and "\\u001b]0;owned" in shown
     assert ("good - poor in ROUGE-1" in shown or "ROUGE-1" in shown) is headline
     found = json.loads(files["output"].read_text())["comparisons"]["good-poor"]

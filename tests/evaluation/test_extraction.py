@@ -283,6 +283,7 @@ def test_numbers_by_hand(text, expected):
         ("١٬٢٣٤٫٥٠", "1234.5"),
         ("२०१५", "2015"),
         ("๑๒", "12"),
+        ("\U0001ccf2\U0001ccf0", "\U0001ccf2\U0001ccf0"),  # newer than Python's tables
     ],
 )
 def test_equal_numbers_have_one_form(text, expected):

@@ -85,6 +85,7 @@ def test_names_of_tokens_are_distinct_and_those_of_the_tokenizer(tokenizer):
     [
         (phi_spec, LlamaConfig(**SIZE)),
         (phi_spec, PhiConfig(**SIZE, qk_layernorm=True)),
+        (phi_spec, PhiConfig(**SIZE, hidden_act="silu")),
         (llama_spec, LlamaConfig(**SIZE, hidden_act="gelu")),
         (llama_spec, LlamaConfig(**SIZE, rope_parameters=LINEAR)),
     ],

@@ -74,5 +74,5 @@ def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):
 
 
 def test_decoding_is_greedy_without_a_ban():
-    beams = Generate(24, 4, 1.0, 3, 8192)
+    beams = Generate(24, 4, 2.0, 3, 8192)
     assert engine.greedy(beams) == Generate(24, 1, 1.0, 0, 8192)

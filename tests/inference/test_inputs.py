@@ -209,7 +209,7 @@ def test_files_that_are_missing_or_lines_that_are_empty_are_refused(tmp_path):
         (
             "jsonl",
             b'{"document": "x"}\n{"text": "y"}',
-            "line 2: no column 'document' (has text); see --column",
+            "line 2: no column 'document'; has text; name the right",
         ),
         ("jsonl", b'{"document": "x"}\n[1]', "line 2: expected an object, found list"),
         ("jsonl", b'{"document": "x"}\nnonsense', "line 2: not valid JSON"),
@@ -243,9 +243,24 @@ def test_with_keep_going_what_is_no_article_keeps_its_place(tmp_path, stdin):
         "",
         "line 2: byte 0xe9 is not UTF-8; save the file as UTF-8",
     )
-    stdin(b'{"document": "x"}\nnonsense\n{"document": "z"}')
-    found = items("-", kind="jsonl", keep_going=True)
-    assert [problem is None for *_, problem in found] == [True, False, True]
+    rows = b'{"document": "x"}\nnonsense\n{"text": "y"}\nCaf\xe9\n[1]\n{"document": "z"}'
+    stdin(rows)
+    file = tmp_path / "d.jsonl"
+    file.write_bytes(rows)
+    for found in (items("-", kind="jsonl", keep_going=True), items(str(file), keep_going=True)):
+        assert [problem is None for *_, problem in found] == [True, False, False, False, False, True]
+        assert found[2][3] == "no column 'document'; has text; name the right one with --column"
+        assert found[3][3] == "byte 0xe9 is not UTF-8; save the file as UTF-8"
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes(b"One.\nCaf\xe9.\nT\0o.\nThree.\n")
+    found = items(str(lines), kind="lines", keep_going=True)
+    assert [(text, problem is None) for _, _, text, problem in found] == [
+        ("One.", True),
+        ("", False),
+        ("", False),
+        ("Three.", True),
+    ]
+    assert refused(str(lines), kind="lines").startswith(f"{lines}, line 2: byte 0xe9 is not UTF-8; save")
 
 
 def test_options_that_fit_no_input_are_refused(tmp_path):

@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import write_tiny_model
 from exports import write_export
 
 from onesentence.core.errors import UserError
+from onesentence.export.engines import load_exported_tokenizer
 from onesentence.inference.models import find, load_model
 from onesentence.inference.summarizer import Summarizer
 
@@ -113,6 +115,17 @@ def test_a_base_of_another_shape_is_refused(pipeline, tmp_path, pairs):
             load(folder)
 
 
+def test_too_little_memory_is_not_said_of_the_adapter(pipeline, monkeypatch):
+    from onesentence.inference import models
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(models, "load_tuned", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load(pipeline)
+
+
 def test_a_layer_that_the_adapter_lacks_is_refused(pipeline, tmp_path):
     folder = shutil.copytree(pipeline, tmp_path / "other")
     path = folder / "models/tuned/adapter_config.json"
@@ -138,8 +151,9 @@ def test_an_adapter_without_its_weights_or_its_base_is_refused(pipeline, tmp_pat
         find(adapter)
 
 
-def test_a_target_of_another_engine_is_refused(pipeline, tmp_path):
-    folder = write_export(tmp_path / "exported", pipeline, target="merged")
+@pytest.mark.parametrize("quantization", ["none", "q8_0"])
+def test_a_target_of_another_engine_is_refused(pipeline, tmp_path, quantization):
+    folder = write_export(tmp_path / "exported", pipeline, target="merged", model__quantization=quantization)
     path = folder / "summarization.json"
     path.write_text(path.read_text().replace('"merged"', '"gguf"'))
     with pytest.raises(UserError, match=r"exported: was exported for gguf, which this command cannot run"):
@@ -163,6 +177,15 @@ def test_ctranslate2_writes_what_transformers_writes(pipeline, tmp_path):
     (folder / "model.bin").unlink()
     with pytest.raises(UserError, match=r"fast: model.bin not found; copy the whole folder"):
         Summarizer.load(folder)
+
+
+def test_a_damaged_tokenizer_of_an_export_is_named(pipeline, tmp_path):
+    folder = write_export(tmp_path / "exported", pipeline, target="merged")
+    path = folder / "tokenizer.json"
+    for text in (path.read_text()[:200], '{"version": "1.0"}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"exported.*(tokenizer\.json|its tokenizer could not be loaded)"):
+            load_exported_tokenizer(folder)
 
 
 def test_without_a_pipeline_here_a_model_must_be_named(tmp_path, monkeypatch):

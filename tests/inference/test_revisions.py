@@ -1,6 +1,8 @@
 """The model of another revision or of an experiment comes from git and DVC's cache, whole or not at all."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -96,6 +98,20 @@ def test_without_a_cache_and_a_remote_one_sentence_says_so(history, here):
         assert find(None, untuned=True, revision="rank-8").name.startswith("models/tiny at rank-8 (")
     finally:
         shutil.move(here / ".dvc/moved", here / ".dvc/cache")
+
+
+def test_a_full_disk_is_not_said_of_the_cache(history, here, monkeypatch):
+    from dvc.fs import dvc as fs
+
+    shutil.rmtree(here / ".dvc/tmp/summarize", ignore_errors=True)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fs.DVCFileSystem, "get_file", full)
+    with pytest.raises(UserError, match=r"^rank-8: the disk is full; free some space"):
+        find("rank-8")
+    assert list((here / ".dvc/tmp/summarize").iterdir()) == []
 
 
 def test_a_name_that_means_nothing_is_refused(here, tmp_path, monkeypatch):

@@ -66,6 +66,8 @@ def test_markdown_of_a_pull_request():
 def test_the_card_of_an_export_repeats_a_licence_as_code(tmp_path):
     licence = json.dumps(HOSTILE.replace("\ud800", ""))
     (tmp_path / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    other = Model("models/phi-tiny-medical", "models/phi-tiny-medical", None, "float32", "none")
+    assert licence_of(other)[0] is None  # the repository's own licence is that of its own bases
     _, said = licence_of(Model(str(tmp_path), str(tmp_path), None, "float32", "none"))
     assert said.count("`") == 2 and "alert(1)" in said and not UNSAFE.search(said)
 

@@ -4,7 +4,7 @@ import pytest
 from cluster import make_small
 from conftest import run
 
-from onesentence.study.clone import Clone, has_whole_lock
+from onesentence.study.clone import Clone, has_whole_lock, tracked
 
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 WHOLE = (
@@ -16,6 +16,16 @@ TORN = {
     "bytes": "\0" * 20,
     "half a stage": WHOLE.partition("    cmd")[0],
 }
+
+
+def test_inputs_may_have_any_name(tmp_path):
+    project = make_small(tmp_path)
+    for name in ("my model.dvc", "modèle.dvc", "presets/my own/data.dvc", "presets/my own/.dvc/config"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("")
+    before = tracked(project)
+    run(project, "git", "add", "--all", "--force")
+    assert sorted({*tracked(project)} - {*before}) == ["modèle.dvc", "my model.dvc"]
 
 
 @pytest.mark.parametrize("text", TORN.values(), ids=TORN)

@@ -3,7 +3,6 @@
 A failed or empty output scores 0 and enters the corpus scores as an empty text.
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesentence.core.errors import UserError
+from onesentence.core.pool import worker_count
 from onesentence.evaluation.overlap.bleu import Bleu
 from onesentence.evaluation.overlap.chrf import Chrf
 from onesentence.evaluation.overlap.chrf_plus import ChrfPlus
@@ -62,11 +62,6 @@ def _oracles(pairs: list[tuple[str, str]]) -> list[str]:
     return [rouge.best_sentence(document, reference) for document, reference in pairs]
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use: a container or taskset may have limited them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _in_workers(
     function: Callable[[list[tuple[str, str]]], list[Result]],
     pairs: list[tuple[str, str]],
@@ -75,12 +70,12 @@ def _in_workers(
     more: tuple[str, ...],
     workers: int | None,
 ) -> list[Result]:
-    """Return `function` of all pairs, in order, computed by `workers` processes (None: one per core)."""
+    """Return `function` of all pairs, in order, computed by `workers` processes (None: `worker_count`)."""
     if meteor_synonyms:
         word_net()  # an error here is one sentence; in a worker it would break the pool
     options = (language, meteor_synonyms, more)
     if workers is None:
-        workers = 1 if len(pairs) < FEW else usable_cores()
+        workers = 1 if len(pairs) < FEW else worker_count()
     if workers == 1:
         _start_worker(*options)
         return function(pairs)

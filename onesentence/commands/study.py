@@ -151,7 +151,13 @@ def command(
     studies = Studies.of_workspace()
     studies.check_names()
     if name is None:
-        for option, given in (("--jobs", jobs), ("--quick", quick or None), ("--scheduler", scheduler)):
+        options = {
+            "--jobs": jobs,
+            "--quick": quick or None,
+            "--scheduler": scheduler,
+            "--git-remote": git_remote,
+        }
+        for option, given in options.items():
             if given is not None:
                 raise UserError(f"{option}: expected the name of a study; `onesentence study` lists them")
         print_studies(studies)

@@ -62,10 +62,9 @@ def fetch(revision: str, home: Path, untuned: bool) -> tuple[Path, str]:
     except Absent as error:
         raise UserError(f"{where}: has no {error}; name a revision whose pipeline was run") from error
     except (OSError, DvcException, DataIndexError) as error:
-        fault = machine_faults.sentence_of(error)
-        if fault and not isinstance(
-            error, FileNotFoundError
-        ):  # a full disk; a missing file is one of the cache
+        # A file that is missing is one of the cache.
+        fault = None if isinstance(error, FileNotFoundError) else machine_faults.sentence_of(error)
+        if fault:
             raise UserError(f"{where}: {fault}") from error
         raise UserError(
             f"{where}: its model is neither in DVC's cache nor in a remote that can be reached "

@@ -30,7 +30,9 @@ EXPORT_RULES = {
 PROMPT_RULES = {"template": TEXT, "before": ANY_TEXT, "after": ANY_TEXT, "blank": ANY_TEXT, "chat": TRUTH}
 # The keys of `generate` in EXPORT; the format of the weights is in its section `model`.
 DECODING = [field.name for field in fields(params.Generate) if field.name != "quantization"]
-QUANTIZED = {"quantization": choice(*params.QUANTIZATIONS, "q8_0")}  # the last is of GGUF, whose target is refused
+QUANTIZED = {
+    "quantization": choice(*params.QUANTIZATIONS, "q8_0")
+}  # the last is of GGUF, whose target is refused
 MODEL_RULES = {"base": TEXT, "revision": TEXT_OR_NULL}
 
 

@@ -129,6 +129,13 @@ def run(
     pool.drop()
 
 
+def require_no_options(given: dict[str, object]) -> None:
+    """Raise a UserError for an option of a study, where none is named. given: None for one that is not."""
+    for option, value in given.items():
+        if value is not None:
+            raise UserError(f"{option}: expected the name of a study; `onesentence study` lists them")
+
+
 def print_studies(studies: Studies) -> None:
     """Print the question, the runs and the hours of each study."""
     for name in studies.names():
@@ -151,15 +158,9 @@ def command(
     studies = Studies.of_workspace()
     studies.check_names()
     if name is None:
-        options = {
-            "--jobs": jobs,
-            "--quick": quick or None,
-            "--scheduler": scheduler,
-            "--git-remote": git_remote,
-        }
-        for option, given in options.items():
-            if given is not None:
-                raise UserError(f"{option}: expected the name of a study; `onesentence study` lists them")
+        require_no_options(
+            {"--jobs": jobs, "--quick": quick or None, "--scheduler": scheduler, "--git-remote": git_remote}
+        )
         print_studies(studies)
         return
     if jobs is not None and jobs < 1:

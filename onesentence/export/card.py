@@ -18,11 +18,8 @@ from onesentence.export.folder import ADAPTER, CTRANSLATE2, GGUF, SETTINGS
 from onesentence.export.gguf import FILE
 
 CARD, EVAL_RESULTS = "README.md", ".eval_results"
-SHIPPED = (
-    "models/phi-tiny",
-    "models/phi-tiny-64",
-    "models/phi-tiny-128",
-)  # under the repository's own licence
+# The repository's own bases, under its own licence.
+SHIPPED = ("models/phi-tiny", "models/phi-tiny-64", "models/phi-tiny-128")
 LIBRARIES = {ADAPTER: "peft", CTRANSLATE2: "ctranslate2", GGUF: "gguf"}
 LOAD = {
     "merged": """tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -258,14 +258,16 @@ def written(root: Path, pipeline: Path, name: str) -> dict[str, bytes]:
 def test_a_committed_study_is_computed_again_from_its_scores_to_the_byte(path, tmp_path, monkeypatch):
     """Every number, plot and sentence, without experiments and without DVC's cache."""
     pipeline = path.parents[3]
-    needed = ["docs", "benchmarks/results/studies", "studies.yaml", "params.yaml", "metrics/studies"]
-    needed += [f"{pipeline}/{name}" for name in ("params.yaml", "metrics/studies")]
+    # docs/decisions.md holds the scales of all pipelines against each other.
+    pipelines = {Path(), *(other.parents[3] for other in COMMITTED)}
+    needed = ["docs", "benchmarks/results/studies", "studies.yaml"]
+    needed += [f"{each}/{name}" for each in pipelines for name in ("params.yaml", "metrics/studies")]
     for name in filter(lambda name: (ROOT / name).exists(), dict.fromkeys(map(os.path.normpath, needed))):
         source, target = ROOT / name, tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-    if pipeline != Path():
-        (tmp_path / pipeline / "studies.yaml").symlink_to("../../studies.yaml")
+    for each in pipelines - {Path()}:
+        (tmp_path / each / "studies.yaml").symlink_to("../../studies.yaml")
     run(tmp_path, "git", "init", "--quiet")
     (tmp_path / pipeline / f"metrics/studies/{path.stem}.json").unlink()
     (tmp_path / pipeline / "plots/studies").mkdir(parents=True)

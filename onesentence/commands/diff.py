@@ -30,6 +30,7 @@ from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.escaping import LINES, markdown_code, visible
 from onesentence.core.files import parse_json, read_json
+from onesentence.core.text import percent
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import METRICS, Scores, read_scores, scores_file
 from onesentence.evaluation.resampling import POWER, Sample, difference_of, holm
@@ -321,7 +322,7 @@ def metrics_table(
         frozenset({True}): "paired by article",
         frozenset({False}): "unpaired, from the two intervals",
     }.get(frozenset(kinds), "some paired by article")
-    columns = ["metric", *SIDES, f"difference [{after['confidence']:.0%}]", "MDE", "verdict"]
+    columns = ["metric", *SIDES, f"difference [{percent(after['confidence'])}]", "MDE", "verdict"]
     return f"{title}, one run on each side, {kind}", columns, metric_rows(differences, after["confidence"])
 
 

@@ -17,6 +17,7 @@ from onesentence.commands.preset import PRESETS
 from onesentence.core import params
 from onesentence.core.escaping import visible
 from onesentence.core.files import read_as_written_now, read_json, write_text
+from onesentence.core.text import percent
 from onesentence.evaluation.metrics import METRICS
 from onesentence.report.readme import (
     EVALUATION,
@@ -50,7 +51,7 @@ def command(readme: bool) -> None:
     with read_as_written_now(EVALUATION):
         systems = evaluation["systems"]
         title = (
-            f"{evaluation['n']:,} {evaluation['split']} articles, value [{evaluation['confidence']:.0%} "
+            f"{evaluation['n']:,} {evaluation['split']} articles, value [{percent(evaluation['confidence'])} "
             "interval], a failed output scores 0"
         )
         rows = [

@@ -33,6 +33,14 @@ REPRODUCE = "remove it and run `dvc checkout`, to take it from DVC's cache, or `
 DECIMALS = 4
 
 
+def is_there(name: str | Path) -> bool:
+    """Whether a file or folder has this name; false for one that is too long for any."""
+    try:
+        return Path(name).exists()
+    except OSError:
+        return False
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, for a file or a folder, and rename it to `path` on success.
@@ -44,6 +52,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if temporary.is_dir():  # of a killed process with the same number, as in a container
+        shutil.rmtree(temporary)
     try:
         yield temporary
         if path.is_dir() and temporary.is_dir():  # a folder with files cannot be overwritten by a rename

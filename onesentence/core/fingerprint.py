@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from onesentence.core import code_identity
-from onesentence.core.files import file_sha256
+from onesentence.core.files import file_sha256, is_there
 from onesentence.core.runtime import has_bfloat16_instructions
 
 # Packages whose version can change a result in its last digits.
@@ -41,8 +41,11 @@ def fingerprint(
 
 
 def model_files(name: str) -> list[Path]:
-    """The files of a model in a folder; none for a hub id, which model.revision pins."""
-    return [Path(name)] if Path(name).is_dir() else []
+    """The files of a model in a folder; none for a hub id, which model.revision pins, and for no name.
+
+    The path of an empty name is the working directory.
+    """
+    return [Path(name)] if name and is_there(name) and Path(name).is_dir() else []
 
 
 def _all_files(paths: Iterable[Path]) -> list[Path]:

@@ -105,8 +105,17 @@ class Stemmer:
         if language in STEMMERS:
             from nltk.stem.snowball import SnowballStemmer
 
-            snowball: Callable[[str], str] = SnowballStemmer(STEMMERS[language]).stem
-            return snowball
+            stemmer = SnowballStemmer(STEMMERS[language])
+            if language != "ar":
+                snowball: Callable[[str], str] = stemmer.stem
+                return snowball
+
+            def arabic(word: str) -> str:
+                # nltk keeps this flag of an earlier word: stems would depend on the order of the words.
+                stemmer.stemmer.suffixes_verb_step1_success = False
+                return str(stemmer.stem(word))
+
+            return arabic
         return str
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from onesentence.core import recorded
 from onesentence.core.errors import UserError
+from onesentence.core.files import is_there
 from onesentence.core.rules import (
     LANGUAGE,
     MODEL_SHA256,
@@ -477,7 +478,7 @@ def _nli_contradictions(evaluate: dict[str, Any]) -> list[str]:
             if value is not None
         ]
     problems = []
-    folder = Path(name).exists()
+    folder = is_there(name)
     if folder and revision is not None:
         problems.append("evaluate.nli_revision: must be null for a folder")
     if not folder and revision is None:
@@ -513,7 +514,7 @@ def _contradictions(values: dict[str, Any]) -> list[str]:
     problems = [*_data_contradictions(values["data"]), *_nli_contradictions(values["evaluate"])]
     model, pretrain = values["model"], values["pretrain"]
     # A name that exists on disk is a folder; any other name is a hub id, "owner/name".
-    folder = Path(model["name"]).exists() or model["watch"] != NO_FILE
+    folder = is_there(model["name"]) or model["watch"] != NO_FILE
     if folder and leaves(model["name"]):
         problems.append(
             f"model.name: {model['name']!r} leaves the repository; copy the model to models/, or name its "

@@ -24,6 +24,7 @@ def figure(width: float = 7.0, height: float = 4.2, columns: int = 1) -> "tuple[
     """A figure in a fixed style, and its axes: one, or an array of `columns`."""
     import matplotlib
 
+    matplotlib.rcdefaults()  # a matplotlibrc of the user would change the committed plots
     matplotlib.use("svg")
     matplotlib.rcParams.update(
         {

@@ -72,7 +72,7 @@ def chunked(items: Iterable[Item], letters: Callable[[Item], int]) -> Iterator[l
         yield chunk
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """Prepare a worker process: it leaves Ctrl-C to its parent, and ends when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Each worker has one core. The tokenizer's own threads would compete with the other workers.
@@ -180,7 +180,7 @@ class Pool:
             self._others = {child.pid for child in multiprocessing.active_children()}
             # Not forked: a fork copies the locks of threads that do not exist in the child.
             context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self.workers, context, _start_worker)
+            self._executor = ProcessPoolExecutor(self.workers, context, start_worker)
         try:
             with _one_thread():
                 return self._executor.submit(function, chunk)

@@ -116,6 +116,11 @@ def has_word(text: str) -> bool:
     return (ASCII_WORD if text.isascii() else WORD).search(text) is not None
 
 
+def percent(share: float) -> str:
+    """A share as a percentage with the digits that it has: 0.95 is 95%, 0.999 is 99.9%."""
+    return f"{100 * share:.6g}%"
+
+
 def words(text: str) -> list[str]:
     """The folded words of `text`.
 

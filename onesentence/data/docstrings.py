@@ -125,7 +125,13 @@ def source_files() -> Iterator[tuple[str, Path]]:
     """Yield ("distribution/path", absolute path) of every source file, sorted within each distribution."""
     for name in DISTRIBUTIONS:
         paths = {}
-        for file in metadata.distribution(name).files or []:
+        files = metadata.distribution(name).files
+        if files is None:
+            raise UserError(
+                f"{name}: its installation has no list of its files (RECORD), which the docstrings source "
+                "reads; install it again with pip"
+            )
+        for file in files:
             parts = file.parts
             if file.suffix == ".py" and not (
                 SKIPPED_FOLDERS.intersection(parts) or file.name in SKIPPED_FILES or parts[0] == ".."

@@ -16,6 +16,7 @@ import numpy as np
 from onesentence.core import recorded
 from onesentence.core.columns import Column
 from onesentence.core.errors import UserError
+from onesentence.core.files import is_there
 from onesentence.core.params import SPLITS, Data
 from onesentence.core.pool import Pool, chunked
 from onesentence.core.runtime import quiet_libraries
@@ -126,7 +127,7 @@ def open_source(data: Data) -> Source:
         return _docstrings(data)
     if data.source == "local":
         return _local(Path(data.watch), data)
-    if Path(data.source).exists():  # the loader would read it, and DVC would not see it change
+    if is_there(data.source):  # the loader would read it, and DVC would not see it change
         raise UserError(
             f"data.source: {data.source!r} is a path on this machine, expected docstrings, local or the id "
             f"of a hub dataset; `make data FROM={data.source}` takes local articles into the repository"
@@ -153,6 +154,18 @@ def _docstrings(data: Data) -> Source:
     return Source({split: stream(split) for split in SPLITS}, _rules(data), notes)
 
 
+def _require_revision(builder: Any, data: Data) -> None:
+    """Refuse rows of another revision: without the hub, datasets takes the newest copy of its cache."""
+    if "packaged_modules.cache" not in type(builder).__module__:
+        return
+    if data.sha256 is None and builder.hash != data.revision:
+        raise UserError(
+            f"data.source: {data.source!r}: the hub cannot be reached, and the local cache holds the "
+            f"revision {builder.hash} instead of {data.revision}; connect to the network, or set "
+            "data.revision to that commit"
+        )
+
+
 def _hub(data: Data) -> Source:
     """A dataset of the Hugging Face hub, from the network or from its local cache."""
     import datasets
@@ -160,7 +173,10 @@ def _hub(data: Data) -> Source:
     quiet_libraries()
     datasets.disable_progress_bars()
     try:
-        loaded = datasets.load_dataset(data.source, revision=data.revision)
+        builder = datasets.load_dataset_builder(data.source, revision=data.revision)
+        _require_revision(builder, data)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         # The libraries' own messages have several lines and contain addresses, so they are not shown.
         dataset = f"data.source: {data.source!r} at revision {data.revision!r}"
@@ -198,7 +214,7 @@ def _hub(data: Data) -> Source:
 
 def _local(path: Path, data: Data) -> Source:
     """A folder with a file for each split, or one file that is split by hash."""
-    if not path.exists():
+    if not is_there(path):
         raise UserError(f"data.watch: {path} not found; set it with `make data FROM=PATH`")
     needed = _needed(data)
 

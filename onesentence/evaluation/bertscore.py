@@ -54,6 +54,7 @@ class BertScore:
         folder = model_folder(name)
         sha256 = require_weights(folder, name, KEY, settings.bertscore_sha256)
         set_up(seed=0)
+        import torch
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         try:
@@ -69,7 +70,16 @@ class BertScore:
                 f"use 1 to {layers}"
             )
         config.num_hidden_layers = layer  # layers above the one that is compared are not built
-        self._model = AutoModel.from_pretrained(folder, config=config, use_safetensors=True).eval()
+        model, info = AutoModel.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        # transformers fills them with random numbers. The pooler comes after the layers that are compared.
+        if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
+            raise UserError(
+                f"{KEY}: {name!r} has no weights for {missing[0]}; copy the whole model, or use another "
+                "encoder"
+            )
+        self._model = model.eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         # bert_score cuts a text at the tokenizer's maximum length.
         limit_length(self._tokenizer, config)

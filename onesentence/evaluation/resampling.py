@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
+from onesentence.core.errors import UserError
+
 SEED = 0  # of the resampling only: every metric and system gets the same resamples
 AT_ONCE = 100  # resamples drawn at a time, to limit memory: 100 x 11,334 counts of 8 bytes are 9 MB
 SCALE = 1_000_000  # scores have 6 decimals and are summed as whole numbers of millionths
@@ -152,10 +154,13 @@ def mean_of(sums: np.ndarray) -> NDArray[np.float64]:
 
 
 def _exact(statistics: np.ndarray) -> NDArray[np.float64]:
-    """Return statistics as float64. Raises ValueError if their sums might reach 2**53 and be inexact."""
+    """Return statistics as float64. Raises UserError if their sums might reach 2**53 and be inexact."""
     # Python's int: the product would wrap around in int64.
     if int(np.abs(statistics).max(initial=0)) * len(statistics) >= 2**53:
-        raise ValueError("statistics too large for exact sums")
+        raise UserError(
+            f"a score is too large to be summed exactly over {len(statistics):,} articles or clusters: one "
+            "article or output is far longer than the others; shorten it, or leave it out"
+        )
     return statistics.astype(np.float64)
 
 

@@ -12,6 +12,7 @@ from onesentence.core.errors import UserError
 from onesentence.core.escaping import markdown_code
 from onesentence.core.files import write_text
 from onesentence.core.params import Data, Model, Params, generating, parse_yaml
+from onesentence.core.text import percent
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.export.converters import require_ctranslate2
 from onesentence.export.folder import ADAPTER, CTRANSLATE2, GGUF, SETTINGS
@@ -151,8 +152,8 @@ def metadata(p: Params, target: str) -> dict[str, Any]:
 
 def scores_table(evaluation: dict[str, Any]) -> str:
     """The quality metrics of base and tuned model, with intervals and signatures."""
-    percent = f"{evaluation['confidence']:.0%}"
-    lines = [f"| metric [{percent} interval] | this model | untuned base |", "| --- | --- | --- |"]
+    confidence = percent(evaluation["confidence"])
+    lines = [f"| metric [{confidence} interval] | this model | untuned base |", "| --- | --- | --- |"]
     signatures = []
     for name, metric in evaluation["metrics"]["quality"].items():
         cells = [interval(evaluation["systems"][system][name]) for system in ("tuned", "base")]

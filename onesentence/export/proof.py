@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onesentence.core.params import Evaluate, Export
+from onesentence.core.text import percent
 from onesentence.evaluation import comparison
 from onesentence.evaluation.equivalence import EQUIVALENT, UNDECIDED, equivalence_of, tost_confidence
 from onesentence.evaluation.metrics import HEADLINE, METRICS, Scores
@@ -167,7 +168,7 @@ def failure(
     if test["low"] is None:
         interval = "too few clusters for an interval"
     else:
-        interval = f"{test['confidence']:.0%} interval [{test['low']:+.2f}, {test['high']:+.2f}]"
+        interval = f"{percent(test['confidence'])} interval [{test['low']:+.2f}, {test['high']:+.2f}]"
     value = "undefined" if test["value"] is None else f"{test['value']:+.2f}"
     advice = ""
     if test["verdict"] == UNDECIDED:

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from onesentence.core import plots
 from onesentence.core.plots import write_csv
+from onesentence.core.text import percent
 from onesentence.evaluation.metrics import METRICS, QUALITY
 from onesentence.report.sentences import NAMES, clusters_phrase
 from onesentence.report.tables import SYSTEMS
@@ -42,7 +43,9 @@ def draw_loss(train: dict[str, Any], folder: Path) -> None:
 
 def subtitle(evaluation: dict[str, Any]) -> str:
     """The split, the number of articles and the confidence of the intervals, for the title of a plot."""
-    return f"{evaluation['split']}: {clusters_phrase(evaluation)}, {evaluation['confidence']:.0%} intervals"
+    return (
+        f"{evaluation['split']}: {clusters_phrase(evaluation)}, {percent(evaluation['confidence'])} intervals"
+    )
 
 
 def draw_metrics(evaluation: dict[str, Any], published: str, folder: Path) -> None:
@@ -153,7 +156,7 @@ def draw_length(rows: list[dict[str, Any]], evaluation: dict[str, Any], folder: 
         (left, "Success rate by document length", "outputs that are a summary (%)"),
         (
             right,
-            f"ROUGE-1 by document length ({evaluation['confidence']:.0%} intervals)",
+            f"ROUGE-1 by document length ({percent(evaluation['confidence'])} intervals)",
             "ROUGE-1 (F1 x 100)",
         ),
     ):

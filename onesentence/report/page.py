@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from onesentence.core.params import Params
-from onesentence.core.text import with_heading
+from onesentence.core.text import percent, with_heading
 from onesentence.evaluation.extraction import Article, output_marks, segments
 from onesentence.evaluation.metrics import HEADLINE, METRICS, test_hash
 from onesentence.report import subgroups
@@ -72,7 +72,7 @@ def group_table(title: str, rows: list[dict[str, Any]], confidence: float) -> di
             ]
             for row in rows
         ],
-        "note": f"Mean [{confidence:.0%} interval] over the articles of a group. No test compares the "
+        "note": f"Mean [{percent(confidence)} interval] over the articles of a group. No test compares the "
         "groups: read their differences as hints.",
     }
 
@@ -186,7 +186,7 @@ def run_facts(p: Params, evaluation: dict[str, Any]) -> list[list[str]]:
         ["decoding", f"{p.generate.num_beams} beams{decoded}"],
         [
             "intervals and tests",
-            f"{evaluation['confidence']:.0%}, {evaluation['resamples']:,} resamples, "
+            f"{percent(evaluation['confidence'])}, {evaluation['resamples']:,} resamples, "
             f"{evaluation['resampling']['interval']}",
         ],
         ["test set", evaluation["test"]],
@@ -207,7 +207,8 @@ def headline_plot(evaluation: dict[str, Any]) -> dict[str, Any]:
 
     metric = METRICS[HEADLINE]
     return {
-        "title": f"{metric.title} by system, with {evaluation['confidence']:.0%} intervals ({metric.unit})",
+        "title": f"{metric.title} by system, with {percent(evaluation['confidence'])} intervals "
+        f"({metric.unit})",
         "ticks": [[value, position(value)] for value in range(0, end + 1, 10 if end <= 60 else 20)],
         "rows": [
             {

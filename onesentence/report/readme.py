@@ -9,6 +9,7 @@ from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.escaping import markdown_code, markdown_text, visible
 from onesentence.core.files import read_as_written_now, read_json, read_jsonl, read_parquet, write_text
+from onesentence.core.text import percent
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.report.sentences import NAMES
@@ -52,7 +53,7 @@ def results_block(folders: Sequence[Path]) -> str:
     folders: of pipelines that were run: the default's is Path(), a preset's presets/NAME.
     """
     labels = [
-        f"{METRICS[HEADLINE].title} [{read_json(folders[0] / EVALUATION)['confidence']:.0%} interval]",
+        f"{METRICS[HEADLINE].title} [{percent(read_json(folders[0] / EVALUATION)['confidence'])} interval]",
         *("---", "base model", "articles"),
         *(NAMES[name] for name in SYSTEMS),
         *(pair.replace("-", " - ") for pair in DIFFERENCES),

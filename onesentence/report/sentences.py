@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from onesentence.core.text import percent
 from onesentence.evaluation.comparison import ROUNDING, is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.report.formatting import formatted, p_text
@@ -46,11 +47,11 @@ def difference_sentence(
     if entry["low"] is None:
         return _sentence(
             f"{left} differs from {right} by {value} points of {title} on {articles}: too few for a "
-            f"{confidence:.0%} interval. Use articles of more clusters."
+            f"{percent(confidence)} interval. Use articles of more clusters."
         )
     low, high = (formatted(entry[end], "+.2f") for end in ("low", "high"))
     numbers = (
-        f"({confidence:.0%} interval {low} to {high}, {p_text(entry['p_holm'])} after Holm's correction)"
+        f"({percent(confidence)} interval {low} to {high}, {p_text(entry['p_holm'])} after Holm's correction)"
     )
     if entry["mde"] is None:
         # Without variation the formula gives an MDE of 0.00, which would promise certainty.
@@ -194,7 +195,7 @@ def verdict_sentences(evaluation: dict[str, Any]) -> list[str]:
     first = f"The fine-tuned model scores {score['value']:.2f} in {METRICS[HEADLINE].title}"
     first += f" on {n:,} article{'s' * (n != 1)}"
     if score["low"] is not None:
-        first += f" ({confidence:.0%} interval {score['low']:.2f} to {score['high']:.2f})"
+        first += f" ({percent(confidence)} interval {score['low']:.2f} to {score['high']:.2f})"
     groups: dict[str, list[str]] = {"better": [], "worse": [], "same": [], "untested": []}
     for pair, metrics in evaluation["comparisons"].items():
         left, _, right = pair.partition("-")

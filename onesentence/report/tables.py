@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from onesentence.core.text import percent
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.evaluation.resampling import SUBSETS
@@ -98,7 +99,7 @@ def _systems_table(evaluation: dict[str, Any]) -> list[str]:
     way = SUBSETS if few else "resamples of whole clusters"
     lines = [
         f"Split {evaluation['split']}, {clusters_phrase(evaluation)}. Each value has its "
-        f"{evaluation['confidence']:.0%} interval ({evaluation['resamples']:,} {way}). "
+        f"{percent(evaluation['confidence'])} interval ({evaluation['resamples']:,} {way}). "
         f"A failed output scores 0. ROUGE: {rouge_words(evaluation)}, F1 x 100. Design effect: variance of "
         "ROUGE-1, divided by that of as many independent articles. Copied: the output is a word-for-word "
         "span of its article.",
@@ -159,7 +160,7 @@ def comparison_rows(evaluation: dict[str, Any], pair: str) -> dict[str, Any]:
     columns = [
         "metric",
         "difference",
-        f"{evaluation['confidence']:.0%} interval",
+        f"{percent(evaluation['confidence'])} interval",
         "BCa interval",
         "MDE",
         "p (boot.)",

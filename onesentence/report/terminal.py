@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from onesentence.core.escaping import visible
+from onesentence.core.text import percent
 from onesentence.report.sentences import clusters_phrase
 from onesentence.report.tables import comparison_rows, score_rows
 
@@ -40,7 +41,7 @@ def print_table(
 def print_scores(evaluation: dict[str, Any]) -> None:
     """Print the metrics by system, with intervals and units. evaluation: as in metrics/evaluation.json."""
     title = (
-        f"{clusters_phrase(evaluation)}, value [{evaluation['confidence']:.0%} interval of "
+        f"{clusters_phrase(evaluation)}, value [{percent(evaluation['confidence'])} interval of "
         f"{evaluation['resamples']:,} resamples], a failed output scores 0"
     )
     print_table(title, **score_rows(evaluation, {}), narrow=("unit",))

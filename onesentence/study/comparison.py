@@ -8,6 +8,7 @@ import numpy as np
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import _json_text, rounded, write_text
+from onesentence.core.text import percent
 from onesentence.evaluation.metrics import HEADLINE, Scores, require_comparable
 from onesentence.study import variance
 from onesentence.study.analyses import ANALYSES
@@ -195,7 +196,7 @@ def compare(
     if sample.too_few_for(confidence):
         raise UserError(
             f"compare: the {len(sample.clusters):,} articles are from {sample.count} clusters, too few for a "
-            f"{confidence:.0%} interval; evaluate on articles of more clusters"
+            f"{percent(confidence)} interval; evaluate on articles of more clusters"
         )
     varied = sorted({key for variant in study.variants for key in variant.changes})
     measured = measure(study, runs, resamples, spreads)

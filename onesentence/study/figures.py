@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from onesentence.core import plots
+from onesentence.core.text import percent
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.study.analyses import ANALYSES
 from onesentence.study.comparison import DESCRIBED, TESTED_METRICS
@@ -91,7 +92,7 @@ def draw_variants(axis: Any, study: Study, result: dict[str, Any]) -> None:
     seeds = f"{count} seed{'s' * (count > 1)}"
     axis.set(
         title=f"{study.name}: {result['n']:,} {result['split']} articles, {seeds}{grey}",
-        xlabel=f"ROUGE-1 (F1 x 100), {result['confidence']:.0%} interval over {over};\n"
+        xlabel=f"ROUGE-1 (F1 x 100), {percent(result['confidence'])} interval over {over};\n"
         "thick: interval of the paired difference to the baseline (orange, line)",
     )
 

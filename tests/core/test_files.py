@@ -18,6 +18,7 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import (
     atomic_write,
     file_sha256,
+    is_there,
     output_file,
     read_json,
     read_jsonl,
@@ -41,6 +42,19 @@ def test_atomic_write_replaces_the_file_and_leaves_no_temporary(tmp_path):
             temporary.write_text(text)
         assert path.read_text() == text
     assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_not_used(tmp_path):
+    left = tmp_path / f".out.{os.getpid()}.tmp"
+    left.mkdir()
+    (left / "old").write_text("")
+    with atomic_write(tmp_path / "out") as folder:
+        folder.mkdir()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_name_that_is_too_long_is_not_there(tmp_path):
+    assert is_there(tmp_path) and not is_there(tmp_path / "no") and not is_there("漢" * 100)
 
 
 def test_the_old_file_exists_until_the_body_is_done(tmp_path):

@@ -47,6 +47,11 @@ def test_code_data_base_settings_and_packages_count(project, monkeypatch):
     assert len(set(keys)) == len(keys)
 
 
+def test_no_name_is_no_folder(project):
+    """The path of an empty name is the working directory, with everything that changes in it."""
+    assert model_files("") == [] and model_files("owner/name") == [] and model_files("漢" * 100) == []
+
+
 def test_bfloat16_instructions_count_only_where_bfloat16_is_computed(project, monkeypatch):
     def keys(formats):
         found = set()

@@ -11,6 +11,7 @@ from onesentence.core.text import (
     first_sentence,
     fold,
     novel_ngram_share,
+    percent,
     sentences,
     with_heading,
     word_spans,
@@ -288,3 +289,10 @@ def test_a_whole_article_is_its_heading_a_blank_line_and_its_text():
         with_heading("def f(x)", "First paragraph.\n\nSecond.") == "def f(x)\n\nFirst paragraph.\n\nSecond."
     )
     assert with_heading("", "First paragraph.\n\nSecond.") == "First paragraph.\n\nSecond."
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.95, "95%"), (0.9, "90%"), (0.975, "97.5%"), (0.999, "99.9%"), (1 / 3, "33.3333%")]
+)
+def test_a_percentage_has_the_digits_of_the_share(share, text):
+    assert percent(share) == text

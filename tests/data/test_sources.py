@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -755,7 +756,8 @@ except UserError as error:
 
 def read_hub(cache: Path, source: str, **changes) -> dict | str:
     """The rows of the hub source, or its error; offline, in a process with an empty cache."""
-    data = settings(Path("requirements.txt"), **{"source": source, "revision": "main", **changes})
+    given = {"source": source, "revision": "main", "sha256": None, **changes}
+    data = settings(Path("requirements.txt"), **given)
     result = subprocess.run(
         [sys.executable, "-c", HUB_PROGRAM, json.dumps(vars(data))],
         env={**os.environ, "PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)},
@@ -777,6 +779,30 @@ def test_a_hub_dataset_that_cannot_be_reached_is_one_line_without_an_address(tmp
     message = read_hub(tmp_path, "nobody-here/no-such-dataset", revision="0123abc")
     assert isinstance(message, str) and "\n" not in message and "http" not in message
     assert "data.source: 'nobody-here/no-such-dataset' at revision '0123abc'" in message
+
+
+def test_another_revision_of_the_local_cache_is_refused(tmp_path):
+    """Without a network the loader takes the newest copy in its cache, of whatever revision."""
+    folder, cache, known = tmp_path / "set", tmp_path / "cache", "a" * 40
+    for split in SPLITS:
+        write(folder / f"{split}.jsonl", [{"id": split, "document": "d", "summary": "s"}])
+    read_hub(cache, str(folder))
+    (made,) = (cache / "datasets").glob("*/default/*/*/")  # as a dataset of the hub is cached
+    place = cache / "datasets/owner___set/default" / made.parent.name / known
+    place.parent.mkdir(parents=True)
+    shutil.move(made, place)
+    for file in place.glob("*.arrow"):
+        file.rename(place / f"set-{file.name.rpartition('-')[2]}")
+    text = (place / "dataset_info.json").read_text()
+    info = json.loads(text)
+    (place / "dataset_info.json").write_text(json.dumps(info | {"dataset_name": "set"}))
+    rows = {split: [[split, "d", "s"]] for split in SPLITS}
+    assert read_hub(cache, "owner/set", revision=known) == rows
+    message = read_hub(cache, "owner/set", revision="b" * 40)
+    assert f"the local cache holds the revision {known} instead of {'b' * 40}" in message
+    assert (
+        read_hub(cache, "owner/set", revision="b" * 40, sha256="0" * 64) == rows
+    )  # `prepare` checks the rows
 
 
 def test_a_hub_dataset_gives_its_splits_and_names_a_missing_column_or_split(tmp_path):

@@ -193,6 +193,28 @@ def error_of(*arguments, **options) -> str:
     return message
 
 
+def test_an_encoder_stored_in_16_bits_is_computed_in_32(tmp_path):
+    import torch
+    from transformers import AutoModel
+
+    folder = tmp_path / "half"
+    shutil.copytree(model_folder(PACKAGE), folder)
+    AutoModel.from_pretrained(folder, dtype=torch.float16).save_pretrained(folder)
+    scorer = BertScore(settings(str(folder), sha=weights_sha256(folder, "x", "key")))
+    assert {weight.dtype for weight in scorer._model.parameters()} == {torch.float32}
+
+
+def test_an_encoder_that_lacks_weights_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "cut"
+    shutil.copytree(model_folder(PACKAGE), folder)
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file({f"other.{name}": weight for name, weight in weights.items()}, path, {"format": "pt"})
+    assert "has no weights for embeddings" in error_of(str(folder), sha=weights_sha256(folder, "x", "key"))
+
+
 def test_other_weights_are_refused():
     message = error_of(sha="0" * 64)
     assert SHA in message and "0" * 64 in message

@@ -1,5 +1,6 @@
 """ROUGE, BLEU, chrF and METEOR by hand and against the libraries' own public functions."""
 
+import itertools
 import json
 import random
 import time
@@ -11,6 +12,7 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from onesentence.core.errors import UserError
+from onesentence.core.language import STEMMERS, Stemmer
 from onesentence.core.text import first_sentence, sentences
 from onesentence.evaluation.overlap import workers as workers_module
 from onesentence.evaluation.overlap.bleu import STATISTICS, corpus_bleu
@@ -38,6 +40,18 @@ ODD = [  # (reference, output): empty, short, repeated, not ASCII, several sente
     ("...", "!!!"),
     ("a b c d e f", "d e f a b c"),
 ]
+
+
+@pytest.mark.parametrize("language", sorted(STEMMERS))
+def test_a_stem_does_not_depend_on_the_words_before_it(language):
+    """nltk's Arabic stemmer keeps a flag from word to word."""
+    words = {"ar": ["كتبوا", "كتابه", "يكتبون", "استخدموا"]}.get(
+        language, ["running", "écrivaient", "häuser"]
+    )
+    alone = [Stemmer(language).stem(word) for word in words]
+    for order in itertools.permutations(range(len(words))):
+        stemmer = Stemmer(language)
+        assert {k: stemmer.stem(words[k]) for k in order} == dict(enumerate(alone))
 
 
 @pytest.fixture(scope="module")

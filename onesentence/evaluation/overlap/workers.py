@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesentence.core.errors import UserError
-from onesentence.core.pool import worker_count
+from onesentence.core.pool import start_worker, worker_count
 from onesentence.evaluation.overlap.bleu import Bleu
 from onesentence.evaluation.overlap.chrf import Chrf
 from onesentence.evaluation.overlap.chrf_plus import ChrfPlus
@@ -43,9 +43,15 @@ def chosen_metrics(more: tuple[str, ...]) -> list[type[OverlapMetric]]:
     return [metric for metric in OVERLAP_METRICS if not metric.optional or {*more} & {*metric.declared}]
 
 
-def _start_worker(language: str, meteor_synonyms: bool, more: tuple[str, ...]) -> None:
+def _build_metrics(language: str, meteor_synonyms: bool, more: tuple[str, ...]) -> None:
     """Build the metrics of this process."""
     _metrics[:] = [metric(language, meteor_synonyms) for metric in chosen_metrics(more)]
+
+
+def _start_worker(language: str, meteor_synonyms: bool, more: tuple[str, ...]) -> None:
+    """Prepare a worker process."""
+    start_worker()
+    _build_metrics(language, meteor_synonyms, more)
 
 
 def _pairs(pairs: list[tuple[str, str]]) -> list[Row]:
@@ -77,7 +83,7 @@ def _in_workers(
     if workers is None:
         workers = 1 if len(pairs) < FEW else worker_count()
     if workers == 1:
-        _start_worker(*options)
+        _build_metrics(*options)
         return function(pairs)
     chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
     # Not forked: a fork copies the locks of threads that do not exist in the child.

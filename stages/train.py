@@ -140,7 +140,7 @@ def model_to_train(p: params.Params) -> tuple[PreTrainedModel | PeftModel, int]:
     if p.model.dtype == "float16":
         scale_float16_gradients(model)
     if processes.sharded():
-        shard(model, p.model.quantization)
+        shard(model, p.model.quantization, p.model.dtype)
     return model, base_bytes
 
 

@@ -224,6 +224,19 @@ def print_memory(p: params.Params, length: int, count: int, table: list[list[str
     )
 
 
+def print_generation(p: params.Params, config: PreTrainedConfig) -> None:
+    """Print the memory of generation by part, or why there is no estimate."""
+    from onesentence.training.memory import NoEstimate, generation_memory
+
+    try:
+        parts = generation_memory(config, params.generating(p), p.generate, p.prompt.max_input_tokens)
+    except NoEstimate as error:
+        print(error)
+        return
+    listed = ", ".join(f"{part} {size / GIGA:.3f}" for part, size in parts.items())
+    print(f"Generation memory in GB: {listed}; total {sum(parts.values()) / GIGA:.3f}")
+
+
 @documented(__doc__)
 @click.option("--no-probe", is_flag=True, help="Estimate memory alone; compute nothing.")
 @click.option("--mde", type=float, help="Print how many articles a test needs to detect this many points.")
@@ -244,7 +257,6 @@ def command(no_probe: bool, mde: float | None, count: int, fsdp: bool) -> None:
     from onesentence.training.memory import (
         NoEstimate,
         free_bytes,
-        generation_memory,
         needed_bytes,
         require_fit,
     )
@@ -268,16 +280,15 @@ def command(no_probe: bool, mde: float | None, count: int, fsdp: bool) -> None:
             print("\n".join(probe(p)))
         return
     print_memory(p, length, count, table)
-    parts = generation_memory(config, params.generating(p), p.generate, p.prompt.max_input_tokens)
-    listed = ", ".join(f"{part} {size / GIGA:.3f}" for part, size in parts.items())
-    print(f"Generation memory in GB: {listed}; total {sum(parts.values()) / GIGA:.3f}")
+    print_generation(p, config)
     free = free_bytes()
-    longest = np.zeros(length - completion, np.int32), np.zeros(completion, np.int32)
+    row = np.zeros(length - completion, np.int32), np.zeros(completion, np.int32)
+    longest = [row] * p.train.batch_size  # the batch whose labels are most
     print(f"Free on this machine: {free / GIGA:.1f} GB")
     # Processes on a CPU share its memory; each GPU has its own.
     here = free if device_name() == "cuda" else free // count
     try:
-        needed = require_fit(partial(needed_bytes, p, config, [longest], several=(count, fsdp)), p, here)
+        needed = require_fit(partial(needed_bytes, p, config, longest, several=(count, fsdp)), p, here)
     except UserError as error:
         print(error)
         return  # a probe would run out of memory

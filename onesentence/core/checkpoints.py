@@ -113,7 +113,7 @@ def last_checkpoint(folder: Path, stage: str) -> Path | None:
             why = f": {', '.join(removed)}" if removed else ""
             print(f"{stage}: continuing from {path.name}{why}", flush=True)
             return path
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)  # each process of a run does so
         removed.append(f"{path.name} was removed because {reason}")
     if removed:
         print(

@@ -38,7 +38,11 @@ ALLOCATION = (
     "realloc of size",
     "failed to map segment",  # of a library that is loaded
     os.strerror(errno.ENOMEM),
+    "CUDA error: out of memory",  # outside torch's own allocator
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
 )
+NOT_DETERMINISTIC = "does not have a deterministic implementation"  # what torch says of an operation on a GPU
 # What Python says where it found no memory for the exception itself.
 SILENT = ("without setting an exception", "error return without exception set")
 
@@ -51,6 +55,11 @@ def sentence_of(error: BaseException) -> str | None:
             return f"not enough memory; {less_memory()}"
         if type(part).__name__ == "BrokenProcessPool":
             return f"a worker process was killed, most likely for lack of memory; {less_memory()}"
+        if NOT_DETERMINISTIC in text:
+            return (
+                f"the model computes with {text.partition(' ')[0]}, which gives other results in each run on "
+                "this GPU; use another base model, or the CPU (CUDA_VISIBLE_DEVICES=)"
+            )
         number = part.errno if isinstance(part, OSError) else None
         for table, remedy in (
             (FULL, f"free some space, then {AGAIN}"),

@@ -137,7 +137,7 @@ def shared_prompt_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: None,
+    attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -145,8 +145,10 @@ def shared_prompt_attention(
 
     query: [rows, heads, 1, head_dim], rows of one article together; key, value: [articles, kv heads, slots,
     head_dim], from SharedPromptLayer.update. Returns [rows, 1, heads, head_dim]. Raises a ValueError if the
-    model has changed the keys, or asks for other scores.
+    model has changed the keys, asks for other scores, or brings a mask of its own.
     """
+    if attention_mask is not None:
+        raise ValueError("the shared prompt does not support a mask of the model's own")
     if not hasattr(key, "mask") or any(kwargs.get(name) is not None for name in OTHER_SCORES):
         raise ValueError("the shared prompt does not support this change of keys or scores")
     rows, heads, _, width = query.shape

@@ -29,6 +29,13 @@ PROVEN: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 # architectures, and 8e-2 if attention ignores its sinks; 0.2 in bfloat16, whose rounding can decide between
 # two nearly equal beams.
 SAME_SCORE = {"float32": 1e-3, "other": 0.5}
+# What torch says where it has no error class of its own for an allocation that failed.
+FAILED_ALLOCATIONS = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 @dataclass(frozen=True)
@@ -233,7 +240,7 @@ def out_of_memory(error: Exception) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in FAILED_ALLOCATIONS)
     )
 
 

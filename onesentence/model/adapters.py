@@ -167,6 +167,7 @@ def merged(adapted: Callable[[], PeftModel], settings: Model) -> PreTrainedModel
     if (probe_logits(model) - wanted).abs().max() <= MERGE_TOLERANCE * wanted.std():
         return model
     print("the adapter is not merged: merging would change the logits")
+    del model  # so that only one is in memory
     return adapted()  # merging cannot be undone exactly
 
 

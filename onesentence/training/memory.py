@@ -67,6 +67,10 @@ class Training:
         return self.resident + self.activations + self.transient
 
 
+# The width of the layers between two blocks of attention, by family.
+MLP_WIDTHS = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
+
+
 class NoEstimate(UserError):
     """No estimate is possible: the model's forward pass needs data."""
 
@@ -311,8 +315,14 @@ def divided(training: Training, config: PreTrainedConfig, dtype: str, count: int
 def cache_bytes_per_token(config: PreTrainedConfig, dtype: str) -> int:
     """Bytes of one token's keys and values in every layer."""
     config = config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    count = getattr(config, "num_attention_heads", None)
+    if not count:
+        raise NoEstimate(f"generation: no estimate: a {config.model_type} model keeps no keys and values")
+    named = (getattr(config, name, None) for name in ("num_key_value_heads", "num_kv_heads"))
+    heads = next(filter(None, named), count)
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        heads = 1  # of Falcon and GPT-BigCode
+    width = getattr(config, "head_dim", None) or config.hidden_size // count
     numbers: int = 2 * config.num_hidden_layers * heads * width  # 2: keys and values
     return numbers * BYTES[dtype]
 
@@ -338,7 +348,9 @@ def passing_bytes(config: PreTrainedConfig, dtype: str, rows: int, length: int, 
     tokens; the larger of the two counts.
     """
     config = config.get_text_config()  # the text part of a multimodal model
-    widest = max(getattr(config, "intermediate_size", None) or 0, config.hidden_size)
+    # Families call it differently, and those that do not name it have four times the hidden size.
+    named = (getattr(config, name, None) for name in MLP_WIDTHS)
+    widest = max(next(filter(None, named), 4 * config.hidden_size), config.hidden_size)
     peak: int = max(
         LOGIT_COPIES * labels * config.vocab_size * 4,
         WIDEST_COPIES * rows * length * widest * BYTES[dtype],

@@ -31,10 +31,11 @@ WEIGHTS = "weights.safetensors"  # in a checkpoint: what is trained, whole
 OPTIMIZER = "optimizer.pt"  # whole states of the optimizer, by the name of a weight
 
 
-def shard(model: PreTrainedModel | PeftModel, quantization: str) -> None:
+def shard(model: PreTrainedModel | PeftModel, quantization: str, dtype: str) -> None:
     """Divide the weights of a model among the processes of the run, a layer at a time.
 
     quantization: model.quantization. bitsandbytes' layers keep their weights in forms that cannot be divided.
+    dtype: model.dtype. In float16 gradients are scaled by hooks on weights, which are replaced here.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -42,6 +43,11 @@ def shard(model: PreTrainedModel | PeftModel, quantization: str) -> None:
         raise UserError(
             f"model.quantization: {quantization} weights cannot be divided among processes; use none, or "
             "leave out --use_fsdp: a quantized base fits on one device more often"
+        )
+    if dtype == "float16":
+        raise UserError(
+            "model.dtype: float16 models are not divided among processes; use bfloat16 or float32, or leave "
+            "out --use_fsdp"
         )
     # The logits are a view, which `completion_loss` only reads. An operation in place on it would be wrong.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from onesentence.core import processes, stopping
@@ -168,10 +169,15 @@ class SummaryTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the trained weights to a checkpoint; under FSDP the first process writes them whole."""
-        if not processes.sharded():
-            super().save_model(output_dir, _internal_call)
+        folder = Path(output_dir or self.args.output_dir)
+        if processes.sharded():
+            sharding.save_weights(self.model, folder)
+        elif isinstance(self.model, PreTrainedModel):
+            # By the model's own names. By those of its files, experts would not be found at a resume.
+            if processes.first():
+                self.model.save_pretrained(folder, save_original_format=False)
         else:
-            sharding.save_weights(self.model, Path(output_dir or self.args.output_dir))
+            super().save_model(output_dir, _internal_call)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if not processes.sharded():
@@ -277,6 +283,9 @@ def training_arguments(p: Params, steps: int, folder: Path) -> TrainingArguments
     p: the sections `train` and `seed`; steps: of the optimizer; folder: where checkpoints are written.
     """
     settings = p.train
+    # params.yaml alone says how a run computes, not what `accelerate config` has written on a machine.
+    for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_BACKEND"):
+        os.environ[name] = "no"
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,

@@ -33,6 +33,14 @@ ROOT = Path(__file__).parents[2]
         (RuntimeError("write: No space left on device (os error 28)"), "the disk is full;"),
         (MemoryError(), "not enough memory; lower train.batch_size"),
         (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory;"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+            "not enough memory;",
+        ),
+        (
+            RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set ..."),
+            "the model computes with cumsum_cuda_kernel, which gives other results in each run on this GPU;",
+        ),
         (pa.ArrowMemoryError("realloc of size 64 failed"), "not enough memory;"),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "not enough memory;"),
         (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "a.py"), "not enough memory;"),

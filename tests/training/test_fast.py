@@ -259,9 +259,15 @@ def test_an_mlp_of_another_kind_or_format_stays():
         def forward(self, x):
             return 2 * super().forward(x)
 
-    doubled = Doubled(llama().config)
-    use_fast_mlp(torch.nn.ModuleList([doubled]))
-    assert "forward" not in vars(doubled)
+    class Clamped(type(llama().model.layers[0].mlp)):
+        def forward(self, x):
+            gate, up = self.gate_proj(x).clamp(max=7), self.up_proj(x).clamp(-7, 7)
+            return self.down_proj(self.act_fn(gate) * up)
+
+    for kind in (Doubled, Clamped):
+        changed = kind(llama().config)
+        use_fast_mlp(torch.nn.ModuleList([changed]))
+        assert "forward" not in vars(changed)
     plain, fast = (llama().model.layers[0].mlp for _ in range(2))
     use_fast_mlp(torch.nn.ModuleList([fast]))
     x = torch.randn(3, 32, generator=torch.Generator().manual_seed(4))

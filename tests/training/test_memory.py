@@ -109,6 +109,31 @@ def test_the_cache_has_the_size_that_generation_fills(base, tiny_settings):
     assert passing_bytes(config, "float32", 8, 20, 24) == 2 * 8 * 20 * 256 * 4
 
 
+def test_the_cache_of_families_that_share_keys_or_keep_none():
+    falcon = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+    for changes, heads in (
+        ({"multi_query": True}, 1),
+        ({"new_decoder_architecture": True, "num_kv_heads": 2}, 2),
+    ):
+        config = AutoConfig.for_model("falcon", **falcon, **changes)
+        assert cache_bytes_per_token(config, "float32") == 2 * 2 * heads * 16 * 4
+    with pytest.raises(NoEstimate, match="a mamba model keeps no keys and values"):
+        cache_bytes_per_token(AutoConfig.for_model("mamba"), "float32")
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "widest"),
+    [
+        ("opt", {"hidden_size": 32, "ffn_dim": 96}, 96),
+        ("gpt2", {"n_embd": 32}, 128),
+        ("llama", {"hidden_size": 32, "intermediate_size": 80}, 80),
+    ],
+)
+def test_the_widest_activation_of_a_family(family, shape, widest):
+    config = AutoConfig.for_model(family, vocab_size=10, **shape)
+    assert passing_bytes(config, "float32", 8, 20, 1) == 2 * 8 * 20 * widest * 4
+
+
 def settings(batch_size: int, quantization: str = "none", method: str = "lora"):
     return SimpleNamespace(
         model=SimpleNamespace(quantization=quantization),

@@ -224,7 +224,7 @@ def print_memory(p: params.Params, length: int, count: int, table: list[list[str
     )
 
 
-def print_generation(p: params.Params, config: PretrainedConfig) -> None:
+def print_generation(p: params.Params, config: "PretrainedConfig") -> None:
     """Print the memory of generation by part, or why there is no estimate."""
     from onesentence.training.memory import NoEstimate, generation_memory
 

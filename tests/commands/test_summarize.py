@@ -216,6 +216,7 @@ def test_a_signal_leaves_no_temporary_file(here, tmp_path_factory, number):
         while not any(folder.rglob("input.csv")) and time.monotonic() < end:
             time.sleep(0.1)
         assert any(folder.rglob("input.csv"))
+        time.sleep(2)  # it waits for input: a signal just before that would be heeded after it
         process.send_signal(number)
         assert process.wait(60) == 128 + number
     assert list(folder.rglob("input.csv")) == []

@@ -210,7 +210,14 @@ def test_a_signal_leaves_no_temporary_file(here, tmp_path_factory, number):
     """A table on standard input, of which there is no end here, is copied."""
     folder = tmp_path_factory.mktemp("temporary")
     with patch.dict(os.environ, TMPDIR=str(folder)):
-        process = start("summarize", "--from", "csv", stdin=subprocess.PIPE)
+        # Where these tests run under nohup, SIGHUP is ignored, and the command would keep it so.
+        process = start(
+            "summarize",
+            "--from",
+            "csv",
+            stdin=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        )
     with process:
         end = time.monotonic() + 100
         while not any(folder.rglob("input.csv")) and time.monotonic() < end:

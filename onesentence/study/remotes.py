@@ -77,7 +77,7 @@ def git_remote(name: str | None) -> str:
 
 
 def has_secret(parts: SplitResult) -> bool:
-    """Whether a password stands before the host of an address, or in http(s) a user, which may be a token."""
+    """Whether an address holds a secret: a password, or in http(s) a user's name, which may be a token."""
     return parts.password is not None or (parts.scheme in ("http", "https") and bool(parts.username))
 
 

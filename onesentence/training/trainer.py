@@ -29,7 +29,7 @@ from onesentence.training.loss import completion_loss, in_format
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerControl, TrainerState
+    from transformers import PreTrainedTokenizerBase, TrainerControl, TrainerState
 
     from onesentence.core.params import Params
 

@@ -2,13 +2,14 @@
 
     python -m benchmarks.gpu pack BUNDLE --xsum FOLDER      # here: wheels, the model, tokenized articles
     python -m benchmarks.gpu run BUNDLE --output RESULTS    # there, in a copy of this repository
+    python -m benchmarks.gpu_studies ...                    # here: score what the step `studies` found
 
 BUNDLE/part-1, part-2, ... are each below PART_BYTES, for machines that take so much at once; in one folder
 again they are one BUNDLE. `run` does its steps one after the other, writes what each has found as soon as it
-is there, and starts none after --minutes: `rung` trains and generates with presets/smollm2-xsum.yaml on the
-whole test split, alone on the GPU; `full_size` is benchmarks.full_size for both shapes; `grid` tries GRID on
-validation, as many variants at once as the GPU's memory holds. Measured on an H100 with a first form of this:
-the model is there after 45 s; a variant takes 160 s to train and 50 s to generate, with four beside it.
+is there, and starts none after --minutes: `studies` does the runs of studies.yaml (benchmarks.gpu_studies);
+`rung` trains and generates with presets/smollm2-xsum.yaml on the whole test split, alone on the GPU;
+`full_size` is benchmarks.full_size for both shapes. Measured on an H100 with a first form of this: the
+model is there after 45 s.
 """
 
 import argparse
@@ -16,12 +17,8 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import zipfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,8 +29,6 @@ from onesentence.core.errors import UserError
 
 PRESET, MODEL = "smollm2-xsum", "smollm2-135m"
 PART_BYTES = 48_000_000
-TEMPLATES = ("direct", "chat_template")
-LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # What a machine with torch, numpy and pyarrow may lack, at the versions of requirements.txt.
 WHEELS = (
     "accelerate click defusedxml hf-xet httpcore2 httpx2 huggingface_hub nltk peft regex rouge_score "
@@ -45,34 +40,6 @@ COMMON = {
     "train": {"autocast": "none", "batch_size": 16, "gradient_accumulation": 1, "checkpoint_every": 100_000},
     "generate": {"max_batch_tokens": 131_072},
 }
-FULL = {"model": {"dtype": "float32"}, "train": {"method": "full", "autocast": "bfloat16"}}
-GRID: dict[str, dict] = {
-    f"{template}, {name}, {rate:g}": {
-        "prompt": {"template": template},
-        "lora": {"target_modules": targets, "rank": rank},
-        "train": {"learning_rate": rate},
-    }
-    for template, name, targets, rank, rate in (
-        ("direct", "all linear, rank 64", LINEAR, 64, 5e-4),
-        ("direct", "all linear, rank 16", LINEAR, 16, 1e-3),
-        ("direct", "q k v, rank 64", LINEAR[:3], 64, 1e-3),
-        ("chat_template", "all linear, rank 64", LINEAR, 64, 5e-4),
-    )
-} | {
-    f"direct, every weight, {rate:g}": {**FULL, "train": {**FULL["train"], "learning_rate": rate}}
-    for rate in (1e-4, 2e-4)
-}
-# The preset with fewer pairs: the first of its training rows, as data.train_size would take them.
-GRID |= {f"{pairs} pairs": {"data": {"train_size": pairs}} for pairs in (1000, 500, 250)}
-# Ways to write with the rung's adapter, of validation's articles.
-DECODINGS: dict[str, dict] = {
-    "the preset": {},
-    "length penalty 0.5": {"length_penalty": 0.5},
-    "length penalty 2": {"length_penalty": 2.0},
-    "8 beams": {"num_beams": 8},
-    "greedy": {"num_beams": 1},
-}
-GIGABYTES_EACH = 15  # of a variant, the largest measured
 
 
 def deep(*overlays: dict) -> dict:
@@ -93,7 +60,7 @@ def workspace(folder: Path, overlay: dict) -> dict:
 
     for name in ("data", "models", "metrics", "plots"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    _, text = edit.edited(deep(overlay_of(PRESET), overlay), f"presets/{PRESET}.yaml")
+    _, text = edit.edited(deep(overlay_of(PRESET), COMMON, overlay), f"presets/{PRESET}.yaml")
     write_text(folder / params.PARAMS_FILE, text)
     if not (folder / base.MODELS / MODEL).exists():
         (folder / base.MODELS / MODEL).symlink_to((base.MODELS / MODEL).resolve())
@@ -117,6 +84,7 @@ def pip(*arguments: str) -> None:
 
 def pack(bundle: Path, xsum: Path, python: str) -> None:
     """Write everything that a machine without a network needs into BUNDLE, and cut it into parts."""
+    from benchmarks import gpu_studies
     from onesentence.commands import base
     from onesentence.core.files import read_parquet, write_json
 
@@ -157,17 +125,15 @@ def pack(bundle: Path, xsum: Path, python: str) -> None:
                 archive.extract(name, bundle / "bitsandbytes")
     packed.unlink()
     base.download(base.BASES[MODEL], bundle)
-    for template in TEMPLATES:
-        folder = bundle / "articles" / template
-        local = {"data": {"source": "local", "watch": str(xsum.resolve())}, "prompt": {"template": template}}
-        environment = workspace(folder, deep(COMMON, local))
-        stage(folder, environment, "stages.prepare")
-        stage(folder, environment, "stages.tokenize")
-        for split in ("validation", "test"):
-            table = read_parquet(folder / f"data/prepared/{split}.parquet", ["id", "summary"])
-            write_json(folder / f"{split}.json", dict(zip(*table.to_pydict().values(), strict=True)))
-        for name in ("data/prepared", "models", "metrics", "plots"):
-            shutil.rmtree(folder / name)
+    folder = bundle / "articles"
+    environment = workspace(folder, {"data": {"source": "local", "watch": str(xsum.resolve())}})
+    stage(folder, environment, "stages.prepare")
+    stage(folder, environment, "stages.tokenize")
+    table = read_parquet(folder / "data/prepared/test.parquet", ["id", "summary"])
+    write_json(folder / "test.json", dict(zip(*table.to_pydict().values(), strict=True)))
+    for name in ("data/prepared", "models", "metrics", "plots"):
+        shutil.rmtree(folder / name)
+    gpu_studies.pack(bundle, xsum)
     whole = sorted(file for file in bundle.rglob("*") if file.is_file())
     cut(bundle, whole)
 
@@ -186,8 +152,9 @@ def cut(bundle: Path, files: list[Path]) -> None:
             taken = min(room, len(data))
             data, room, piece = data[taken:], room - taken, piece + 1
         file.unlink()
-    for name in ("wheels", "articles", "bitsandbytes"):
-        shutil.rmtree(bundle / name)
+    for folder in bundle.iterdir():
+        if not folder.name.startswith("part-"):
+            shutil.rmtree(folder)  # no file is left in it
 
 
 def join(bundle: Path, target: Path) -> None:
@@ -202,14 +169,14 @@ def join(bundle: Path, target: Path) -> None:
         (target / name).write_bytes(b"".join(parts[suffix].read_bytes() for suffix in sorted(parts)))
 
 
-def scores(folder: Path, articles: Path, system: str, split: str) -> dict:
+def scores(folder: Path, articles: Path, system: str) -> dict:
     """ROUGE of a folder's predictions, a failed output 0, as stage `score` has it."""
     from rouge_score.rouge_scorer import RougeScorer
 
     from onesentence.core.files import read_json, read_jsonl
 
     names = ("rouge1", "rouge2", "rougeL")
-    scorer, references = RougeScorer(names, use_stemmer=True), read_json(articles / f"{split}.json")
+    scorer, references = RougeScorer(names, use_stemmer=True), read_json(articles / "test.json")
     rows = read_jsonl(folder / f"data/predictions/{system}.jsonl")
     found = [
         scorer.score(references[row["id"]], row["prediction"] if row["status"] == "ok" else "")
@@ -219,54 +186,34 @@ def scores(folder: Path, articles: Path, system: str, split: str) -> dict:
     return {**means, "articles": len(rows), "summaries": sum(row["status"] == "ok" for row in rows)}
 
 
-def few_rows(source: Path, target: Path, limits: dict, rows: int | None) -> None:
-    """The tokenized splits, cut to the rows that a variant takes; `rows` bounds every split."""
+def few_rows(source: Path, target: Path, rows: int | None) -> None:
+    """The tokenized splits; `rows` of each at most, None for all."""
     import pyarrow.parquet as pq
 
     target.mkdir(parents=True, exist_ok=True)
     for file in source.glob("*.parquet"):
-        table = pq.read_table(file)
-        bounds = [count for count in (limits.get(file.stem), rows) if count]
-        pq.write_table(table[: min(bounds)] if bounds else table, target / file.name)
+        pq.write_table(pq.read_table(file)[:rows], target / file.name)
 
 
-def variant(
-    work: Path, name: str, overlay: dict, split: str, systems: tuple[str, ...], rows: int | None
-) -> dict:
-    """Train one variant and generate for a split; scores, losses and seconds."""
+def rung(work: Path, rows: int | None) -> dict:
+    """Train with the preset and generate for the test split; scores, losses and seconds."""
     from onesentence.core.files import read_json
 
-    folder = work / name.replace(" ", "-").replace(",", "")
-    values = deep(COMMON, overlay, {"evaluate": {"split": split}})
-    environment = workspace(folder, values)
-    template = values.get("prompt", {}).get("template", "direct")
-    articles = (work / "bundle/articles" / template).resolve()
-    limits = {"train": values.get("data", {}).get("train_size")}
-    few_rows(articles / "data/tokenized", folder / "data/tokenized", limits, rows)
+    folder, articles = work / "rung", work / "bundle/articles"
+    environment = workspace(folder, {"evaluate": {"split": "test"}})
+    few_rows(articles / "data/tokenized", folder / "data/tokenized", rows)
     seconds = {"smoke": stage(folder, environment, "stages.smoke")}
     seconds["train"] = stage(folder, environment, "stages.train")
-    found = {"sets": overlay, "train": read_json(folder / "metrics/train.json")}
-    for system in systems:
+    found = {"sets": COMMON, "train": read_json(folder / "metrics/train.json")}
+    for system in ("tuned", "base"):
         seconds[f"generate {system}"] = stage(folder, environment, "stages.generate", system)
-        found[system] = scores(folder, articles, system, split)
+        found[system] = scores(folder, articles, system)
     return {**found, "seconds": seconds, "cost": read_json(folder / "data/cost/train.json")}
-
-
-def decoding(work: Path, name: str, settings: dict) -> dict:
-    """What the rung's adapter writes for validation with another decoding."""
-    folder = work / f"decoding-{name.replace(' ', '-')}"
-    overlay = {"evaluate": {"split": "validation"}, "generate": {**COMMON["generate"], **settings}}
-    environment = workspace(folder, deep(COMMON, overlay))
-    for path in ("data/tokenized", "models/tuned"):
-        if not (folder / path).exists():
-            (folder / path).symlink_to((work / "rung" / path).resolve())
-    seconds = stage(folder, environment, "stages.generate", "tuned")
-    articles = (work / "bundle/articles/direct").resolve()
-    return {"sets": settings, "tuned": scores(folder, articles, "tuned", "validation"), "seconds": seconds}
 
 
 def run_steps(work: Path, output: Path, steps: list[str], minutes: float, rows: int | None) -> None:
     """The steps in turn, each result written as soon as it is there."""
+    from benchmarks import gpu_studies
     from benchmarks.full_size import SHAPES
     from onesentence.core.files import read_json, write_json
     from onesentence.core.machine import machine
@@ -274,19 +221,18 @@ def run_steps(work: Path, output: Path, steps: list[str], minutes: float, rows: 
     ends = time.monotonic() + 60 * minutes
     results: dict = {"machine": machine()}
 
-    writing = threading.Lock()  # variants of the grid end side by side
-
     def keep(step: str, value) -> None:
-        with writing:
-            results[step] = value
-            write_json(output, results)
+        results[step] = value
+        write_json(output, results)
         print(f"gpu: {step}: done, {max(0, ends - time.monotonic()):.0f} s left", flush=True)
 
     for step in steps:
         if time.monotonic() > ends:
             print(f"gpu: {step}: no time left", flush=True)
+        elif step == "studies":
+            keep(step, gpu_studies.run(work, output.with_suffix(".tar"), ends, rows))
         elif step == "rung":
-            keep(step, variant(work, step, {}, "test", ("tuned", "base"), rows))
+            keep(step, rung(work, rows))
         elif step == "full_size":
             for shape in SHAPES:
                 file = work / f"{shape}.json"
@@ -298,29 +244,6 @@ def run_steps(work: Path, output: Path, steps: list[str], minutes: float, rows: 
                     print(error, flush=True)
                 if file.exists():
                     keep(shape, read_json(file))
-        elif step == "grid":
-            import torch
-
-            free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
-            at_once = max(1, int(free / 1e9 // GIGABYTES_EACH))
-            jobs: dict[str, Callable[[], dict]] = {
-                name: partial(variant, work, name, overlay, "validation", ("tuned",), rows)
-                for name, overlay in GRID.items()
-            }
-            if (work / "rung/models/tuned").exists():
-                jobs |= {
-                    name: partial(decoding, work, name, settings) for name, settings in DECODINGS.items()
-                }
-            with ThreadPoolExecutor(at_once) as pool:
-
-                def one(job: tuple[str, Callable[[], dict]]) -> None:
-                    if time.monotonic() < ends:
-                        try:
-                            keep(job[0], job[1]())
-                        except UserError as error:  # the others go on
-                            print(error, flush=True)
-
-                list(pool.map(one, jobs.items()))
 
 
 def run(bundle: Path, arguments) -> None:
@@ -366,7 +289,7 @@ def main() -> None:
     parser.add_argument(
         "--output", type=output_file, default="benchmarks/results/gpu.json", help="run: results"
     )
-    parser.add_argument("--steps", nargs="+", default=["rung", "full_size", "grid"])
+    parser.add_argument("--steps", nargs="+", default=["studies", "rung", "full_size", "grid"])
     parser.add_argument("--rows", type=int, help="run: of each split at most, to try it out")
     parser.add_argument("--minutes", type=float, default=10, help="run: no step starts after that")
     arguments = parser.parse_args()

@@ -1,0 +1,431 @@
+"""The studies of SmolLM2 on XSum, trained and generated on a GPU machine without a network, scored here.
+
+    python -m benchmarks.gpu pack BUNDLE --xsum FOLDER                             # here
+    python -m benchmarks.gpu run BUNDLE --steps studies --output RESULTS.json      # there
+    python -m benchmarks.gpu_studies RESULTS.tar --xsum FOLDER rank method         # here: these studies
+
+Each run of studies.yaml is made once, however many studies list it. What two runs have in common (a training,
+an untuned model's outputs) is made once, too. `run` writes RESULTS.tar again after each job. A `run` that was
+killed, and is started again with the same --work, does the jobs that are missing.
+
+The last command scores the outputs with the stages `score` and `evaluate`. It writes the costs, and
+presets/smollm2-xsum/metrics/studies/scores/NAME.parquet. In presets/smollm2-xsum,
+`onesentence compare NAME --from-scores` then computes the study (`--partial` where runs are missing).
+
+The GPU machine may have another version of a package, such as torch. Then the file names that version, and
+`onesentence study` runs a variant again rather than mix the two.
+"""
+
+import argparse
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir
+from dataclasses import dataclass, replace
+from importlib import metadata
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from benchmarks import gpu
+from onesentence.core import errors
+from onesentence.core.errors import UserError
+
+# Nothing else at the top: on the GPU machine, the packages that the other modules import are in the bundle.
+
+PIPELINE = Path("presets") / gpu.PRESET
+PLAN = "plan.json"  # in the bundle's folder `studies`, and in the archive
+SHAPES = ("train", "validation", "test")
+MODULES = tuple(f"stages.{name}" for name in "evaluate generate prepare score smoke tokenize train".split())
+GIGABYTES_EACH = 9  # of GPU memory: batches of 8 rows of 256 tokens, and 8,192 tokens of the cache
+
+
+def digest(value: Any) -> str:
+    """A name for a value of JSON: equal values have equal names."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def picked(whole: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The values of some sections and dotted keys of params.yaml."""
+    from onesentence.study.experiments import lookup
+
+    return {key: lookup(whole, key) for key in keys}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one run of `stages` on the GPU machine makes.
+
+    inputs: the folder of its tokenized rows; params: the whole of params.yaml; training: the name of the
+    training, or None for the untuned model; outputs: params.yaml of each set of outputs, by name.
+    """
+
+    name: str
+    inputs: str
+    params: dict[str, Any]
+    training: str | None
+    outputs: dict[str, dict[str, Any]]
+
+
+# ---- here: what is to be run
+
+
+def declared() -> dict[str, dict[str, Any]]:
+    """The whole of params.yaml of every run of the pipeline's studies, by its experiment's name.
+
+    The first seed of each study comes first.
+    """
+    from onesentence.core import params
+    from onesentence.study.declaration import Studies
+    from onesentence.study.experiments import with_values
+
+    with chdir(PIPELINE):
+        studies, whole = Studies.of_workspace(), params.read_yaml(params.PARAMS_FILE)
+        named: dict[str, dict[str, Any]] = {}
+        for place in range(max(len(studies.study(name).seeds) for name in studies.names())):
+            for name in studies.names():
+                study = studies.study(name)
+                for experiment, values in study.experiments().items():
+                    if values["seed"] in study.seeds[place : place + 1]:
+                        named.setdefault(experiment, with_values(whole, values))
+    return named
+
+
+def make_inputs(folder: Path, xsum: Path, whole: dict[str, Any]) -> None:
+    """Run `prepare` and `tokenize` in a folder, unless it was done there."""
+    if (folder / "data/tokenized").exists():
+        return
+    environment = workspace(folder, whole)
+    if not (folder / "data/local").exists():
+        (folder / "data/local").symlink_to(xsum.resolve())
+    gpu.stage(folder, environment, "stages.prepare")
+    gpu.stage(folder, environment, "stages.tokenize")
+
+
+def workspace(folder: Path, whole: dict[str, Any]) -> dict[str, str]:
+    """A folder in which stages run with this params.yaml; the environment that they need."""
+    from onesentence.core import params
+    from onesentence.core.files import write_text
+
+    for name in ("data", "models", "metrics", "plots"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    write_text(folder / params.PARAMS_FILE, json.dumps(whole, indent=1))  # JSON is YAML
+    for model in Path("models").iterdir():  # phi-tiny's too: `prepare` reads what it was pretrained on
+        if model.is_dir() and not (folder / "models" / model.name).exists():
+            (folder / "models" / model.name).symlink_to(model.resolve())
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
+
+
+def inputs_name(whole: dict[str, Any]) -> str:
+    """The name of the folder of a run's tokenized rows."""
+    from stages import prepare, tokenize
+
+    return digest(picked(whole, (*prepare.PARAMS, *tokenize.PARAMS)))
+
+
+def planned(runs: dict[str, dict[str, Any]], inputs: Path) -> dict[str, Any]:
+    """The jobs and the runs that they serve: {"jobs": [...], "runs": {name: {...}}}.
+
+    inputs: the folder of the folders of tokenized rows. Their files tell what is equal: an untuned model
+    writes the same for every size of the training data.
+    """
+    from stages import generate, smoke, train
+
+    jobs: dict[str, dict[str, Any]] = {}
+    plan: dict[str, Any] = {"jobs": [], "runs": {}}
+    for name, whole in runs.items():
+        folder = inputs_name(whole)
+        rows = {split: file_hash(inputs / folder / f"data/tokenized/{split}.parquet") for split in SHAPES}
+        held_out = {split: rows[split] for split in ("validation", "test")}
+        writes = picked(whole, (*smoke.PARAMS, *generate.PARAMS)) | held_out
+        training = digest(picked(whole, train.PARAMS) | rows)
+        base, tuned = digest([writes, "base"]), digest([writes, training])
+        for key, outputs, trained in ((base, base, None), (training, tuned, training)):
+            job = jobs.setdefault(
+                key, {"name": key, "inputs": folder, "params": whole, "training": trained, "outputs": {}}
+            )
+            job["outputs"].setdefault(outputs, whole)
+        plan["runs"][name] = {"params": whole, "training": training, "base": base, "tuned": tuned}
+    plan["jobs"] = list(jobs.values())
+    return plan
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def pack(bundle: Path, xsum: Path) -> None:
+    """Write the plan of the studies and their tokenized rows into BUNDLE/studies."""
+    from onesentence.core.files import write_json
+
+    runs, target = declared(), bundle / "studies"
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder)
+        for whole in runs.values():
+            make_inputs(inputs / inputs_name(whole), xsum, whole)
+        for made in sorted(inputs.iterdir()):
+            shutil.copytree(made / "data/tokenized", target / made.name)
+        write_json(target / PLAN, planned(runs, inputs))
+
+
+# ---- there: train and generate
+
+
+def versions() -> dict[str, str]:
+    """The installed version of each package that requirements.txt pins, of those that are there."""
+    pins = Path("requirements.txt").read_text(encoding="utf-8").splitlines()
+    names = [line.partition("==")[0].strip() for line in pins if "==" in line and not line.startswith("#")]
+    known = {package.metadata["Name"].lower().replace("_", "-") for package in metadata.distributions()}
+    return {name: metadata.version(name) for name in names if name.lower().replace("_", "-") in known}
+
+
+def run_job(job: Job, work: Path, rows: int | None) -> dict[str, Any]:
+    """Do one job in a folder of its own; files to keep by name, JSON values and texts."""
+    from onesentence.core.files import read_json
+
+    started, folder = time.monotonic(), work / "jobs" / job.name
+    gpu.few_rows(work / "bundle/studies" / job.inputs, folder / "data/tokenized", rows)
+    kept: dict[str, Any] = {}
+    environment = workspace(folder, job.params)
+    gpu.stage(folder, environment, "stages.smoke")
+    if job.training is not None:
+        gpu.stage(folder, environment, "stages.train")
+        kept["train.json"] = read_json(folder / "metrics/train.json")
+        kept["cost.json"] = read_json(folder / "data/cost/train.json")
+    system = "base" if job.training is None else "tuned"
+    for name, whole in job.outputs.items():
+        gpu.stage(folder, workspace(folder, whole), "stages.generate", system)
+        kept[f"{name}.jsonl"] = (folder / f"data/predictions/{system}.jsonl").read_text(encoding="utf-8")
+    kept["seconds.json"] = time.monotonic() - started
+    shutil.rmtree(folder)
+    return kept
+
+
+class Archive:
+    """A tar file that holds what each job has found as soon as it is there, and all that was found before.
+
+    store: a folder that keeps it for the next `run`; path: the tar, written anew by each `run`.
+    """
+
+    def __init__(self, store: Path, path: Path) -> None:
+        self.store, self.path = store, path
+        self.writing = threading.Lock()  # jobs end side by side
+        store.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w") as tar:
+            for job in sorted(store.glob("*.json.gz")):
+                tar.add(job, job.name)
+
+    def has(self, name: str) -> bool:
+        """Whether a job was done."""
+        return (self.store / f"{name}.json.gz").exists()
+
+    def add(self, name: str, found: Any) -> None:
+        """Keep what a job, or a plan, has found."""
+        data = gzip.compress(json.dumps(found, ensure_ascii=True).encode(), mtime=0)
+        file = f"{name}.json.gz"
+        with self.writing:
+            (self.store / f".{file}.tmp").write_bytes(data)
+            (self.store / f".{file}.tmp").rename(self.store / file)
+            with tarfile.open(self.path, "a") as tar:
+                entry = tarfile.TarInfo(file)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+
+
+def run(work: Path, archive_path: Path, ends: float, rows: int | None) -> dict[str, int]:
+    """Do the jobs of BUNDLE/studies, as many at once as the GPU's memory and the cores allow.
+
+    No job starts after `ends` (of time.monotonic()). How many were done, are missing, and failed.
+    """
+    import torch
+
+    from onesentence.core import code_identity
+    from onesentence.core.files import read_json
+    from onesentence.core.machine import machine
+
+    plan = read_json(work / "bundle/studies" / PLAN)
+    archive = Archive(work / "results", archive_path)
+    tree = code_identity.WorkingTree()
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
+    at_once = max(1, min(int(free / 1e9 // GIGABYTES_EACH), os.cpu_count() or 1))
+    about = {
+        "machine": machine(),
+        "at_once": at_once,
+        "rows": rows,
+        "versions": versions(),
+        "identity": code_identity.digest(code_identity.identity(tree, MODULES) or ()),
+    }
+    archive.add("plan", {**plan, **about})
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))  # of each stage
+    jobs = [Job(**job) for job in plan["jobs"] if not archive.has(job["name"])]
+    failed: list[str] = []
+
+    def one(job: Job) -> None:
+        if time.monotonic() < ends:
+            try:
+                archive.add(job.name, run_job(job, work, rows))
+            except UserError as error:  # the others go on
+                failed.append(job.name)
+                print(error, flush=True)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(one, jobs))
+    done = sum(archive.has(job["name"]) for job in plan["jobs"])
+    return {"done": done, "missing": len(plan["jobs"]) - done, "failed": len(failed)}
+
+
+# ---- here: score
+
+
+def opened(path: Path) -> dict[str, Any]:
+    """What an archive holds, by name. A later one of a name replaces an earlier one."""
+    found = {}
+    try:
+        with tarfile.open(path) as tar:
+            for entry in tar:
+                data = tar.extractfile(entry)
+                if data is not None:
+                    found[entry.name.removesuffix(".json.gz")] = json.loads(gzip.decompress(data.read()))
+    except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+        raise UserError(f"{path}: not an archive of `benchmarks.gpu run --steps studies`: {error}") from error
+    if "plan" not in found:
+        raise UserError(f"{path}: has no plan; it is no archive of `benchmarks.gpu run --steps studies`")
+    return found
+
+
+def packages(here: list[str], there: dict[str, str]) -> list[str]:
+    """The pins with the versions that the GPU machine had. here: the pins; there: from `versions`."""
+    names = {pin: pin.partition("==")[0] for pin in here}
+    return sorted(f"{name}=={there[name]}" if name in there else pin for pin, name in names.items())
+
+
+def made_with(plan: dict[str, Any]) -> dict[str, Any]:
+    """What determines the runs' results beside their parameters, as `experiments.made_with` has it.
+
+    For the working directory's pipeline. A UserError where the code is not that of the commit checked out.
+    """
+    from onesentence.study import experiments
+
+    code = experiments.made_with("HEAD")
+    if code["identity"] != plan["identity"]:
+        raise UserError(
+            "the archive was made with other code than that of the commit checked out; check that commit out"
+        )
+    if experiments.git("status", "--porcelain", "--untracked-files=no", "--", ":/stages", ":/onesentence"):
+        raise UserError("stages or onesentence have changes; commit them, or take them back")
+    commit = experiments.git("rev-parse", "HEAD").strip()
+    return {**code, "commit": commit, "packages": packages(code["packages"], plan["versions"])}
+
+
+def scored(folder: Path, xsum: Path, name: str, found: dict[str, Any], code: dict[str, Any]) -> Any:
+    """Score one run's outputs in a folder of its own; the Run for the study's file.
+
+    name: of the run in the plan; found: what the archive holds; code: from `made_with`.
+    """
+    from onesentence.core.files import read_json, write_text
+    from onesentence.evaluation.metrics import read_scores, scores_file
+    from onesentence.study.scores import EVALUATION, Run, cost_of
+
+    run = found["plan"]["runs"][name]
+    whole, inputs = run["params"], folder / "inputs" / inputs_name(run["params"])
+    make_inputs(inputs, xsum, whole)
+    place = folder / "scored" / digest([run["base"], run["tuned"]])
+    environment = workspace(place, whole)
+    if not (place / "data/prepared").exists():
+        (place / "data/prepared").symlink_to((inputs / "data/prepared").resolve())
+    for system in ("base", "tuned"):
+        job = run["base"] if system == "base" else run["training"]
+        write_text(place / f"data/predictions/{system}.jsonl", found[job][f"{run[system]}.jsonl"])
+    baselines = folder / "baselines" / run["base"]
+    if not baselines.exists():
+        gpu.stage(place, environment, "stages.score", "baselines")
+        shutil.copytree(place / "data/scores/baselines", baselines)
+    elif not (place / "data/scores/baselines").exists():
+        shutil.copytree(baselines, place / "data/scores/baselines")
+    gpu.stage(place, environment, "stages.score", "tuned")
+    gpu.stage(place, environment, "stages.evaluate")
+    evaluation = read_json(place / "metrics/evaluation.json")
+    scores = {system: read_scores(place / scores_file(system)) for system in ("base", "tuned")}
+    return Run(
+        name,
+        whole["seed"],
+        scores["tuned"],
+        scores["base"],
+        {key: evaluation[key] for key in EVALUATION if key in evaluation},
+        cost_of(found[run["training"]]["train.json"], read_json(inputs / "metrics/prompt.json")),
+        whole,
+        code,
+    )
+
+
+def cost(found: dict[str, Any], training: str) -> dict[str, Any]:
+    """What a run took on the GPU machine, as `study.costs` has it."""
+    plan, job = found["plan"], found[training]
+    of = plan["machine"]
+    parts = (of["cpu"], f"{of['cores']} cores", of["instructions"], of["gpu"])
+    return {
+        "machine": ", ".join(part for part in parts if part),
+        "jobs": plan["at_once"],
+        "seconds": job["seconds.json"],
+        "device": job["cost.json"]["device"],
+        "training_seconds": job["cost.json"]["seconds"],
+        "training_peak_bytes": job["cost.json"]["peak_memory_bytes"],
+        "resumed": job["cost.json"]["resumed"],
+    }
+
+
+def collect(archive: Path, xsum: Path, names: list[str], work: Path) -> None:
+    """Score the runs of some studies and write the studies' files of scores and costs."""
+    from tqdm import tqdm
+
+    from onesentence.study.costs import add_cost
+    from onesentence.study.declaration import Studies
+    from onesentence.study.scores import scores_file_of, write_runs
+
+    found = opened(archive)
+    if found["plan"]["rows"]:
+        raise UserError(f"{archive}: made with --rows, to try it out; its scores are of few articles")
+    with chdir(PIPELINE):
+        code = made_with(found["plan"])
+        studies = [Studies.of_workspace().study(name) for name in names]
+    for study in studies:
+        runs = {}
+        for variant, seed in tqdm(list(product(study.variants, study.seeds)), desc=study.name, unit="run"):
+            name = study.experiment(variant.name, seed)
+            run = found["plan"]["runs"].get(name)
+            if run and run["base"] in found and run["training"] in found:
+                made = replace(scored(work, xsum, name, found, code), variant=variant.name)
+                runs[name] = made, cost(found, run["training"])
+        if not runs:
+            raise UserError(f"{archive}: has no complete run of the study {study.name}")
+        with chdir(PIPELINE):
+            write_runs(scores_file_of(study), {name: made for name, (made, _) in runs.items()})
+            for made, took in runs.values():
+                add_cost(study, made.variant, made.seed, took)
+        print(f"{study.name}: {len(runs)} of {len(study.experiments())} runs", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("studies", nargs="+", metavar="STUDY")
+    parser.add_argument("--xsum", type=Path, required=True, help="train, validation and test .jsonl files")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/gpu-studies"), help="its files")
+    arguments = parser.parse_args()
+    collect(arguments.archive, arguments.xsum, arguments.studies, arguments.work.resolve())
+
+
+if __name__ == "__main__":
+    errors.run(main)

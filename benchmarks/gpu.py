@@ -126,11 +126,13 @@ def pack(bundle: Path, xsum: Path, python: str) -> None:
     packed.unlink()
     base.download(base.BASES[MODEL], bundle)
     folder = bundle / "articles"
-    environment = workspace(folder, {"data": {"source": "local", "watch": str(xsum.resolve())}})
+    environment = workspace(folder, {"data": {"source": "local", "watch": "data/local"}})
+    (folder / "data/local").symlink_to(xsum.resolve())
     stage(folder, environment, "stages.prepare")
     stage(folder, environment, "stages.tokenize")
     table = read_parquet(folder / "data/prepared/test.parquet", ["id", "summary"])
     write_json(folder / "test.json", dict(zip(*table.to_pydict().values(), strict=True)))
+    (folder / "data/local").unlink()
     for name in ("data/prepared", "models", "metrics", "plots"):
         shutil.rmtree(folder / name)
     gpu_studies.pack(bundle, xsum)

@@ -138,7 +138,7 @@ def planned(runs: dict[str, dict[str, Any]], inputs: Path) -> dict[str, Any]:
     inputs: the folder of the folders of tokenized rows. Their files tell what is equal: an untuned model
     writes the same for every size of the training data.
     """
-    from stages import generate, smoke, train
+    from stages import generate, train
 
     jobs: dict[str, dict[str, Any]] = {}
     plan: dict[str, Any] = {"jobs": [], "runs": {}}
@@ -146,7 +146,7 @@ def planned(runs: dict[str, dict[str, Any]], inputs: Path) -> dict[str, Any]:
         folder = inputs_name(whole)
         rows = {split: file_hash(inputs / folder / f"data/tokenized/{split}.parquet") for split in SHAPES}
         held_out = {split: rows[split] for split in ("validation", "test")}
-        writes = picked(whole, (*smoke.PARAMS, *generate.PARAMS)) | held_out
+        writes = picked(whole, generate.PARAMS) | held_out
         training = digest(picked(whole, train.PARAMS) | rows)
         base, tuned = digest([writes, "base"]), digest([writes, training])
         for key, outputs, trained in ((base, base, None), (training, tuned, training)):

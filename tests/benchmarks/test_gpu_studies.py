@@ -47,6 +47,7 @@ def test_what_runs_have_in_common_is_made_once(tmp_path, whole):
         "greedy-seed0": with_values(whole, {"generate.num_beams": 1, "generate.no_repeat_ngram_size": 0}),
         "rank-8-seed0": with_values(whole, {"lora.rank": 8}),
         "few-seed0": with_values(whole, {"data.train_size": 10}),
+        "one-layer-seed0": with_values(whole, {"lora.target_modules": ["q_proj"]}),
     }
     rows_of(tmp_path, whole)
     rows_of(tmp_path, runs["few-seed0"], train=1)
@@ -56,16 +57,17 @@ def test_what_runs_have_in_common_is_made_once(tmp_path, whole):
     trainings = {name: run["training"] for name, run in found.items()}
     assert trainings["greedy-seed0"] == trainings["as-set-seed0"]
     assert len({trainings[name] for name in ("as-set-seed0", "rank-8-seed0", "few-seed0")}) == 3
-    # The untuned model reads neither the rank nor the training rows, and it does write with other beams.
+    # The untuned model has no adapter and reads no training rows, and it does write with other beams.
     bases = {name: run["base"] for name, run in found.items()}
-    assert bases["as-set-seed0"] == bases["rank-8-seed0"] == bases["few-seed0"] != bases["greedy-seed0"]
+    greedy = bases.pop("greedy-seed0")
+    assert len(set(bases.values())) == 1 and greedy not in bases.values()
     jobs = {job["name"]: gpu_studies.Job(**job) for job in plan["jobs"]}
-    assert set(jobs) == set(trainings.values()) | set(bases.values())
+    assert set(jobs) == set(trainings.values()) | {*bases.values(), greedy}
     assert set(jobs[trainings["as-set-seed0"]].outputs) == {
         found["as-set-seed0"]["tuned"],
         found["greedy-seed0"]["tuned"],
     }
-    assert all((job.training is None) == (name in bases.values()) for name, job in jobs.items())
+    assert all((job.training is None) == (name in {*bases.values(), greedy}) for name, job in jobs.items())
 
 
 def test_another_test_set_is_another_base(tmp_path, whole):

@@ -17,7 +17,7 @@ def enter_preset(name: str | None) -> None:
         return
     folder = PRESETS / name
     if not (folder / params.PARAMS_FILE).is_file():
-        raise UserError(f"--preset: {folder} is not there; run `make repro PRESET={name}` first")
+        raise UserError(f"--preset: {folder} not found; run `make repro PRESET={name}` first")
     os.chdir(folder)
 
 
@@ -67,7 +67,7 @@ class AnonymousPeak:
 
     @property
     def added(self) -> int:
-        """Bytes above what was there before."""
+        """Bytes added since the start."""
         return self.peak - self.before
 
 

@@ -139,7 +139,7 @@ def products_per_second(dtype, config, tokens: int) -> float:
     """FLOPs a second that this machine reaches in matrix products of a format, at its best.
 
     Square ones, and the two of the MLP at a step's own number of tokens: on a CPU these are the faster ones,
-    and a step held against square ones alone seemed to do more than the machine can (111 %). Of each the
+    and a step compared with square ones alone seemed to do more than the machine can (111 %). Of each the
     fastest of 2 seconds, since other work that takes a core for a moment would slow their mean.
     """
     import torch

@@ -1,18 +1,19 @@
 """SmolLM2 on XSum, and the real sizes, on a GPU machine that has torch and no network: pack here, run there.
 
-    python -m benchmarks.gpu pack BUNDLE --xsum FOLDER      # here: wheels, the model, tokenized articles
+    python -m benchmarks.gpu pack BUNDLE                    # here: wheels, the model, tokenized articles
     python -m benchmarks.gpu run BUNDLE --output RESULTS    # there, in a copy of this repository
     python -m benchmarks.gpu_studies ...                    # here: score what the step `studies` found
 
 BUNDLE/part-1, part-2, ... are each below PART_BYTES, for machines that take so much at once; in one folder
-again they are one BUNDLE. `run` does its steps one after the other, writes what each has found as soon as it
-is there, and starts none after --minutes: `studies` does the runs of studies.yaml (benchmarks.gpu_studies);
+again they are one BUNDLE. `run` does its steps one after the other, writes the result of each at once, and
+starts none after --minutes: `studies` does the runs of studies.yaml (benchmarks.gpu_studies);
 `rung` trains and generates with presets/smollm2-xsum.yaml on the whole test split, alone on the GPU;
-`full_size` is benchmarks.full_size for both shapes. Measured on an H100 with a first form of this: the
-model is there after 45 s.
+`full_size` is benchmarks.full_size for both shapes. On an H100, an earlier version made
+the model within 45 s.
 """
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from onesentence.core.errors import UserError
 
 PRESET, MODEL = "smollm2-xsum", "smollm2-135m"
 PART_BYTES = 48_000_000
+STEPS = ("studies", "rung", "full_size")
 # What a machine with torch, numpy and pyarrow may lack, at the versions of requirements.txt.
 WHEELS = (
     "accelerate click defusedxml hf-xet httpcore2 httpx2 huggingface_hub nltk peft regex rouge_score "
@@ -79,10 +81,13 @@ def stage(folder: Path, environment: dict, *command: str) -> float:
 
 
 def pip(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments], check=True)
+    """Run pip in this environment; a UserError where it fails. pip itself prints why."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    if subprocess.run(command, check=False).returncode:
+        raise UserError(f"pip {arguments[0]} failed; its own message is above")
 
 
-def pack(bundle: Path, xsum: Path, python: str) -> None:
+def pack(bundle: Path, python: str) -> None:
     """Write everything that a machine without a network needs into BUNDLE, and cut it into parts."""
     from benchmarks import gpu_studies
     from onesentence.commands import base
@@ -92,11 +97,13 @@ def pack(bundle: Path, xsum: Path, python: str) -> None:
         line.split("==") for line in Path("requirements.txt").read_text().splitlines() if "==" in line
     )
     if bundle.exists():
-        raise UserError(f"{bundle}: is there already; name a new folder")
+        raise UserError(f"{bundle}: exists already; name a new folder")
     if not (base.MODELS / MODEL).is_dir():
         raise UserError(f"{base.MODELS / MODEL} not found; run make base NAME={MODEL}")
+    xsum = gpu_studies.articles()
     wheels = bundle / "wheels"
     wheels.mkdir(parents=True)
+    # For the GPU machine, not for this one: every ABI and platform tag that its Python accepts.
     platform = ["--python-version", python, "--implementation", "cp", "--abi", f"cp{python.replace('.', '')}"]
     platform += ["--abi", "abi3", "--abi", "none", "--platform", "any", "--platform", "manylinux2014_x86_64"]
     platform += ["--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_24_x86_64"]
@@ -116,7 +123,9 @@ def pack(bundle: Path, xsum: Path, python: str) -> None:
                 str(wheels),
                 wanted,
             )
-    pip("download", "--quiet", "--no-deps", "-d", str(wheels), "-r", base.NEEDED)
+    models = Path(base.REQUIREMENTS_FILE).read_text(encoding="utf-8").splitlines()
+    reader = [line for line in models if line.startswith("gguf==")]  # pure Python: any machine's
+    pip("download", "--quiet", "--no-deps", "-d", str(wheels), *reader)
     pip("download", "--quiet", "--no-deps", "-d", str(bundle), f"bitsandbytes=={known['bitsandbytes']}")
     packed = next(bundle.glob("bitsandbytes-*.whl"))
     with zipfile.ZipFile(packed) as archive:  # one library for each CUDA; CUDA 13's is a tenth of all
@@ -135,7 +144,7 @@ def pack(bundle: Path, xsum: Path, python: str) -> None:
     (folder / "data/local").unlink()
     for name in ("data/prepared", "models", "metrics", "plots"):
         shutil.rmtree(folder / name)
-    gpu_studies.pack(bundle, xsum)
+    gpu_studies.pack(bundle)
     whole = sorted(file for file in bundle.rglob("*") if file.is_file())
     cut(bundle, whole)
 
@@ -169,6 +178,14 @@ def join(bundle: Path, target: Path) -> None:
     for name, parts in by_name.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes(b"".join(parts[suffix].read_bytes() for suffix in sorted(parts)))
+
+
+def bundle_hash(bundle: Path) -> str:
+    """SHA-256 of the names and the content of a bundle's parts."""
+    known = hashlib.sha256()
+    for file in sorted(file for part in bundle.glob("part-*") for file in part.rglob("*") if file.is_file()):
+        known.update(f"{file.relative_to(bundle)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return known.hexdigest()
 
 
 def scores(folder: Path, articles: Path, system: str) -> dict:
@@ -214,7 +231,7 @@ def rung(work: Path, rows: int | None) -> dict:
 
 
 def run_steps(work: Path, output: Path, steps: list[str], minutes: float, rows: int | None) -> None:
-    """The steps in turn, each result written as soon as it is there."""
+    """The steps in turn; the result of each is written at once."""
     from benchmarks import gpu_studies
     from benchmarks.full_size import SHAPES
     from onesentence.core.files import read_json, write_json
@@ -252,6 +269,11 @@ def run(bundle: Path, arguments) -> None:
     """Join the bundle, install what it brings for this run alone, make the model, run the steps."""
     work = arguments.work
     done = work / "joined"  # written last: what was begun is begun again
+    known = bundle_hash(bundle)
+    if done.exists() and done.read_text() != known:
+        raise UserError(
+            f"{work}: holds another bundle's files; remove it, or name another folder with --work"
+        )
     if not done.exists():
         join(bundle, work / "bundle")
         wheels = [str(file) for file in sorted((work / "bundle/wheels").glob("*.whl"))]
@@ -265,9 +287,9 @@ def run(bundle: Path, arguments) -> None:
             str(work / "site"),
             *wheels,
         )
-        done.touch()
+        done.write_text(known)
     paths = [work / "site", work / "bundle/bitsandbytes", Path.cwd()]
-    if os.environ.get("GPU_BUNDLE") != str(work):  # once more, with what it brought on the path
+    if os.environ.get("GPU_BUNDLE") != str(work):  # start again: Python reads PYTHONPATH only then
         own = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "GPU_BUNDLE": str(work), "HF_HUB_OFFLINE": "1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **own})
     from onesentence.commands import base
@@ -285,20 +307,17 @@ def main() -> None:
     )
     parser.add_argument("action", choices=("pack", "run"))
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--xsum", type=Path, help="pack: train, validation and test .jsonl files")
     parser.add_argument("--python", default="3.12", help="pack: of the machine that runs it")
     parser.add_argument("--work", type=Path, default=Path("/tmp/gpu"), help="run: its files")
     parser.add_argument(
         "--output", type=output_file, default="benchmarks/results/gpu.json", help="run: results"
     )
-    parser.add_argument("--steps", nargs="+", default=["studies", "rung", "full_size", "grid"])
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--rows", type=int, help="run: of each split at most, to try it out")
     parser.add_argument("--minutes", type=float, default=10, help="run: no step starts after that")
     arguments = parser.parse_args()
     if arguments.action == "pack":
-        if arguments.xsum is None:
-            raise UserError("--xsum: name the folder with XSum's train, validation and test files")
-        pack(arguments.bundle, arguments.xsum, arguments.python)
+        pack(arguments.bundle, arguments.python)
     else:
         run(
             arguments.bundle.resolve(),

@@ -1,8 +1,10 @@
 """The studies of SmolLM2 on XSum, trained and generated on a GPU machine without a network, scored here.
 
-    python -m benchmarks.gpu pack BUNDLE --xsum FOLDER                             # here
+    python -m benchmarks.gpu pack BUNDLE                                           # here
     python -m benchmarks.gpu run BUNDLE --steps studies --output RESULTS.json      # there
-    python -m benchmarks.gpu_studies RESULTS.tar --xsum FOLDER rank method         # here: these studies
+    python -m benchmarks.gpu_studies RESULTS.tar rank method                       # here: these studies
+
+The articles are those of presets/smollm2-xsum (`make data FROM=FOLDER PRESET=smollm2-xsum`).
 
 Each run of studies.yaml is made once, however many studies list it. What two runs have in common (a training,
 an untuned model's outputs) is made once, too. `run` writes RESULTS.tar again after each job. A `run` that was
@@ -27,6 +29,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
 from dataclasses import dataclass, replace
@@ -119,9 +122,10 @@ def workspace(folder: Path, whole: dict[str, Any]) -> dict[str, str]:
     for name in ("data", "models", "metrics", "plots"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     write_text(folder / params.PARAMS_FILE, json.dumps(whole, indent=1))  # JSON is YAML
-    for model in Path("models").iterdir():  # phi-tiny's too: `prepare` reads what it was pretrained on
-        if model.is_dir() and not (folder / "models" / model.name).exists():
-            (folder / "models" / model.name).symlink_to(model.resolve())
+    # `prepare` reads what phi-tiny was pretrained on. No other folder: a stage would write through a link.
+    for model in (Path(whole["model"]["name"]), Path("models/phi-tiny")):
+        if not (folder / model).exists():
+            (folder / model).symlink_to(model.resolve())
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
 
 
@@ -146,8 +150,8 @@ def planned(runs: dict[str, dict[str, Any]], inputs: Path) -> dict[str, Any]:
         folder = inputs_name(whole)
         rows = {split: file_hash(inputs / folder / f"data/tokenized/{split}.parquet") for split in SHAPES}
         held_out = {split: rows[split] for split in ("validation", "test")}
-        writes = picked(whole, generate.PARAMS) | held_out
-        training = digest(picked(whole, train.PARAMS) | rows)
+        writes = {"params": picked(whole, generate.PARAMS), "rows": held_out}
+        training = digest({"params": picked(whole, train.PARAMS), "rows": rows})
         base, tuned = digest([writes, "base"]), digest([writes, training])
         for key, outputs, trained in ((base, base, None), (training, tuned, training)):
             job = jobs.setdefault(
@@ -160,13 +164,29 @@ def planned(runs: dict[str, dict[str, Any]], inputs: Path) -> dict[str, Any]:
 
 
 def file_hash(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def pack(bundle: Path, xsum: Path) -> None:
-    """Write the plan of the studies and their tokenized rows into BUNDLE/studies."""
-    from onesentence.core.files import write_json
+def articles() -> Path:
+    """The pipeline's own articles. A UserError where they are missing, or not those that git names."""
+    from dvc.repo import Repo
 
+    folder = PIPELINE / "data/local"
+    advice = f"run `make data FROM=FOLDER PRESET={gpu.PRESET}`, or `dvc checkout data/local` in {PIPELINE}"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: not found; {advice}")
+    with chdir(PIPELINE), Repo() as repo:
+        if repo.status(targets=["data/local.dvc"]):
+            raise UserError(f"{folder}: differs from data/local.dvc; {advice}")
+    return folder
+
+
+def pack(bundle: Path) -> None:
+    """Write the plan of the studies and their tokenized rows into BUNDLE/studies."""
+    from onesentence.core.files import write_text
+
+    xsum = articles()
     runs, target = declared(), bundle / "studies"
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder)
@@ -174,14 +194,15 @@ def pack(bundle: Path, xsum: Path) -> None:
             make_inputs(inputs / inputs_name(whole), xsum, whole)
         for made in sorted(inputs.iterdir()):
             shutil.copytree(made / "data/tokenized", target / made.name)
-        write_json(target / PLAN, planned(runs, inputs))
+        # Not write_json, which rounds: a learning rate of 0.00025 would become 0.0003.
+        write_text(target / PLAN, json.dumps(planned(runs, inputs)))
 
 
 # ---- there: train and generate
 
 
 def versions() -> dict[str, str]:
-    """The installed version of each package that requirements.txt pins, of those that are there."""
+    """The installed version of each package that requirements.txt pins. Missing packages are left out."""
     pins = Path("requirements.txt").read_text(encoding="utf-8").splitlines()
     names = [line.partition("==")[0].strip() for line in pins if "==" in line and not line.startswith("#")]
     known = {package.metadata["Name"].lower().replace("_", "-") for package in metadata.distributions()}
@@ -211,7 +232,7 @@ def run_job(job: Job, work: Path, rows: int | None) -> dict[str, Any]:
 
 
 class Archive:
-    """A tar file that holds what each job has found as soon as it is there, and all that was found before.
+    """A tar file with the result of each job that has ended, in this run or an earlier one.
 
     store: a folder that keeps it for the next `run`; path: the tar, written anew by each `run`.
     """
@@ -254,7 +275,6 @@ def run(work: Path, archive_path: Path, ends: float, rows: int | None) -> dict[s
     from onesentence.core.machine import machine
 
     plan = read_json(work / "bundle/studies" / PLAN)
-    archive = Archive(work / "results", archive_path)
     tree = code_identity.WorkingTree()
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
     at_once = max(1, min(int(free / 1e9 // GIGABYTES_EACH), os.cpu_count() or 1))
@@ -265,6 +285,9 @@ def run(work: Path, archive_path: Path, ends: float, rows: int | None) -> dict[s
         "versions": versions(),
         "identity": code_identity.digest(code_identity.identity(tree, MODULES) or ()),
     }
+    # What was found with other code, packages or rows stays apart.
+    made = digest([about["identity"], about["versions"], rows])
+    archive = Archive(work / "results" / made, archive_path)
     archive.add("plan", {**plan, **about})
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))  # of each stage
     jobs = [Job(**job) for job in plan["jobs"] if not archive.has(job["name"])]
@@ -288,7 +311,10 @@ def run(work: Path, archive_path: Path, ends: float, rows: int | None) -> dict[s
 
 
 def opened(path: Path) -> dict[str, Any]:
-    """What an archive holds, by name. A later one of a name replaces an earlier one."""
+    """What an archive holds, by name. A later one of a name replaces an earlier one.
+
+    What a killed `run` wrote last may be cut off: it is left out.
+    """
     found = {}
     try:
         with tarfile.open(path) as tar:
@@ -296,8 +322,12 @@ def opened(path: Path) -> dict[str, Any]:
                 data = tar.extractfile(entry)
                 if data is not None:
                     found[entry.name.removesuffix(".json.gz")] = json.loads(gzip.decompress(data.read()))
-    except (OSError, EOFError, tarfile.TarError, ValueError) as error:
-        raise UserError(f"{path}: not an archive of `benchmarks.gpu run --steps studies`: {error}") from error
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError) as error:
+        if not found:
+            raise UserError(
+                f"{path}: not an archive of `benchmarks.gpu run --steps studies`: {error}"
+            ) from error
+        print(f"{path}: damaged after {len(found)} results; they are used", flush=True)
     if "plan" not in found:
         raise UserError(f"{path}: has no plan; it is no archive of `benchmarks.gpu run --steps studies`")
     return found
@@ -319,10 +349,11 @@ def made_with(plan: dict[str, Any]) -> dict[str, Any]:
     code = experiments.made_with("HEAD")
     if code["identity"] != plan["identity"]:
         raise UserError(
-            "the archive was made with other code than that of the commit checked out; check that commit out"
+            f"the archive was made with other code (identity {plan['identity']:.8}) than HEAD's "
+            f"({code['identity']:.8}); check out the commit that it was packed from"
         )
     if experiments.git("status", "--porcelain", "--untracked-files=no", "--", ":/stages", ":/onesentence"):
-        raise UserError("stages or onesentence have changes; commit them, or take them back")
+        raise UserError("stages or onesentence have changes that are not committed; commit or undo them")
     commit = experiments.git("rev-parse", "HEAD").strip()
     return {**code, "commit": commit, "packages": packages(code["packages"], plan["versions"])}
 
@@ -332,7 +363,7 @@ def scored(folder: Path, xsum: Path, name: str, found: dict[str, Any], code: dic
 
     name: of the run in the plan; found: what the archive holds; code: from `made_with`.
     """
-    from onesentence.core.files import read_json, write_text
+    from onesentence.core.files import atomic_write, read_json, write_text
     from onesentence.evaluation.metrics import read_scores, scores_file
     from onesentence.study.scores import EVALUATION, Run, cost_of
 
@@ -349,9 +380,11 @@ def scored(folder: Path, xsum: Path, name: str, found: dict[str, Any], code: dic
     baselines = folder / "baselines" / run["base"]
     if not baselines.exists():
         gpu.stage(place, environment, "stages.score", "baselines")
-        shutil.copytree(place / "data/scores/baselines", baselines)
+        with atomic_write(baselines) as temporary:
+            shutil.copytree(place / "data/scores/baselines", temporary, dirs_exist_ok=True)
     elif not (place / "data/scores/baselines").exists():
-        shutil.copytree(baselines, place / "data/scores/baselines")
+        with atomic_write(place / "data/scores/baselines") as temporary:
+            shutil.copytree(baselines, temporary, dirs_exist_ok=True)
     gpu.stage(place, environment, "stages.score", "tuned")
     gpu.stage(place, environment, "stages.evaluate")
     evaluation = read_json(place / "metrics/evaluation.json")
@@ -384,7 +417,23 @@ def cost(found: dict[str, Any], training: str) -> dict[str, Any]:
     }
 
 
-def collect(archive: Path, xsum: Path, names: list[str], work: Path) -> None:
+def require_no_loss(study: Any, names: set[str]) -> None:
+    """Raise a UserError where the study's file of scores holds runs that would be dropped.
+
+    names: of the experiments that are written.
+    """
+    from onesentence.study.scores import recorded, scores_file_of
+
+    file = scores_file_of(study)
+    lost = sorted(set(recorded(study)) - names) if file.is_file() else []
+    if lost:
+        raise UserError(
+            f"{file}: holds runs that the archive lacks ({', '.join(lost)}), and runs of one study are "
+            "compared only on one machine; remove the file if they are to go"
+        )
+
+
+def collect(archive: Path, names: list[str], work: Path) -> None:
     """Score the runs of some studies and write the studies' files of scores and costs."""
     from tqdm import tqdm
 
@@ -394,20 +443,29 @@ def collect(archive: Path, xsum: Path, names: list[str], work: Path) -> None:
 
     found = opened(archive)
     if found["plan"]["rows"]:
-        raise UserError(f"{archive}: made with --rows, to try it out; its scores are of few articles")
+        raise UserError(f"{archive}: made with --rows, so it holds few articles; run it without --rows")
+    xsum = articles()
     with chdir(PIPELINE):
         code = made_with(found["plan"])
         studies = [Studies.of_workspace().study(name) for name in names]
+    # What another archive, or other code, has led to stays apart.
+    work = work / digest([file_hash(archive), code["identity"]])
     for study in studies:
+        complete = {
+            name
+            for name in study.experiments()
+            if (run := found["plan"]["runs"].get(name)) and {run["base"], run["training"]} <= set(found)
+        }
+        if not complete:
+            raise UserError(f"{archive}: has no complete run of the study {study.name}")
+        with chdir(PIPELINE):
+            require_no_loss(study, complete)
         runs = {}
         for variant, seed in tqdm(list(product(study.variants, study.seeds)), desc=study.name, unit="run"):
             name = study.experiment(variant.name, seed)
-            run = found["plan"]["runs"].get(name)
-            if run and run["base"] in found and run["training"] in found:
+            if name in complete:
                 made = replace(scored(work, xsum, name, found, code), variant=variant.name)
-                runs[name] = made, cost(found, run["training"])
-        if not runs:
-            raise UserError(f"{archive}: has no complete run of the study {study.name}")
+                runs[name] = made, cost(found, found["plan"]["runs"][name]["training"])
         with chdir(PIPELINE):
             write_runs(scores_file_of(study), {name: made for name, (made, _) in runs.items()})
             for made, took in runs.values():
@@ -421,10 +479,9 @@ def main() -> None:
     )
     parser.add_argument("archive", type=Path)
     parser.add_argument("studies", nargs="+", metavar="STUDY")
-    parser.add_argument("--xsum", type=Path, required=True, help="train, validation and test .jsonl files")
     parser.add_argument("--work", type=Path, default=Path("/tmp/gpu-studies"), help="its files")
     arguments = parser.parse_args()
-    collect(arguments.archive, arguments.xsum, arguments.studies, arguments.work.resolve())
+    collect(arguments.archive, arguments.studies, arguments.work.resolve())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How close is the memory estimate of `train` to what training takes?
 
 Each setting trains the embedded base on its longest rows in a process of its own. The estimate is the one by
-which the stage decides whether a run fits; the measured peak is of the resident size, above what it was
+which the stage decides whether a run fits; the measured peak is the growth of the resident size since
 before the model was loaded. Other families are tried as a third of SmolLM2-135M's layers with random weights,
 in float32 and under autocast. Phi-2's real size is measured by benchmarks.full_size.
 

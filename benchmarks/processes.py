@@ -31,7 +31,7 @@ from onesentence.core.processes import LAUNCH
 
 WAYS = {"one process": "", "two processes": "--num_processes 2", "FSDP": "--num_processes 2 --use_fsdp"}
 ONE = "one process"
-NEEDED = (
+COPIED = (
     *("onesentence", "stages", "params.yaml", "requirements.txt", "models/phi-tiny", "data/tokenized"),
     "metrics/smoke.json",
 )
@@ -104,7 +104,7 @@ def main() -> None:
     few, many = arguments.steps
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name in NEEDED:
+        for name in COPIED:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             if Path(name).is_dir():
                 shutil.copytree(name, folder / name)

@@ -23,7 +23,7 @@ from onesentence.evaluation.metrics import test_hash
 from onesentence.report.sentences import clusters_phrase, difference_sentence
 
 ROOT = Path(__file__).parent.parent
-NEEDED = (
+INPUTS = (
     "params.yaml",
     "data/tokenized",
     "data/predictions/tuned.jsonl",
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=output_file)
     arguments = parser.parse_args()
-    missing = [name for name in NEEDED if not Path(name).exists()]
+    missing = [name for name in INPUTS if not Path(name).exists()]
     if missing:
         raise UserError(f"{', '.join(missing)} not found; run `dvc repro` first")
     p = params.load(("evaluate", "model.name"))

@@ -25,7 +25,7 @@ from onesentence.study.clone import has_whole_lock
 
 REPOSITORY = Path(__file__).parents[1]
 BASE = "models/phi-tiny-64"
-NEEDED = (
+COPIED = (
     *("onesentence", "stages", "models/phi-tiny", BASE, "metrics/pretrain.json", ".dvc/config", ".dvcignore"),
     *("requirements.txt", "params.yaml", "dvc.yaml", ".gitignore", "data/.gitignore", "models/.gitignore"),
     *("metrics/.gitignore", "plots/.gitignore"),
@@ -83,9 +83,9 @@ def articles(count: int) -> list[dict[str, str]]:
 
 
 def files_of_repository() -> list[str]:
-    """The files in NEEDED that git tracks, or that are new and not ignored."""
+    """The files in COPIED that git tracks, or that are new and not ignored."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *NEEDED],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *COPIED],
         cwd=REPOSITORY,
         capture_output=True,
         check=True,

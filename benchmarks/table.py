@@ -220,8 +220,14 @@ def machines() -> list[str]:
             places.setdefault(f"{place}; kernels {made['kernels']}", []).append(path.stem)
     if len(places) == 1:
         return [f"Machine: {place}." for place in places]
+    unknown = [
+        path.stem for path in sorted(RESULTS.glob("*.json")) if not {"machine", "cpu"} & {*read_json(path)}
+    ]
+    if unknown:
+        places["machine not recorded"] = unknown
     lines = [f"- {', '.join(names)}: {place}." for place, names in places.items()]
-    return [textwrap.fill(line, PROSE, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
+    filled = [textwrap.fill(line, PROSE, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
+    return ["Machines of the files in `benchmarks/results/`:", "", *filled]
 
 
 def table() -> str:

@@ -1,10 +1,14 @@
 """The bundle for a GPU machine: its parts come out whole, and the rung has the pipeline's keys."""
 
+from types import SimpleNamespace
+
+import pytest
 from conftest import ROOT
 
 from benchmarks import gpu
 from onesentence.commands import edit
 from onesentence.commands.preset import overlay_of
+from onesentence.core.errors import UserError
 
 
 def test_a_bundle_is_cut_into_parts_of_a_bounded_size_and_joined_again(tmp_path, monkeypatch):
@@ -28,6 +32,17 @@ def test_a_bundle_is_cut_into_parts_of_a_bounded_size_and_joined_again(tmp_path,
         if file.is_file()
     }
     assert found == contents
+
+
+def test_another_bundle_does_not_run_with_the_files_of_the_first(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name / "part-1").mkdir(parents=True)
+        (tmp_path / name / "part-1/file.000").write_text(name)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/joined").write_text(gpu.bundle_hash(tmp_path / "one"))
+    arguments = SimpleNamespace(work=tmp_path / "work")
+    with pytest.raises(UserError, match="holds another bundle's files"):
+        gpu.run(tmp_path / "other", arguments)
 
 
 def test_the_rung_fits_the_parameters(monkeypatch):

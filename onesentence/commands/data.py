@@ -9,9 +9,14 @@ Run     onesentence data articles.jsonl                          (make data FROM
         onesentence data folder --group-column newspaper         (make data FROM=folder GROUP=newspaper)
 """
 
+import fcntl
+import itertools
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,9 +25,10 @@ from ruamel.yaml import YAML
 
 from onesentence.commands import documented, edit
 from onesentence.core import params
+from onesentence.core.checkpoints import NO_LOCKS
 from onesentence.core.errors import UserError
 from onesentence.core.escaping import LINES, on_one_line, visible
-from onesentence.core.files import atomic_write, file_sha256, restore, restoring
+from onesentence.core.files import atomic_write, file_sha256, read_json, restore, restoring
 from onesentence.core.params import PARAMS_FILE, SPLITS, Data, part_of
 from onesentence.core.pool import Pool
 from onesentence.data.records import EXPECTED, format_of
@@ -33,6 +39,7 @@ TRACKED = Path("data/local.dvc")  # its `meta` lists the files of data/local tha
 WRITTEN = "make data wrote"
 IGNORED = Path("data/.gitignore")
 JOURNAL = Path("data/.local.old")
+ASIDE = "data/local.interrupted"  # and a number: what a killed run, or the user since then, left
 
 
 def given_files(source: Path) -> list[Path]:
@@ -171,8 +178,59 @@ def next_steps(pipeline: str) -> str:
 def command(
     source: Path, document_column: str | None, summary_column: str | None, group_column: str | None
 ) -> None:
+    with alone():
+        use_given(source, document_column, summary_column, group_column)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hold the folder data/ against another `make data`; a UserError where one is running.
+
+    A second one would take the first one's journal for that of a killed run, and restore its files.
+    """
+    LOCAL.parent.mkdir(exist_ok=True)
+    lock = os.open(LOCAL.parent, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError("data: another `make data` is running here; wait until it has ended") from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(lock)
+
+
+def set_aside() -> Path | None:
+    """Move the files that a killed `make data` may have changed to a new folder, before they are restored.
+
+    They may have been edited since. Returns the folder, or None where no run was killed or no file is left.
+    """
+    record = JOURNAL / "journal.json"
+    if not record.is_file():
+        return None
+    named = [Path(name) for name in read_json(record)["paths"]]
+    changed = [path for path in named if path.is_symlink() or path.exists()]
+    if not changed:
+        return None
+    number = next(n for n in itertools.count(1) if not Path(f"{ASIDE}-{n}").exists())
+    folder = Path(f"{ASIDE}-{number}")
+    for path in changed:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        path.replace(folder / path)
+    return folder
+
+
+def use_given(
+    source: Path, document_column: str | None, summary_column: str | None, group_column: str | None
+) -> None:
+    """Check the user's data, use it, and print what changed."""
+    folder = set_aside()
     if restore(JOURNAL):
-        print("data: restored the state before an interrupted `make data`")
+        kept = f"; what its files held is in {folder}" if folder else ""
+        print(f"data: restored the state before an interrupted `make data`{kept}")
     data = params.load(("data",)).data
     options = {
         "document_column": document_column,

@@ -6,7 +6,8 @@ diff REV=HEAD PRESET=NAME AGAINST=.`).
 
 A metric is compared where its signature shows the same articles and settings on both sides. The difference is
 paired where DVC's cache has the scores of every article. Otherwise it comes from the two intervals, as if
-each side had its own sample of articles. That is conservative: systems agree on which articles are hard.
+each side had its own sample of articles. That is conservative: systems agree on which articles are hard. A
+share of 0 or 100 % gets Wilson's interval there, because its bootstrap interval is a point.
 
 Run     onesentence diff main                       (make diff REV=main)
         onesentence diff HEAD --folder presets/smollm2-docstrings
@@ -33,7 +34,7 @@ from onesentence.core.files import parse_json, read_json
 from onesentence.core.text import percent
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import METRICS, Scores, read_scores, scores_file
-from onesentence.evaluation.resampling import POWER, Sample, difference_of, holm
+from onesentence.evaluation.resampling import POWER, Sample, difference_of, holm, wilson_interval
 from onesentence.report.tables import number
 from onesentence.report.terminal import print_table
 from onesentence.study.experiments import experiment_refs, flat, git, scores_at, shown
@@ -65,7 +66,7 @@ EVALUATION_SHAPE = voluptuous.Schema(
 )
 SIDES = ("before", "here")
 ROUNDED = 1e-4  # the JSON's rounding: means farther apart belong to other scores
-LONGEST = 500  # characters of a value in the Markdown
+VALUE_CHARACTERS = 500  # characters of a value in the Markdown
 ABSENT = "absent"
 
 
@@ -118,25 +119,50 @@ def signatures(evaluation: dict[str, Any]) -> dict[str, str]:
     return {name: rule["signature"] for kind in evaluation["metrics"].values() for name, rule in kind.items()}
 
 
+def with_width(metric: str, entry: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    """A score's entry with Wilson's interval if it is a share of 0 or 100 %: its own interval is a point."""
+    unit = METRICS[metric].unit
+    top = {"share": 1.0, "%": 100.0}.get(unit)
+    if top is None or not entry["low"] == entry["high"] == entry["value"] or entry["value"] not in (0, top):
+        return entry
+    sample = evaluation.get("resampling")
+    effective = sample.get("effective_clusters") if isinstance(sample, dict) else None
+    if not isinstance(effective, int | float) or not 1 <= effective <= evaluation["n"]:
+        effective = max(1, evaluation["n"])  # every article is a cluster, or the file is damaged
+    low, high = wilson_interval(entry["value"] / top * effective, effective, evaluation["confidence"])
+    return {**entry, "low": top * low, "high": top * high}
+
+
 def unpaired(
     before: dict[str, Any], after: dict[str, Any], confidences: tuple[float, float]
 ) -> dict[str, Any]:
-    """after - before from two scores with intervals, assumed independent and normal.
+    """after - before from two scores with intervals, assumed independent and normal on each side.
 
-    confidences: of the interval before and of that after; the difference's interval has the second.
+    Each end of the difference's interval comes from the two ends that lie towards it, since an interval may
+    be lopsided (Zou and Donner 2008). confidences: of the interval before and of that after; the difference's
+    interval has the second.
     """
     first, z = (ndtri((1 + confidence) / 2) for confidence in confidences)
-    widths = [(score["high"] - score["low"]) / 2 for score in (before, after)]
-    spread = np.hypot(widths[0] * z / first, widths[1])
+    below, above = (
+        float(np.hypot(towards(before, end) * z / first, towards(after, other)))
+        for end, other in (("high", "low"), ("low", "high"))
+    )
     value = after["value"] - before["value"]
-    p = 2 * (1 - ndtr(abs(value) / (spread / z))) if spread else float(value == 0)
+    width = (below + above) / 2
+    to_zero = below if value > 0 else above
+    p = 2 * (1 - ndtr(abs(value) / (to_zero / z))) if to_zero else float(value == 0)
     return {
         "value": value,
-        "low": value - spread,
-        "high": value + spread,
+        "low": value - below,
+        "high": value + above,
         "p": float(p),
-        "mde": float((z + ndtri(POWER)) * spread / z) or None,
+        "mde": float((z + ndtri(POWER)) * width / z) or None,
     }
+
+
+def towards(score: dict[str, Any], end: str) -> float:
+    """The distance from a score to one end of its interval."""
+    return abs(float(score[end] - score["value"]))
 
 
 def compared(
@@ -167,7 +193,8 @@ def compared(
             entry = difference_of(right, left, after["resamples"], confidence, sample)
             difference |= {**entry, "p": entry["p_randomization"], "paired": True}
         else:
-            difference |= {**unpaired(old, new, (before["confidence"], confidence)), "paired": False}
+            sides = with_width(metric, old, before), with_width(metric, new, after)
+            difference |= {**unpaired(*sides, (before["confidence"], confidence)), "paired": False}
     p_values = holm([entry["p"] for entry in differences.values()])
     for entry, p in zip(differences.values(), p_values, strict=True):
         entry["p_holm"] = p
@@ -194,7 +221,7 @@ def paired_columns(
     return (left, right, after.sample) if same else None
 
 
-def verdict_of(entry: dict[str, Any], confidence: float) -> str:
+def significance_text(entry: dict[str, Any], confidence: float) -> str:
     """A difference in a few words."""
     if entry["value"] is None:
         reason = "too few clusters for an interval" if entry["few"] else "other articles or settings"
@@ -217,7 +244,7 @@ def metric_rows(differences: dict[str, dict[str, Any]], confidence: float) -> li
             mde = number(None if entry["mde"] is None else scale * entry["mde"])
         scores = [f"{scale * entry[key]:.2f}" for key in ("before", "after")]
         title = metric.title + (" (%)" if scale > 1 else "")
-        rows.append([title, *scores, difference, mde, verdict_of(entry, confidence)])
+        rows.append([title, *scores, difference, mde, significance_text(entry, confidence)])
     return rows
 
 
@@ -270,7 +297,7 @@ def said_by(text: str | None) -> list[str]:
 
 def code(text: str) -> str:
     """A value as Markdown code, cut where it is long."""
-    return markdown_code(text, LONGEST)
+    return markdown_code(text, VALUE_CHARACTERS)
 
 
 def markdown_table(title: str, columns: list[str], rows: list[list[str]]) -> str:
@@ -322,7 +349,7 @@ def metrics_table(
         frozenset({True}): "paired by article",
         frozenset({False}): "unpaired, from the two intervals",
     }.get(frozenset(kinds), "some paired by article")
-    columns = ["metric", *SIDES, f"difference [{percent(after['confidence'])}]", "MDE", "verdict"]
+    columns = ["metric", *SIDES, f"difference [{percent(after['confidence'])}]", "MDE", "significant?"]
     return f"{title}, one run on each side, {kind}", columns, metric_rows(differences, after["confidence"])
 
 

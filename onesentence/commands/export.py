@@ -20,6 +20,7 @@ import click
 from onesentence import export
 from onesentence.commands import documented, require_pipeline
 from onesentence.commands.repro import lay_out, require_data, require_model, same_text
+from onesentence.core.errors import UserError
 from onesentence.core.files import write_text
 
 PIPELINE = Path(export.__file__).parent / "pipeline.yaml"
@@ -28,10 +29,19 @@ PROOF = Path("metrics/export.json")
 
 
 def lay_out_export(folder: Path) -> None:
-    """Copy the export's pipeline into a folder that has the main one; an older copy is replaced."""
-    text = PIPELINE.read_text(encoding="utf-8")
-    if not same_text(folder / LAID_OUT, text):
-        write_text(folder / LAID_OUT, text)
+    """Copy the export's pipeline into a folder that has the main one; an older copy is replaced.
+
+    A UserError for a pipeline that is no copy: it is the user's.
+    """
+    text, path = PIPELINE.read_text(encoding="utf-8"), folder / LAID_OUT
+    if same_text(path, text):
+        return
+    title = text.splitlines()[0]
+    if path.is_file() and not path.read_bytes().startswith(title.encode()):
+        raise UserError(
+            f"{path}: is no copy of {PIPELINE.name}, which `make export` puts there; move it elsewhere"
+        )
+    write_text(path, text)
 
 
 @documented(__doc__)

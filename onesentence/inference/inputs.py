@@ -37,7 +37,7 @@ KINDS = ("text", "lines", *(name[1:] for name in FORMATS))  # what standard inpu
 EXPECTED = (
     f"a text file, a folder of {' or '.join(TEXT_SUFFIXES)} files, or {', '.join(FORMATS)} with a column"
 )
-SHOWN = 60  # characters of a text that was meant to be a file's name
+NAME_CHARACTERS_SHOWN = 60  # characters of a text that was meant to be a file's name
 SAMPLE_LINES = 16  # of a file of lines, for its format
 
 
@@ -142,7 +142,8 @@ def _file(path: Path, lines: bool, column: str) -> Input:
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 raise UserError(
-                    f"{name[:SHOWN]}...: too long for the name of a file; pass a text by standard input: "
+                    f"{name[:NAME_CHARACTERS_SHOWN]}...: too long for the name of a file; pass a text by "
+                    "standard input: "
                     "onesentence summarize -"
                 ) from error
             raise UserError(f"{name}: cannot be read: {error.strerror}; expected {EXPECTED}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from onesentence.generation.decoding import summarize_in_batches as generate_in_
 from onesentence.generation.smoke_test import check_success, require_complete
 from onesentence.inference.ctranslate2 import CTranslate2Model
 from onesentence.inference.models import ModelSource, find, load_model, load_model_tokenizer
+from onesentence.model.base_check import check_ids, check_positions
 from onesentence.model.encoding import Prompt, encode_prompt
 
 if TYPE_CHECKING:
@@ -66,6 +68,10 @@ class Summarizer:
     ) -> None:
         self.name, self.settings, self.language = name, settings, settings.language
         self.model, self.tokenizer, self.trained = model, tokenizer, trained
+        # CTranslate2 reads tokens, not ids: `export` has shown that it reads these.
+        self.embeddings: int | None = None
+        if not isinstance(model, CTranslate2Model):
+            self.embeddings = model.get_input_embeddings().weight.shape[0]
         if settings.frame is not None and settings.frame.chat:
             FRAMES[tokenizer] = settings.frame  # so that no chat template is filled again
 
@@ -82,15 +88,37 @@ class Summarizer:
         """Load a model of `models.find`."""
         set_up(seed=0, formats=[source.settings.model.dtype])
         tokenizer = load_model_tokenizer(source)
-        return cls(source.name, source.settings, load_model(source, tokenizer), tokenizer, source.trained)
+        model = load_model(source, tokenizer)
+        made = cls(source.name, source.settings, model, tokenizer, source.trained)
+        made.require_fit()
+        return made
+
+    def require_fit(self) -> None:
+        """Raise a UserError unless the model has an embedding for each special token, and positions for the
+        longest text that the settings allow.
+
+        What `tokenize` has checked of its own base, another folder's model may not meet.
+        """
+        if isinstance(self.model, CTranslate2Model) or self.embeddings is None:
+            return
+        check_ids(self.tokenizer, self.embeddings)
+        longest = self.settings.prompt.max_input_tokens + self.settings.generate.max_new_tokens
+        if warning := check_positions(self.model.config, longest, "generate.max_new_tokens"):
+            print(f"{self.name}: {warning}", file=sys.stderr)
 
     def prompts(self, articles: list[str]) -> list[Prompt]:
-        """The filled prompt of each article, cut to prompt.max_input_tokens."""
+        """The filled prompt of each article, cut to prompt.max_input_tokens.
+
+        Raises a UserError where the model has no embedding for a token of one.
+        """
         prompt = self.settings.prompt
-        return [
+        prompts = [
             encode_prompt(self.tokenizer, prompt.template, storable(article), prompt.max_input_tokens)
             for article in articles
         ]
+        if self.embeddings is not None and prompts:
+            check_ids(self.tokenizer, self.embeddings, max(max(each.ids) for each in prompts))
+        return prompts
 
     def outputs(self, prompts: list[Prompt], names: list[str]) -> Iterator[tuple[list[int], list[Output]]]:
         """Yield (indices, outputs) of filled prompts, by batch; names: of the articles, for errors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sys
 from collections import Counter
@@ -12,11 +13,12 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from onesentence.core.checkpoints import NO_LOCKS
 from onesentence.core.errors import UserError
 from onesentence.core.escaping import on_one_line
 from onesentence.inference.stream import NO_ARTICLE, Result
 
-FEW = 10  # notes of one kind that are shown where nobody asked for all of them
+NOTES_SHOWN = 10  # notes of one kind that are shown where nobody asked for all of them
 FAILURES = {"empty": "the model wrote nothing", "echo": "the model repeated its prompt"}
 REASONS = {"empty": "empty", "echo": "repeated prompt", NO_ARTICLE: "no article"}
 PARTIAL = ".partial"  # the end of a file's name until it is complete
@@ -86,8 +88,27 @@ class Writer:
         if self._file is None:
             assert self.partial is not None  # else it is standard output
             self.partial.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.partial.open("w", encoding="utf-8", newline="\n")
+            file = self.partial.open("a", encoding="utf-8", newline="\n")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in NO_LOCKS:
+                    return self._take(file)
+                file.close()
+                if not isinstance(error, BlockingIOError):
+                    raise
+                raise UserError(
+                    f"--output: another run is writing {self.partial}; wait until it has ended, or name "
+                    "another file"
+                ) from error
+            return self._take(file)
         return self._file
+
+    def _take(self, file: IO[str]) -> IO[str]:
+        """Use the partial file, and drop what an earlier run left in it."""
+        file.truncate(0)
+        self._file = file
+        return file
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -123,8 +144,8 @@ class Writer:
 class Notes:
     """Counts results, and writes notes on them to standard error.
 
-    explain: all notes; None: those on failures, at most FEW; False: none. max_input_tokens, max_new_tokens:
-    of the model, for the words.
+    explain: all notes; None: those on failures, at most NOTES_SHOWN; False: none. max_input_tokens,
+    max_new_tokens: of the model, for the words.
     """
 
     def __init__(self, explain: bool | None, max_input_tokens: int, max_new_tokens: int) -> None:
@@ -145,7 +166,7 @@ class Notes:
         failed = result.status != "ok"
         if failed:
             self.failures[result.status] += 1
-        if self.explain or (failed and self.explain is None and self.failed <= FEW):
+        if self.explain or (failed and self.explain is None and self.failed <= NOTES_SHOWN):
             return [
                 f"{'failed' if failed else 'note'}: {on_one_line(f'{result.item.place}: {n}')}" for n in notes
             ]

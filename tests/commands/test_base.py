@@ -166,6 +166,18 @@ def test_the_same_bytes_come_out_twice(workplace, packed):
     assert hashes() == hashes()
 
 
+def test_what_the_user_put_there_is_not_replaced(workplace, packed):
+    folder = command.make("tiny", packed[0])
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"models/tiny: holds what .* did not write \(notes.txt\); move"):
+        command.make("tiny", packed[0])
+    (folder / "notes.txt").unlink()
+    (folder / "model.safetensors").write_bytes(b"the hub's own weights")
+    with pytest.raises(UserError, match=r"did not write \(model.safetensors\)"):
+        command.make("tiny", packed[0])
+    assert (folder / "model.safetensors").read_bytes() == b"the hub's own weights"
+
+
 def test_the_rounding_error_on_the_card_is_that_of_the_rounding(packed, tmp_path):
     """Of drawn weights, which are known here, against what follows from the steps alone."""
     from gguf import GGMLQuantizationType as Kind

@@ -28,11 +28,20 @@ def asked(monkeypatch):
 def test_the_pipeline_is_laid_out_and_an_older_copy_is_replaced(project, monkeypatch):
     monkeypatch.chdir(project)
     assert not (project / "models/dvc.yaml").exists()  # `dvc pull` must not ask for what nobody has exported
-    for older in (None, "stages: {}\n"):
+    title = export.PIPELINE.read_text().splitlines()[0]
+    for older in (None, f"{title}\nstages: {{}}\n"):
         if older:
             (project / "models/dvc.yaml").write_text(older)
         export.lay_out_export(project)
         assert (project / "models/dvc.yaml").read_text() == export.PIPELINE.read_text()
+
+
+def test_a_pipeline_of_the_user_s_own_stays(project, monkeypatch):
+    monkeypatch.chdir(project)
+    (project / "models/dvc.yaml").write_text("stages: {mine: {cmd: echo}}\n")
+    with pytest.raises(UserError, match=r"models/dvc.yaml: is no copy of pipeline.yaml"):
+        export.lay_out_export(project)
+    assert "mine" in (project / "models/dvc.yaml").read_text()
 
 
 def test_the_command_runs_the_export_s_pipeline_and_passes_its_exit_code_on(project, monkeypatch, asked):

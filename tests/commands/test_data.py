@@ -290,9 +290,24 @@ def test_a_kill_in_the_middle_is_taken_back(make_data, project, tmp_path, number
         assert tree(project) != before
         with pytest.raises(SystemExit):  # the next call, whatever it is asked
             make_data("nowhere.jsonl")
+        aside = project / "data/local.interrupted-1"  # it may have been edited since
+        assert "second" in (aside / "data/local/train.jsonl").read_text()
+        assert (aside / "params.yaml").is_file()
+        shutil.rmtree(aside)
     assert tree(project) == before
     make_data(given)
     assert "second" in (LOCAL / "train.jsonl").read_text()
+
+
+def test_one_call_at_a_time(refused, project, tmp_path):
+    """A second one would take the first one's journal for a killed run's, and take its work back."""
+    given = folder_of(tmp_path / "given")
+    held = os.open(project / "data", os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert "another `make data` is running here; wait until it has ended" in refused(given)
+    finally:
+        os.close(held)
 
 
 def test_a_group_column_is_set_and_a_known_hash_is_forgotten(make_data, tmp_path):

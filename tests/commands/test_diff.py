@@ -15,8 +15,9 @@ from onesentence.commands.diff import (
     metric_rows,
     said_by,
     shown,
+    significance_text,
     unpaired,
-    verdict_of,
+    with_width,
 )
 from onesentence.commands.show import short_names
 from onesentence.core.files import write_json
@@ -63,6 +64,30 @@ def test_unpaired_by_hand():
     assert result["mde"] == pytest.approx(5 / 1.959964 * (1.959964 + 0.841621), rel=1e-4)
 
 
+def test_a_lopsided_interval_counts_on_the_side_that_matters():
+    """From 0 % to 0.8 %: what the first could have been above 0 counts, on the difference's lower side."""
+    before, after = {"value": 0.0, "low": 0.0, "high": 0.6}, {"value": 0.8, "low": 0.0, "high": 1.6}
+    result = unpaired(before, after, (0.95, 0.95))
+    assert (result["low"], result["high"]) == pytest.approx((0.8 - 1.0, 0.8 + 0.8))
+    assert result["p"] > 0.05
+
+
+def test_a_share_of_zero_is_no_certainty():
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
+    known = {"n": 500, "confidence": 0.95, "resampling": {"effective_clusters": 95.0}}
+    wide = with_width("verbatim", nothing, known)
+    assert wide["low"] == 0 and wide["high"] == pytest.approx(3.89, abs=0.01)  # of 95: z^2 / (95 + z^2)
+    assert with_width("verbatim", nothing, {"n": 500, "confidence": 0.95})["high"] < 0.8
+    every = with_width("success_rate", dict.fromkeys(nothing, 1.0), known)
+    assert every["high"] == 1.0 and every["low"] == pytest.approx(0.961, abs=0.001)
+    assert with_width("rouge1", nothing, known) == nothing  # no share
+    some = {"value": 0.8, "low": 0.2, "high": 1.6}
+    assert with_width("verbatim", some, known) == some
+    # Two such sides differ in nothing that the articles could show.
+    result = unpaired(wide, wide, (0.95, 0.95))
+    assert result["value"] == 0 and result["p"] == 1 and result["low"] < 0 < result["high"]
+
+
 @pytest.fixture
 def sides():
     """Two systems on the same articles, 1 point apart."""
@@ -79,12 +104,14 @@ def test_scores_of_the_same_articles_are_paired_and_tell_more(sides):
     result = compared(before, after, tuple(sides))["rouge1"]
     wanted = difference_of(right, left, 500, 0.95)
     assert result["paired"] and result["value"] == wanted["value"]
-    assert verdict_of(result, 0.95) == "significant"
+    assert significance_text(result, 0.95) == "significant"
     alone = compared(before, after, (None, sides[1]))["rouge1"]
     assert not alone["paired"]
-    assert verdict_of(alone, 0.95) == "not significant" and alone["mde"] == pytest.approx(4.45, abs=0.005)
+    assert significance_text(alone, 0.95) == "not significant" and alone["mde"] == pytest.approx(
+        4.45, abs=0.005
+    )
     same = compared(before, before, (sides[0], sides[0]))["rouge1"]
-    assert verdict_of(same, 0.95) == "identical"
+    assert significance_text(same, 0.95) == "identical"
 
 
 def test_scores_that_are_another_branchs_are_not_paired(sides):

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from onesentence.core import params
 from onesentence.core.errors import UserError
@@ -75,6 +77,46 @@ def test_batches_cover_every_article_once_and_the_order_is_kept(summarizer, arti
     assert sorted(seen) == list(range(len(articles))) and len(seen) > 1
     alone = [summarizer.summarize([article])[0] for article in articles]
     assert summarizer.summarize(articles) == alone
+
+
+def test_a_base_without_an_embedding_for_an_id_is_refused(pipeline, tiny, tmp_path, monkeypatch):
+    """`tokenize` checks the pipeline's base. Another folder's model is first read here."""
+    shutil.copytree(tiny, tmp_path / "padded")
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.add_special_tokens({"pad_token": "[ANOTHER PAD]"})
+    tokenizer.save_pretrained(tmp_path / "padded")
+    monkeypatch.chdir(pipeline)
+    with pytest.raises(UserError, match=r"pad token '\[ANOTHER PAD\]' has id 600, and the model has 600 emb"):
+        Summarizer.load(tmp_path / "padded")
+    shutil.copytree(tiny, tmp_path / "worded")
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.add_tokens(["zyzzyva"])
+    tokenizer.save_pretrained(tmp_path / "worded")
+    worded = Summarizer.load(tmp_path / "worded")
+    assert len(worded.summarize(["An article that the model can read."])) == 1
+    with pytest.raises(UserError, match="token 'zyzzyva' of the articles has id 600"):
+        worded.summarize(["A zyzzyva is a beetle."])
+
+
+def test_prompts_beyond_a_table_of_positions_are_refused_before_the_first_article(
+    pipeline, tiny, tmp_path, monkeypatch, capsys
+):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    for positions in (100, 102):  # the pipeline's prompts have up to 96 tokens, its outputs 6
+        config = GPT2Config(vocab_size=600, n_positions=positions, n_embd=16, n_layer=1, n_head=2)
+        GPT2LMHeadModel(config).save_pretrained(tmp_path / f"gpt2-{positions}")
+        tokenizer.save_pretrained(tmp_path / f"gpt2-{positions}")
+    monkeypatch.chdir(pipeline)
+    with pytest.raises(UserError, match=r"102 tokens, the model has 100 positions; lower .* by 2"):
+        Summarizer.load(tmp_path / "gpt2-100")
+    assert len(Summarizer.load(tmp_path / "gpt2-102").summarize(["word " * 500])) == 1
+    # A rotary model goes on beyond what it was trained on, and says so.
+    shutil.copytree(tiny, tmp_path / "short")
+    config = json.loads((tmp_path / "short/config.json").read_text())
+    (tmp_path / "short/config.json").write_text(json.dumps({**config, "max_position_embeddings": 100}))
+    capsys.readouterr()
+    Summarizer.load(tmp_path / "short")
+    assert "was trained on at most 100 positions; its outputs may be poor" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not PREDICTIONS.is_file(), reason="the default pipeline was not run here")

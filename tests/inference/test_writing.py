@@ -106,6 +106,16 @@ def test_a_run_that_fails_keeps_what_an_interrupted_one_has_written(tmp_path):
         Writer(False, tmp_path / "out.txt")
 
 
+def test_two_runs_do_not_write_one_file(tmp_path):
+    with Writer(False, tmp_path / "out.txt") as first:
+        first.write([result("The first.")])
+        second = Writer(False, tmp_path / "out.txt")
+        with pytest.raises(UserError, match=r"another run is writing .*out\.txt\.partial; wait"):
+            second.write([result("The second.")])
+        first.write([result("Also the first.")])
+    assert (tmp_path / "out.txt").read_text() == "The first.\nAlso the first.\n"
+
+
 def test_a_closed_output_is_named(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(UserError, match="standard output is closed; use --output FILE"):

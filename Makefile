@@ -77,7 +77,8 @@ lint: setup ## Check style, format, types and words
 	ruff format --check .
 	$(call install,tests,tests/requirements.txt)
 	mypy
-	codespell README.md CONTRIBUTING.md CHANGELOG.md params.yaml studies.yaml models/README.md docs onesentence stages
+	codespell README.md CONTRIBUTING.md CHANGELOG.md params.yaml studies.yaml models/README.md docs onesentence stages \
+		benchmarks requirements cloud presets/*.yaml pyproject.toml
 
 preset: setup ## make preset NAME=phi2-xsum-t4: overlay a preset on params.yaml, comments kept
 	@test -n "$(NAME)" || { echo "usage: make preset NAME=..., one of: $(basename $(notdir $(wildcard presets/*.yaml)))"; exit 2; }

@@ -11,13 +11,12 @@ from onesentence.core import plots
 from onesentence.core.files import read_json
 
 EVALUATION = Path(__file__).resolve().parent.parent / "metrics/evaluation.json"
-SYSTEMS = ("lead", "base", "tuned")
 # At these sizes of a test set the articles a cluster stay as many as in the default's.
 SIZES = np.geomspace(100, 12_000, 100)
 
 
 def draw_paired(evaluation: dict, path: Path) -> None:
-    """Two differences in ROUGE-1, each with the interval of pairs and with that of separate test sets."""
+    """Three differences in ROUGE-1, each with its paired interval and with that of separate test sets."""
     drawn, axis = plots.figure(width=6.5, height=2.6)
     pairs = [("tuned", "base"), ("tuned", "lead"), ("tuned", "oracle")]
     for place, (left, right) in enumerate(pairs):

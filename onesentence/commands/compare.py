@@ -26,7 +26,7 @@ from onesentence.report.tables import number
 from onesentence.report.terminal import print_table
 from onesentence.study.comparison import (
     TESTED_METRICS,
-    borrowed_spread,
+    borrowed_seed_variance,
     compare,
     require_same_test_set,
     select_complete,
@@ -120,7 +120,7 @@ def command(name: str | None, quick: bool, partial: bool, from_scores: bool) -> 
         write_runs(file, runs)
         runs = recorded(every)  # what is compared is what the file holds, to the bit
     complete = {name: runs[name] for name in study.experiments()}
-    result = compare(study, complete, borrowed_spread(study, studies), left_out)
+    result = compare(study, complete, borrowed_seed_variance(study, studies), left_out)
     path = STUDIES / f"{study.name}.json"
     write_result(path, result, study.within)
     written = read_result(path)  # rounded, so that plots and sentences can be written again to the byte

@@ -250,7 +250,7 @@ def command(no_probe: bool, mde: float | None, count: int, fsdp: bool) -> None:
         return
     if count < 1 + fsdp:
         wanted = "2 with --fsdp" if fsdp else "1"
-        raise UserError(f"--processes: found {count}; expected at least {wanted}")
+        raise UserError(f"--processes: expected at least {wanted}, found {count}")
     p = params.load(("seed", "data", "prompt", "model", "lora", "train", "generate", "evaluate.split"))
     from onesentence.core.runtime import set_up
     from onesentence.model.loading import device_name, load_config

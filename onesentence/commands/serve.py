@@ -28,7 +28,7 @@ from onesentence.commands import documented
 from onesentence.core.errors import UserError
 from onesentence.serving.limits import Limits
 
-NEEDED = "onesentence/serving/requirements.txt"
+REQUIREMENTS_FILE = "onesentence/serving/requirements.txt"
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")
 VARIABLE = "ONESENTENCE_API_KEY"
 SHORTEST = 16  # characters of a key
@@ -109,7 +109,9 @@ def command(
 ) -> None:
     limits, key = Limits(**bounds), read_key(api_key_file)
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise UserError(f"serve: {', '.join(missing)} not installed; run `pip install -r {NEEDED}`")
+        raise UserError(
+            f"serve: {', '.join(missing)} not installed; run `pip install -r {REQUIREMENTS_FILE}`"
+        )
     from onesentence.serving.server import Serving, listen
 
     bound = listen(host, port)

@@ -34,7 +34,7 @@ from onesentence.commands import documented, repro
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.escaping import visible
-from onesentence.study.comparison import borrowed_spread
+from onesentence.study.comparison import borrowed_seed_variance
 from onesentence.study.declaration import STUDIES_FILE, Studies
 from onesentence.study.experiments import (
     finished,
@@ -62,7 +62,7 @@ from onesentence.study.variants import Study
 if TYPE_CHECKING:
     from onesentence.study.scheduler import Workers
 
-NEEDED = "onesentence/study/requirements.txt"
+REQUIREMENTS_FILE = "onesentence/study/requirements.txt"
 
 
 def workers_of(address: str, study: Study, git_remote: str | None) -> "Workers":
@@ -71,7 +71,7 @@ def workers_of(address: str, study: Study, git_remote: str | None) -> "Workers":
         from onesentence.study.scheduler import Workers
     except ModuleNotFoundError as error:
         raise UserError(
-            f"--scheduler: {error.name} is not installed; run `pip install -r {NEEDED}`"
+            f"--scheduler: {error.name} is not installed; run `pip install -r {REQUIREMENTS_FILE}`"
         ) from error
     pool = Workers(address, study.name, git("rev-parse", "HEAD").strip(), git_remote)
     pool.open()
@@ -81,7 +81,7 @@ def workers_of(address: str, study: Study, git_remote: str | None) -> "Workers":
 def provide_inputs(pipeline: str) -> None:
     """Put a preset's base model into its pipeline, for DVC's cache, from which the clones take it.
 
-    A UserError where the base cannot be had, or where the preset's articles are the user's and are not there.
+    A UserError where the base cannot be had, or where the preset's articles are the user's own and missing.
     """
     folder = Path(pipeline)
     with contextlib.chdir(git("rev-parse", "--show-toplevel").strip()):
@@ -173,12 +173,14 @@ def command(
     values = params.read_yaml(params.PARAMS_FILE)
     require_distinct(study, values)
     require_loadable(study, values)
-    borrowed_spread(study, studies)  # an error must come now, not after hours
+    borrowed_seed_variance(study, studies)  # an error must come now, not after hours
     with alone():
         require_committed()
         # A termination or a lost connection ends the study as Ctrl-C does, and leaves no process behind.
+        # A signal that is ignored on purpose stays ignored (nohup ignores SIGHUP).
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: sys.exit(143))
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda caught, _: sys.exit(128 + caught))
         if end_variants():
             print(f"study {study.name}: ended the runs of a killed study; they go on from their last stage")
         workers = workers_of(scheduler, study, git_remote) if scheduler else None

@@ -39,7 +39,7 @@ from onesentence.inference.inputs import KINDS, STDIN, Input, check, files_of, o
 from onesentence.inference.models import ModelSource, find
 from onesentence.inference.stream import summarized, windows
 from onesentence.inference.summarizer import Summarizer
-from onesentence.inference.writing import FEW, Notes, Writer, partial_of
+from onesentence.inference.writing import NOTES_SHOWN, Notes, Writer, partial_of
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -134,7 +134,7 @@ def run(
     if sys.stderr.isatty():
         print(f"summarize: loading {on_one_line(source.name)}", file=sys.stderr)
     summarizer = Summarizer.of(source)
-    few = total is not None and total <= FEW and not writer.jsonl
+    few = total is not None and total <= NOTES_SHOWN and not writer.jsonl
     generate, prompt = source.settings.generate, source.settings.prompt
     notes = Notes(
         True if explain is None and few else explain, prompt.max_input_tokens, generate.max_new_tokens

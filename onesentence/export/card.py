@@ -83,7 +83,7 @@ answer = model.create_chat_completion(chat, temperature=0.0, max_tokens={longest
 print(answer["choices"][0]["message"]["content"].strip())"""
 GREEDY_NOTE = """
 llama.cpp has no beam search, and no ban on repeated n-grams. This file is decoded by greedy search, where the
-scores above are of the model's own decoding ({beams} beams). `metrics/export.json` has the test of
+scores above come from the model's own decoding ({beams} beams). `metrics/export.json` has the test of
 equivalence with the model in greedy search, and the difference to the scores above.
 """
 BAN_NOTE = """

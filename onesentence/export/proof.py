@@ -17,7 +17,7 @@ from onesentence.export.folder import Exported
 
 EXPORTED, MEASURED = "exported", "tuned"
 BEAMS = "beams"  # the measured model with its beams, where MEASURED is without: llama.cpp has none
-NAMED = 2  # outputs that the error shows
+OUTPUTS_SHOWN = 2  # outputs that the error shows
 LONGEST_TEXT = 160  # characters of an output in the error
 KEPT = 0.99  # share of the update that a format should keep
 LOST_STOPS = 5.0  # percentage points of outputs that no longer end by EOS
@@ -180,7 +180,7 @@ def failure(
         f"prompts that differ: {result['prompts_that_differ']} of {result['n']}; "
         f"outputs that differ: {len(differ)}",
     ]
-    for article in differ[:NAMED]:
+    for article in differ[:OUTPUTS_SHOWN]:
         lines.append(
             f"{article.id}: measured {shown(article.measured)}, exported {shown(article.written.text)}"
         )

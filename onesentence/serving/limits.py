@@ -28,8 +28,8 @@ class Limits:
             value, least = getattr(self, field.name), 0 if field.name == "max_wait_ms" else 1
             if not value >= least:  # NaN too
                 raise UserError(f"{option(field.name)}: expected at least {least}, found {value}")
-        if self.timeout > LONGEST:
-            raise UserError(f"--timeout: expected at most {LONGEST:,} seconds, found {self.timeout}")
+        if self.timeout > MOST_SECONDS:
+            raise UserError(f"--timeout: expected at most {MOST_SECONDS:,} seconds, found {self.timeout}")
         if self.queue < self.max_articles:
             raise UserError(
                 f"--queue: expected at least --max-articles ({self.max_articles}), found {self.queue}; "
@@ -37,7 +37,7 @@ class Limits:
             )
 
 
-LONGEST = 86_400  # a day; a stop waits as long for the requests that it accepted
+MOST_SECONDS = 86_400  # a day; a stop waits as long for the requests that it accepted
 
 
 def option(name: str) -> str:

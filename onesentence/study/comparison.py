@@ -53,8 +53,8 @@ def matrix(scores: list[Scores], metric: str) -> Floats:
     return np.stack([seed.columns[metric] for seed in scores])
 
 
-def borrowed_spread(study: Study, studies: Studies) -> dict[str, SeedVariance]:
-    """The spread between seeds by metric, from the study that a study of one seed names; empty where it names
+def borrowed_seed_variance(study: Study, studies: Studies) -> dict[str, SeedVariance]:
+    """The seed variance by metric, from the study that a study of one seed names; empty where it names
     none. A UserError where that study has no results for its present declaration.
     """
     if study.spread_from is None:
@@ -62,8 +62,8 @@ def borrowed_spread(study: Study, studies: Studies) -> dict[str, SeedVariance]:
     path = STUDIES / f"{study.spread_from}.json"
     if not path.is_file():
         raise UserError(
-            f"compare: {path}: not found, and {study.name}, which has one seed, takes the spread "
-            f"between seeds from it; run {study_command(study.spread_from)} first"
+            f"compare: {path}: not found, and {study.name}, which has one seed, takes the seed "
+            f"variance from it; run {study_command(study.spread_from)} first"
         )
     lender_result = read_result(path)
     if lender_result["scale"] != study.scale:
@@ -75,16 +75,16 @@ def borrowed_spread(study: Study, studies: Studies) -> dict[str, SeedVariance]:
     if (lender_result["settings"], lender_result["seeds"]) != (lender.settings, list(lender.seeds)):
         raise UserError(
             f"compare: {path}: made with other settings or seeds than studies.yaml has, and {study.name} "
-            f"takes the spread between seeds from it; run {study_command(study.spread_from)} first"
+            f"takes the seed variance from it; run {study_command(study.spread_from)} first"
         )
     df = len(lender_result["seeds"]) - 1
-    spreads = {}
+    seed_variances = {}
     # The scores of a variant whose outputs all failed are 0 with every seed, or undefined.
     alive = [v["scores"] for v in lender_result["variants"].values() if v["scores"][HEADLINE]["value"]]
     if not alive:
         raise UserError(
-            f"compare: {path}: every output of every variant failed, and {study.name} takes the spread "
-            "between seeds from it; name another study in its spread_from, or run "
+            f"compare: {path}: every output of every variant failed, and {study.name} takes the seed "
+            "variance from it; name another study in its spread_from, or run "
             f"{study_command(study.spread_from)}"
         )
     for metric in (*TESTED_METRICS, *DESCRIBED):
@@ -94,11 +94,13 @@ def borrowed_spread(study: Study, studies: Studies) -> dict[str, SeedVariance]:
             if scores[metric]["seed_sd"] is not None
         ]
         if own:
-            spreads[metric] = variance.pooled(own)
-    return spreads
+            seed_variances[metric] = variance.pooled(own)
+    return seed_variances
 
 
-def measure(study: Study, runs: dict[str, Run], resamples: int, spreads: dict[str, SeedVariance]) -> Measured:
+def measure(
+    study: Study, runs: dict[str, Run], resamples: int, seed_variances: dict[str, SeedVariance]
+) -> Measured:
     """Draws of every variant. runs: by experiment."""
     tuned, base, tuned_rows, base_rows, cost = {}, {}, {}, {}, {}
     sample = next(iter(runs.values())).tuned.sample
@@ -107,7 +109,9 @@ def measure(study: Study, runs: dict[str, Run], resamples: int, spreads: dict[st
         of_seeds = [runs[study.experiment(variant.name, seed)] for seed in study.seeds]
         scores = [run.tuned for run in of_seeds]
         tuned[variant.name] = {
-            metric: variance.resampled(matrix(scores, metric), resamples, stream, spreads.get(metric), sample)
+            metric: variance.resampled(
+                matrix(scores, metric), resamples, stream, seed_variances.get(metric), sample
+            )
             for metric in (*TESTED_METRICS, *DESCRIBED)
         }
         tuned_rows[variant.name] = matrix(scores, HEADLINE)
@@ -115,7 +119,7 @@ def measure(study: Study, runs: dict[str, Run], resamples: int, spreads: dict[st
         base[variant.name] = variance.resampled(untuned, resamples, stream, sample=sample)
         base_rows[variant.name] = untuned
         cost[variant.name] = of_seeds[0].cost
-    return Measured(tuned, base, tuned_rows, base_rows, cost, spreads.get(HEADLINE), resamples, sample)
+    return Measured(tuned, base, tuned_rows, base_rows, cost, seed_variances.get(HEADLINE), resamples, sample)
 
 
 def difference(
@@ -181,12 +185,12 @@ def code_of_runs(runs: dict[str, Run]) -> dict[str, str | list[str]]:
 
 
 def compare(
-    study: Study, runs: dict[str, Run], spreads: dict[str, SeedVariance], left_out: list[str]
+    study: Study, runs: dict[str, Run], seed_variances: dict[str, SeedVariance], left_out: list[str]
 ) -> dict[str, Any]:
     """The content of metrics/studies/NAME.json.
 
-    runs: by experiment, as the study's file of scores has them; spreads: `borrowed_spread`; left_out:
-    declared variants whose runs are missing.
+    runs: by experiment, as the study's file of scores has them; seed_variances: `borrowed_seed_variance`;
+    left_out: declared variants whose runs are missing.
     """
     require_same_test_set(runs)
     # What no variant sets is the same for all; params.yaml may have changed since they ran.
@@ -199,7 +203,7 @@ def compare(
             f"{percent(confidence)} interval; evaluate on articles of more clusters"
         )
     varied = sorted({key for variant in study.variants for key in variant.changes})
-    measured = measure(study, runs, resamples, spreads)
+    measured = measure(study, runs, resamples, seed_variances)
     variants = compared_variants(study, measured, runs, varied, confidence)
     analysis = ANALYSES.get(study.analysis)
     return {
@@ -217,7 +221,7 @@ def compare(
         **{key: first.evaluation[key] for key in EVALUATION},
         "seeds": list(study.seeds),
         "spread_from": study.spread_from,
-        "spread_sd": np.sqrt(spreads[HEADLINE].total) if spreads else None,
+        "spread_sd": np.sqrt(seed_variances[HEADLINE].total) if seed_variances else None,
         "confidence": confidence,
         "resamples": resamples,
         "baseline": study.baseline,

@@ -68,19 +68,25 @@ def add_cost(study: Study, variant: str, seed: int, cost: dict[str, Any]) -> Non
 def cost_lines(study: Study, result: dict[str, Any]) -> list[str]:
     """Markdown of what each variant of a compared study took; none where no run was timed.
 
-    result: as in metrics/studies/NAME.json. Minutes are the mean over seeds, memory the most of them.
+    result: as in metrics/studies/NAME.json. Minutes are the mean over seeds, memory is the
+    highest peak of their trainings.
     """
     costs = read_costs(study)
     if not costs:
         return []
-    machines = sorted({f"{cost['machine']}, {cost['jobs']} at a time" for cost in costs.values()})
+    machines = sorted(
+        {
+            f"{cost['machine']}, {cost['jobs']} run{'s' * (cost['jobs'] > 1)} at a time"
+            for cost in costs.values()
+        }
+    )
     hours = sum(cost["seconds"] for cost in costs.values()) / 3600
     lines = [
         f"{len(costs)} run{'s were' if len(costs) > 1 else ' was'} timed, {hours:.1f} hours in all "
         f"({'; '.join(machines)}). Other "
         "machines take other times; tokens and bytes are the same everywhere.",
         "",
-        "| variant | tokens trained | MB tuned | MB of the base | minutes of training | GB at most |",
+        "| variant | tokens trained | tuned weights (MB) | base (MB) | training (min) | peak memory (GB) |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, variant in result["variants"].items():

@@ -265,7 +265,7 @@ def confirmed(studies: Path, key: str, scale: str, values: dict[str, Any]) -> li
 
 def decisions_text(studies: Path, scale: str, values: dict[str, Any], transfer: str = "") -> str:
     """The whole file. scale: of studies.yaml, the one of the model in params.yaml; values: params.yaml;
-    transfer: the sections that hold this scale against larger ones (`transfer_text`).
+    transfer: the sections that compare this scale with larger ones (`transfer_text`).
     """
     title = METRICS[HEADLINE].title
     parts = [
@@ -277,12 +277,27 @@ def decisions_text(studies: Path, scale: str, values: dict[str, Any], transfer: 
         "multiple tests, so one may exclude 0 although the difference is not significant. *MDE* is the "
         f"minimum detectable effect: the true difference that is significant in {POWER:.0%} of cases. "
         "Written by `make study`.\n",
+        *independence_note(studies, scale),
         *([transfer] if transfer else []),
     ]
     for decision in DECISIONS:
         section, _, key = decision.key.partition(".")
         parts += decision_parts(decision, values[section][key], studies, scale, values)
     return "\n".join(parts)
+
+
+def independence_note(studies: Path, scale: str) -> list[str]:
+    """A paragraph on studies of DECISIONS that were compared before clusters were resampled; none without."""
+    names = dict.fromkeys(decision.study for decision in DECISIONS)
+    results = {name: committed(studies, name, scale) for name in names}
+    old = [f"`{name}`" for name, result in results.items() if result and "resampling" not in result]
+    if not old:
+        return []
+    return [
+        f"The studies {', '.join(old)} were compared before articles of one source file were resampled "
+        "together: they take articles as independent. Their intervals are too narrow, by about a tenth for "
+        "two variants of one model.\n"
+    ]
 
 
 def decision_parts(

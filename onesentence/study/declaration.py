@@ -131,8 +131,8 @@ def shrunk(
     largest = settings.get(ROWS) or max(sizes, default=1)
     share = (quick.get(ROWS, 1) or largest) / largest  # null: all rows
     for change in changes.values():
-        if change.get(ROWS):
-            change[ROWS] = max(1, round(change[ROWS] * share))
+        if ROWS in change:  # null: all rows, of which a quick study takes no more than of the largest size
+            change[ROWS] = max(1, round((change[ROWS] or largest) * share))
     return {**settings, **quick}
 
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from onesentence.core import code_identity, params
+from onesentence.core import code_identity, machine_faults, params
 from onesentence.core.errors import UserError
 from onesentence.evaluation.metrics import Scores, read_scores, scores_file
 from onesentence.study.variants import Study
@@ -264,7 +264,8 @@ def require_loadable(study: Study, whole: dict[str, Any]) -> None:
 
 
 def scores_at(revision: str, systems: tuple[str, ...]) -> dict[str, Scores] | None:
-    """Scores of every article in a revision by system, or None where DVC's cache lacks them.
+    """Scores of every article in a revision by system, or None where DVC's cache lacks them. A UserError
+    where the machine cannot read or write them.
 
     They belong to the pipeline in the working directory, which may be a DVC repository inside the git
     repository. `dvc.api.DVCFileSystem` cannot read those: it looks for a revision's files from git's root.
@@ -280,7 +281,11 @@ def scores_at(revision: str, systems: tuple[str, ...]) -> dict[str, Scores] | No
             path = Path(folder) / f"{system}.parquet"
             try:
                 repo.dvcfs.get_file(scores_file(system).as_posix(), str(path))
-            except (OSError, DvcException, DataIndexError):
+            except (OSError, DvcException, DataIndexError) as error:
+                # A full disk, say, is no reason to run an experiment again. A missing file is the cache's.
+                fault = None if isinstance(error, FileNotFoundError) else machine_faults.sentence_of(error)
+                if fault:
+                    raise UserError(f"{path}: {fault}") from error
                 return None
             scores[system] = read_scores(path)
     return scores

@@ -16,7 +16,7 @@ class Measured:
     """Scores of every variant, by its name.
 
     tuned: by metric too; base: untuned, headline metric; tuned_rows, base_rows: headline metric [seeds, n]
-    (one row for the base: no seed affects it); cost: as in the JSON; spread: between seeds, borrowed by
+    (one row for the base: no seed affects it); cost: as in the JSON; seed_variance: borrowed by
     studies of one seed; sample: the clusters of the articles.
     """
 
@@ -25,7 +25,7 @@ class Measured:
     tuned_rows: dict[str, Floats]
     base_rows: dict[str, Floats]
     cost: dict[str, dict[str, int]]
-    spread: SeedVariance | None
+    seed_variance: SeedVariance | None
     resamples: int
     sample: Sample
 
@@ -34,7 +34,7 @@ class Measured:
         return self.tuned[name][HEADLINE]
 
     def chosen_elsewhere(
-        self, rows: dict[str, Floats], names: list[str], spread: SeedVariance | None
+        self, rows: dict[str, Floats], names: list[str], seed_variance: SeedVariance | None
     ) -> Resampled:
         """The best of several as one more variant: each half of the articles is scored with the variant that
         is best on the other half.
@@ -49,7 +49,7 @@ class Measured:
             best = int(np.argmax(np.nanmean(table[:, :, halves != half], axis=(1, 2))))
             scores[:, halves == half] = table[best][:, halves == half]
         # The number of variants is a stream of its own: no variant draws its seeds' chance from it.
-        return variance.resampled(scores, self.resamples, len(self.tuned), spread, self.sample)
+        return variance.resampled(scores, self.resamples, len(self.tuned), seed_variance, self.sample)
 
 
 def whole(study: Study) -> list[tuple[str, list[Variant]]]:

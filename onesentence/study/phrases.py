@@ -7,7 +7,7 @@ from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.report.formatting import formatted, p_text
 
 TITLE = METRICS[HEADLINE].title
-NAMED = 8  # variants that a sentence lists; it counts more than these, and the plot names them
+VARIANTS_LISTED = 8  # variants that a sentence lists; it counts more than these, and the plot names them
 
 
 def between(entry: dict[str, Any], spec: str = "+.2f") -> str:
@@ -29,7 +29,12 @@ def distance(entry: dict[str, Any], above: str, below: str, spec: str = ".2f", u
 
 def mde_phrase(entry: dict[str, Any]) -> str:
     """The minimum detectable effect of a test that was not significant."""
-    return "no MDE: nothing varies" if entry["mde"] is None else f"MDE {entry['mde']:.2f}"
+    return "no MDE: nothing varies" if entry["mde"] is None else f"MDE {mde_points(entry['mde'])}"
+
+
+def mde_points(mde: float) -> str:
+    """A minimum detectable effect, of which two digits may not be enough to see that it is above 0."""
+    return f"{mde:.2f}" if mde >= 0.005 else "below 0.01"
 
 
 def trend_sentence(label: str, entry: dict[str, Any], unit: str, confidence: float) -> str:

@@ -58,7 +58,9 @@ def git_remote(name: str | None) -> str:
     names = git("remote").split()
     if name is not None:
         if name not in names:
-            expected = f"expected one of {', '.join(names)}" if names else "there is none"
+            expected = (
+                f"expected one of {', '.join(names)}" if names else "add one: `git remote add origin URL`"
+            )
             raise UserError(f"--git-remote: no git remote is called {name!r}; {expected}")
         return name
     branch = git("symbolic-ref", "--short", "--quiet", "HEAD", check=False).strip()

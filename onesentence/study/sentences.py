@@ -10,14 +10,14 @@ from onesentence.evaluation.equivalence import DIFFERENT, EQUIVALENT, UNDECIDED
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.study.analyses import ANALYSES
 from onesentence.study.experiments import flat, shown
-from onesentence.study.phrases import NAMED, TITLE, between
+from onesentence.study.phrases import TITLE, VARIANTS_LISTED, between, mde_points
 
 BOOKKEEPING = (  # settings that change no score
     *("data.validation_size", "data.test_size", "evaluate.split"),
     *("train.log_every", "train.checkpoint_every", "generate.max_batch_tokens"),
     *params.NO_EFFECT,
 )
-FEW = 3  # variants with a setting of their own that a sentence lists
+EXCEPTIONS_LISTED = 3  # variants with a setting of their own that a sentence lists
 REMOVED = "removed"  # a default that params.yaml no longer has
 
 
@@ -36,9 +36,9 @@ def differences_sentence(result: dict[str, Any]) -> str:
         sentences.append(f"Significantly different from {baseline} in {TITLE}: {listed}.")
     if others:
         effects = [entry["mde"] for entry in others.values() if entry["mde"] is not None]
-        mde = f"(MDE up to {max(effects):.2f} points)" if effects else "(no MDE: nothing varies)"
+        mde = f"(MDE up to {mde_points(max(effects))} points)" if effects else "(no MDE: nothing varies)"
         if significant or same:
-            listed = ", ".join(others) if len(others) <= NAMED else f"the other {len(others)}"
+            listed = ", ".join(others) if len(others) <= VARIANTS_LISTED else f"the other {len(others)}"
             sentences.append(f"No significant difference: {listed} {mde}.")
         else:
             sentences.append(f"No variant differs significantly from {baseline} in {TITLE} {mde}.")
@@ -56,11 +56,11 @@ def equivalence_sentences(result: dict[str, Any]) -> list[str]:
         verdict: ", ".join(name for name, test in tests.items() if test["verdict"] == verdict)
         for verdict in (EQUIVALENT, DIFFERENT, UNDECIDED)
     }
-    points = f"{margin} point{'s' * (margin != '1')} of {TITLE}"
+    within = f"{margin} point{'s' * (margin != '1')} of {TITLE}"
     sentences = {
-        EQUIVALENT: f"Within {points} of {result['baseline']} (test of equivalence): {names[EQUIVALENT]}.",
-        DIFFERENT: f"More than {points} from {result['baseline']}: {names[DIFFERENT]}.",
-        UNDECIDED: f"Too few articles or seeds to say whether within {points}: {names[UNDECIDED]}.",
+        EQUIVALENT: f"Within {within} of {result['baseline']} (test of equivalence): {names[EQUIVALENT]}.",
+        DIFFERENT: f"More than {within} from {result['baseline']}: {names[DIFFERENT]}.",
+        UNDECIDED: f"Too few articles or seeds to say whether within {within}: {names[UNDECIDED]}.",
     }
     return [" ".join(sentence for verdict, sentence in sentences.items() if names[verdict])]
 
@@ -74,15 +74,16 @@ def chance_sentence(result: dict[str, Any]) -> str:
         f"{largest:.2f} points."
     )
     if len(result["seeds"]) > 1:
-        spread = [score["seed_sd"] for score in scores]
+        deviations = [score["seed_sd"] for score in scores]
         return (
             f"Scores of one variant's {len(result['seeds'])} seeds have a standard deviation of "
-            f"{np.median(spread):.2f} points (median over variants, at most {max(spread):.2f}). {sampling}"
+            f"{np.median(deviations):.2f} points (median over variants, at most {max(deviations):.2f}). "
+            f"{sampling}"
         )
     if result["spread_from"]:
         return (
-            f"One seed for each variant. The spread between seeds is taken from the study "
-            f"{result['spread_from']} (a standard deviation of {result['spread_sd']:.2f} points). {sampling}"
+            f"One seed for each variant. The seed variance is that of the study {result['spread_from']} "
+            f"(a standard deviation of {result['spread_sd']:.2f} points). {sampling}"
         )
     return (
         "One seed for each variant, with no allowance for other seeds: the results hold for these trained "
@@ -112,7 +113,7 @@ def exceptions(result: dict[str, Any], key: str) -> str:
         if key in variant["sets"] and variant["sets"][key] != result["settings"][key]:
             others.setdefault(shown(variant["sets"][key]), []).append(name)
     count = sum(map(len, others.values()))
-    if count > FEW:
+    if count > EXCEPTIONS_LISTED:
         return f" (others in {count} variants)"
     texts = [f"{value} in {', '.join(names)}" for value, names in others.items()]
     return f" ({'; '.join(texts)})" if texts else ""

@@ -3,23 +3,24 @@
 A scale's choice among the variants that both scales have is the one that its own results lead to: the best of
 those that are significantly better than the baseline, else the baseline. Where the scales have other
 baselines, as rates of learning, it is the variant with the highest score of each series that both have. The
-small scale's choice is then held against the large scale's own, on the large scale.
+small scale's choice is then compared with the large scale's own, on the large scale.
 """
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from onesentence.core.errors import UserError
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.study import variance
-from onesentence.study.comparison import borrowed_spread, compared, measure
+from onesentence.study.comparison import borrowed_seed_variance, compared, measure
 from onesentence.study.declaration import Studies
 from onesentence.study.phrases import TITLE, between
 from onesentence.study.results import STUDIES
-from onesentence.study.scores import recorded
+from onesentence.study.scores import recorded, scores_file_of
 
 SAME, ALIKE, WORSE = "the same choice", "no significant loss", "**a worse choice**"
 
@@ -44,7 +45,7 @@ class Answer:
     confidence: float
 
     @property
-    def verdict(self) -> str:
+    def outcome(self) -> str:
         """Whether the small scale's choice is one to follow on the large scale."""
         if self.loss is None:
             return SAME
@@ -107,11 +108,18 @@ def loss_of(result: dict[str, Any], studies: Studies, small: str, large: str) ->
         entry = variants[large]["difference"][HEADLINE]
         turned = {"value": -entry["value"], "low": -entry["high"], "high": -entry["low"]}
         return {**entry, **turned}
-    study = studies.study(result["study"])
+    # With the seeds that were compared: studies.yaml may have more by now.
+    study = replace(studies.study(result["study"]), seeds=tuple(result["seeds"]))
     pair = study.without({variant.name for variant in study.variants} - {small, large})
     with contextlib.chdir(studies.pipeline or "."):
         runs = recorded(pair)
-        measured = measure(pair, runs, result["resamples"], borrowed_spread(study, studies))
+        if lacking := set(pair.experiments()) - set(runs):
+            raise UserError(
+                f"{Path(studies.pipeline) / scores_file_of(study)}: lacks {min(lacking)}, which "
+                f"{study.name}.json compares; run `onesentence compare {study.name} --from-scores --partial` "
+                f"in {studies.pipeline or 'the root folder'}"
+            )
+        measured = measure(pair, runs, result["resamples"], borrowed_seed_variance(study, studies))
     entry = variance.difference(measured.headline(small), measured.headline(large), result["confidence"])
     variance.adjust_holm([entry], result["confidence"])
     return entry
@@ -150,10 +158,10 @@ def table(small: str, large: str, found: list[Answer]) -> str:
     """Markdown of the answers of two scales."""
     rows = [
         f"| {answer.question}{f' ({answer.part})' if answer.part else ''} | {answer.small_text} | "
-        f"{answer.large_text} | {'' if answer.loss is None else between(answer.loss)} | {answer.verdict} |"
+        f"{answer.large_text} | {between(answer.loss) if answer.loss else 'none'} | {answer.outcome} |"
         for answer in found
     ]
-    head = f"| question | {small} | {large} | {small}'s choice on {large}, minus {large}'s | verdict |"
+    head = f"| question | choice on {small} | choice on {large} | loss on {large} (points) | outcome |"
     return "\n".join([head, "|---|---|---|---|---|", *rows])
 
 
@@ -166,12 +174,12 @@ def transfer_text(small: Studies) -> str:
         found = answers(small, large)
         if not found:
             continue
-        verdicts = [answer.verdict for answer in found]
+        outcomes = [answer.outcome for answer in found]
         sections.append(
             f"## Would {small.scale} have led to the wrong choice for {large.scale}?\n\n"
-            f"Questions: {len(found)}. Same choice on both scales: {verdicts.count(SAME)}. Another choice, "
-            f"whose loss on {large.scale} is not significant: {verdicts.count(ALIKE)}. A worse choice: "
-            f"{verdicts.count(WORSE)}. A choice is the best of the variants that are significantly better "
+            f"Questions: {len(found)}. Same choice on both scales: {outcomes.count(SAME)}. Another choice, "
+            f"whose loss on {large.scale} is not significant: {outcomes.count(ALIKE)}. A worse choice: "
+            f"{outcomes.count(WORSE)}. A choice is the best of the variants that are significantly better "
             "than the baseline, else the baseline; of learning rates, the one with the highest score. "
             f"Numbers are points of {TITLE}. The choice on {large.scale} was made on the same articles, "
             f"which favours it a little.\n\n{table(small.scale, large.scale, found)}\n"

@@ -63,14 +63,14 @@ class Resampled:
     """One metric of one variant.
 
     seeds: mean of each seed; articles: [draws], mean over seeds for each draw of articles; both: the same
-    with a seed's chance added; spread: None where seeds are taken as fixed; df: degrees of freedom of the
-    articles, one less than the effective number of their clusters.
+    with a seed's chance added; seed_variance: None where seeds are taken as fixed; df: degrees of freedom of
+    the articles, one less than the effective number of their clusters.
     """
 
     seeds: Floats
     articles: Floats
     both: Floats
-    spread: SeedVariance | None
+    seed_variance: SeedVariance | None
     df: float
 
     @property
@@ -104,10 +104,10 @@ def seed_variance_of(scores: Floats, sample: Sample | None = None) -> SeedVarian
     return SeedVariance(total, total - float(noise), count - 1)
 
 
-def pooled(spreads: list[SeedVariance]) -> SeedVariance:
-    """The mean spread of several variants, for which one common spread is assumed."""
-    totals, betweens = ([getattr(spread, name) for spread in spreads] for name in ("total", "between"))
-    return SeedVariance(float(np.mean(totals)), float(np.mean(betweens)), sum(s.df for s in spreads))
+def pooled(seed_variances: list[SeedVariance]) -> SeedVariance:
+    """The mean seed variance of several variants, for which one common seed variance is assumed."""
+    totals, betweens = ([getattr(each, name) for each in seed_variances] for name in ("total", "between"))
+    return SeedVariance(float(np.mean(totals)), float(np.mean(betweens)), sum(s.df for s in seed_variances))
 
 
 def resampled(
@@ -119,8 +119,8 @@ def resampled(
 ) -> Resampled:
     """Draws of a variant's score from scores [seeds, articles], NaN where undefined.
 
-    stream: number of the variant; its seeds' chance has a random stream of its own. borrowed: the spread
-    where one seed cannot give it. sample: None where every article was drawn on its own.
+    stream: number of the variant; its seeds' chance has a random stream of its own. borrowed: the seed
+    variance where one seed cannot give it. sample: None where every article was drawn on its own.
     """
     sample = sample or Sample.independent(scores.shape[1])
     statistics = [mean_statistics(row) for row in scores]
@@ -130,12 +130,12 @@ def resampled(
     articles = mean_of(sums.reshape(resamples, len(scores), -1)).mean(axis=1)
     if not sample.single and sample.count > 1:  # undo the bootstrap's factor (clusters - 1) / clusters
         articles = seeds.mean() + (articles - seeds.mean()) * np.sqrt(sample.count / (sample.count - 1))
-    spread = seed_variance_of(scores, sample) or borrowed
+    seed_variance = seed_variance_of(scores, sample) or borrowed
     both = articles
-    if spread is not None:
-        chance = np.random.default_rng([SEED, stream]).standard_t(spread.df, size=resamples)
-        both = articles + chance * np.sqrt(max(0.0, spread.between) / len(scores))
-    return Resampled(seeds, articles, both, spread, max(1.0, sample.effective - 1))
+    if seed_variance is not None:
+        chance = np.random.default_rng([SEED, stream]).standard_t(seed_variance.df, size=resamples)
+        both = articles + chance * np.sqrt(max(0.0, seed_variance.between) / len(scores))
+    return Resampled(seeds, articles, both, seed_variance, max(1.0, sample.effective - 1))
 
 
 def contrast(weights: Floats, scores: list[Resampled], confidence: float) -> dict[str, Any]:
@@ -148,17 +148,17 @@ def contrast(weights: Floats, scores: list[Resampled], confidence: float) -> dic
         return dict(UNDEFINED)
     draws = sum(w * score.articles for w, score in zip(weights, scores, strict=True))
     within = float(np.nanvar(draws, ddof=1))
-    # A spread that several variants borrow is one estimate: its uncertainty counts once, with all its
+    # A seed variance that several variants borrow is one estimate: its uncertainty counts once, with all its
     # weights.
     shares: dict[int, tuple[SeedVariance, float]] = {}
     for w, score in zip(weights, scores, strict=True):
-        if score.spread is not None:
-            _, share = shares.get(id(score.spread), (score.spread, 0.0))
-            shares[id(score.spread)] = (score.spread, share + w * w / len(score.seeds))
-    between = sum(share * spread.between for spread, share in shares.values())
+        if score.seed_variance is not None:
+            _, share = shares.get(id(score.seed_variance), (score.seed_variance, 0.0))
+            shares[id(score.seed_variance)] = (score.seed_variance, share + w * w / len(score.seeds))
+    between = sum(share * each.between for each, share in shares.values())
     # Satterthwaite: each variance squared over its degrees of freedom.
     uncertain = within**2 / scores[0].df
-    uncertain += sum((share * spread.total) ** 2 / spread.df for spread, share in shares.values())
+    uncertain += sum((share * each.total) ** 2 / each.df for each, share in shares.values())
     variance = within + max(0.0, between)
     se = np.sqrt(variance)
     if se <= TIE:  # nothing varies: the same outputs, or the same distance on every article
@@ -168,7 +168,7 @@ def contrast(weights: Floats, scores: list[Resampled], confidence: float) -> dic
         return {"value": value, "low": value, "high": value, "se": 0.0, "df": None, "p": p}
     # A negative `between` makes the variance small but not its uncertainty, and the degrees of freedom would
     # fall below those of the least certain part alone. The data do not support so few.
-    least = min(scores[0].df, *(spread.df for spread, _ in shares.values()), np.inf)
+    least = min(scores[0].df, *(each.df for each, _ in shares.values()), np.inf)
     df = max(variance**2 / uncertain, least)
     return tested(value, float(se), float(df), confidence)
 
@@ -253,7 +253,7 @@ def summary(score: Resampled, confidence: float) -> dict[str, Any]:
     noise; sampling_se: standard error from the articles alone.
     """
     entry = contrast(np.array([1.0]), [score], confidence)
-    own = score.spread if len(score.seeds) > 1 else None  # a borrowed spread is not this variant's
+    own = score.seed_variance if len(score.seeds) > 1 else None  # a borrowed one is not this variant's
     return {
         **{name: entry[name] for name in ("value", "low", "high")},
         "seed_sd": None if own is None else float(np.sqrt(own.total)),

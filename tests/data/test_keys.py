@@ -28,7 +28,7 @@ def test_numbers_are_those_of_a_dict(seed):
     assert len(table) == len(numbers) > 8_000  # the table has grown twice
 
 
-def test_keys_that_want_the_same_slot_are_told_apart():
+def test_keys_that_want_the_same_slot_are_distinguished():
     keys = np.zeros((6_000, 2), dtype=np.uint64)
     keys[:, 0] = 5  # which decides the slot
     keys[:, 1] = np.arange(6_000) // 2  # each key twice

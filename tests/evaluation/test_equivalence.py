@@ -55,7 +55,7 @@ def test_margin_must_be_above_zero(margin):
         equivalence_of(scores(), scores(), margin, 100, 0.95)
 
 
-def test_clear_difference_and_too_few_articles_are_told_apart():
+def test_clear_difference_and_too_few_articles_are_distinguished():
     left = scores()
     assert equivalence_of(left, left - 2, 1.0, 1_000, 0.95)["verdict"] == DIFFERENT
     noisy = left + np.random.default_rng(1).normal(0, 8, len(left))

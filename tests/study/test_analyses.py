@@ -35,8 +35,8 @@ def test_an_exchange_in_words():
         study_result(2.0, 0.01, exchanges=[entry, {**entry, "value": -1.5}, {**entry, "p_holm": 0.3}])
     )
     assert sentence[1] == (
-        "Of 3 pairs of a model with more data and the next larger model with less, the smaller model is "
-        "significantly better in 1 and the larger in 1. The difference is not significant in 1."
+        "Comparisons of a model with more data and the next larger model with less: 3. Significantly "
+        "better: the larger model in 1, the smaller model in 1. Not significant: 1."
     )
     assert sentence[2] == "s-4 against l-1: +1.50 [+1.00, +2.00], the smaller model with more data is better."
     assert sentence[3].endswith("the larger model is better.")
@@ -166,7 +166,7 @@ def analysed(
     name: str,
     levels: dict,
     bases: dict | None = None,
-    spread: SeedVariance | None = None,
+    seed_variance: SeedVariance | None = None,
     without: set | frozenset = frozenset(),
     scale: tuple[str, str] = ("models/phi-tiny", ""),
     **cost,
@@ -184,7 +184,7 @@ def analysed(
         for kind, given, level in (("tuned", levels, 20.0), ("base", bases or {}, 10.0))
     }
     drawn = {
-        kind: {variant: resampled(numbers[variant], 400, k, spread) for k, variant in enumerate(names)}
+        kind: {variant: resampled(numbers[variant], 400, k, seed_variance) for k, variant in enumerate(names)}
         for kind, numbers in rows.items()
     }
     measured = Measured(
@@ -196,7 +196,7 @@ def analysed(
             variant: {"base_bytes": cost.get(variant, 100), "prompt_tokens": 10 * k}
             for k, variant in enumerate(names)
         },
-        spread,
+        seed_variance,
         400,
         Sample.independent(NOISE.shape[-1]),
     )
@@ -355,7 +355,9 @@ def test_the_choice_of_a_lucky_seed_is_no_gain(monkeypatch):
     names = [v.name for v in Studies("models/phi-tiny").study("search").variants]
     for _ in range(60):
         levels = {name: 20.0 + rng.normal(0, 0.25) for name in names}
-        entry = analysed(monkeypatch, "search", levels, spread=SeedVariance(0.0625, 0.0625, 10))["best"][""]
+        entry = analysed(monkeypatch, "search", levels, seed_variance=SeedVariance(0.0625, 0.0625, 10))[
+            "best"
+        ][""]
         for p in wrong:
             wrong[p] += entry["over_baseline"][p] < 0.05
     assert wrong["p"] >= 3 and wrong["p_holm"] <= 1

@@ -1,4 +1,4 @@
-"""What runs took: kept in the order of the study, and told beside what is the same everywhere."""
+"""What runs took: kept in the order of the study, and printed beside what is the same everywhere."""
 
 import dataclasses
 import json
@@ -70,7 +70,7 @@ def test_the_table_has_means_over_seeds_and_says_what_was_not_timed(study):
     add_cost(other, first, 0, whole)
     assert cost_lines(other, result)[0].startswith("1 run was timed, 0.5 hours in all")
     assert lines == cost_lines(study, result)
-    assert lines[0].startswith("3 runs were timed, 1.5 hours in all (A CPU, 4 cores, avx2, 1 at a time).")
+    assert lines[0].startswith("3 runs were timed, 1.5 hours in all (A CPU, 4 cores, avx2, 1 run at a time).")
     assert lines[-2] == f"| `{first}` | 12,345 | 2.5 | 27.0 | 15.0 | 3.0 |"
     assert lines[-1] == f"| `{second}` | 12,345 | 2.5 | 27.0 | not timed | |"
 

@@ -93,6 +93,10 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
     every = {**sizes, "settings": {"data.train_size": None}}  # all rows: the largest size takes their place
     study = declared(tmp_path, sizes={**RANKS, **every}).study("sizes", quick=True)
     assert [v["data.train_size"] for v in study.experiments().values()] == [1, 5]
+    variants = {"few": {"data.train_size": 100}, "all": {"data.train_size": None}}
+    whole = {"question": "?", "seeds": [0], "variants": variants, "baseline": "few"}
+    study = declared(tmp_path, sizes=whole).study("sizes", quick=True)
+    assert [v["data.train_size"] for v in study.experiments().values()] == [5, 5]
 
 
 @pytest.mark.parametrize(

@@ -315,11 +315,11 @@ def test_a_failure_is_named_with_its_log_and_the_rest_is_run(studied):
     assert "1 of 3 runs of broken are missing, such as no-module-seed0" in refused.stderr
 
     # What another study has made under its own name is not made again.
-    twins = [
+    equal = [
         run(studied, "git", "rev-parse", f"refs/exps/{ref_of(studied, name)}").stdout
         for name in ("as-set-seed0", "rank-2-seed0")
     ]
-    assert twins[0] == twins[1]
+    assert equal[0] == equal[1]
 
     (studied / "params.yaml").write_text((studied / "params.yaml").read_text() + "\n")
     dirty = study(studied, "rank", check=False)

@@ -12,4 +12,4 @@ def test_the_best_is_chosen_over_all_seeds_and_keeps_them():
     other[0] = 5.0  # a lucky second and third seed do not choose it
     measured = Measured({}, {}, {"one": one, "other": other}, {}, {}, None, 100, Sample.independent(10))
     chosen = measured.chosen_elsewhere(measured.tuned_rows, ["one", "other"], None)
-    assert chosen.value == pytest.approx(20.0) and len(chosen.seeds) == 3 and chosen.spread.df == 2
+    assert chosen.value == pytest.approx(20.0) and len(chosen.seeds) == 3 and chosen.seed_variance.df == 2

@@ -1,4 +1,4 @@
-"""Studies on a real Dask scheduler: workers and heads that are killed, and what the user is told."""
+"""Studies on a real Dask scheduler: workers and heads that are killed, and what is printed."""
 
 import os
 import shutil

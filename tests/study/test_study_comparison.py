@@ -12,7 +12,7 @@ from onesentence.core.errors import UserError
 from onesentence.core.files import write_json
 from onesentence.evaluation.metrics import Scores
 from onesentence.study import comparison
-from onesentence.study.comparison import borrowed_spread, require_same_test_set, select_complete
+from onesentence.study.comparison import borrowed_seed_variance, require_same_test_set, select_complete
 from onesentence.study.declaration import Studies
 
 
@@ -56,19 +56,19 @@ def test_a_spread_is_borrowed_only_from_the_same_scale_and_settings(tmp_path, mo
 
     monkeypatch.chdir(ROOT)
     studies = Studies("models/phi-tiny")
-    borrowed = borrowed_spread(studies.study("learning_rate"), studies)["rouge1"]
+    borrowed = borrowed_seed_variance(studies.study("learning_rate"), studies)["rouge1"]
     variants = json.loads(Path("metrics/studies/rank.json").read_text())["variants"].values()
     sds = [variant["scores"]["rouge1"]["seed_sd"] for variant in variants]
     assert borrowed.total == pytest.approx(np.mean(np.square(sds))) and borrowed.df == 2 * len(sds)
-    assert borrowed_spread(studies.study("rank"), studies) == {}
+    assert borrowed_seed_variance(studies.study("rank"), studies) == {}
     other = Studies("microsoft/phi-2")
     with pytest.raises(UserError, match=r"rank\.json: expected the scale phi-2, found phi-tiny"):
-        borrowed_spread(other.study("learning_rate"), other)
+        borrowed_seed_variance(other.study("learning_rate"), other)
     made = json.loads(Path("metrics/studies/rank.json").read_text())
     write_json(tmp_path / "rank.json", made | {"seeds": [0]})
     monkeypatch.setattr(comparison, "STUDIES", tmp_path)
     with pytest.raises(UserError, match=r"rank\.json: made with other settings or seeds than studies"):
-        borrowed_spread(studies.study("learning_rate"), studies)
+        borrowed_seed_variance(studies.study("learning_rate"), studies)
 
 
 def test_a_spread_is_not_borrowed_from_variants_whose_outputs_all_failed(tmp_path, monkeypatch):
@@ -82,7 +82,7 @@ def test_a_spread_is_not_borrowed_from_variants_whose_outputs_all_failed(tmp_pat
         score |= zero if name.startswith("rouge") else {"value": None, "seed_sd": None, "seed_variance": None}
     write_json(tmp_path / "rank.json", made)
     monkeypatch.setattr(comparison, "STUDIES", tmp_path)
-    borrowed = borrowed_spread(studies.study("learning_rate"), studies)
+    borrowed = borrowed_seed_variance(studies.study("learning_rate"), studies)
     sds = [entry["scores"]["rouge1"]["seed_sd"] for entry in entries[1:]]
     assert borrowed["rouge1"].total == pytest.approx(np.mean(np.square(sds)))
     assert borrowed["novel_2"].df == borrowed["rouge1"].df == 2 * len(sds)
@@ -90,7 +90,7 @@ def test_a_spread_is_not_borrowed_from_variants_whose_outputs_all_failed(tmp_pat
         entry["scores"]["rouge1"]["value"] = 0.0
     write_json(tmp_path / "rank.json", made)
     with pytest.raises(UserError, match="every output of every variant failed"):
-        borrowed_spread(studies.study("learning_rate"), studies)
+        borrowed_seed_variance(studies.study("learning_rate"), studies)
 
 
 def test_variants_of_the_same_trained_models_are_paired_over_seeds(monkeypatch):

@@ -86,7 +86,7 @@ def test_an_experiment_is_matched_whether_it_reported_to_a_tracker_or_is_older_t
         assert not has_values(name, {"train.learning_rate": 0.004, "train.epochs": 2})
 
 
-def test_a_twin_has_the_same_code_and_values(held):
+def test_an_equal_experiment_has_the_same_code_and_values(held):
     ref = put_experiment(held, "one", "0.004")
     assert reuse_equal_experiments({"near": {"train.learning_rate": 0.0041}, "as-set": {}}) == []
     assert reuse_equal_experiments({"same": {"train.learning_rate": 0.004}}) == ["same"]
@@ -116,7 +116,7 @@ def test_a_file_behind_a_link_is_the_one_that_is_compared(held, tmp_path_factory
     assert object_here("models/tiny") is None
 
 
-def test_a_twin_has_the_same_pins_whatever_the_comments_beside_them(held):
+def test_an_equal_experiment_has_the_same_pins_whatever_the_comments_beside_them(held):
     requirements = Path("requirements.txt")
     requirements.write_text("# One\na==1\nb==2  # why\n")
     put_experiment(held, "one", "0.004")
@@ -140,7 +140,7 @@ def test_a_name_that_another_experiment_has_is_given_and_nothing_is_lost(held):
     assert commit_of("as-set-seed0") == fast and commit_of("fast-seed0") == slow
 
 
-def test_a_twin_of_another_baseline_takes_the_name_from_what_is_wanted_too(held):
+def test_an_equal_experiment_of_another_baseline_takes_the_name_from_what_is_wanted_too(held):
     put_experiment(held, "as-set-seed0", "0.002", "aa")
     put_experiment(held, "fast-seed0", "0.004", "bb")
     slow, fast = commit_of("as-set-seed0"), commit_of("fast-seed0")

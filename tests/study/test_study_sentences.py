@@ -40,13 +40,16 @@ def test_equal_outputs_are_named_apart():
     assert summarize_study(same)[0] == "Same score as a on every article: b."
 
 
-def test_one_seed_is_named_with_the_source_of_its_spread():
+def test_one_seed_is_named_with_the_source_of_its_seed_variance():
     one = {**study_result(2.0, 0.01), "seeds": [0]}
     assert summarize_study(one)[-1].startswith(
         "One seed for each variant, with no allowance for other seeds: the results hold for"
     )
     one |= {"spread_from": "rank", "spread_sd": 0.31}
-    assert "taken from the study rank (a standard deviation of 0.31 points)" in summarize_study(one)[-1]
+    assert (
+        "The seed variance is that of the study rank (a standard deviation of 0.31 points)"
+        in summarize_study(one)[-1]
+    )
 
 
 def test_settings_are_those_that_the_variants_ran_with():

@@ -9,8 +9,9 @@ import yaml
 from conftest import run
 from samples import SCORED, N, declared, sample_run
 
+from onesentence.core.errors import UserError
 from onesentence.evaluation.metrics import Scores
-from onesentence.study.comparison import borrowed_spread, compare, write_result
+from onesentence.study.comparison import borrowed_seed_variance, compare, write_result
 from onesentence.study.declaration import Studies
 from onesentence.study.results import STUDIES
 from onesentence.study.scores import recorded, scores_file_of, write_runs
@@ -68,7 +69,7 @@ def compared(studies: Studies, name: str, levels: dict[str, float]) -> None:
             for variant in study.variants
         }
         write_runs(scores_file_of(study), runs)
-        result = compare(study, recorded(study), borrowed_spread(study, studies), [])
+        result = compare(study, recorded(study), borrowed_seed_variance(study, studies), [])
         write_result(STUDIES / f"{name}.json", result, None)
 
 
@@ -80,7 +81,7 @@ def test_without_a_study_of_both_scales_nothing_is_said(scales):
 
 
 @pytest.mark.parametrize(
-    ("of_small", "of_large", "choices", "loss", "verdict"),
+    ("of_small", "of_large", "choices", "loss", "outcome"),
     [
         ({}, {}, ("rank-8", "rank-8"), None, SAME),
         ({"rank-32": 33.0}, {"rank-32": 34.0}, ("rank-32", "rank-32"), None, SAME),
@@ -90,18 +91,41 @@ def test_without_a_study_of_both_scales_nothing_is_said(scales):
         ({"rank-16": 33.0}, {}, ("rank-16", "rank-8"), 0.0, ALIKE),
     ],
 )
-def test_a_choice_of_the_small_scale_is_held_against_that_of_the_large_one(
-    scales, of_small, of_large, choices, loss, verdict
+def test_a_choice_of_the_small_scale_is_compared_with_that_of_the_large_one(
+    scales, of_small, of_large, choices, loss, outcome
 ):
     small, large = scales
     compared(small, "rank", of_small)
     compared(large, "rank", of_large)
     (answer,) = answers(small, large)
-    assert (answer.small, answer.large) == choices and answer.verdict == verdict
+    assert (answer.small, answer.large) == choices and answer.outcome == outcome
     assert (answer.loss is None) == (loss is None)
     if answer.loss:
         assert answer.loss["value"] == pytest.approx(loss, abs=0.2)
         assert answer.loss["low"] < answer.loss["value"] < answer.loss["high"]
+
+
+def test_seeds_that_were_declared_since_are_no_part_of_a_loss(scales):
+    small, large = scales
+    compared(small, "rank", {"rank-16": 33.0})
+    compared(large, "rank", {"rank-16": 31.0, "rank-32": 33.0})
+    before = answers(small, large)
+    more = {**DECLARED, "rank": {**DECLARED["rank"], "seeds": [0, 1, 2]}}
+    Path("studies.yaml").write_text(yaml.safe_dump({"scales": SCALES, "studies": more}, sort_keys=False))
+    assert answers(Studies("s"), Studies("b", pipeline=PIPELINE)) == before
+
+
+def test_scores_without_a_compared_run_are_named(scales):
+    """As where scores of a newer study were copied in and it was not compared yet."""
+    small, large = scales
+    compared(small, "rank", {"rank-16": 33.0})
+    compared(large, "rank", {"rank-16": 31.0, "rank-32": 33.0})
+    with contextlib.chdir(PIPELINE):
+        study = large.study("rank")
+        runs = recorded(study)
+        write_runs(scores_file_of(study), {name: run for name, run in runs.items() if "32" not in name})
+    with pytest.raises(UserError, match=r"presets/large/.*rank.parquet: lacks .*rank-32-seed0, which rank"):
+        answers(small, large)
 
 
 def test_a_baseline_that_all_others_are_significantly_worse_than_is_said_to_be(scales):
@@ -118,8 +142,8 @@ def test_a_baseline_that_all_others_are_significantly_worse_than_is_said_to_be(s
 def test_a_loss_that_holm_does_not_confirm_is_no_worse_choice():
     loss = {"value": -0.7, "low": -1.3, "high": -0.1, "p_holm": 0.12}
     texts = ("rank", "?", "", "a", "b", "", "")
-    assert Answer(*texts, loss, 0.95).verdict == ALIKE
-    assert Answer(*texts, {**loss, "p_holm": 0.02}, 0.95).verdict == WORSE
+    assert Answer(*texts, loss, 0.95).outcome == ALIKE
+    assert Answer(*texts, {**loss, "p_holm": 0.02}, 0.95).outcome == WORSE
 
 
 def test_rates_are_compared_by_series_where_the_baselines_differ(scales):
@@ -129,7 +153,7 @@ def test_rates_are_compared_by_series_where_the_baselines_differ(scales):
     (answer,) = answers(small, large)
     choices = (answer.part, answer.small, answer.large)
     assert choices == ("rank 8", "learning-rate-0.004", "learning-rate-0.002")
-    assert answer.verdict == WORSE and answer.loss["value"] == pytest.approx(-3, abs=0.2)
+    assert answer.outcome == WORSE and answer.loss["value"] == pytest.approx(-3, abs=0.2)
     text = transfer_text(small)
     assert text.startswith("## Would small have led to the wrong choice for large?\n")
     assert "Questions: 1. Same choice on both scales: 0." in text and "A worse choice: 1." in text

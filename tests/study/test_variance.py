@@ -131,7 +131,7 @@ def test_the_reach_of_a_test_is_seen_in_80_percent_with_few_degrees_of_freedom_t
     assert np.mean(np.abs(t) > stats.t.ppf(1 - alpha / 2, df)) == pytest.approx(0.8, abs=0.01)
 
 
-def test_variants_that_stand_for_others_have_chance_of_their_own():
+def test_variants_that_represent_others_have_chance_of_their_own():
     """Twenty templates whose level has nothing to do with their length: the distance from the line counts."""
     rng, wrong, trials = np.random.default_rng(10), {True: 0, False: 0}, 200
     x = np.linspace(1, 6, 20)

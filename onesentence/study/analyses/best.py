@@ -7,7 +7,7 @@ from onesentence.evaluation.comparison import is_significant
 from onesentence.study import variance
 from onesentence.study.analyses.analysis import Analysis
 from onesentence.study.measured import Measured, whole
-from onesentence.study.phrases import NAMED, between, mde_phrase
+from onesentence.study.phrases import VARIANTS_LISTED, between, mde_phrase
 from onesentence.study.variants import Study
 
 
@@ -21,7 +21,7 @@ def seed_sentence(result: dict[str, Any]) -> str:
 def best_sentence(label: str, entry: dict[str, Any], result: dict[str, Any]) -> str:
     """The best of a series, which others may be as good, and how much it gains over the baseline."""
     alike, over = entry["not_distinguishable"], entry["over_baseline"]
-    listed = ", ".join(alike) if len(alike) <= NAMED else f"{len(alike)} others"
+    listed = ", ".join(alike) if len(alike) <= VARIANTS_LISTED else f"{len(alike)} others"
     rest = f"not significantly worse: {listed}" if alike else "all others are significantly worse"
     first = f"{label}: the best is {entry['best']}" if label else f"The best is {entry['best']}"
     if not label and (sets := result["variants"][entry["best"]]["sets"]):
@@ -54,7 +54,7 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, An
         values = {name: measured.headline(name).value for name in names}
         first = max(names, key=lambda name: (values[name], name == study.baseline))
         alike = variance.not_worse(names.index(first), [measured.headline(n) for n in names], confidence)
-        chosen = measured.chosen_elsewhere(measured.tuned_rows, names, measured.spread)
+        chosen = measured.chosen_elsewhere(measured.tuned_rows, names, measured.seed_variance)
         # No end of the values is best where another variant scores the same.
         alone = list(values.values()).count(values[first]) == 1
         ends = {names[0]: "lowest", names[-1]: "highest"} if study.along and alone else {}

@@ -30,15 +30,15 @@ def numbers(study: Study, measured: Measured, confidence: float) -> dict[str, An
 
 
 def sentences(result: dict[str, Any]) -> list[str]:
-    """How many pairs are decided, and each of them."""
+    """How many comparisons are significant, and each of them."""
     exchanges, confidence = result["analysis"].get("exchanges", []), result["confidence"]
     if not exchanges:
         return []
     decided = [entry["value"] > 0 for entry in exchanges if is_significant(entry, confidence)]
     lines = [
-        f"Of {len(exchanges)} pairs of a model with more data and the next larger model with less, the "
-        f"smaller model is significantly better in {decided.count(True)} and the larger in "
-        f"{decided.count(False)}. The difference is not significant in {len(exchanges) - len(decided)}."
+        f"Comparisons of a model with more data and the next larger model with less: {len(exchanges)}. "
+        f"Significantly better: the larger model in {decided.count(False)}, the smaller model in "
+        f"{decided.count(True)}. Not significant: {len(exchanges) - len(decided)}."
     ]
     for entry in exchanges:
         if is_significant(entry, confidence):

@@ -51,7 +51,7 @@ def draw_memory(axis: Any, result: dict[str, Any]) -> None:
         )
     axis.margins(0.1, 0.12)
     axis.set(
-        title="blue: Pareto front",
+        title="blue: on the Pareto front, grey: not",
         xlabel="base in memory in training (MB)",
         ylabel="ROUGE-1 (F1 x 100)",
     )

@@ -78,7 +78,9 @@ def draw_lengths(axis: Any, result: dict[str, Any]) -> None:
                 [tokens], [score["value"]], yerr=plots.error_bars([score]), fmt="o", color=colour, capsize=2
             )
     axis.set(
-        title="blue: tuned, grey: untuned", xlabel="tokens that the prompt adds", ylabel="ROUGE-1 (F1 x 100)"
+        title="blue: tuned (orange: baseline), grey: untuned",
+        xlabel="tokens that the prompt adds",
+        ylabel="ROUGE-1 (F1 x 100)",
     )
 
 

@@ -157,7 +157,7 @@ def against_transformers(p, articles: int, rounds: int) -> dict:
     tokenizer = load_tokenizer(p.model)
     model = load_tuned(p.model, TUNED)
     plain = AutoModelForCausalLM.from_pretrained(
-        p.model.name, dtype=getattr(torch, p.model.dtype), use_safetensors=True
+        p.model.name, dtype=getattr(torch, p.model.dtype), use_safetensors=True, trust_remote_code=False
     ).eval()
     plain = PeftModel.from_pretrained(plain, TUNED).eval().merge_and_unload()
     prompts = read_prompts(p.evaluate.split, articles)

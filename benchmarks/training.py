@@ -54,7 +54,7 @@ def load(p, way: str):
     tokenizer = load_tokenizer(p.model)
     if way.startswith("trl"):
         base = AutoModelForCausalLM.from_pretrained(
-            p.model.name, dtype=getattr(torch, p.model.dtype), use_safetensors=True
+            p.model.name, dtype=getattr(torch, p.model.dtype), use_safetensors=True, trust_remote_code=False
         )
         base.requires_grad_(False)
     else:

@@ -21,6 +21,7 @@ from onesentence.evaluation.pinned_model import (
     limit_length,
     model_files,
     one_thread,
+    require_vocabulary,
     require_weights,
     shown_name,
     versions,
@@ -55,12 +56,16 @@ class BertScore:
         sha256 = require_weights(folder, name, KEY, settings.bertscore_sha256)
         set_up(seed=0)
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         try:
-            config = AutoConfig.from_pretrained(folder)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise UserError(f"{KEY}: {name!r} has no valid config.json; copy the whole model") from error
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{KEY}: {name!r} has no config.json that can be used ({reason}); copy the whole model"
+            ) from error
         if config.is_encoder_decoder:
             raise UserError(f"{KEY}: {name!r} has a decoder; use an encoder")
         layers = config.num_hidden_layers
@@ -70,9 +75,21 @@ class BertScore:
                 f"use 1 to {layers}"
             )
         config.num_hidden_layers = layer  # layers above the one that is compared are not built
-        model, info = AutoModel.from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
+        try:
+            model, info = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+            raise UserError(
+                f"{KEY}: {name!r} could not be loaded as an encoder ({' '.join(str(error).split())[:200]}); "
+                "copy the whole model"
+            ) from error
         # transformers fills them with random numbers. The pooler comes after the layers that are compared.
         if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
             raise UserError(
@@ -80,7 +97,7 @@ class BertScore:
                 "encoder"
             )
         self._model = model.eval()
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        require_vocabulary(self._tokenizer, name, KEY)
         # bert_score cuts a text at the tokenizer's maximum length.
         limit_length(self._tokenizer, config)
         used = versions("bert-score", "transformers", "torch")

@@ -26,6 +26,7 @@ from onesentence.evaluation.pinned_model import (
     limit_length,
     model_files,
     one_thread,
+    require_vocabulary,
     require_weights,
     shown_name,
     versions,
@@ -140,6 +141,7 @@ class Entailment:
                 f"{KEY}: {name!r} could not be loaded as a classifier of texts "
                 f"({' '.join(str(error).split())[:200]}); use a whole model of natural language inference"
             ) from error
+        require_vocabulary(self._tokenizer, name, KEY)
         missing = sorted(info["missing_keys"])
         if missing:  # transformers fills them with random numbers
             raise UserError(

@@ -35,6 +35,7 @@ MAGIC = {  # the first bytes of files that are not text
     b"%PDF-": "a PDF file",
     b"SQLite format 3": "an SQLite file",
     b"\x93NUMPY": "a numpy file",
+    b"{\\rtf": "an RTF file",
     b"\x80\x04": "a pickle",
     b"\x80\x05": "a pickle",
     b"\xd0\xcf\x11\xe0": "an Office file",
@@ -44,9 +45,12 @@ MAGIC = {  # the first bytes of files that are not text
 # Refused by name, since the lines of some of them look like prose.
 OTHER_SUFFIXES = frozenset(
     ".arrow .bz2 .csv .doc .docx .feather .gz .htm .html .json .npy .npz .ods .parquet .pdf .pickle .pkl "
-    ".tsv .xls .xlsx .xml .xz .yaml .yml .zip .zst".split()
+    ".rtf .sgm .sgml .tsv .xls .xlsx .xml .xz .yaml .yml .zip .zst".split()
 )
 MARKUP = ("<!doctype", "<html", "<?xml")
+TAG = re.compile(r"<([a-z][\w.-]*)(?:\s[^<>]*)?>")
+# The start of an object in JSON, or of a dict that Python printed.
+OBJECT = re.compile(r"""\[?\s*\{\s*("[^"]*"|'[^']*')\s*:""")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 COLUMN = re.compile(r"[a-z_][a-z0-9_ ]{0,30}")
 COLUMNS = frozenset(
@@ -117,12 +121,16 @@ def _other_format(lines: list[str]) -> str | None:
 def structured_format(lines: list[str]) -> str | None:
     """Return the name of a text's format if it is markup, JSON or a pointer of git-lfs; None otherwise.
 
-    A line that merely begins with a brace is text. Only what parses from end to end counts as JSON.
+    A line that merely begins with a brace is text. What parses from end to end counts as JSON, and so does a
+    file in which most lines begin as an object: a run that was killed may have cut off its last line.
     """
     filled = [line.strip() for line in lines if line.strip()]
     first = filled[0].lower() if filled else ""
     if first.startswith(MARKUP):
         return "HTML or XML, by its first line"
+    opened = TAG.match(first)
+    if opened and len(filled) > 1 and filled[-1].lower().endswith(f"</{opened[1]}>"):
+        return "markup (SGML or XML), by its first and last tags"
     if first.startswith("version https://git-lfs.github.com/spec/"):
         return "a pointer of git-lfs; run `git lfs pull`"
     if filled and all(isinstance(_parsed(line), dict) for line in filled):
@@ -134,8 +142,11 @@ def structured_format(lines: list[str]) -> str | None:
         return "a JSON object"
     if _is_list(whole):
         return "a JSON array"
-    if len(filled) > 1 and first in ("{", "[", "[{"):
+    begun = first in ("{", "[", "[{") or (OBJECT.match(first) and first.endswith((",", "{", "[")))
+    if len(filled) > 1 and begun:
         return "JSON over several lines, cut off or invalid"
+    if 2 * sum(OBJECT.match(line) is not None for line in filled) > len(filled):
+        return "JSON, one object per line, or dicts of Python; some are cut off or invalid"
     return None
 
 

@@ -56,6 +56,12 @@ def require_weights(folder: Path, name: str, key: str, expected: str | None) -> 
     return sha256
 
 
+def require_vocabulary(tokenizer: "PreTrainedTokenizerBase", name: str, key: str) -> None:
+    """Raise a UserError where a tokenizer knows no word: what transformers makes of a folder without one."""
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise UserError(f"{key}: {name!r} has no tokenizer; copy the whole model (tokenizer.json, vocab.txt)")
+
+
 def limit_length(tokenizer: "PreTrainedTokenizerBase", config: "PreTrainedConfig") -> int:
     """Return the most tokens that a model reads at once, and make its tokenizer end a text there.
 

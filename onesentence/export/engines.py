@@ -109,7 +109,9 @@ def load_transformers(folder: Path, exported: Exported) -> Any:
     if exported.target != ADAPTER:
         # Without a dtype, transformers takes that of config.json.
         return (
-            AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+            AutoModelForCausalLM.from_pretrained(
+                str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False
+            )
             .to(device_name())
             .eval()
         )
@@ -120,7 +122,9 @@ def load_transformers(folder: Path, exported: Exported) -> Any:
     if exported.quantization != "none":
         options["quantization_config"] = quantization_config(exported.quantization, dtype)
         options["device_map"] = {"": device_name()}
-    base = AutoModelForCausalLM.from_pretrained(exported.base, use_safetensors=True, **options)
+    base = AutoModelForCausalLM.from_pretrained(
+        exported.base, use_safetensors=True, trust_remote_code=False, **options
+    )
     if exported.quantization == "none":
         base.to(device_name())
     model = PeftModel.from_pretrained(base, str(folder)).eval()

@@ -24,8 +24,12 @@ def one_sided(entry: dict[str, Any], margin: float, confidence: float) -> dict[s
     if value is None:
         return dict.fromkeys(("low", "high", "p", "p_beyond"))
     if not se:  # nothing varies: the same difference on every article
-        far = abs(value) >= margin
-        return {"low": value, "high": value, "p": float(far), "p_beyond": float(not far)}
+        far, chance = (
+            abs(value) >= margin,
+            0.5**df if df is not None else 0.0,
+        )  # as `variance.contrast` has it
+        p, p_beyond = (1.0, chance) if far else (chance, 1.0)
+        return {"low": value, "high": value, "p": p, "p_beyond": p_beyond}
     half = float(student.ppf(confidence, df) * se)
     # The smaller distance to an end of the margin has the larger p.
     within, beyond = (float(student.sf(side * (margin - abs(value)) / se, df)) for side in (1, -1))

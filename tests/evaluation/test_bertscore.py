@@ -215,6 +215,37 @@ def test_an_encoder_that_lacks_weights_is_refused(tmp_path):
     assert "has no weights for embeddings" in error_of(str(folder), sha=weights_sha256(folder, "x", "key"))
 
 
+def test_a_folder_without_a_vocabulary_is_refused(tmp_path):
+    """transformers makes a tokenizer that knows no word, and every text would be alike."""
+    folder = tmp_path / "mute"
+    shutil.copytree(model_folder(PACKAGE), folder)
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / name).unlink(missing_ok=True)
+    assert "has no tokenizer; copy the whole model" in error_of(str(folder))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_damaged_folder_is_one_sentence(tmp_path, name):
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder(PACKAGE), folder)
+    if name == "config.json":
+        config = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**config, "hidden_size": 256}))
+    else:
+        (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert "could not be loaded as an encoder" in error_of(str(folder))
+
+
+def test_code_in_a_models_folder_is_not_run_and_nobody_is_asked(tmp_path, monkeypatch):
+    folder, ran = tmp_path / "m", tmp_path / "ran"
+    shutil.copytree(model_folder(PACKAGE), folder)
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    auto = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own-model", "auto_map": auto}))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # what transformers would ask
+    assert "has no config.json that can be used" in error_of(str(folder)) and not ran.exists()
+
+
 def test_other_weights_are_refused():
     message = error_of(sha="0" * 64)
     assert SHA in message and "0" * 64 in message

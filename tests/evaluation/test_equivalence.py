@@ -116,3 +116,13 @@ def test_systems_that_do_not_differ_pass_where_articles_are_enough():
         left = rng.normal(30, 5, 400)
         passed += equivalence_of(left + rng.normal(0, 2, 400), left, 0.5, 200, 0.95)["verdict"] == EQUIVALENT
     assert passed / 200 > 0.9  # a standard error of 0.1: the margin is five of them
+
+
+@pytest.mark.parametrize(
+    ("articles", "verdict"), [(2, UNDECIDED), (5, UNDECIDED), (6, EQUIVALENT), (500, EQUIVALENT)]
+)
+def test_outputs_that_are_all_alike_show_something_only_if_they_are_many(articles, verdict):
+    scores = np.linspace(0, 100, articles)
+    result = equivalence_of(scores, scores.copy(), 0.3, 1_000, 0.95)
+    assert (result["low"], result["high"], result["verdict"]) == (0.0, 0.0, verdict)
+    assert result["p"] == pytest.approx(max(1 / 1_001, 0.5 ** (articles - 1)))

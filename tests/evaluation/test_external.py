@@ -513,6 +513,14 @@ def test_the_python_interface_gives_the_commands_numbers(files, compare):
         ("p.txt", "one\ntwo\n".encode("utf-16"), "is text in UTF-16"),
         ("p.txt", "é\n".encode("latin-1"), "not a text file in UTF-8"),
         ("p.txt", b"a\x00b\n", "contains NUL characters"),
+        ("p.txt", '{"prediction": "a"}\n{"prediction": "b"}\n{"pred\n', "cut off or invalid"),
+        ("p.txt", '[{"prediction": "a"},\n{"prediction": "b"},\n', "cut off or invalid"),
+        ("p.txt", "{'prediction': 'a'}\n{'prediction': 'b'}\n", "dicts of Python"),
+        ("p.txt", "{'prediction': 'a'}\n", "dicts of Python"),
+        ("p.txt", "{\\rtf1\\ansi A sentence.}\n", "an RTF file"),
+        ("p.rtf", "A sentence.\n", "named .rtf"),
+        ("p.txt", '<refset setid="a">\n<seg>A sentence.</seg>\n</refset>\n', "SGML or XML"),
+        ("p.txt", "<doc>\nA sentence.\n</doc>\n", "SGML or XML"),
     ],
 )
 @pytest.mark.parametrize("role", ["predictions", "references", "documents"])
@@ -539,6 +547,8 @@ def test_another_format_is_refused(tmp_path, name, content, expected, role):
         ["A summary", "The document"],
         ["one\ttab", "no tab"],
         ["html", "<p>"],
+        ["<b>Bold</b> words", "and <i>others</i>"],
+        ['{"a": 1}', "prose", "prose"],
         ["", "x"],
     ],
 )

@@ -4,6 +4,7 @@ The walk is over syntax trees, so that a comment or a text is no finding. Each e
 """
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ NEEDED = {
     "AutoModelForSequenceClassification.from_pretrained": ("use_safetensors", True),
     "AutoModel.from_pretrained": ("use_safetensors", True),
 }
+# Without trust_remote_code=False, these ask on a terminal whether they may run the folder's code.
+ASKING = re.compile(r"Auto\w+\.from_pretrained")
 FORBIDDEN_ARGUMENTS = {
     "trust_remote_code": True,
     "shell": True,
@@ -37,13 +40,14 @@ FORBIDDEN_CALLS = {
 LOADERS = ("yaml.Loader", "yaml.UnsafeLoader", "yaml.FullLoader")  # they construct objects
 # File, and what is found there: why it is no danger.
 ROUND_TRIP = "ruamel's round-trip loader, which constructs plain values alone"
+GGUF = "reads GGUF, which holds tensors alone, from a wheel whose SHA-256 is pinned"
 ALLOWED = {
     ("onesentence/core/pool.py", "joblib"): "only its count of usable cores, which knows of containers",
     ("onesentence/commands/edit.py", "yaml.load"): ROUND_TRIP,
     ("onesentence/commands/data.py", "yaml.load"): ROUND_TRIP,
-    ("onesentence/commands/base.py", "AutoModelForCausalLM.from_pretrained without use_safetensors"): (
-        "reads GGUF, which holds tensors alone, from a wheel whose SHA-256 is pinned"
-    ),
+    ("onesentence/commands/base.py", "AutoModelForCausalLM.from_pretrained without use_safetensors"): GGUF,
+    ("onesentence/commands/base.py", "AutoModelForCausalLM.from_pretrained without trust_remote_code"): GGUF,
+    ("onesentence/commands/base.py", "AutoTokenizer.from_pretrained without trust_remote_code"): GGUF,
 }
 
 
@@ -70,8 +74,9 @@ def in_call(call: ast.Call, tree: ast.AST) -> list[str]:
     for argument, value in FORBIDDEN_ARGUMENTS.items():
         if constant(call, argument) is value:
             found.append(f"{name} with {argument}={value}")
-    if name in NEEDED:
-        argument, value = NEEDED[name]
+    needed = [NEEDED[name]] if name in NEEDED else []
+    needed += [("trust_remote_code", False)] if ASKING.fullmatch(name) else []
+    for argument, value in needed:
         # Given as **options: the dictionary of that name must set it.
         spread = [k.value.id for k in call.keywords if k.arg is None and isinstance(k.value, ast.Name)]
         given = constant(call, argument) is value or any(sets(tree, name, argument, value) for name in spread)
@@ -134,6 +139,7 @@ def test_every_exception_is_still_needed():
         ("numpy.load(path, allow_pickle=True)", "numpy.load with allow_pickle=True"),
         ("subprocess.run(text, shell=True)", "subprocess.run with shell=True"),
         ("AutoTokenizer.from_pretrained(x, trust_remote_code=True)", "with trust_remote_code=True"),
+        ("AutoTokenizer.from_pretrained(x)", "without trust_remote_code"),
         ("transformers.AutoModelForCausalLM.from_pretrained(x)", "without use_safetensors"),
         ("o = {'a': 1}\nAutoModel.from_pretrained(x, **o)", "without use_safetensors"),
         ("class A(yaml.Loader): pass", "yaml.Loader as a base"),
@@ -146,7 +152,8 @@ def test_the_walk_finds(code, said):
 
 def test_the_walk_accepts_what_is_safe():
     code = (
-        "torch.load(p, weights_only=True)\no = {'use_safetensors': True}\nAutoModel.from_pretrained(x, **o)"
+        "torch.load(p, weights_only=True)\no = {'use_safetensors': True}\n"
+        "AutoModel.from_pretrained(x, trust_remote_code=False, **o)"
     )
     assert findings(ast.parse(f"{code}\nre.compile('a')\nmodel.eval()\nyaml.safe_load(t)\n# eval('1')")) == []
 

@@ -53,6 +53,8 @@ def test_tests_made_together_are_corrected():
 
 def test_what_never_varies_is_decided_and_what_is_undefined_is_not():
     assert verdicts(entry(0.0, se=0.0, df=None)) == ["equivalent"]
+    assert verdicts(entry(0.0, se=0.0, df=1)) == ["undecided"]  # two articles that are alike
+    assert verdicts(entry(0.0, se=0.0, df=978)) == ["equivalent"]
     assert verdicts(entry(0.6, se=0.0, df=None)) == ["different"]
     assert verdicts(entry(0.5, se=0.0, df=None)) == ["undecided"]
     assert verdicts({"value": None, "se": None, "df": None}) == ["undecided"]

@@ -35,7 +35,7 @@ from onesentence.core.text import percent
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import METRICS, Scores, read_scores, scores_file
 from onesentence.evaluation.resampling import POWER, Sample, difference_of, holm, wilson_interval
-from onesentence.report.tables import number
+from onesentence.report.formatting import mde_text
 from onesentence.report.terminal import print_table
 from onesentence.study.experiments import experiment_refs, flat, git, scores_at, shown
 from onesentence.study.sentences import summarize_study
@@ -241,7 +241,7 @@ def metric_rows(differences: dict[str, dict[str, Any]], confidence: float) -> li
         if entry["value"] is not None:
             value, low, high = (scale * entry[key] for key in ("value", "low", "high"))
             difference = f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
-            mde = number(None if entry["mde"] is None else scale * entry["mde"])
+            mde = mde_text(None if entry["mde"] is None else scale * entry["mde"])
         scores = [f"{scale * entry[key]:.2f}" for key in ("before", "after")]
         title = metric.title + (" (%)" if scale > 1 else "")
         rows.append([title, *scores, difference, mde, significance_text(entry, confidence)])

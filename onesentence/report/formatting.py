@@ -15,3 +15,10 @@ def formatted(value: float, form: str = ".2f") -> str:
 def p_text(p: float) -> str:
     """A p-value with four digits: `p = 0.0213`, or `p < 0.0001`."""
     return f"p < {SMALLEST_P:.4f}" if p < SMALLEST_P / 2 else f"p = {p:.4f}"
+
+
+def mde_text(mde: float | None) -> str:
+    """A minimum detectable effect; rounded to 0.00 it would promise that nothing can be missed."""
+    if mde is None:
+        return "n/a"
+    return "below 0.01" if 0 < mde < 0.005 else formatted(mde, ".2f")

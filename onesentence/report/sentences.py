@@ -6,7 +6,7 @@ from typing import Any
 from onesentence.core.text import percent
 from onesentence.evaluation.comparison import ROUNDING, is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
-from onesentence.report.formatting import formatted, p_text
+from onesentence.report.formatting import formatted, mde_text, p_text
 
 NAMES = {  # of the pipeline's systems; other systems have the names that the user gave them
     "lead": "first sentence (lead)",
@@ -59,7 +59,7 @@ def difference_sentence(
     else:
         power = (
             f"Minimum detectable effect (MDE) of one test on {articles}, at 80% power: "
-            f"{entry['mde']:.2f} points"
+            f"{mde_text(entry['mde'])} points"
         )
     if is_significant(entry, confidence):
         gain = entry["value"] > 0
@@ -231,7 +231,7 @@ def _difference(entry: dict[str, Any], with_mde: bool) -> str:
     if entry["low"] is not None:
         difference += f" [{formatted(entry['low'], '+.2f')}, {formatted(entry['high'], '+.2f')}]"
     if with_mde and entry["mde"] is not None:
-        difference += f"; minimum detectable effect: {entry['mde']:.2f}"
+        difference += f"; minimum detectable effect: {mde_text(entry['mde'])}"
     return difference
 
 

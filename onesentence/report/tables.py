@@ -7,7 +7,7 @@ from onesentence.core.text import percent
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.evaluation.resampling import SUBSETS
-from onesentence.report.formatting import formatted
+from onesentence.report.formatting import formatted, mde_text
 from onesentence.report.sentences import NAMES, clusters_phrase
 
 # XSum test, ROUGE-1/2/L as published: (system, ROUGE-1, ROUGE-2, ROUGE-L, n, scorer, source).
@@ -130,7 +130,7 @@ def _differences_table(evaluation: dict[str, Any]) -> list[str]:
         significant = "yes" if is_significant(entry, evaluation["confidence"]) else "no"
         lines.append(
             f"| {pair.replace('-', ' - ')} | {cell(entry, '+.2f')} | {number(entry['design_effect'])} | "
-            f"{number(entry['mde'])} | {number(entry['p_holm'], '.4f')} | {significant} |"
+            f"{mde_text(entry['mde'])} | {number(entry['p_holm'], '.4f')} | {significant} |"
         )
     return lines
 
@@ -176,7 +176,7 @@ def comparison_rows(evaluation: dict[str, Any], pair: str) -> dict[str, Any]:
                 number(entry["value"], "+.2f"),
                 interval(entry, "+.2f"),
                 interval({"low": entry["bca_low"], "high": entry["bca_high"]}, "+.2f"),
-                number(entry["mde"]),
+                mde_text(entry["mde"]),
                 *(number(entry[key], ".4f") for key in ("p_bootstrap", "p_randomization", "p_holm")),
                 "yes" if is_significant(entry, evaluation["confidence"]) else "no",
             ]

@@ -4,7 +4,7 @@ from typing import Any
 
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
-from onesentence.report.formatting import formatted, p_text
+from onesentence.report.formatting import formatted, mde_text, p_text
 
 TITLE = METRICS[HEADLINE].title
 VARIANTS_LISTED = 8  # variants that a sentence lists; it counts more than these, and the plot names them
@@ -29,12 +29,7 @@ def distance(entry: dict[str, Any], above: str, below: str, spec: str = ".2f", u
 
 def mde_phrase(entry: dict[str, Any]) -> str:
     """The minimum detectable effect of a test that was not significant."""
-    return "no MDE: nothing varies" if entry["mde"] is None else f"MDE {mde_points(entry['mde'])}"
-
-
-def mde_points(mde: float) -> str:
-    """A minimum detectable effect, of which two digits may not be enough to see that it is above 0."""
-    return f"{mde:.2f}" if mde >= 0.005 else "below 0.01"
+    return "no MDE: nothing varies" if entry["mde"] is None else f"MDE {mde_text(entry['mde'])}"
 
 
 def trend_sentence(label: str, entry: dict[str, Any], unit: str, confidence: float) -> str:

@@ -8,9 +8,10 @@ from onesentence.core import params
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.equivalence import DIFFERENT, EQUIVALENT, UNDECIDED
 from onesentence.evaluation.metrics import HEADLINE
+from onesentence.report.formatting import mde_text
 from onesentence.study.analyses import ANALYSES
 from onesentence.study.experiments import flat, shown
-from onesentence.study.phrases import TITLE, VARIANTS_LISTED, between, mde_points
+from onesentence.study.phrases import TITLE, VARIANTS_LISTED, between
 
 BOOKKEEPING = (  # settings that change no score
     *("data.validation_size", "data.test_size", "evaluate.split"),
@@ -36,7 +37,7 @@ def differences_sentence(result: dict[str, Any]) -> str:
         sentences.append(f"Significantly different from {baseline} in {TITLE}: {listed}.")
     if others:
         effects = [entry["mde"] for entry in others.values() if entry["mde"] is not None]
-        mde = f"(MDE up to {mde_points(max(effects))} points)" if effects else "(no MDE: nothing varies)"
+        mde = f"(MDE up to {mde_text(max(effects))} points)" if effects else "(no MDE: nothing varies)"
         if significant or same:
             listed = ", ".join(others) if len(others) <= VARIANTS_LISTED else f"the other {len(others)}"
             sentences.append(f"No significant difference: {listed} {mde}.")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from onesentence.evaluation.comparison import failure_bias
+from onesentence.report.formatting import mde_text
 from onesentence.report.sentences import (
     bias_sentence,
     copying_sentence,
@@ -151,3 +152,10 @@ def test_copying_is_compared_with_the_references():
     )
     systems["tuned"]["verbatim"]["value"] = None
     assert copying_sentence(systems) == "No output of the fine-tuned model contains a word."
+
+
+def test_an_mde_below_two_digits_is_not_called_zero():
+    tiny = {**ENTRY, "value": 0.0009, "low": -0.001, "high": 0.003, "p_holm": 0.4, "mde": 0.0025}
+    said = difference_sentence("A", "B", tiny, "rouge1", "11,334 articles", 0.95)
+    assert "80% power: below 0.01 points" in said
+    assert mde_text(0.005) == "0.01" and mde_text(None) == "n/a"

@@ -46,7 +46,7 @@ from onesentence.core.errors import UserError
 
 PIPELINE = Path("presets") / gpu.PRESET
 PLAN = "plan.json"  # in the bundle's folder `studies`, and in the archive
-SHAPES = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 MODULES = tuple(f"stages.{name}" for name in "evaluate generate prepare score smoke tokenize train".split())
 GIGABYTES_EACH = 9  # of GPU memory: batches of 8 rows of 256 tokens, and 8,192 tokens of the cache
 
@@ -148,7 +148,7 @@ def planned(runs: dict[str, dict[str, Any]], inputs: Path) -> dict[str, Any]:
     plan: dict[str, Any] = {"jobs": [], "runs": {}}
     for name, whole in runs.items():
         folder = inputs_name(whole)
-        rows = {split: file_hash(inputs / folder / f"data/tokenized/{split}.parquet") for split in SHAPES}
+        rows = {split: file_hash(inputs / folder / f"data/tokenized/{split}.parquet") for split in SPLITS}
         held_out = {split: rows[split] for split in ("validation", "test")}
         writes = {"params": picked(whole, generate.PARAMS), "rows": held_out}
         training = digest({"params": picked(whole, train.PARAMS), "rows": rows})

@@ -275,6 +275,8 @@ def run(bundle: Path, arguments) -> None:
             f"{work}: holds another bundle's files; remove it, or name another folder with --work"
         )
     if not done.exists():
+        for begun in (work / "bundle", work / "site"):  # perhaps of another bundle
+            shutil.rmtree(begun, ignore_errors=True)
         join(bundle, work / "bundle")
         wheels = [str(file) for file in sorted((work / "bundle/wheels").glob("*.whl"))]
         pip(
@@ -316,6 +318,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="run: of each split at most, to try it out")
     parser.add_argument("--minutes", type=float, default=10, help="run: no step starts after that")
     arguments = parser.parse_args()
+    if arguments.output.suffix == ".tar":
+        raise UserError(f"--output: {arguments.output}: the studies' archive has this name; end it in .json")
     if arguments.action == "pack":
         pack(arguments.bundle, arguments.python)
     else:

@@ -7,7 +7,7 @@
 The articles are those of presets/smollm2-xsum (`make data FROM=FOLDER PRESET=smollm2-xsum`).
 
 Each run of studies.yaml is made once, however many studies list it. What two runs have in common (a training,
-an untuned model's outputs) is made once, too. `run` writes RESULTS.tar again after each job. A `run` that was
+an untuned model's outputs) is made once, too. `run` adds to RESULTS.tar after each job. A `run` that was
 killed, and is started again with the same --work, does the jobs that are missing.
 
 The last command scores the outputs with the stages `score` and `evaluate`. It writes the costs, and
@@ -30,6 +30,7 @@ import tempfile
 import threading
 import time
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
 from dataclasses import dataclass, replace
@@ -223,10 +224,12 @@ def run_job(job: Job, work: Path, rows: int | None) -> dict[str, Any]:
         kept["train.json"] = read_json(folder / "metrics/train.json")
         kept["cost.json"] = read_json(folder / "data/cost/train.json")
     system = "base" if job.training is None else "tuned"
+    seconds = {job.name: time.monotonic() - started}
     for name, whole in job.outputs.items():
-        gpu.stage(folder, workspace(folder, whole), "stages.generate", system)
+        took = gpu.stage(folder, workspace(folder, whole), "stages.generate", system)
+        seconds[name] = took + seconds.get(name, 0.0)  # of an untuned model: the smoke test, too
         kept[f"{name}.jsonl"] = (folder / f"data/predictions/{system}.jsonl").read_text(encoding="utf-8")
-    kept["seconds.json"] = time.monotonic() - started
+    kept["seconds.json"] = seconds
     shutil.rmtree(folder)
     return kept
 
@@ -370,6 +373,11 @@ def scored(folder: Path, xsum: Path, name: str, found: dict[str, Any], code: dic
     run = found["plan"]["runs"][name]
     whole, inputs = run["params"], folder / "inputs" / inputs_name(run["params"])
     make_inputs(inputs, xsum, whole)
+    if planned({name: whole}, folder / "inputs")["runs"][name] != run:
+        raise UserError(
+            f"{PIPELINE / 'data/local'}: not the articles that the bundle was packed with; check out the "
+            "commit that it was packed from, and its data"
+        )
     place = folder / "scored" / digest([run["base"], run["tuned"]])
     environment = workspace(place, whole)
     if not (place / "data/prepared").exists():
@@ -401,15 +409,21 @@ def scored(folder: Path, xsum: Path, name: str, found: dict[str, Any], code: dic
     )
 
 
-def cost(found: dict[str, Any], training: str) -> dict[str, Any]:
-    """What a run took on the GPU machine, as `study.costs` has it."""
+def cost(found: dict[str, Any], run: dict[str, Any], shared: dict[str, int]) -> dict[str, Any]:
+    """What a run took on the GPU machine, as `study.costs` has it.
+
+    shared: how many of the written runs have each training and each set of outputs, which they share equally.
+    """
+    training = run["training"]
+    took = found[training]["seconds.json"] | found[run["base"]]["seconds.json"]
+    parts_of = {training, run["tuned"], run["base"]}
     plan, job = found["plan"], found[training]
     of = plan["machine"]
     parts = (of["cpu"], f"{of['cores']} cores", of["instructions"], of["gpu"])
     return {
         "machine": ", ".join(part for part in parts if part),
         "jobs": plan["at_once"],
-        "seconds": job["seconds.json"],
+        "seconds": sum(took[name] / shared[name] for name in sorted(parts_of)),
         "device": job["cost.json"]["device"],
         "training_seconds": job["cost.json"]["seconds"],
         "training_peak_bytes": job["cost.json"]["peak_memory_bytes"],
@@ -460,12 +474,14 @@ def collect(archive: Path, names: list[str], work: Path) -> None:
             raise UserError(f"{archive}: has no complete run of the study {study.name}")
         with chdir(PIPELINE):
             require_no_loss(study, complete)
+        planned_runs = [found["plan"]["runs"][name] for name in complete]
+        shared = Counter(run[key] for run in planned_runs for key in ("training", "tuned", "base"))
         runs = {}
         for variant, seed in tqdm(list(product(study.variants, study.seeds)), desc=study.name, unit="run"):
             name = study.experiment(variant.name, seed)
             if name in complete:
                 made = replace(scored(work, xsum, name, found, code), variant=variant.name)
-                runs[name] = made, cost(found, found["plan"]["runs"][name]["training"])
+                runs[name] = made, cost(found, found["plan"]["runs"][name], shared)
         with chdir(PIPELINE):
             write_runs(scores_file_of(study), {name: made for name, (made, _) in runs.items()})
             for made, took in runs.values():

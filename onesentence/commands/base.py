@@ -31,10 +31,10 @@ from onesentence.core.files import atomic_write, file_sha256, write_text
 MODELS = Path("models")
 REQUIREMENTS_FILE = "models/requirements.txt"  # packages that read GGUF, beyond requirements.txt
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
 WRITTEN = (  # into models/NAME
     *(WEIGHTS, "config.json", "generation_config.json"),
-    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    *(TOKENIZER, "tokenizer_config.json", "chat_template.jinja"),
     *("LICENSE", "README.md"),
 )
 
@@ -202,7 +202,7 @@ def check(name: str, folder: Path) -> None:
     base = BASES[name]
     for file, wanted in (
         (WEIGHTS, base.weights_sha256),
-        ("tokenizer.json", base.tokenizer_sha256),
+        (TOKENIZER, base.tokenizer_sha256),
     ):
         sha256 = file_sha256(folder / file)
         if sha256 != wanted:
@@ -213,12 +213,14 @@ def check(name: str, folder: Path) -> None:
 
 
 def require_own(name: str, folder: Path) -> None:
-    """Raise a UserError where a folder holds what this command did not write, which would be replaced."""
+    """Raise a UserError where a folder holds what this command does not write, since it would be replaced:
+    other weights, another tokenizer, files of other names.
+    """
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     others = sorted(present - set(WRITTEN))
-    weights = folder / WEIGHTS
-    if weights.is_file() and file_sha256(weights) != BASES[name].weights_sha256:
-        others = [WEIGHTS, *others]
+    for file, wanted in ((WEIGHTS, BASES[name].weights_sha256), (TOKENIZER, BASES[name].tokenizer_sha256)):
+        if file in present and file_sha256(folder / file) != wanted:
+            others = [file, *others]
     if others:
         raise UserError(
             f"base: {folder}: holds what `make base NAME={name}` did not write ({others[0]}); move or "

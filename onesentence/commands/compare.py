@@ -22,7 +22,7 @@ from onesentence.commands import documented
 from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.evaluation.metrics import HEADLINE
-from onesentence.report.tables import number
+from onesentence.report.formatting import mde_text
 from onesentence.report.terminal import print_table
 from onesentence.study.comparison import (
     TESTED_METRICS,
@@ -63,7 +63,7 @@ def print_study(result: dict[str, Any]) -> None:
         cells += [f"{variant['scores'][metric]['value']:.2f}" for metric in others]
         if entry:
             p = "<0.001" if entry["p_holm"] < 0.001 else f"{entry['p_holm']:.3f}"
-            cells += [between(entry), p, number(entry["mde"])]
+            cells += [between(entry), p, mde_text(entry["mde"])]
         else:
             cells += ["baseline", "", ""]
         rows.append(cells)

@@ -178,6 +178,8 @@ def next_steps(pipeline: str) -> str:
 def command(
     source: Path, document_column: str | None, summary_column: str | None, group_column: str | None
 ) -> None:
+    if not JOURNAL.is_dir():  # else params.yaml may wait there to be restored
+        params.load(("data",))  # a wrong folder changes nothing
     with alone():
         use_given(source, document_column, summary_column, group_column)
 
@@ -211,15 +213,21 @@ def set_aside() -> Path | None:
     record = JOURNAL / "journal.json"
     if not record.is_file():
         return None
-    named = [Path(name) for name in read_json(record)["paths"]]
-    changed = [path for path in named if path.is_symlink() or path.exists()]
+    kept = read_json(record)
+    changed = [
+        path
+        for number, path in enumerate(map(Path, kept["paths"]))
+        if (path.is_symlink() or path.exists())
+        # A file that was there before, and has no copy any more, was restored by a call that was stopped.
+        and not (kept["existed"][number] and not os.path.lexists(JOURNAL / str(number)))
+    ]
     if not changed:
         return None
     number = next(n for n in itertools.count(1) if not Path(f"{ASIDE}-{n}").exists())
     folder = Path(f"{ASIDE}-{number}")
     for path in changed:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        path.replace(folder / path)
+        shutil.move(path, folder / path)  # data/ may be another file system
     return folder
 
 

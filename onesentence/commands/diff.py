@@ -34,7 +34,7 @@ from onesentence.core.files import parse_json, read_json
 from onesentence.core.text import percent
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import METRICS, Scores, read_scores, scores_file
-from onesentence.evaluation.resampling import POWER, Sample, difference_of, holm, wilson_interval
+from onesentence.evaluation.resampling import ENOUGH, POWER, Sample, difference_of, holm, wilson_interval
 from onesentence.report.formatting import mde_text
 from onesentence.report.terminal import print_table
 from onesentence.study.experiments import experiment_refs, flat, git, scores_at, shown
@@ -129,7 +129,9 @@ def with_width(metric: str, entry: dict[str, Any], evaluation: dict[str, Any]) -
     effective = sample.get("effective_clusters") if isinstance(sample, dict) else None
     if not isinstance(effective, int | float) or not 1 <= effective <= evaluation["n"]:
         effective = max(1, evaluation["n"])  # every article is a cluster, or the file is damaged
-    low, high = wilson_interval(entry["value"] / top * effective, effective, evaluation["confidence"])
+    # Student's t where clusters are few, as `evaluate` has it for the success rate.
+    df = max(1.0, effective - 1) if effective < min(ENOUGH, evaluation["n"]) else np.inf
+    low, high = wilson_interval(entry["value"] / top * effective, effective, evaluation["confidence"], df)
     return {**entry, "low": top * low, "high": top * high}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onesentence.core import machine_faults
 from onesentence.core.errors import UserError
 from onesentence.core.journal import Journal
 from onesentence.core.params import Evaluate
@@ -137,6 +138,8 @@ class Entailment:
             )
             self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+            if machine_faults.sentence_of(error):  # too little memory, say, is no fault of the model
+                raise
             raise UserError(
                 f"{KEY}: {name!r} could not be loaded as a classifier of texts "
                 f"({' '.join(str(error).split())[:200]}); use a whole model of natural language inference"

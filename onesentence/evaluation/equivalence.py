@@ -56,7 +56,7 @@ def equivalence_of(
     value: left - right. low, high: its 1 - 2 alpha interval; None if clusters are too few for one. p: the
     larger of the two one-sided p-values, each the share of drawn differences beyond one end of the margin
     (the inversion of the percentile interval); None without an interval. If the difference is the same on
-    every article, p is at least 1/2 for each article beyond the first. verdict: `verdict_of`.
+    every article, p is at least 1/2 to the power of (effective clusters - 1). verdict: `verdict_of`.
     Raises ValueError if the margin is not above 0.
     """
     if not margin > 0:
@@ -82,7 +82,7 @@ def equivalence_of(
     beyond = [~(values > -margin + TIE), ~(values < margin - TIE)]
     p = max(float((side.sum() + 1) / (len(values) + 1)) for side in beyond)
     # One difference on every article: a few that are alike may be chance, as coins that agree.
-    chance = 0.5 ** (sample.effective - 1) if low == high else 0.0
+    chance = 0.5 ** (sample.effective - 1) if np.ptp(values) <= TIE else 0.0
     p = max(p, chance)
     undecided = np.isnan(values).any() or chance > 1 - confidence
     verdict = UNDECIDED if undecided else verdict_of(low, high, margin)

@@ -128,7 +128,7 @@ def structured_format(lines: list[str]) -> str | None:
     first = filled[0].lower() if filled else ""
     if first.startswith(MARKUP):
         return "HTML or XML, by its first line"
-    opened = TAG.match(first)
+    opened = TAG.fullmatch(first)
     if opened and len(filled) > 1 and filled[-1].lower().endswith(f"</{opened[1]}>"):
         return "markup (SGML or XML), by its first and last tags"
     if first.startswith("version https://git-lfs.github.com/spec/"):
@@ -145,7 +145,8 @@ def structured_format(lines: list[str]) -> str | None:
     begun = first in ("{", "[", "[{") or (OBJECT.match(first) and first.endswith((",", "{", "[")))
     if len(filled) > 1 and begun:
         return "JSON over several lines, cut off or invalid"
-    if 2 * sum(OBJECT.match(line) is not None for line in filled) > len(filled):
+    objects = sum(OBJECT.match(line) is not None for line in filled)
+    if 2 * objects > len(filled) and (objects > 1 or first.endswith("}")):
         return "JSON, one object per line, or dicts of Python; some are cut off or invalid"
     return None
 

@@ -172,7 +172,8 @@ def failure(
     value = "undefined" if test["value"] is None else f"{test['value']:+.2f}"
     advice = ""
     if test["verdict"] == UNDECIDED:
-        advice = "; more articles (data.test_size) or a larger margin could decide"
+        wider = "" if test["low"] == test["high"] == 0 else " or a larger margin"
+        advice = f"; more articles (data.test_size){wider} could decide"
     differ = [article for article in articles if not article.same_output]
     lines = [
         f"export: {result['target']} ({result['engine']}) is not shown to score as the measured model: "
@@ -184,5 +185,6 @@ def failure(
         lines.append(
             f"{article.id}: measured {shown(article.measured)}, exported {shown(article.written.text)}"
         )
-    lines.append(f"likely cause: {likely_cause(exported, articles, decoding)}")
+    if differ:
+        lines.append(f"likely cause: {likely_cause(exported, articles, decoding)}")
     return "\n  ".join(lines)

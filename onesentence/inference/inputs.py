@@ -249,8 +249,13 @@ def _refuse_other_format(lines: list[str], name: str, table: bool) -> None:
     """Refuse a text that is markup, JSON, or (if `table`) a table."""
     other = structured_format(lines) or (table_format(lines) if table else None)
     if other and name == STDIN_NAME:
-        form = "jsonl" if "one object per line" in other else "json" if "JSON" in other else "csv or tsv"
-        advice = "pass its text" if "HTML" in other else f"name its format with --from {form}"
+        if "dicts of Python" in other:
+            advice = "pass whole JSON Lines, with --from jsonl"
+        elif "HTML" in other or "markup" in other:
+            advice = "pass its text"
+        else:
+            form = "jsonl" if "one object per line" in other else "json" if "JSON" in other else "csv or tsv"
+            advice = f"name its format with --from {form}"
         raise UserError(f"{name}: is {other.removesuffix(': name it .jsonl')}; {advice}")
     if other:
         raise UserError(f"{name}: is {other}; expected {EXPECTED}")

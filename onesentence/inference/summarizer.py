@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onesentence.core.errors import UserError
 from onesentence.core.prompts import FRAMES
 from onesentence.core.runtime import set_up
 from onesentence.evaluation.extraction import Article
@@ -70,6 +71,7 @@ class Summarizer:
         self.model, self.tokenizer, self.trained = model, tokenizer, trained
         # CTranslate2 reads tokens, not ids: `export` has shown that it reads these.
         self.embeddings: int | None = None
+        self.warned = False
         if not isinstance(model, CTranslate2Model):
             self.embeddings = model.get_input_embeddings().weight.shape[0]
         if settings.frame is not None and settings.frame.chat:
@@ -89,35 +91,37 @@ class Summarizer:
         set_up(seed=0, formats=[source.settings.model.dtype])
         tokenizer = load_model_tokenizer(source)
         model = load_model(source, tokenizer)
-        made = cls(source.name, source.settings, model, tokenizer, source.trained)
-        made.require_fit()
-        return made
+        return cls(source.name, source.settings, model, tokenizer, source.trained)
 
-    def require_fit(self) -> None:
-        """Raise a UserError unless the model has an embedding for each special token, and positions for the
-        longest text that the settings allow.
+    def require_fit(self, prompts: list[Prompt]) -> None:
+        """Raise a UserError unless the model has an embedding for each id and a position for each token.
 
-        What `tokenize` has checked of its own base, another folder's model may not meet.
+        What `tokenize` has checked of its own base, another folder's model may not meet. Prints once that
+        prompts are longer than what a rotary model was trained on.
         """
-        if isinstance(self.model, CTranslate2Model) or self.embeddings is None:
+        if isinstance(self.model, CTranslate2Model) or self.embeddings is None or not prompts:
             return
-        check_ids(self.tokenizer, self.embeddings)
-        longest = self.settings.prompt.max_input_tokens + self.settings.generate.max_new_tokens
-        if warning := check_positions(self.model.config, longest, "generate.max_new_tokens"):
+        longest = max(len(prompt.ids) for prompt in prompts) + self.settings.generate.max_new_tokens
+        try:
+            check_ids(self.tokenizer, self.embeddings, max(max(prompt.ids) for prompt in prompts))
+            warning = check_positions(self.model.config, longest, "generate.max_new_tokens")
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from error
+        if warning and not self.warned:
+            self.warned = True
             print(f"{self.name}: {warning}", file=sys.stderr)
 
     def prompts(self, articles: list[str]) -> list[Prompt]:
         """The filled prompt of each article, cut to prompt.max_input_tokens.
 
-        Raises a UserError where the model has no embedding for a token of one.
+        Raises a UserError where the model has no embedding for a token of one, or too few positions.
         """
         prompt = self.settings.prompt
         prompts = [
             encode_prompt(self.tokenizer, prompt.template, storable(article), prompt.max_input_tokens)
             for article in articles
         ]
-        if self.embeddings is not None and prompts:
-            check_ids(self.tokenizer, self.embeddings, max(max(each.ids) for each in prompts))
+        self.require_fit(prompts)
         return prompts
 
     def outputs(self, prompts: list[Prompt], names: list[str]) -> Iterator[tuple[list[int], list[Output]]]:

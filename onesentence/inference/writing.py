@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import sys
 from collections import Counter
 from contextlib import nullcontext
@@ -88,27 +89,8 @@ class Writer:
         if self._file is None:
             assert self.partial is not None  # else it is standard output
             self.partial.parent.mkdir(parents=True, exist_ok=True)
-            file = self.partial.open("a", encoding="utf-8", newline="\n")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in NO_LOCKS:
-                    return self._take(file)
-                file.close()
-                if not isinstance(error, BlockingIOError):
-                    raise
-                raise UserError(
-                    f"--output: another run is writing {self.partial}; wait until it has ended, or name "
-                    "another file"
-                ) from error
-            return self._take(file)
+            self._file = _alone(self.partial)
         return self._file
-
-    def _take(self, file: IO[str]) -> IO[str]:
-        """Use the partial file, and drop what an earlier run left in it."""
-        file.truncate(0)
-        self._file = file
-        return file
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -117,10 +99,10 @@ class Writer:
             return
         if kind is None:
             self._opened()  # a run without a result has an empty file
+        if kind is None:  # before the file is closed, which frees its lock
+            self.partial.replace(self.target)
         if self._file is not None:
             self._file.close()
-        if kind is None:
-            self.partial.replace(self.target)
 
     def write(self, results: list[Result]) -> None:
         """Write results at once; a progress bar on the same terminal makes way."""
@@ -139,6 +121,28 @@ class Writer:
         if not (self.written and self.partial):
             return ""
         return f"; the first {self.written:,} results are in {self.partial}"
+
+
+def _alone(path: Path) -> IO[str]:
+    """A file, open, empty and locked. A UserError where another process is writing it."""
+    while True:
+        file = path.open("a", encoding="utf-8", newline="\n")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise UserError(
+                f"--output: another run is writing {path}; wait until it has ended, or name another file"
+            ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                file.close()
+                raise
+        # Another run may have renamed the file between the two calls above: then it is that run's output.
+        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            file.truncate(0)
+            return file
+        file.close()
 
 
 class Notes:

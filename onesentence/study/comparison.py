@@ -247,7 +247,8 @@ def write_result(path: Path, result: dict[str, Any], within: float | None) -> No
     """
     written = rounded(result) | {key: result[key] for key in ("settings", "defaults")}
     if within is not None:
-        tests = equivalences(written["variants"], within, written["confidence"])
+        effective = written.get("resampling", {}).get("effective_clusters", written["n"])
+        tests = equivalences(written["variants"], within, written["confidence"], effective)
         written["equivalence"] = rounded(tests)
     for name, variant in written["variants"].items():
         variant |= {key: result["variants"][name][key] for key in ("sets", "values")}

@@ -11,7 +11,7 @@ from onesentence.core import params
 from onesentence.evaluation.comparison import is_significant
 from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.evaluation.resampling import POWER
-from onesentence.report.tables import number
+from onesentence.report.formatting import mde_text
 from onesentence.study.declaration import Studies
 from onesentence.study.experiments import shown
 from onesentence.study.phrases import between
@@ -235,7 +235,7 @@ def compared_values(result: dict[str, Any], key: str) -> list[str]:
         others = [other for other in own if other not in same and own[other] != baseline[other]]
         entry = variant["difference"][HEADLINE]
         significant = is_significant(entry, result["confidence"])
-        verdict = "significant" if significant else f"not significant (MDE {number(entry['mde'])})"
+        verdict = "significant" if significant else f"not significant (MDE {mde_text(entry['mde'])})"
         also = f", which also changes {' and '.join(others)}" if others else ""
         (mixed if others else alone).append(f"- `{name}`{also}: {between(entry)}, {verdict}")
     return alone or mixed
@@ -288,15 +288,15 @@ def decisions_text(studies: Path, scale: str, values: dict[str, Any], transfer: 
 
 def independence_note(studies: Path, scale: str) -> list[str]:
     """A paragraph on studies of DECISIONS that were compared before clusters were resampled; none without."""
-    names = dict.fromkeys(decision.study for decision in DECISIONS)
+    names = dict.fromkeys([*(decision.study for decision in DECISIONS), *CONFIRMATIONS])
     results = {name: committed(studies, name, scale) for name in names}
     old = [f"`{name}`" for name, result in results.items() if result and "resampling" not in result]
     if not old:
         return []
     return [
-        f"The studies {', '.join(old)} were compared before articles of one source file were resampled "
-        "together: they take articles as independent. Their intervals are too narrow, by about a tenth for "
-        "two variants of one model.\n"
+        "These studies were compared before articles of one source file were resampled together: "
+        f"{', '.join(old)}. They take articles as independent. Their intervals are too narrow, by about a "
+        "tenth for two variants of one model.\n"
     ]
 
 

@@ -130,9 +130,11 @@ def shrunk(
     sizes = [change[ROWS] for change in changes.values() if change.get(ROWS)]
     largest = settings.get(ROWS) or max(sizes, default=1)
     share = (quick.get(ROWS, 1) or largest) / largest  # null: all rows
+    # All rows are more than any size; how many they are is not known here.
+    every = round(max([largest, *sizes]) * share) + 1
     for change in changes.values():
-        if ROWS in change:  # null: all rows, of which a quick study takes no more than of the largest size
-            change[ROWS] = max(1, round((change[ROWS] or largest) * share))
+        if ROWS in change:
+            change[ROWS] = max(1, round(change[ROWS] * share)) if change[ROWS] else every
     return {**settings, **quick}
 
 

@@ -4,6 +4,7 @@ Two one-sided tests (TOST, see evaluation.equivalence) with the standard error a
 the study's differences, in which the chance of articles and of seeds is.
 """
 
+import math
 from typing import Any
 
 from onesentence.evaluation.equivalence import DIFFERENT, EQUIVALENT, UNDECIDED, tost_confidence, verdict_of
@@ -11,12 +12,15 @@ from onesentence.evaluation.metrics import HEADLINE
 from onesentence.evaluation.resampling import holm
 
 
-def one_sided(entry: dict[str, Any], margin: float, confidence: float) -> dict[str, Any]:
+def one_sided(
+    entry: dict[str, Any], margin: float, confidence: float, effective: float = math.inf
+) -> dict[str, Any]:
     """Return the 1 - 2 alpha interval of a difference, low and high, and two p-values.
 
     p: of the hypothesis that the distance is at least the margin, the larger of the one-sided ones; p_beyond:
     of the hypothesis that it is at most the margin. entry: value, se and df of `variance.contrast`. All four
-    are None if the difference is undefined.
+    are None if the difference is undefined. effective: clusters of the test set, which must agree by
+    chance where the difference is the same on all of them.
     """
     from scipy.stats import t as student  # not at the top: it takes half a second to load
 
@@ -24,11 +28,8 @@ def one_sided(entry: dict[str, Any], margin: float, confidence: float) -> dict[s
     if value is None:
         return dict.fromkeys(("low", "high", "p", "p_beyond"))
     if not se:  # nothing varies: the same difference on every article
-        far, chance = (
-            abs(value) >= margin,
-            0.5**df if df is not None else 0.0,
-        )  # as `variance.contrast` has it
-        p, p_beyond = (1.0, chance) if far else (chance, 1.0)
+        chance = 0.5 ** (effective - 1)  # of coins that agree, as in evaluation.equivalence
+        p, p_beyond = (1.0, chance) if abs(value) >= margin else (chance, 1.0)
         return {"low": value, "high": value, "p": p, "p_beyond": p_beyond}
     half = float(student.ppf(confidence, df) * se)
     # The smaller distance to an end of the margin has the larger p.
@@ -36,16 +37,18 @@ def one_sided(entry: dict[str, Any], margin: float, confidence: float) -> dict[s
     return {"low": value - half, "high": value + half, "p": within, "p_beyond": beyond}
 
 
-def equivalences(variants: dict[str, dict[str, Any]], margin: float, confidence: float) -> dict[str, Any]:
+def equivalences(
+    variants: dict[str, dict[str, Any]], margin: float, confidence: float, effective: float = math.inf
+) -> dict[str, Any]:
     """Return the tests of a study: margin, confidence of the intervals, and each variant's test by name.
 
-    variants: of metrics/studies/NAME.json; the baseline has no difference and no test. A variant's test has
-    low, high, p and p_beyond (`one_sided`), p_holm, p_beyond_holm and the verdict. It is "equivalent" if
-    p_holm is at most alpha, and "different" if p_beyond_holm is: the tests are made together, so their
-    intervals alone would find too much.
+    variants: of metrics/studies/NAME.json; the baseline has no difference and no test. effective: as in
+    `one_sided`. A variant's test has low, high, p and p_beyond (`one_sided`), p_holm, p_beyond_holm and the
+    verdict. It is "equivalent" if p_holm is at most alpha, and "different" if p_beyond_holm is: the tests are
+    made together, so their intervals alone would find too much.
     """
     tests = {
-        name: one_sided(variant["difference"][HEADLINE], margin, confidence)
+        name: one_sided(variant["difference"][HEADLINE], margin, confidence, effective)
         for name, variant in variants.items()
         if variant["difference"]
     }

@@ -263,6 +263,13 @@ def require_loadable(study: Study, whole: dict[str, Any]) -> None:
             raise UserError(f"studies.yaml: studies.{key}: {name}: {wrong[0]}")
 
 
+def is_missing_file(error: BaseException | None) -> bool:
+    """Whether a file that does not exist has led to an error. DVC raises others in its place."""
+    while error is not None and not isinstance(error, FileNotFoundError):
+        error = error.__cause__
+    return error is not None
+
+
 def scores_at(revision: str, systems: tuple[str, ...]) -> dict[str, Scores] | None:
     """Scores of every article in a revision by system, or None where DVC's cache lacks them. A UserError
     where the machine cannot read or write them.
@@ -283,7 +290,7 @@ def scores_at(revision: str, systems: tuple[str, ...]) -> dict[str, Scores] | No
                 repo.dvcfs.get_file(scores_file(system).as_posix(), str(path))
             except (OSError, DvcException, DataIndexError) as error:
                 # A full disk, say, is no reason to run an experiment again. A missing file is the cache's.
-                fault = None if isinstance(error, FileNotFoundError) else machine_faults.sentence_of(error)
+                fault = None if is_missing_file(error) else machine_faults.sentence_of(error)
                 if fault:
                     raise UserError(f"{path}: {fault}") from error
                 return None

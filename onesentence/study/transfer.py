@@ -2,18 +2,21 @@
 
 A scale's choice among the variants that both scales have is the one that its own results lead to: the best of
 those that are significantly better than the baseline, else the baseline. Where the scales have other
-baselines, as rates of learning, it is the variant with the highest score of each series that both have. The
-small scale's choice is then compared with the large scale's own, on the large scale.
+baselines, as rates of learning, it is the variant with the highest score of each series that both have. Where
+a study declares a margin, as of formats that save memory, it is the variant with the smallest base that is
+equivalent to the baseline within the margin, else the baseline. The small scale's choice is then compared
+with the large scale's own, on the large scale.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onesentence.core.errors import UserError
 from onesentence.evaluation.comparison import is_significant
+from onesentence.evaluation.equivalence import EQUIVALENT
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.study import variance
 from onesentence.study.comparison import borrowed_seed_variance, compared, measure
@@ -22,6 +25,8 @@ from onesentence.study.phrases import TITLE, between
 from onesentence.study.results import STUDIES
 from onesentence.study.scores import recorded, scores_file_of
 
+# Of a result and the names of the variants that both scales have: the choice, and the evidence in words.
+Choose = Callable[[dict[str, Any], list[str]], tuple[str, str]]
 SAME, ALIKE, WORSE = "the same choice", "no significant loss", "**a worse choice**"
 
 
@@ -30,7 +35,7 @@ class Answer:
     """What a study answers on two scales.
 
     part: a series of the study, "" for all of it; small, large: each scale's choice; small_text, large_text:
-    with its numbers; loss: the score of the small scale's choice minus that of the large scale's own, on the
+    with its numbers; loss: the score of the large scale's own choice minus that of the small scale's, on the
     large scale, as `variance.difference` with p_holm; None where they are one. confidence: of the study.
     """
 
@@ -49,7 +54,7 @@ class Answer:
         """Whether the small scale's choice is one to follow on the large scale."""
         if self.loss is None:
             return SAME
-        worse = is_significant(self.loss, self.confidence) and self.loss["value"] < 0
+        worse = is_significant(self.loss, self.confidence) and self.loss["value"] > 0
         return WORSE if worse else ALIKE
 
 
@@ -68,6 +73,32 @@ def significant_choice(result: dict[str, Any], names: list[str]) -> tuple[str, s
         return baseline, f"`{baseline}`; the best other, `{best}`: {between(gains[best])}, {verdict}"
     first = max(better, key=lambda name: gains[name]["value"])
     return first, f"`{first}`: {between(gains[first])}"
+
+
+def smallest_choice(result: dict[str, Any], names: list[str]) -> tuple[str, str]:
+    """The variant with the smallest base of those that are equivalent to the baseline, else the baseline, and
+    the evidence in words.
+    """
+    tests, baseline = result["equivalence"]["variants"], result["baseline"]
+    sizes = {name: result["variants"][name]["cost"]["base_bytes"] for name in names}
+    alike = [name for name in names if name in tests and tests[name]["verdict"] == EQUIVALENT]
+    chosen = min([baseline, *alike], key=lambda name: sizes[name])
+    smallest = min((name for name in names if name in tests), key=lambda name: sizes[name])
+    shown = chosen if chosen != baseline else smallest
+    entry = result["variants"][shown]["difference"][HEADLINE]
+    margin = f"{result['equivalence']['margin']:g} points"
+    if chosen != baseline:
+        return chosen, f"`{chosen}`: {between(entry)}, equivalent within {margin}"
+    lost = is_significant(entry, result["confidence"]) and entry["value"] < 0
+    verdict = "significantly worse" if lost else f"not shown to be within {margin}"
+    return baseline, f"`{baseline}`; the smallest, `{shown}`: {between(entry)}, {verdict}"
+
+
+def choice_of(small: dict[str, Any], large: dict[str, Any]) -> Choose:
+    """How both scales choose from a study. small, large: its results."""
+    if "equivalence" in small and "equivalence" in large:
+        return smallest_choice
+    return significant_choice if small["baseline"] == large["baseline"] else highest_choice
 
 
 def highest_choice(result: dict[str, Any], names: list[str]) -> tuple[str, str]:
@@ -99,13 +130,13 @@ def parts(
 
 
 def loss_of(result: dict[str, Any], studies: Studies, small: str, large: str) -> dict[str, Any]:
-    """The score of one variant minus that of another, of the study of `result`. studies: of its scale."""
+    """The score of variant `large` minus that of `small`, of the study of `result`. studies: of its scale."""
     variants, baseline = result["variants"], result["baseline"]
-    if large == baseline:
-        entry: dict[str, Any] = variants[small]["difference"][HEADLINE]
-        return entry
     if small == baseline:
-        entry = variants[large]["difference"][HEADLINE]
+        entry: dict[str, Any] = variants[large]["difference"][HEADLINE]
+        return entry
+    if large == baseline:
+        entry = variants[small]["difference"][HEADLINE]
         turned = {"value": -entry["value"], "low": -entry["high"], "high": -entry["low"]}
         return {**entry, **turned}
     # With the seeds that were compared: studies.yaml may have more by now.
@@ -120,7 +151,7 @@ def loss_of(result: dict[str, Any], studies: Studies, small: str, large: str) ->
                 f"in {studies.pipeline or 'the root folder'}"
             )
         measured = measure(pair, runs, result["resamples"], borrowed_seed_variance(study, studies))
-    entry = variance.difference(measured.headline(small), measured.headline(large), result["confidence"])
+    entry = variance.difference(measured.headline(large), measured.headline(small), result["confidence"])
     variance.adjust_holm([entry], result["confidence"])
     return entry
 
@@ -133,7 +164,7 @@ def answers(small: Studies, large: Studies) -> list[Answer]:
         if name not in of_small:
             continue
         other = of_small[name]
-        choose = significant_choice if other["baseline"] == result["baseline"] else highest_choice
+        choose = choice_of(other, result)
         for label, names in parts((other, small), (result, large)):
             (first, first_text), (second, second_text) = choose(other, names), choose(result, names)
             loss = None
@@ -180,7 +211,8 @@ def transfer_text(small: Studies) -> str:
             f"Questions: {len(found)}. Same choice on both scales: {outcomes.count(SAME)}. Another choice, "
             f"whose loss on {large.scale} is not significant: {outcomes.count(ALIKE)}. A worse choice: "
             f"{outcomes.count(WORSE)}. A choice is the best of the variants that are significantly better "
-            "than the baseline, else the baseline; of learning rates, the one with the highest score. "
+            "than the baseline, else the baseline; of learning rates, the one with the highest score; of "
+            "formats of the base, the smallest that is equivalent to the baseline, else the baseline. "
             f"Numbers are points of {TITLE}. The choice on {large.scale} was made on the same articles, "
             f"which favours it a little.\n\n{table(small.scale, large.scale, found)}\n"
         )

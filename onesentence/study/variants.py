@@ -21,8 +21,8 @@ class Study:
     """One study on one scale.
 
     settings: what all variants set; along: the key that the analysis follows; series: variants in the order
-    of that key, one list for each curve; spread_from: for a study of one seed, the study that the spread
-    between seeds is taken from; within: the margin of the tests of equivalence with the baseline, in points
+    of that key, one list for each curve; spread_from: for a study of one seed, the study that lends
+    its seed variance; within: the margin of the tests of equivalence with the baseline, in points
     of the headline metric, None for no such tests; goal: a score; the analysis `scaling` says how many
     pairs it would take, None for none; hours: measured on the machine of the scale, None before the first
     run; label: what the names of its experiments begin with, so that scales do not share names.

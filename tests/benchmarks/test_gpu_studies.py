@@ -166,6 +166,10 @@ def test_a_run_elsewhere_scores_as_the_pipeline_does_here(ran, tmp_path, monkeyp
     assert "written-greedily" in out
     costs = yaml.safe_load((project / "benchmarks/results/studies/tiny-ranks.json").read_text())
     assert costs["rank-4-seed0"]["training_seconds"] > 0
+    jobs = gpu_studies.opened(archive)
+    del jobs["plan"]
+    total = sum(seconds for job in jobs.values() for seconds in job["seconds.json"].values())
+    assert sum(cost["seconds"] for cost in costs.values()) == pytest.approx(total, abs=0.01)
     assert runs["slow-seed0"].tuned.columns["rouge1"].tolist() != there.columns["rouge1"].tolist()
     # Articles that are not those of data/local.dvc are refused.
     with Path("data/local/train.jsonl").open("a", encoding="utf-8") as file:

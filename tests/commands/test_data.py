@@ -15,7 +15,7 @@ import yaml
 
 from onesentence.commands import data, edit
 from onesentence.commands.data import next_steps
-from onesentence.core import errors
+from onesentence.core import errors, files
 from onesentence.core.files import file_sha256
 from onesentence.core.params import SPLITS
 
@@ -297,6 +297,20 @@ def test_a_kill_in_the_middle_is_taken_back(make_data, project, tmp_path, number
     assert tree(project) == before
     make_data(given)
     assert "second" in (LOCAL / "train.jsonl").read_text()
+
+
+def test_a_restore_that_was_stopped_half_way_is_completed(make_data, project, tmp_path):
+    make_data(folder_of(tmp_path / "first"))
+    before = tree(project)
+    files._keep([Path("params.yaml"), Path("data/local.dvc")], data.JOURNAL)
+    (data.JOURNAL / "0").unlink()  # params.yaml is back already
+    Path("data/local.dvc").write_text("outs: half\n")
+    with pytest.raises(SystemExit):
+        make_data("nowhere.jsonl")
+    aside = project / "data/local.interrupted-1"
+    assert [path.name for path in aside.rglob("*") if path.is_file()] == ["local.dvc"]
+    shutil.rmtree(aside)
+    assert tree(project) == before
 
 
 def test_one_call_at_a_time(refused, project, tmp_path):

@@ -76,10 +76,10 @@ def test_a_share_of_zero_is_no_certainty():
     nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
     known = {"n": 500, "confidence": 0.95, "resampling": {"effective_clusters": 95.0}}
     wide = with_width("verbatim", nothing, known)
-    assert wide["low"] == 0 and wide["high"] == pytest.approx(3.89, abs=0.01)  # of 95: z^2 / (95 + z^2)
+    assert wide["low"] == 0 and wide["high"] == pytest.approx(3.98, abs=0.01)  # t^2 / (95 + t^2)
     assert with_width("verbatim", nothing, {"n": 500, "confidence": 0.95})["high"] < 0.8
     every = with_width("success_rate", dict.fromkeys(nothing, 1.0), known)
-    assert every["high"] == 1.0 and every["low"] == pytest.approx(0.961, abs=0.001)
+    assert every["high"] == 1.0 and every["low"] == pytest.approx(0.960, abs=0.001)
     assert with_width("rouge1", nothing, known) == nothing  # no share
     some = {"value": 0.8, "low": 0.2, "high": 1.6}
     assert with_width("verbatim", some, known) == some

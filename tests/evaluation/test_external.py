@@ -548,6 +548,8 @@ def test_another_format_is_refused(tmp_path, name, content, expected, role):
         ["one\ttab", "no tab"],
         ["html", "<p>"],
         ["<b>Bold</b> words", "and <i>others</i>"],
+        ["<s> a sentence . </s>", "<s> another . </s>"],
+        ['{"x": is how an object begins in JSON'],
         ['{"a": 1}', "prose", "prose"],
         ["", "x"],
     ],

@@ -87,7 +87,7 @@ def test_a_base_without_an_embedding_for_an_id_is_refused(pipeline, tiny, tmp_pa
     tokenizer.save_pretrained(tmp_path / "padded")
     monkeypatch.chdir(pipeline)
     with pytest.raises(UserError, match=r"pad token '\[ANOTHER PAD\]' has id 600, and the model has 600 emb"):
-        Summarizer.load(tmp_path / "padded")
+        Summarizer.load(tmp_path / "padded").summarize(["An article."])
     shutil.copytree(tiny, tmp_path / "worded")
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.add_tokens(["zyzzyva"])
@@ -98,24 +98,27 @@ def test_a_base_without_an_embedding_for_an_id_is_refused(pipeline, tiny, tmp_pa
         worded.summarize(["A zyzzyva is a beetle."])
 
 
-def test_prompts_beyond_a_table_of_positions_are_refused_before_the_first_article(
-    pipeline, tiny, tmp_path, monkeypatch, capsys
-):
+def test_prompts_beyond_a_table_of_positions_are_refused(pipeline, tiny, tmp_path, monkeypatch, capsys):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     for positions in (100, 102):  # the pipeline's prompts have up to 96 tokens, its outputs 6
         config = GPT2Config(vocab_size=600, n_positions=positions, n_embd=16, n_layer=1, n_head=2)
         GPT2LMHeadModel(config).save_pretrained(tmp_path / f"gpt2-{positions}")
         tokenizer.save_pretrained(tmp_path / f"gpt2-{positions}")
     monkeypatch.chdir(pipeline)
-    with pytest.raises(UserError, match=r"102 tokens, the model has 100 positions; lower .* by 2"):
-        Summarizer.load(tmp_path / "gpt2-100")
+    small = Summarizer.load(tmp_path / "gpt2-100")
+    assert len(small.summarize(["A short article."])) == 1
+    with pytest.raises(UserError, match=r"gpt2-100: .*102 tokens, the model has 100 pos.*; lower .* by 2"):
+        small.summarize(["word " * 500])
+    with pytest.raises(UserError, match="100 positions"):
+        small.check()  # as `serve` does before it accepts an article
     assert len(Summarizer.load(tmp_path / "gpt2-102").summarize(["word " * 500])) == 1
     # A rotary model goes on beyond what it was trained on, and says so.
     shutil.copytree(tiny, tmp_path / "short")
     config = json.loads((tmp_path / "short/config.json").read_text())
     (tmp_path / "short/config.json").write_text(json.dumps({**config, "max_position_embeddings": 100}))
     capsys.readouterr()
-    Summarizer.load(tmp_path / "short")
+    short = Summarizer.load(tmp_path / "short")
+    short.summarize(["word " * 500, "A short article."])
     assert "was trained on at most 100 positions; its outputs may be poor" in capsys.readouterr().err
 
 

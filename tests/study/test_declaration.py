@@ -96,7 +96,11 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
     variants = {"few": {"data.train_size": 100}, "all": {"data.train_size": None}}
     whole = {"question": "?", "seeds": [0], "variants": variants, "baseline": "few"}
     study = declared(tmp_path, sizes=whole).study("sizes", quick=True)
-    assert [v["data.train_size"] for v in study.experiments().values()] == [5, 5]
+    assert [v["data.train_size"] for v in study.experiments().values()] == [5, 6]
+    variants |= {"many": {"data.train_size": 400}}
+    whole |= {"settings": {"data.train_size": 100}}
+    study = declared(tmp_path, sizes=whole).study("sizes", quick=True)
+    assert [v["data.train_size"] for v in study.experiments().values()] == [5, 21, 20]
 
 
 @pytest.mark.parametrize(

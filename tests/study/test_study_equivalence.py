@@ -53,8 +53,10 @@ def test_tests_made_together_are_corrected():
 
 def test_what_never_varies_is_decided_and_what_is_undefined_is_not():
     assert verdicts(entry(0.0, se=0.0, df=None)) == ["equivalent"]
-    assert verdicts(entry(0.0, se=0.0, df=1)) == ["undecided"]  # two articles that are alike
-    assert verdicts(entry(0.0, se=0.0, df=978)) == ["equivalent"]
+    same = variants(entry(0.0, se=0.0, df=None))
+    for effective, verdict in ((2, "undecided"), (5, "undecided"), (6, "equivalent"), (979, "equivalent")):
+        tests = equivalences(same, 0.5, 0.95, effective)["variants"]
+        assert [test["verdict"] for test in tests.values()] == [verdict]
     assert verdicts(entry(0.6, se=0.0, df=None)) == ["different"]
     assert verdicts(entry(0.5, se=0.0, df=None)) == ["undecided"]
     assert verdicts({"value": None, "se": None, "df": None}) == ["undecided"]

@@ -13,9 +13,19 @@ from onesentence.core.errors import UserError
 from onesentence.evaluation.metrics import Scores
 from onesentence.study.comparison import borrowed_seed_variance, compare, write_result
 from onesentence.study.declaration import Studies
+from onesentence.study.equivalence import equivalences
 from onesentence.study.results import STUDIES
 from onesentence.study.scores import recorded, scores_file_of, write_runs
-from onesentence.study.transfer import ALIKE, SAME, WORSE, Answer, answers, transfer_text
+from onesentence.study.transfer import (
+    ALIKE,
+    SAME,
+    WORSE,
+    Answer,
+    answers,
+    choice_of,
+    smallest_choice,
+    transfer_text,
+)
 
 PIPELINE = "presets/large"
 NOISE = np.random.default_rng(0).normal(0, 4, N)
@@ -85,9 +95,9 @@ def test_without_a_study_of_both_scales_nothing_is_said(scales):
     [
         ({}, {}, ("rank-8", "rank-8"), None, SAME),
         ({"rank-32": 33.0}, {"rank-32": 34.0}, ("rank-32", "rank-32"), None, SAME),
-        ({"rank-32": 33.0}, {"rank-32": 28.0}, ("rank-32", "rank-8"), -2.0, WORSE),
-        ({}, {"rank-32": 32.0}, ("rank-8", "rank-32"), -2.0, WORSE),
-        ({"rank-16": 33.0}, {"rank-16": 31.0, "rank-32": 33.0}, ("rank-16", "rank-32"), -2.0, WORSE),
+        ({"rank-32": 33.0}, {"rank-32": 28.0}, ("rank-32", "rank-8"), 2.0, WORSE),
+        ({}, {"rank-32": 32.0}, ("rank-8", "rank-32"), 2.0, WORSE),
+        ({"rank-16": 33.0}, {"rank-16": 31.0, "rank-32": 33.0}, ("rank-16", "rank-32"), 2.0, WORSE),
         ({"rank-16": 33.0}, {}, ("rank-16", "rank-8"), 0.0, ALIKE),
     ],
 )
@@ -103,6 +113,41 @@ def test_a_choice_of_the_small_scale_is_compared_with_that_of_the_large_one(
     if answer.loss:
         assert answer.loss["value"] == pytest.approx(loss, abs=0.2)
         assert answer.loss["low"] < answer.loss["value"] < answer.loss["high"]
+
+
+def of_formats(small: float, large: float, sizes: dict[str, int]) -> dict:
+    """A result with a margin: scores of two formats below the baseline's, and what a base takes."""
+    result = {"baseline": "none", "confidence": 0.95, "variants": {"none": {"cost": {"base_bytes": 100}}}}
+    for name, lost in (("int8", small), ("nf4", large)):
+        entry = {"value": -lost, "low": -lost - 0.2, "high": -lost + 0.2, "se": 0.1, "df": 500.0}
+        entry |= {"p_holm": 0.001 if lost > 0.2 else 0.9}
+        result["variants"][name] = {"cost": {"base_bytes": sizes[name]}, "difference": {"rouge1": entry}}
+    named = {name: {"difference": {}, **variant} for name, variant in result["variants"].items()}
+    return {**result, "variants": named, "equivalence": equivalences(named, 0.5, 0.95)}
+
+
+@pytest.mark.parametrize(
+    ("lost", "choice", "words"),
+    [
+        ((0.0, 0.1), "nf4", "`nf4`: -0.10 [-0.30, +0.10], equivalent within 0.5 points"),
+        ((0.1, 0.7), "int8", "`int8`: -0.10 [-0.30, +0.10], equivalent within 0.5 points"),
+        ((0.9, 0.7), "none", "`none`; the smallest, `nf4`: -0.70 [-0.90, -0.50], significantly worse"),
+        (
+            (-0.9, -0.7),
+            "none",
+            "`none`; the smallest, `nf4`: +0.70 [+0.50, +0.90], not shown to be within 0.5",
+        ),
+    ],
+)
+def test_of_formats_the_smallest_is_chosen_that_is_as_good(lost, choice, words):
+    result = of_formats(*lost, {"int8": 50, "nf4": 30})
+    names = list(result["variants"])
+    chosen, said = smallest_choice(result, names)
+    assert chosen == choice and said.startswith(words)
+    assert choice_of(result, result) is smallest_choice
+    # A format that is equivalent and larger than the baseline is no reason to change.
+    larger = of_formats(0.0, 0.9, {"int8": 120, "nf4": 30})
+    assert smallest_choice(larger, names)[0] == "none"
 
 
 def test_seeds_that_were_declared_since_are_no_part_of_a_loss(scales):
@@ -140,7 +185,7 @@ def test_a_baseline_that_all_others_are_significantly_worse_than_is_said_to_be(s
 
 
 def test_a_loss_that_holm_does_not_confirm_is_no_worse_choice():
-    loss = {"value": -0.7, "low": -1.3, "high": -0.1, "p_holm": 0.12}
+    loss = {"value": 0.7, "low": 0.1, "high": 1.3, "p_holm": 0.12}
     texts = ("rank", "?", "", "a", "b", "", "")
     assert Answer(*texts, loss, 0.95).outcome == ALIKE
     assert Answer(*texts, {**loss, "p_holm": 0.02}, 0.95).outcome == WORSE
@@ -153,7 +198,7 @@ def test_rates_are_compared_by_series_where_the_baselines_differ(scales):
     (answer,) = answers(small, large)
     choices = (answer.part, answer.small, answer.large)
     assert choices == ("rank 8", "learning-rate-0.004", "learning-rate-0.002")
-    assert answer.outcome == WORSE and answer.loss["value"] == pytest.approx(-3, abs=0.2)
+    assert answer.outcome == WORSE and answer.loss["value"] == pytest.approx(3, abs=0.2)
     text = transfer_text(small)
     assert text.startswith("## Would small have led to the wrong choice for large?\n")
     assert "Questions: 1. Same choice on both scales: 0." in text and "A worse choice: 1." in text

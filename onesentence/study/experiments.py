@@ -266,7 +266,7 @@ def require_loadable(study: Study, whole: dict[str, Any]) -> None:
 def is_missing_file(error: BaseException | None) -> bool:
     """Whether a file that does not exist has led to an error. DVC raises others in its place."""
     while error is not None and not isinstance(error, FileNotFoundError):
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
     return error is not None
 
 

@@ -209,7 +209,7 @@ def test_the_estimate_measures_no_run_of_other_settings_and_none_that_will_not_f
     before = (folder / "params.yaml").read_bytes()
     monkeypatch.chdir(folder)
     said = {}
-    for key, value in (("prompt__max_input_tokens", 200), ("train__batch_size", 16_000_000)):
+    for key, value in (("prompt__max_input_tokens", 200), ("train__batch_size", 200_000)):
         edit(folder, **{key: value})
         estimate.command.main([], standalone_mode=False)
         said[key] = capsys.readouterr().out

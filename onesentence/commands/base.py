@@ -32,11 +32,9 @@ MODELS = Path("models")
 REQUIREMENTS_FILE = "models/requirements.txt"  # packages that read GGUF, beyond requirements.txt
 
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
-WRITTEN = (  # into models/NAME
-    *(WEIGHTS, "config.json", "generation_config.json"),
-    *(TOKENIZER, "tokenizer_config.json", "chat_template.jinja"),
-    *("LICENSE", "README.md"),
-)
+# Into models/NAME.
+WRITTEN = {WEIGHTS, TOKENIZER, "config.json", "generation_config.json", "tokenizer_config.json"}
+WRITTEN |= {"chat_template.jinja", "LICENSE", "README.md"}
 
 
 @dataclass(frozen=True)
@@ -217,7 +215,7 @@ def require_own(name: str, folder: Path) -> None:
     other weights, another tokenizer, files of other names.
     """
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    others = sorted(present - set(WRITTEN))
+    others = sorted(present - WRITTEN)
     for file, wanted in ((WEIGHTS, BASES[name].weights_sha256), (TOKENIZER, BASES[name].tokenizer_sha256)):
         if file in present and file_sha256(folder / file) != wanted:
             others = [file, *others]

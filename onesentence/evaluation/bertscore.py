@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from onesentence.core import machine_faults
 from onesentence.core.errors import UserError
 from onesentence.core.journal import Journal
 from onesentence.core.params import Evaluate
@@ -20,6 +19,7 @@ from onesentence.core.runtime import set_up
 from onesentence.evaluation.articles import score_articles
 from onesentence.evaluation.pinned_model import (
     limit_length,
+    loading,
     model_files,
     one_thread,
     require_vocabulary,
@@ -57,16 +57,10 @@ class BertScore:
         sha256 = require_weights(folder, name, KEY, settings.bertscore_sha256)
         set_up(seed=0)
         import torch
-        from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-        try:
+        with loading(name, KEY, "an encoder"):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{KEY}: {name!r} has no config.json that can be used ({reason}); copy the whole model"
-            ) from error
         if config.is_encoder_decoder:
             raise UserError(f"{KEY}: {name!r} has a decoder; use an encoder")
         layers = config.num_hidden_layers
@@ -76,7 +70,7 @@ class BertScore:
                 f"use 1 to {layers}"
             )
         config.num_hidden_layers = layer  # layers above the one that is compared are not built
-        try:
+        with loading(name, KEY, "an encoder"):
             model, info = AutoModel.from_pretrained(
                 folder,
                 config=config,
@@ -86,13 +80,6 @@ class BertScore:
                 output_loading_info=True,
             )
             self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-            if machine_faults.sentence_of(error):  # too little memory, say, is no fault of the model
-                raise
-            raise UserError(
-                f"{KEY}: {name!r} could not be loaded as an encoder ({' '.join(str(error).split())[:200]}); "
-                "copy the whole model"
-            ) from error
         # transformers fills them with random numbers. The pooler comes after the layers that are compared.
         if missing := sorted(name for name in info["missing_keys"] if not name.startswith("pooler.")):
             raise UserError(

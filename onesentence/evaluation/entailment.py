@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onesentence.core import machine_faults
 from onesentence.core.errors import UserError
 from onesentence.core.journal import Journal
 from onesentence.core.params import Evaluate
@@ -25,6 +24,7 @@ from onesentence.evaluation.articles import score_articles
 from onesentence.evaluation.extraction import Article
 from onesentence.evaluation.pinned_model import (
     limit_length,
+    loading,
     model_files,
     one_thread,
     require_vocabulary,
@@ -125,10 +125,9 @@ class Entailment:
     def _load(self, folder: Path, name: str) -> None:
         """Load the model and its tokenizer. Raises UserError if they do not classify pairs of texts."""
         import torch
-        from safetensors import SafetensorError
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        try:
+        with loading(name, KEY, "a classifier of texts"):
             self._model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -137,13 +136,6 @@ class Entailment:
                 output_loading_info=True,
             )
             self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-            if machine_faults.sentence_of(error):  # too little memory, say, is no fault of the model
-                raise
-            raise UserError(
-                f"{KEY}: {name!r} could not be loaded as a classifier of texts "
-                f"({' '.join(str(error).split())[:200]}); use a whole model of natural language inference"
-            ) from error
         require_vocabulary(self._tokenizer, name, KEY)
         missing = sorted(info["missing_keys"])
         if missing:  # transformers fills them with random numbers

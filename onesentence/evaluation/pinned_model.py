@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onesentence.core import machine_faults
 from onesentence.core.errors import UserError
 from onesentence.core.files import file_sha256
 
@@ -54,6 +55,25 @@ def require_weights(folder: Path, name: str, key: str, expected: str | None) -> 
             f"{sha256}); to use them, set the key to their hash"
         )
     return sha256
+
+
+@contextmanager
+def loading(name: str, key: str, kind: str) -> Iterator[None]:
+    """Inside, a model folder that cannot be loaded is a UserError. kind: what the metric needs.
+
+    A fault of the machine, such as too little memory, says nothing about the model and stays as it is.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        if machine_faults.sentence_of(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{key}: {name!r} could not be loaded as {kind} ({reason}); copy the whole model, or use another"
+        ) from error
 
 
 def require_vocabulary(tokenizer: "PreTrainedTokenizerBase", name: str, key: str) -> None:

@@ -143,8 +143,7 @@ def _file(path: Path, lines: bool, column: str) -> Input:
             if error.errno == errno.ENAMETOOLONG:
                 raise UserError(
                     f"{name[:NAME_CHARACTERS_SHOWN]}...: too long for the name of a file; pass a text by "
-                    "standard input: "
-                    "onesentence summarize -"
+                    "standard input: onesentence summarize -"
                 ) from error
             raise UserError(f"{name}: cannot be read: {error.strerror}; expected {EXPECTED}") from error
 

@@ -99,8 +99,7 @@ class Writer:
             return
         if kind is None:
             self._opened()  # a run without a result has an empty file
-        if kind is None:  # before the file is closed, which frees its lock
-            self.partial.replace(self.target)
+            self.partial.replace(self.target)  # before the file is closed, which frees its lock
         if self._file is not None:
             self._file.close()
 

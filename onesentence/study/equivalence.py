@@ -4,7 +4,6 @@ Two one-sided tests (TOST, see evaluation.equivalence) with the standard error a
 the study's differences, in which the chance of articles and of seeds is.
 """
 
-import math
 from typing import Any
 
 from onesentence.evaluation.equivalence import DIFFERENT, EQUIVALENT, UNDECIDED, tost_confidence, verdict_of
@@ -12,9 +11,7 @@ from onesentence.evaluation.metrics import HEADLINE
 from onesentence.evaluation.resampling import holm
 
 
-def one_sided(
-    entry: dict[str, Any], margin: float, confidence: float, effective: float = math.inf
-) -> dict[str, Any]:
+def one_sided(entry: dict[str, Any], margin: float, confidence: float, effective: float) -> dict[str, Any]:
     """Return the 1 - 2 alpha interval of a difference, low and high, and two p-values.
 
     p: of the hypothesis that the distance is at least the margin, the larger of the one-sided ones; p_beyond:
@@ -38,7 +35,7 @@ def one_sided(
 
 
 def equivalences(
-    variants: dict[str, dict[str, Any]], margin: float, confidence: float, effective: float = math.inf
+    variants: dict[str, dict[str, Any]], margin: float, confidence: float, effective: float
 ) -> dict[str, Any]:
     """Return the tests of a study: margin, confidence of the intervals, and each variant's test by name.
 

@@ -243,7 +243,7 @@ def test_code_in_a_models_folder_is_not_run_and_nobody_is_asked(tmp_path, monkey
     auto = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
     (folder / "config.json").write_text(json.dumps({"model_type": "own-model", "auto_map": auto}))
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # what transformers would ask
-    assert "has no config.json that can be used" in error_of(str(folder)) and not ran.exists()
+    assert "could not be loaded as an encoder" in error_of(str(folder)) and not ran.exists()
 
 
 def test_other_weights_are_refused():

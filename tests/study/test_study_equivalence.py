@@ -21,7 +21,7 @@ def variants(*entries):
 
 
 def verdicts(*entries, margin=0.5):
-    tests = equivalences(variants(*entries), margin, 0.95)["variants"]
+    tests = equivalences(variants(*entries), margin, 0.95, 500)["variants"]
     return [test["verdict"] for test in tests.values()]
 
 
@@ -31,7 +31,7 @@ def test_p_is_the_larger_of_two_one_sample_t_tests(value):
     numbers = stats.zscore([1.0, 4, 2, 8, 5, 7, 1, 4, 2, 8, 5, 7, 3], ddof=1) * 0.2 * 13**0.5 + value
     below = stats.ttest_1samp(numbers, -0.5, alternative="greater")
     above = stats.ttest_1samp(numbers, 0.5, alternative="less")
-    result = one_sided(entry(value), 0.5, 0.95)
+    result = one_sided(entry(value), 0.5, 0.95, 500)
     assert result["p"] == pytest.approx(max(below.pvalue, above.pvalue))
     interval = stats.ttest_1samp(numbers, 0).confidence_interval(0.9)
     assert (result["low"], result["high"]) == pytest.approx(tuple(interval))
@@ -65,7 +65,8 @@ def test_what_never_varies_is_decided_and_what_is_undefined_is_not():
 def test_sentence_names_each_verdict_and_only_where_a_margin_is_declared(tmp_path):
     result = study_result(0.0, 0.9) | {"settings": {}}
     assert equivalence_sentences(result) == []
-    result["equivalence"] = equivalences(variants(entry(0.05, se=0.1), entry(0.4), entry(2.0)), 0.5, 0.95)
+    tested = variants(entry(0.05, se=0.1), entry(0.4), entry(2.0))
+    result["equivalence"] = equivalences(tested, 0.5, 0.95, 500)
     assert equivalence_sentences(result) == [
         "Within 0.5 points of ROUGE-1 of a (test of equivalence): v0. "
         "More than 0.5 points of ROUGE-1 from a: v2. "
@@ -84,7 +85,7 @@ def test_written_tests_follow_from_the_written_numbers(tmp_path):
     path = tmp_path / "s.json"
     write_result(path, result, 0.5)
     written = read_json(path)
-    again = equivalences(written["variants"], 0.5, written["confidence"])
+    again = equivalences(written["variants"], 0.5, written["confidence"], written["n"])
     assert written["equivalence"] == rounded(again)
     write_result(path, result, None)
     assert "equivalence" not in read_json(path)
@@ -94,7 +95,7 @@ def test_committed_tests_follow_from_the_committed_numbers():
     study = Studies("models/phi-tiny", ROOT / STUDIES_FILE).study("quantization")
     result = read_json(ROOT / "metrics/studies/quantization.json")
     assert result["equivalence"] == rounded(
-        equivalences(result["variants"], study.within, result["confidence"])
+        equivalences(result["variants"], study.within, result["confidence"], result["n"])
     )
 
 

@@ -123,7 +123,7 @@ def of_formats(small: float, large: float, sizes: dict[str, int]) -> dict:
         entry |= {"p_holm": 0.001 if lost > 0.2 else 0.9}
         result["variants"][name] = {"cost": {"base_bytes": sizes[name]}, "difference": {"rouge1": entry}}
     named = {name: {"difference": {}, **variant} for name, variant in result["variants"].items()}
-    return {**result, "variants": named, "equivalence": equivalences(named, 0.5, 0.95)}
+    return {**result, "variants": named, "equivalence": equivalences(named, 0.5, 0.95, 500)}
 
 
 @pytest.mark.parametrize(

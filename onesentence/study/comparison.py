@@ -26,6 +26,7 @@ TESTED_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore")
 # report.
 NOT_COMPARED = ("seed", *UNREAD)
 DESCRIBED = ("verbatim", "coverage", "novel_2", "words")  # given beside them, not tested
+VALID = "success_rate"  # of the untuned model, which may score low because it writes nothing
 ONE_LINE = 4  # depth in the JSON from which a score takes one line
 
 
@@ -155,13 +156,16 @@ def compared_variants(
     for variant in study.variants:
         scores = measured.tuned[variant.name]
         untuned = variance.summary(measured.base[variant.name], confidence)
-        had = runs[study.experiment(variant.name, study.seeds[0])].params
+        run = runs[study.experiment(variant.name, study.seeds[0])]
         variants[variant.name] = {
             "sets": variant.changes,
-            "values": {key: lookup(had, key) for key in varied},
+            "values": {key: lookup(run.params, key) for key in varied},
             "cost": measured.cost[variant.name],
             "scores": {name: variance.summary(scores[name], confidence) for name in scores},
-            "base": {HEADLINE: {name: untuned[name] for name in ("value", "low", "high")}},
+            "base": {
+                HEADLINE: {name: untuned[name] for name in ("value", "low", "high")},
+                VALID: float(run.base.columns[VALID].mean()),
+            },
             "difference": {
                 metric: difference(study, measured, runs, variant.name, metric, confidence)
                 for metric in TESTED_METRICS
@@ -229,6 +233,7 @@ def compare(
         "variants": variants,
         "analysis": analysis.numbers(study, measured, confidence) if analysis else {},
         "code": code_of_runs(runs),
+        **({"note": study.note} if study.note else {}),
     }
 
 

@@ -16,11 +16,11 @@ from onesentence.study.declaration import Studies
 from onesentence.study.experiments import shown
 from onesentence.study.phrases import between
 from onesentence.study.results import read_result
-from onesentence.study.sentences import analysis_sentences, chance_sentence, settings_sentence
+from onesentence.study.sentences import FOLLOWS, analysis_sentences, chance_sentence, settings_sentence
 from onesentence.study.transfer import transfer_text
 
 DECISIONS_FILE = Path("docs/decisions.md")
-SAME_CHOICE = {"model.name": {"model.watch", "model.revision"}}  # keys that follow another key
+SAME_CHOICE = {"model.name": set(FOLLOWS)}  # keys that follow another key
 DECIDED_ON = "phi-tiny"  # the scale of studies.yaml whose numbers DECISIONS were made on
 CONFIRMATIONS = ("confirmation", "confirmation_decoding")  # the studies of the test split
 
@@ -271,12 +271,12 @@ def decisions_text(studies: Path, scale: str, values: dict[str, Any], transfer: 
     parts = [
         "# Decisions\n",
         "Defaults in `params.yaml` that a study varies: what the study measured, and what others found. "
-        "Studies train on less data than the default, so that many runs fit into a night; their settings are "
-        f"given. Numbers are differences in {title} from the study's baseline, with their intervals. "
-        "*Significant* is after Holm's correction over the study's variants. Intervals are not corrected for "
-        "multiple tests, so one may exclude 0 although the difference is not significant. *MDE* is the "
-        f"minimum detectable effect: the true difference that is significant in {POWER:.0%} of cases. "
-        "Written by `make study`.\n",
+        "Most studies train on less data than the default, so that many runs fit into a night; their "
+        f"settings are given. Numbers are differences in {title} from the study's baseline, with their "
+        "intervals. *Significant* is after Holm's correction over the study's variants. Intervals are not "
+        "corrected for multiple tests, so one may exclude 0 although the difference is not significant. "
+        "*MDE* is the minimum detectable effect: the true difference that is significant in "
+        f"{POWER:.0%} of cases. Written by `make study`.\n",
         *independence_note(studies, scale),
         *([transfer] if transfer else []),
     ]
@@ -287,8 +287,9 @@ def decisions_text(studies: Path, scale: str, values: dict[str, Any], transfer: 
 
 
 def independence_note(studies: Path, scale: str) -> list[str]:
-    """A paragraph on studies of DECISIONS that were compared before clusters were resampled; none without."""
-    names = dict.fromkeys([*(decision.study for decision in DECISIONS), *CONFIRMATIONS])
+    """A paragraph on studies that were compared before clusters were resampled; none without."""
+    others = [path.stem for path in sorted(studies.glob("*.json"))]  # a decision may mention any study
+    names = dict.fromkeys([*(decision.study for decision in DECISIONS), *CONFIRMATIONS, *others])
     results = {name: committed(studies, name, scale) for name in names}
     old = [f"`{name}`" for name, result in results.items() if result and "resampling" not in result]
     if not old:

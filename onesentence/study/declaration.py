@@ -65,6 +65,7 @@ TEXT, TEXT_OR_NULL = must_be(rules.TEXT), must_be(rules.TEXT_OR_NULL)
 SCALE_SHAPE = {
     Required("model"): TEXT,
     "pipeline": TEXT,
+    "note": TEXT,
     Required("settings"): voluptuous.All(must_be(KEYS), {str: object}),
     Required("quick"): voluptuous.All(must_be(KEYS), {str: object}),
 }
@@ -81,6 +82,7 @@ STUDY_SHAPE = {
     "within": must_be(POSITIVE),
     "goal": {str: must_be(POSITIVE)},
     "hours": {str: must_be(POSITIVE)},
+    "note": voluptuous.Any(TEXT, {str: TEXT}),
 }
 SHAPES: dict[str, Any] = {  # of the values for one scale
     "axes": {str: must_be(VALUES)},
@@ -252,6 +254,7 @@ class Studies:
                 "model with `make preset`"
             )
         self.scale: str = matching[0]
+        self.note: str = scales[self.scale].get("note", "")  # on all studies of the scale
         self.pipeline = pipeline
         for name, entry in self.declared["studies"].items():
             for key, shape in SHAPES.items():
@@ -345,6 +348,7 @@ class Studies:
             hours=None if quick else entry.get("hours", {}).get(self.scale),
             # Experiments of all pipelines are in one repository: each needs a name of its own.
             label=f"{self.scale}-" if self.pipeline else "",
+            note=self.only_here(name, entry, "note") or "",
         )
         if follows and follows.check:
             follows.check(where, study)

@@ -1,6 +1,7 @@
 """The studies in docs/studies.md, and docs/decisions.md."""
 
 import contextlib
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from onesentence.study.figures import PLOTS, write_plots
 from onesentence.study.results import STUDIES
 from onesentence.study.sentences import settings_sentence, summarize_study
 
+WIDTH = 120  # of a line of prose in docs/
 STUDIES_PAGE = Path("docs/studies.md")
 START, END = "<!-- studies: written by make study -->\n", "<!-- end of studies -->\n"
 
@@ -51,6 +53,9 @@ def page_of(studies: Studies, values: dict[str, Any]) -> str:
         f"They ran in [its own pipeline](../{studies.pipeline}).\n"
         "[Studies](studies.md) says how to read them and how to run them."
     )
+    unrun = [study for study in studies.names() if study not in compared(STUDIES, studies)]
+    for text in (studies.note, f"Declared and not compared yet: {', '.join(unrun)}." * bool(unrun)):
+        said += f"\n\n{textwrap.fill(text, WIDTH, break_on_hyphens=False)}" * bool(text)
     return f"# Studies of {name}\n\n{said}\n\n{START}{section(STUDIES, studies, values)}{END}"
 
 

@@ -10,6 +10,7 @@ from onesentence.evaluation.equivalence import DIFFERENT, EQUIVALENT, UNDECIDED
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.report.formatting import mde_text
 from onesentence.study.analyses import ANALYSES
+from onesentence.study.comparison import VALID
 from onesentence.study.experiments import flat, shown
 from onesentence.study.phrases import TITLE, VARIANTS_LISTED, between
 
@@ -18,6 +19,7 @@ BOOKKEEPING = (  # settings that change no score
     *("train.log_every", "train.checkpoint_every", "generate.max_batch_tokens"),
     *params.NO_EFFECT,
 )
+FOLLOWS = ("model.watch", "model.revision")  # settings that change with model.name
 EXCEPTIONS_LISTED = 3  # variants with a setting of their own that a sentence lists
 REMOVED = "removed"  # a default that params.yaml no longer has
 
@@ -61,9 +63,47 @@ def equivalence_sentences(result: dict[str, Any]) -> list[str]:
     sentences = {
         EQUIVALENT: f"Within {within} of {result['baseline']} (test of equivalence): {names[EQUIVALENT]}.",
         DIFFERENT: f"More than {within} from {result['baseline']}: {names[DIFFERENT]}.",
-        UNDECIDED: f"Too few articles or seeds to say whether within {within}: {names[UNDECIDED]}.",
+        UNDECIDED: f"Undecided whether within {within} of {result['baseline']} (too few articles or seeds): "
+        f"{names[UNDECIDED]}.",
     }
     return [" ".join(sentence for verdict, sentence in sentences.items() if names[verdict])]
+
+
+def several_sentences(result: dict[str, Any]) -> list[str]:
+    """The variants that differ from the baseline in more than one setting."""
+    baseline = result["variants"][result["baseline"]]["values"]
+    found: dict[str, list[str]] = {}
+    for name, variant in result["variants"].items():
+        keys = [key for key, value in variant["values"].items() if value != baseline[key]]
+        keys = [key for key in keys if key not in (*BOOKKEEPING, *FOLLOWS)]
+        if len(keys) > 1:
+            found.setdefault(", ".join(keys), []).append(name)
+    if not found:
+        return []
+    names = [name for group in found.values() for name in group]
+    if len(found) > EXCEPTIONS_LISTED or len(names) > VARIANTS_LISTED:
+        listed = f"{len(names)} of {len(result['variants']) - 1}"
+    else:
+        listed = "; ".join(f"{', '.join(group)} ({keys})" for keys, group in found.items())
+    return [f"Variants that change more than one setting of {result['baseline']}: {listed}."]
+
+
+def untuned_sentences(result: dict[str, Any]) -> list[str]:
+    """How the untuned base does, for each way to load and prompt it that the study has. A base that writes
+    nothing scores 0.
+    """
+    found: dict[tuple[float, float], list[str]] = {}
+    for name, variant in result["variants"].items():
+        if VALID not in variant["base"]:  # compared before this was kept
+            return []
+        found.setdefault((variant["base"][HEADLINE]["value"], variant["base"][VALID]), []).append(name)
+    if len(found) > VARIANTS_LISTED:
+        return []
+    texts = []
+    for (score, valid), names in found.items():
+        where = f" in {', '.join(names)}" if len(found) > 1 else ""
+        texts.append(f"{score:.2f}{where} ({valid:.0%} of its outputs are valid)")
+    return [f"The untuned model scores {'; '.join(texts)}."]
 
 
 def chance_sentence(result: dict[str, Any]) -> str:
@@ -83,8 +123,9 @@ def chance_sentence(result: dict[str, Any]) -> str:
         )
     if result["spread_from"]:
         return (
-            f"One seed for each variant. The seed variance is that of the study {result['spread_from']} "
-            f"(a standard deviation of {result['spread_sd']:.2f} points). {sampling}"
+            "One seed for each variant. Intervals allow for other seeds with the seed variance of the study "
+            f"{result['spread_from']}, where scores of one variant's seeds have a standard deviation of "
+            f"{result['spread_sd']:.2f} points. {sampling}"
         )
     return (
         "One seed for each variant, with no allowance for other seeds: the results hold for these trained "
@@ -150,8 +191,11 @@ def summarize_study(result: dict[str, Any]) -> list[str]:
     return [
         *left_out,
         differences_sentence(result),
+        *several_sentences(result),
         *equivalence_sentences(result),
         *analysis_sentences(result),
+        *untuned_sentences(result),
+        *([result["note"]] if "note" in result else []),
         chance_sentence(result),
         *independence_sentences(result),
     ]

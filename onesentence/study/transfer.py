@@ -16,7 +16,7 @@ from typing import Any
 
 from onesentence.core.errors import UserError
 from onesentence.evaluation.comparison import is_significant
-from onesentence.evaluation.equivalence import EQUIVALENT
+from onesentence.evaluation.equivalence import DIFFERENT, EQUIVALENT, UNDECIDED
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.study import variance
 from onesentence.study.comparison import borrowed_seed_variance, compared, measure
@@ -25,73 +25,105 @@ from onesentence.study.phrases import TITLE, between
 from onesentence.study.results import STUDIES
 from onesentence.study.scores import recorded, scores_file_of
 
-# Of a result and the names of the variants that both scales have: the choice, and the evidence in words.
-Choose = Callable[[dict[str, Any], list[str]], tuple[str, str]]
-SAME, ALIKE, WORSE = "the same choice", "no significant loss", "**a worse choice**"
+# Of a result and the names of the variants that both scales have.
+Choose = Callable[[dict[str, Any], list[str]], "Choice"]
+# What a test of equivalence says of a format that is not shown to be equivalent within a margin.
+APART = {DIFFERENT: "not within {}", UNDECIDED: "undecided whether within {}"}
+RULE = (
+    "Only variants that both scales ran are compared. The choice among them is the best of those that are "
+    "significantly better than the baseline, else the baseline. Of learning rates, it is the one with the "
+    "highest score. Of formats of the base, it is the smallest that is equivalent to the baseline, else the "
+    "baseline. The rule for formats was written after the results were known, and phi-tiny's margin was set "
+    f"after its runs. Numbers are points of {TITLE}. The same articles chose the variant and measured its "
+    "lead, so the lead is a little too large. The scales also differ in task, pairs and passes over them."
+)
+SAME, NEITHER = "the same choice", "undecided on both"
+ALIKE, WORSE = "no significant loss", "**a worse choice**"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a scale's results lead to: a variant, the evidence in words, and whether a test decided it.
+
+    Where none did, the baseline stays because nothing was found, which does not show that it is the best.
+    """
+
+    variant: str
+    evidence: str
+    decided: bool
 
 
 @dataclass(frozen=True)
 class Answer:
     """What a study answers on two scales.
 
-    part: a series of the study, "" for all of it; small, large: each scale's choice; small_text, large_text:
-    with its numbers; loss: the score of the large scale's own choice minus that of the small scale's, on the
-    large scale, as `variance.difference` with p_holm; None where they are one. confidence: of the study.
+    part: a series of the study, "" for all of it; small, large: each scale's choice; loss: the score of the
+    large scale's own choice minus that of the small scale's, on the large scale, as `variance.difference`
+    with p_holm; None where they are one. confidence: of the study; note: of the study on the large scale.
     """
 
     study: str
     question: str
     part: str
-    small: str
-    large: str
-    small_text: str
-    large_text: str
+    small: Choice
+    large: Choice
     loss: dict[str, Any] | None
     confidence: float
+    note: str = ""
 
     @property
     def outcome(self) -> str:
         """Whether the small scale's choice is one to follow on the large scale."""
         if self.loss is None:
-            return SAME
+            return SAME if self.small.decided or self.large.decided else NEITHER
         worse = is_significant(self.loss, self.confidence) and self.loss["value"] > 0
         return WORSE if worse else ALIKE
 
 
-def significant_choice(result: dict[str, Any], names: list[str]) -> tuple[str, str]:
-    """The best of the variants that are significantly better than the baseline, else the baseline, and its
-    difference from the baseline in words.
+def significant_choice(result: dict[str, Any], names: list[str]) -> Choice:
+    """The best of the variants that are significantly better than the baseline, else the baseline. That is
+    decided where every other one is significantly worse.
     """
-    baseline = result["baseline"]
+    baseline, seeds = result["baseline"], seeds_text(result)
     gains = {name: result["variants"][name]["difference"][HEADLINE] for name in names if name != baseline}
     best = max(gains, key=lambda name: gains[name]["value"])
-    better = [name for name in gains if is_significant(gains[name], result["confidence"])]
-    better = [name for name in better if gains[name]["value"] > 0]
-    if not better:
-        worse = is_significant(gains[best], result["confidence"])
-        verdict = "significantly worse" if worse else "not significant"
-        return baseline, f"`{baseline}`; the best other, `{best}`: {between(gains[best])}, {verdict}"
-    first = max(better, key=lambda name: gains[name]["value"])
-    return first, f"`{first}`: {between(gains[first])}"
+    found = [name for name in gains if is_significant(gains[name], result["confidence"])]
+    better = [name for name in found if gains[name]["value"] > 0]
+    if better:
+        first = max(better, key=lambda name: gains[name]["value"])
+        return Choice(first, f"`{first}`: {between(gains[first])} ({seeds})", decided=True)
+    verdict = "significantly worse" if best in found else "not significant"
+    evidence = f"`{baseline}`; the best other, `{best}`: {between(gains[best])}, {verdict} ({seeds})"
+    return Choice(baseline, evidence, decided=len(found) == len(gains))
 
 
-def smallest_choice(result: dict[str, Any], names: list[str]) -> tuple[str, str]:
-    """The variant with the smallest base of those that are equivalent to the baseline, else the baseline, and
-    the evidence in words.
+def smallest_choice(result: dict[str, Any], names: list[str]) -> Choice:
+    """The variant with the smallest base of those that are equivalent to the baseline, else the baseline.
+    That is decided where every smaller one is significantly worse or not within the margin.
     """
-    tests, baseline = result["equivalence"]["variants"], result["baseline"]
+    tests, baseline, seeds = result["equivalence"]["variants"], result["baseline"], seeds_text(result)
     sizes = {name: result["variants"][name]["cost"]["base_bytes"] for name in names}
-    alike = [name for name in names if name in tests and tests[name]["verdict"] == EQUIVALENT]
-    chosen = min([baseline, *alike], key=lambda name: sizes[name])
-    smallest = min((name for name in names if name in tests), key=lambda name: sizes[name])
-    shown = chosen if chosen != baseline else smallest
-    entry = result["variants"][shown]["difference"][HEADLINE]
+    smaller = sorted((n for n in names if n in tests and sizes[n] < sizes[baseline]), key=lambda n: sizes[n])
     margin = f"{result['equivalence']['margin']:g} points"
-    if chosen != baseline:
-        return chosen, f"`{chosen}`: {between(entry)}, equivalent within {margin}"
-    lost = is_significant(entry, result["confidence"]) and entry["value"] < 0
-    verdict = "significantly worse" if lost else f"not shown to be within {margin}"
-    return baseline, f"`{baseline}`; the smallest, `{shown}`: {between(entry)}, {verdict}"
+    if not smaller:
+        return Choice(baseline, f"`{baseline}`: no other is smaller ({seeds})", decided=True)
+    differences = {name: result["variants"][name]["difference"][HEADLINE] for name in smaller}
+    for name in smaller:
+        if tests[name]["verdict"] == EQUIVALENT:
+            evidence = f"`{name}`: {between(differences[name])}, equivalent within {margin} ({seeds})"
+            return Choice(name, evidence, decided=True)
+    worse = [
+        name
+        for name, entry in differences.items()
+        if is_significant(entry, result["confidence"]) and entry["value"] < 0
+    ]
+    first = smaller[0]
+    verdict = "significantly worse, " * (first in worse) + APART[tests[first]["verdict"]].format(margin)
+    return Choice(
+        baseline,
+        f"`{baseline}`; the smallest, `{first}`: {between(differences[first])}, {verdict} ({seeds})",
+        decided=all(name in worse or tests[name]["verdict"] == DIFFERENT for name in smaller),
+    )
 
 
 def choice_of(small: dict[str, Any], large: dict[str, Any]) -> Choose:
@@ -101,11 +133,19 @@ def choice_of(small: dict[str, Any], large: dict[str, Any]) -> Choose:
     return significant_choice if small["baseline"] == large["baseline"] else highest_choice
 
 
-def highest_choice(result: dict[str, Any], names: list[str]) -> tuple[str, str]:
-    """The variant with the highest score, and its score in words."""
+def highest_choice(result: dict[str, Any], names: list[str]) -> Choice:
+    """The variant with the highest score, whether or not others are significantly lower."""
     scores = {name: result["variants"][name]["scores"][HEADLINE] for name in names}
     first = max(scores, key=lambda name: scores[name]["value"])
-    return first, f"`{first}`: {between(scores[first], '.2f')}"
+    return Choice(first, f"`{first}`: {between(scores[first], '.2f')} ({seeds_text(result)})", decided=True)
+
+
+def seeds_text(result: dict[str, Any]) -> str:
+    """How many seeds a study had, and whether its intervals allow for others."""
+    if len(result["seeds"]) > 1:
+        return f"{len(result['seeds'])} seeds"
+    lent = result["spread_from"]
+    return f"1 seed, with the seed variance of `{lent}`" if lent else "1 seed, no allowance for others"
 
 
 def parts(
@@ -129,8 +169,14 @@ def parts(
             yield label, names
 
 
-def loss_of(result: dict[str, Any], studies: Studies, small: str, large: str) -> dict[str, Any]:
-    """The score of variant `large` minus that of `small`, of the study of `result`. studies: of its scale."""
+def loss_of(
+    result: dict[str, Any], studies: Studies, small: str, large: str, candidates: int
+) -> dict[str, Any]:
+    """The score of variant `large` minus that of `small`, of the study of `result`.
+
+    studies: of its scale; candidates: how many variants `large` was chosen from. A test that the study has
+    not made is corrected for that choice (Bonferroni).
+    """
     variants, baseline = result["variants"], result["baseline"]
     if small == baseline:
         entry: dict[str, Any] = variants[large]["difference"][HEADLINE]
@@ -152,7 +198,7 @@ def loss_of(result: dict[str, Any], studies: Studies, small: str, large: str) ->
             )
         measured = measure(pair, runs, result["resamples"], borrowed_seed_variance(study, studies))
     entry = variance.difference(measured.headline(large), measured.headline(small), result["confidence"])
-    variance.adjust_holm([entry], result["confidence"])
+    variance.adjust_holm([entry], result["confidence"], choices=candidates - 1)
     return entry
 
 
@@ -166,13 +212,13 @@ def answers(small: Studies, large: Studies) -> list[Answer]:
         other = of_small[name]
         choose = choice_of(other, result)
         for label, names in parts((other, small), (result, large)):
-            (first, first_text), (second, second_text) = choose(other, names), choose(result, names)
+            first, second = choose(other, names), choose(result, names)
             loss = None
-            if first != second:
-                loss = loss_of(result, large, first, second)
-            texts = first_text, second_text
+            if first.variant != second.variant:
+                loss = loss_of(result, large, first.variant, second.variant, len(names))
+            note = result.get("note", "")
             found.append(
-                Answer(name, result["question"], label, first, second, *texts, loss, result["confidence"])
+                Answer(name, result["question"], label, first, second, loss, result["confidence"], note)
             )
     return found
 
@@ -188,8 +234,8 @@ def larger_scales(studies: Studies) -> list[Studies]:
 def table(small: str, large: str, found: list[Answer]) -> str:
     """Markdown of the answers of two scales."""
     rows = [
-        f"| {answer.question}{f' ({answer.part})' if answer.part else ''} | {answer.small_text} | "
-        f"{answer.large_text} | {between(answer.loss) if answer.loss else 'none'} | {answer.outcome} |"
+        f"| {answer.question}{f' ({answer.part})' if answer.part else ''} | {answer.small.evidence} | "
+        f"{answer.large.evidence} | {between(answer.loss) if answer.loss else 'none'} | {answer.outcome} |"
         for answer in found
     ]
     head = f"| question | choice on {small} | choice on {large} | loss on {large} (points) | outcome |"
@@ -206,14 +252,15 @@ def transfer_text(small: Studies) -> str:
         if not found:
             continue
         outcomes = [answer.outcome for answer in found]
+        notes = [f"`{answer.study}`: {answer.note}" for answer in found if answer.note]
+        notes = [note for note in dict.fromkeys([large.note, *notes]) if note]
         sections.append(
             f"## Would {small.scale} have led to the wrong choice for {large.scale}?\n\n"
-            f"Questions: {len(found)}. Same choice on both scales: {outcomes.count(SAME)}. Another choice, "
-            f"whose loss on {large.scale} is not significant: {outcomes.count(ALIKE)}. A worse choice: "
-            f"{outcomes.count(WORSE)}. A choice is the best of the variants that are significantly better "
-            "than the baseline, else the baseline; of learning rates, the one with the highest score; of "
-            "formats of the base, the smallest that is equivalent to the baseline, else the baseline. "
-            f"Numbers are points of {TITLE}. The choice on {large.scale} was made on the same articles, "
-            f"which favours it a little.\n\n{table(small.scale, large.scale, found)}\n"
+            f"Questions: {len(found)}. Same choice on both scales: {outcomes.count(SAME)}. Undecided on "
+            f"both, so that the baseline stays: {outcomes.count(NEITHER)}. Another choice, whose loss on "
+            f"{large.scale} is not significant: {outcomes.count(ALIKE)}. A worse choice: "
+            f"{outcomes.count(WORSE)}.\n\n{RULE}\n\n{table(small.scale, large.scale, found)}\n"
+            + "".join(f"\n- {note}" for note in notes)
+            + "\n" * bool(notes)
         )
     return "\n".join(sections)

@@ -25,7 +25,8 @@ class Study:
     its seed variance; within: the margin of the tests of equivalence with the baseline, in points
     of the headline metric, None for no such tests; goal: a score; the analysis `scaling` says how many
     pairs it would take, None for none; hours: measured on the machine of the scale, None before the first
-    run; label: what the names of its experiments begin with, so that scales do not share names.
+    run; label: what the names of its experiments begin with, so that scales do not share names; note: what
+    a reader must know beside the numbers, "" for nothing.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Study:
     goal: float | None
     hours: float | None
     label: str = ""
+    note: str = ""
 
     def position(self, variant: Variant) -> Any:
         """The number that a variant sets for the key that the study follows."""

@@ -8,7 +8,7 @@ import yaml
 from conftest import ROOT, run
 
 from onesentence.evaluation.metrics import Scores
-from onesentence.study.comparison import DESCRIBED, TESTED_METRICS
+from onesentence.study.comparison import DESCRIBED, TESTED_METRICS, VALID
 from onesentence.study.declaration import STUDIES_FILE, Studies
 from onesentence.study.experiments import COMPARED
 from onesentence.study.scores import Run
@@ -54,8 +54,14 @@ def study_result(value: float, p: float, **more) -> dict:
         "resampling": {"unit": "row", "clusters": 2_000},
         "defaults": {},
         "variants": {
-            "a": {"sets": {}, "scores": {"rouge1": score}, "difference": {}},
-            "b": {"sets": {}, "scores": {"rouge1": score}, "difference": {"rouge1": entry}},
+            name: {
+                "sets": {},
+                "values": {"lora.rank": rank, "train.epochs": 1},
+                "scores": {"rouge1": score},
+                "base": {"rouge1": {"value": 9.0, "low": 8.0, "high": 10.0}},
+                "difference": difference,
+            }
+            for name, rank, difference in (("a", 16, {}), ("b", 8, {"rouge1": entry}))
         },
         "analysis": more,
     }
@@ -91,7 +97,7 @@ def put_experiment(folder: Path, name: str, rate: str, baseline: str = "ab", tra
 
 
 N = 300  # articles of a `sample_run`
-SCORED = (*TESTED_METRICS, *DESCRIBED)
+SCORED = (*TESTED_METRICS, *DESCRIBED, VALID)
 
 
 def sample_run(rank: int, seed: int, **changed) -> Run:

@@ -215,6 +215,8 @@ def test_quick_has_one_seed_and_its_own_names(tmp_path):
             "studies.rank.series.x: the analysis `best` needs 2 or more variants, found rank-8 alone",
         ),
         ({"question": None}, "studies.rank.question: expected a text that is not empty, found None"),
+        ({"note": 1}, "studies.rank.note: expected a text that is not empty, found 1"),
+        ({"note": {"tniy": "once"}}, "studies.rank.note.tniy: expected a scale (tiny)"),
         ({"hours": 1.5}, "studies.rank.hours: expected a dictionary, found 1.5"),
         ({"hours": {"tiny": "3"}}, "studies.rank.hours.tiny: expected a number above 0 and at most"),
         ({"axes": {"lora.rank": 8}}, "studies.rank.axes.lora.rank: expected a list of values, found 8"),
@@ -381,6 +383,18 @@ def test_a_scale_may_have_seeds_of_its_own(tmp_path):
     (tmp_path / "studies.yaml").write_text(text)
     assert Studies("tiny", tmp_path / "studies.yaml").study("lent").spread_from == "rank"
     assert Studies("mine", tmp_path / "studies.yaml").study("lent").spread_from is None
+
+
+def test_a_scale_and_a_study_may_have_notes(tmp_path):
+    scales = {name: {"model": name, "settings": {}, "quick": {}} for name in ("tiny", "mine")}
+    scales["mine"]["note"] = "It was rounded."
+    again = {**RANKS, "note": {"mine": "Twice."}}
+    text = yaml.safe_dump({"scales": scales, "studies": {"rank": again, "plain": RANKS}}, sort_keys=False)
+    (tmp_path / "studies.yaml").write_text(text)
+    tiny, mine = (Studies(scale, tmp_path / "studies.yaml") for scale in ("tiny", "mine"))
+    assert (tiny.note, mine.note) == ("", "It was rounded.")
+    assert [studies.study("rank").note for studies in (tiny, mine)] == ["", "Twice."]
+    assert mine.study("plain").note == ""
 
 
 def test_one_name_for_two_settings_is_refused(tmp_path):

@@ -28,7 +28,9 @@ def test_a_preset_s_page_is_written_though_the_default_s_model_has_no_studies(tm
     monkeypatch.chdir(folder)
     before = (tmp_path / "docs/decisions.md").read_bytes()
     write_pages()
-    assert "## base" in (tmp_path / "docs/studies-smollm2-docstrings.md").read_text()
+    page = (tmp_path / "docs/studies-smollm2-docstrings.md").read_text()
+    assert "## base" in page and "Declared and not compared yet: rank, learning_rate, " in page
+    assert page.index("rounded to 4 bits (Q4_1)") < page.index("## base")
     assert (tmp_path / "docs/decisions.md").read_bytes() == before
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NoScaleError, match=r"no scale for model\.name 'models/my-own'"):

@@ -47,9 +47,43 @@ def test_one_seed_is_named_with_the_source_of_its_seed_variance():
     )
     one |= {"spread_from": "rank", "spread_sd": 0.31}
     assert (
-        "The seed variance is that of the study rank (a standard deviation of 0.31 points)"
-        in summarize_study(one)[-1]
+        "Intervals allow for other seeds with the seed variance of the study rank, where scores of one "
+        "variant's seeds have a standard deviation of 0.31 points." in summarize_study(one)[-1]
     )
+
+
+def test_variants_that_change_several_settings_are_named():
+    made = study_result(2.0, 0.01)
+    assert not any("more than one setting" in sentence for sentence in summarize_study(made))
+    made["variants"]["b"]["values"]["train.epochs"] = 2
+    assert summarize_study(made)[1] == (
+        "Variants that change more than one setting of a: b (lora.rank, train.epochs)."
+    )
+    # A folder that follows the model's name, and how often a loss is printed, explain no difference.
+    for key in ("model.watch", "train.log_every"):
+        made["variants"]["a"]["values"][key], made["variants"]["b"]["values"][key] = 1, 2
+    assert "b (lora.rank, train.epochs)." in summarize_study(made)[1]
+    made["variants"] |= {f"v{i}": made["variants"]["b"] for i in range(9)}
+    assert summarize_study(made)[1].endswith("setting of a: 10 of 10.")
+
+
+def test_the_untuned_model_s_score_comes_with_how_often_it_writes_a_summary():
+    made = study_result(2.0, 0.01)
+    for variant in made["variants"].values():
+        variant["base"]["success_rate"] = 0.454
+    assert "The untuned model scores 9.00 (45% of its outputs are valid)." in summarize_study(made)
+    made["variants"]["b"]["base"] = {"rouge1": {"value": 15.0}, "success_rate": 0.94}
+    assert (
+        "The untuned model scores 9.00 in a (45% of its outputs are valid); 15.00 in b (94% of its outputs "
+        "are valid)."
+    ) in summarize_study(made)
+    del made["variants"]["a"]["base"]["success_rate"]  # compared before it was kept
+    assert not any("untuned" in sentence for sentence in summarize_study(made))
+
+
+def test_a_note_is_shown_with_the_numbers():
+    note = "The base was rounded before."
+    assert note in summarize_study({**study_result(2.0, 0.01), "note": note})
 
 
 def test_settings_are_those_that_the_variants_ran_with():

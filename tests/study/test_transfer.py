@@ -18,9 +18,11 @@ from onesentence.study.results import STUDIES
 from onesentence.study.scores import recorded, scores_file_of, write_runs
 from onesentence.study.transfer import (
     ALIKE,
+    NEITHER,
     SAME,
     WORSE,
     Answer,
+    Choice,
     answers,
     choice_of,
     smallest_choice,
@@ -93,7 +95,9 @@ def test_without_a_study_of_both_scales_nothing_is_said(scales):
 @pytest.mark.parametrize(
     ("of_small", "of_large", "choices", "loss", "outcome"),
     [
-        ({}, {}, ("rank-8", "rank-8"), None, SAME),
+        ({}, {}, ("rank-8", "rank-8"), None, NEITHER),
+        ({}, {"rank-16": 28.0}, ("rank-8", "rank-8"), None, NEITHER),  # rank-32 may be as good
+        ({}, {"rank-16": 28.0, "rank-32": 28.0}, ("rank-8", "rank-8"), None, SAME),
         ({"rank-32": 33.0}, {"rank-32": 34.0}, ("rank-32", "rank-32"), None, SAME),
         ({"rank-32": 33.0}, {"rank-32": 28.0}, ("rank-32", "rank-8"), 2.0, WORSE),
         ({}, {"rank-32": 32.0}, ("rank-8", "rank-32"), 2.0, WORSE),
@@ -108,7 +112,7 @@ def test_a_choice_of_the_small_scale_is_compared_with_that_of_the_large_one(
     compared(small, "rank", of_small)
     compared(large, "rank", of_large)
     (answer,) = answers(small, large)
-    assert (answer.small, answer.large) == choices and answer.outcome == outcome
+    assert (answer.small.variant, answer.large.variant) == choices and answer.outcome == outcome
     assert (answer.loss is None) == (loss is None)
     if answer.loss:
         assert answer.loss["value"] == pytest.approx(loss, abs=0.2)
@@ -118,6 +122,7 @@ def test_a_choice_of_the_small_scale_is_compared_with_that_of_the_large_one(
 def of_formats(small: float, large: float, sizes: dict[str, int]) -> dict:
     """A result with a margin: scores of two formats below the baseline's, and what a base takes."""
     result = {"baseline": "none", "confidence": 0.95, "variants": {"none": {"cost": {"base_bytes": 100}}}}
+    result |= {"seeds": [0], "spread_from": None}
     for name, lost in (("int8", small), ("nf4", large)):
         entry = {"value": -lost, "low": -lost - 0.2, "high": -lost + 0.2, "se": 0.1, "df": 500.0}
         entry |= {"p_holm": 0.001 if lost > 0.2 else 0.9}
@@ -131,23 +136,39 @@ def of_formats(small: float, large: float, sizes: dict[str, int]) -> dict:
     [
         ((0.0, 0.1), "nf4", "`nf4`: -0.10 [-0.30, +0.10], equivalent within 0.5 points"),
         ((0.1, 0.7), "int8", "`int8`: -0.10 [-0.30, +0.10], equivalent within 0.5 points"),
-        ((0.9, 0.7), "none", "`none`; the smallest, `nf4`: -0.70 [-0.90, -0.50], significantly worse"),
+        (
+            (0.9, 0.7),
+            "none",
+            "`none`; the smallest, `nf4`: -0.70 [-0.90, -0.50], significantly worse, not within 0.5 points",
+        ),
+        (
+            (0.45, 0.45),
+            "none",
+            "`none`; the smallest, `nf4`: -0.45 [-0.65, -0.25], significantly worse, undecided whether",
+        ),
         (
             (-0.9, -0.7),
             "none",
-            "`none`; the smallest, `nf4`: +0.70 [+0.50, +0.90], not shown to be within 0.5",
+            "`none`; the smallest, `nf4`: +0.70 [+0.50, +0.90], not within 0.5 points (1 seed, no",
         ),
     ],
 )
 def test_of_formats_the_smallest_is_chosen_that_is_as_good(lost, choice, words):
     result = of_formats(*lost, {"int8": 50, "nf4": 30})
     names = list(result["variants"])
-    chosen, said = smallest_choice(result, names)
-    assert chosen == choice and said.startswith(words)
+    made = smallest_choice(result, names)
+    assert made.variant == choice and made.evidence.startswith(words) and made.decided
     assert choice_of(result, result) is smallest_choice
     # A format that is equivalent and larger than the baseline is no reason to change.
     larger = of_formats(0.0, 0.9, {"int8": 120, "nf4": 30})
-    assert smallest_choice(larger, names)[0] == "none"
+    assert smallest_choice(larger, names).variant == "none"
+    no_smaller = smallest_choice(of_formats(0.0, 0.0, {"int8": 120, "nf4": 100}), names)
+    assert (no_smaller.variant, no_smaller.decided) == ("none", True)
+    assert no_smaller.evidence == "`none`: no other is smaller (1 seed, no allowance for others)"
+    # Undecided: the only smaller format may be as good.
+    wide = of_formats(0.0, 0.45, {"int8": 120, "nf4": 30})
+    wide["variants"]["nf4"]["difference"]["rouge1"]["p_holm"] = 0.9
+    assert not smallest_choice(wide, names).decided
 
 
 def test_seeds_that_were_declared_since_are_no_part_of_a_loss(scales):
@@ -179,14 +200,15 @@ def test_a_baseline_that_all_others_are_significantly_worse_than_is_said_to_be(s
     compared(small, "rank", worse)
     compared(large, "rank", {})
     (answer,) = answers(small, large)
-    assert answer.small_text.startswith("`rank-8`; the best other, `rank-16`: -")
-    assert answer.small_text.endswith(", significantly worse")
-    assert answer.large_text.endswith(", not significant")
+    assert answer.small.evidence.startswith("`rank-8`; the best other, `rank-16`: -")
+    assert answer.small.evidence.endswith(", significantly worse (2 seeds)")
+    assert answer.large.evidence.endswith(", not significant (2 seeds)")
+    assert answer.small.decided and not answer.large.decided and answer.outcome == SAME
 
 
 def test_a_loss_that_holm_does_not_confirm_is_no_worse_choice():
     loss = {"value": 0.7, "low": 0.1, "high": 1.3, "p_holm": 0.12}
-    texts = ("rank", "?", "", "a", "b", "", "")
+    texts = ("rank", "?", "", Choice("a", "", True), Choice("b", "", True))
     assert Answer(*texts, loss, 0.95).outcome == ALIKE
     assert Answer(*texts, {**loss, "p_holm": 0.02}, 0.95).outcome == WORSE
 
@@ -196,12 +218,16 @@ def test_rates_are_compared_by_series_where_the_baselines_differ(scales):
     compared(small, "rate", {"learning-rate-0.004": 33.0})
     compared(large, "rate", {"learning-rate-0.001": 28.0, "learning-rate-0.002": 33.0})
     (answer,) = answers(small, large)
-    choices = (answer.part, answer.small, answer.large)
+    choices = (answer.part, answer.small.variant, answer.large.variant)
     assert choices == ("rank 8", "learning-rate-0.004", "learning-rate-0.002")
     assert answer.outcome == WORSE and answer.loss["value"] == pytest.approx(3, abs=0.2)
     text = transfer_text(small)
     assert text.startswith("## Would small have led to the wrong choice for large?\n")
     assert "Questions: 1. Same choice on both scales: 0." in text and "A worse choice: 1." in text
+    assert text.endswith(" |\n")  # without notes
+    declared = {"scales": {**SCALES, "large": {**SCALES["large"], "note": "It was rounded."}}}
+    Path("studies.yaml").write_text(yaml.safe_dump({**declared, "studies": DECLARED}, sort_keys=False))
+    assert transfer_text(Studies("s")) == f"{text}\n- It was rounded.\n"
     assert "| Best? (rank 8) | `learning-rate-0.004`: 32.87" in text and text.count("\n|") == 3
 
 

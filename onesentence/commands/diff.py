@@ -152,7 +152,7 @@ def unpaired(
     value = after["value"] - before["value"]
     width = (below + above) / 2
     to_zero = below if value > 0 else above
-    p = 2 * (1 - ndtr(abs(value) / (to_zero / z))) if to_zero else float(value == 0)
+    p = 2 * ndtr(-abs(value) / (to_zero / z)) if to_zero else float(value == 0)
     return {
         "value": value,
         "low": value - below,

@@ -25,7 +25,7 @@ from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_as_written_now, read_json
 from onesentence.evaluation.metrics import HEADLINE, METRICS
-from onesentence.evaluation.power import needed
+from onesentence.evaluation.power import needed, strictest
 from onesentence.report.sentences import clusters_phrase
 from onesentence.report.terminal import print_table
 
@@ -192,6 +192,8 @@ def print_needed(wanted: float) -> None:
     with read_as_written_now(EVALUATION):
         needs, now = needed(evaluation, wanted), clusters_phrase(evaluation)
         unit, title = evaluation["resampling"]["unit"], METRICS[HEADLINE].title
+        entries = [entry for pair in evaluation["comparisons"].values() for entry in pair.values()]
+        tests = sum(entry["p_holm"] is not None for entry in entries)
     rows = [
         [
             need.pair.replace("-", " - "),
@@ -211,6 +213,12 @@ def print_needed(wanted: float) -> None:
         "Articles and clusters: with as many articles per cluster as now. Two variants of one model agree on "
         "which articles are hard, so their MDE is smaller; `make study` reports it."
     )
+    if tests > 1:
+        times = strictest(tests, evaluation["confidence"])
+        print(
+            f"This is for one test. The evaluation makes {tests}. After Holm's correction over them, the "
+            f"strictest step needs {times:.1f} times as many."
+        )
 
 
 def print_memory(p: params.Params, length: int, count: int, table: list[list[str]]) -> None:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from onesentence.commands import documented
 from onesentence.core.errors import UserError
 from onesentence.core.files import output_file, parse_json, require_other_file, write_json
-from onesentence.evaluation.resampling import summary_of
+from onesentence.evaluation.comparison import wilson_of
+from onesentence.evaluation.resampling import Sample, summary_of
 from onesentence.report.tables import interval
 
 OUTPUT = Path("metrics/ratings.json")
@@ -153,7 +154,10 @@ def criterion_summary(values: NDArray[np.float64]) -> dict[str, Any]:
     weight. The intervals resample items, since the rate is meant for other items.
     """
     rated = values[~np.isnan(values)]
-    rate = summary_of(100 * np.nanmean(values, axis=0), RESAMPLES, CONFIDENCE)
+    means = 100 * np.nanmean(values, axis=0)
+    rate = summary_of(means, RESAMPLES, CONFIDENCE)
+    if rate["value"] in (0.0, 100.0):  # every resample is equal: Wilson's interval is not a point
+        rate |= wilson_of(means, 100.0, CONFIDENCE, Sample.independent(len(means)))
     return {
         "n": values.shape[1],
         "ratings": len(rated),

@@ -20,6 +20,7 @@ from onesentence.evaluation.resampling import (
     design_effect,
     holm,
     mean_of,
+    mean_statistics,
     paired_difference,
     score_of,
     wilson_interval,
@@ -104,15 +105,25 @@ def summaries(
             for metric in system.metrics()
         }
         if "success_rate" in system.columns:
-            # Wilson's interval: if all or none succeed, every resample is equal and the bootstrap's is empty.
             rate = system.columns["success_rate"]
-            low, high = None, None
-            if sample.single or not sample.too_few_for(confidence):
-                effective = effective_articles(system.statistics("success_rate"), sample)
-                df = sample.effective - 1 if sample.few else np.inf
-                low, high = wilson_interval(float(rate.mean()) * effective, effective, confidence, df)
-            summary[name]["success_rate"] = {"value": float(rate.mean()), "low": low, "high": high}
+            ends = wilson_of(rate, 1.0, confidence, sample)
+            summary[name]["success_rate"] = {"value": float(rate.mean()), **ends}
     return summary
+
+
+def wilson_of(
+    values: NDArray[np.float64], top: float, confidence: float, sample: Sample
+) -> dict[str, float | None]:
+    """Return Wilson's interval of a share as low and high; None if clusters are too few for one.
+
+    values: [articles] from 0 to top, all defined. A few articles that were each drawn by themselves have one.
+    """
+    if sample.too_few_for(confidence) and not sample.single:
+        return {"low": None, "high": None}
+    effective = effective_articles(mean_statistics(values), sample)
+    df = sample.effective - 1 if sample.few else np.inf
+    low, high = wilson_interval(float(values.mean()) / top * effective, effective, confidence, df)
+    return {"low": top * low, "high": top * high}
 
 
 def effective_articles(statistics: np.ndarray, sample: Sample) -> float:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from onesentence.evaluation.comparison import ROUNDING
 from onesentence.evaluation.resampling import (
     TIE,
     Sample,
@@ -55,8 +56,9 @@ def equivalence_of(
     margin: above 0; differences below it do not matter. sample: None if every article was drawn by itself.
     value: left - right. low, high: its 1 - 2 alpha interval; None if clusters are too few for one. p: the
     larger of the two one-sided p-values, each the share of drawn differences beyond one end of the margin
-    (the inversion of the percentile interval); None without an interval. If the difference is the same on
-    every article, p is at least 1/2 to the power of (effective clusters - 1). verdict: `verdict_of`.
+    (the inversion of the percentile interval), and at least 1/2 to the power of (effective clusters - 1):
+    a few articles that are alike may be chance. None without an interval. verdict: `verdict_of`; UNDECIDED
+    where it would be EQUIVALENT and p is above 1 - confidence.
     Raises ValueError if the margin is not above 0.
     """
     if not margin > 0:
@@ -76,14 +78,15 @@ def equivalence_of(
         return result
     # The same draws for both sides: an article's luck is in both and cancels.
     values = mean_of(sample.draws(sides[0], resamples)) - mean_of(sample.draws(sides[1], resamples))
-    low, high = percentile_interval(values, width)
+    low, high = percentile_interval(values, width, sample)
     # An undefined draw (NaN) counts as beyond the margin, and leaves the verdict open: it cannot make systems
     # equivalent.
     beyond = [~(values > -margin + TIE), ~(values < margin - TIE)]
-    p = max(float((side.sum() + 1) / (len(values) + 1)) for side in beyond)
-    # One difference on every article: a few that are alike may be chance, as coins that agree.
-    chance = 0.5 ** (sample.effective - 1) if np.ptp(values) <= TIE else 0.0
-    p = max(p, chance)
-    undecided = np.isnan(values).any() or chance > 1 - confidence
-    verdict = UNDECIDED if undecided else verdict_of(low, high, margin)
+    # A few articles that are alike may be chance, as coins that agree.
+    chance = 0.5 ** (sample.effective - 1)
+    p = max(chance, *(float((side.sum() + 1) / (len(values) + 1)) for side in beyond))
+    verdict = verdict_of(low, high, margin)
+    unproved = verdict == EQUIVALENT and p > 1 - confidence + ROUNDING
+    if np.isnan(values).any() or chance > 1 - confidence + ROUNDING or unproved:
+        verdict = UNDECIDED
     return result | {"low": low, "high": high, "p": p, "verdict": verdict}

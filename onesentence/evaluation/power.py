@@ -53,6 +53,15 @@ def few_factor(factor: float, effective: float, alpha: float) -> float:
     return low if excess(low) <= 0 else float(brentq(excess, low, high))
 
 
+def strictest(tests: int, confidence: float) -> float:
+    """Return how many times as many articles a difference needs to be found at Holm's strictest step.
+
+    tests: that the correction covers; of a single one, the MDE is that of this step already.
+    """
+    alpha = 1 - confidence
+    return (detectable_effect(alpha / tests, np.inf) / detectable_effect(alpha, np.inf)) ** 2
+
+
 def needed(evaluation: dict[str, Any], wanted: float) -> list[Needed]:
     """Return what each comparison of metrics/evaluation.json needs to detect `wanted` points of HEADLINE.
 

@@ -64,15 +64,24 @@ def test_rates_and_counts_by_hand(given):
     assert result["bca_low"] < 56.25 < result["bca_high"]
 
 
+def test_a_win_rate_has_an_interval_and_one_of_every_item_is_not_certain(given):
+    winners = {f"i{k}": "tuned" if k < 8 else "lead" for k in range(12)}
+    some_won = summary(read_all([given("Ann", overall(**winners))]))
+    result = some_won["pairs"]["tuned-lead"]["criteria"]["overall"]
+    assert 0 < result["low"] < result["win_rate"] < result["high"] < 100
+    assert result["bca_low"] < result["win_rate"] < result["bca_high"]
+    all_won = summary(read_all([given("Bob", overall(**dict.fromkeys(winners, "tuned")))]))
+    result = all_won["pairs"]["tuned-lead"]["criteria"]["overall"]
+    assert result["win_rate"] == result["high"] == 100 and 70 < result["low"] < 80  # Wilson's of 12 of 12
+
+
 def test_criteria_are_counted_apart(given):
     entries = [{"id": "a", "overall": "lead", "fluency": "tuned"}, {"id": "b", "fluency": "tuned"}]
     pair = summary(read_all([given("Ann", entries)]))["pairs"]["tuned-lead"]
     assert pair["items"] == 2 and list(pair["criteria"]) == ["overall", "fluency"]
     assert [(row["n"], row["win_rate"]) for row in pair["criteria"].values()] == [(1, 0), (2, 100)]
-    assert [(row["low"], row["high"]) for row in pair["criteria"].values()] == [
-        (None, None),  # of one item nothing is known
-        (100, 100),
-    ]
+    ends = [(round(row["low"]), round(row["high"])) for row in pair["criteria"].values()]
+    assert ends == [(0, 79), (34, 100)]  # Wilson's: one or two items show little
     assert all(row["bca_low"] is None for row in pair["criteria"].values())  # nothing varies
 
 

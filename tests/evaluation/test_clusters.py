@@ -11,7 +11,7 @@ from onesentence.core.errors import UserError
 from onesentence.evaluation import comparison
 from onesentence.evaluation.metrics import Scores, require_comparable, unit_of
 from onesentence.evaluation.overlap.bleu import corpus_bleu
-from onesentence.evaluation.power import needed
+from onesentence.evaluation.power import needed, strictest
 from onesentence.evaluation.resampling import (
     BOOTSTRAP,
     ENOUGH,
@@ -127,6 +127,23 @@ def test_an_interval_of_random_subsets_contains_what_the_sign_test_does_not_reje
         assert p(end + inwards * 0.02) > 0.05 > p(end - inwards * 0.02)
     drawn = subset_sums(mean_statistics(values), 20_000)
     assert percentile_interval(mean_of(drawn), 0.95) == pytest.approx(tuple(ends), abs=0.05)
+
+
+@pytest.mark.parametrize("count", [6, 7, 8])
+def test_of_few_clusters_the_interval_is_never_narrower_than_the_sign_test(count):
+    """Its ends are typical values: of 2^G equally likely intervals, at most 2.5 % lie beyond each end."""
+    values = np.random.default_rng(count).normal(3, 2, count)
+    subsets = np.array(list(product((0.0, 1.0), repeat=count)))[1:]
+    means = np.sort(subsets @ values / subsets.sum(axis=1))
+    outside = int(0.025 * 2**count)  # the true mean is below the k-th smallest with the chance k / 2^G
+    # Two articles of each cluster: without that, articles are taken as drawn one by one.
+    sample = Sample(np.repeat(np.arange(count), 2))
+    draws = mean_of(sample.draws(mean_statistics(np.repeat(values, 2)), 200_000))
+    ends = percentile_interval(draws, 0.95, sample)
+    # The draws' own chance may move an end by one value.
+    assert ends[0] in (pytest.approx(means[k], abs=1e-5) for k in range(max(outside - 2, 0), outside))
+    assert -ends[1] in (pytest.approx(-means[-k - 1], abs=1e-5) for k in range(max(outside - 2, 0), outside))
+    assert ends[0] < percentile_interval(draws, 0.95)[0] and ends[1] > percentile_interval(draws, 0.95)[1]
 
 
 def test_a_subset_counts_as_many_articles_as_there_are():
@@ -454,6 +471,12 @@ def test_the_number_of_clusters_is_named_with_that_of_articles():
 
 
 # How many articles a test needs.
+
+
+def test_after_a_correction_a_difference_needs_more_articles():
+    assert strictest(1, 0.95) == 1.0
+    # Normal quantiles of 1 - 0.05 / 60 and of 80 %: (3.1440 + 0.8416)^2 / (1.9600 + 0.8416)^2.
+    assert strictest(30, 0.95) == pytest.approx((3.1440 + 0.8416) ** 2 / (1.9600 + 0.8416) ** 2, abs=1e-3)
 
 
 def test_the_articles_that_an_mde_needs_give_that_mde():

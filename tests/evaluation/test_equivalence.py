@@ -123,6 +123,26 @@ def test_systems_that_do_not_differ_pass_where_articles_are_enough():
 )
 def test_outputs_that_are_all_alike_show_something_only_if_they_are_many(articles, verdict):
     scores = np.linspace(0, 100, articles)
-    result = equivalence_of(scores, scores.copy(), 0.3, 1_000, 0.95)
-    assert (result["low"], result["high"], result["verdict"]) == (0.0, 0.0, verdict)
-    assert result["p"] == pytest.approx(max(1 / 1_001, 0.5 ** (articles - 1)))
+    for other in (scores.copy(), scores + np.where(np.arange(articles), 0.0, 0.01)):  # all alike, or nearly
+        result = equivalence_of(scores, other, 0.3, 1_000, 0.95)
+        assert result["verdict"] == verdict
+        assert -0.01 <= result["low"] <= result["high"] <= 0.0
+        assert result["p"] == pytest.approx(max(1 / 1_001, 0.5 ** (articles - 1)))
+
+
+def test_a_few_small_clusters_beside_a_large_one_show_nothing():
+    sample = Sample(np.repeat(np.arange(6), [1_000, 1, 1, 1, 1, 1]))
+    scores = np.linspace(0, 100, 1_005)
+    result = equivalence_of(scores, scores + (np.arange(1_005) == 1_000) * 0.01, 0.3, 500, 0.95, sample)
+    assert result["verdict"] == UNDECIDED and result["p"] > 0.9  # one effective cluster
+
+
+def test_a_verdict_agrees_with_its_p():
+    """An interval's end is between two draws, and may be inside the margin when p is just above 0.05."""
+    rng, seen = np.random.default_rng(9), set()
+    for _ in range(300):
+        left = rng.normal(30, 5, 30)
+        result = equivalence_of(left, left + rng.normal(0.15, 1.0, 30), 0.5, 100, 0.95)
+        assert result["verdict"] != EQUIVALENT or result["p"] <= 0.05 + 1e-9
+        seen.add(result["verdict"])
+    assert {EQUIVALENT, UNDECIDED} <= seen

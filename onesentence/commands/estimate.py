@@ -25,7 +25,7 @@ from onesentence.core import params
 from onesentence.core.errors import UserError
 from onesentence.core.files import read_as_written_now, read_json
 from onesentence.evaluation.metrics import HEADLINE, METRICS
-from onesentence.evaluation.power import needed, strictest
+from onesentence.evaluation.power import holm_factor, needed
 from onesentence.report.sentences import clusters_phrase
 from onesentence.report.terminal import print_table
 
@@ -214,10 +214,10 @@ def print_needed(wanted: float) -> None:
         "which articles are hard, so their MDE is smaller; `make study` reports it."
     )
     if tests > 1:
-        times = strictest(tests, evaluation["confidence"])
+        times = holm_factor(tests, evaluation["confidence"])
         print(
-            f"This is for one test. The evaluation makes {tests}. After Holm's correction over them, the "
-            f"strictest step needs {times:.1f} times as many."
+            f"These numbers are for a single test. The evaluation makes {tests} tests: after Holm's "
+            f"correction, the strictest step needs about {times:.1f} times as many articles."
         )
 
 

@@ -151,12 +151,13 @@ def criterion_summary(values: NDArray[np.float64]) -> dict[str, Any]:
     """Counts, win rate (%) with its intervals, and agreement, of outcomes [raters, items].
 
     The win rate is the mean over items of the mean over raters, so that an item with more raters has no more
-    weight. The intervals resample items, since the rate is meant for other items.
+    weight. The intervals resample items, since the rate is meant for other items; where all items agree, they
+    are Wilson's.
     """
     rated = values[~np.isnan(values)]
     means = 100 * np.nanmean(values, axis=0)
     rate = summary_of(means, RESAMPLES, CONFIDENCE)
-    if rate["value"] in (0.0, 100.0):  # every resample is equal: Wilson's interval is not a point
+    if np.ptp(means) == 0:  # every resample is equal: Wilson's interval is not a point
         rate |= wilson_of(means, 100.0, CONFIDENCE, Sample.independent(len(means)))
     return {
         "n": values.shape[1],

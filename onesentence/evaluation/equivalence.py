@@ -57,8 +57,9 @@ def equivalence_of(
     value: left - right. low, high: its 1 - 2 alpha interval; None if clusters are too few for one. p: the
     larger of the two one-sided p-values, each the share of drawn differences beyond one end of the margin
     (the inversion of the percentile interval), and at least 1/2 to the power of (effective clusters - 1):
-    a few articles that are alike may be chance. None without an interval. verdict: `verdict_of`; UNDECIDED
-    where it would be EQUIVALENT and p is above 1 - confidence.
+    a few articles that are alike may be chance. None without an interval. verdict: `verdict_of`. UNDECIDED
+    instead where a draw is undefined, where articles are too few for any verdict (that power of 1/2 is above
+    1 - confidence), and where it would be EQUIVALENT and p is above 1 - confidence.
     Raises ValueError if the margin is not above 0.
     """
     if not margin > 0:

@@ -53,10 +53,10 @@ def few_factor(factor: float, effective: float, alpha: float) -> float:
     return low if excess(low) <= 0 else float(brentq(excess, low, high))
 
 
-def strictest(tests: int, confidence: float) -> float:
-    """Return how many times as many articles a difference needs to be found at Holm's strictest step.
+def holm_factor(tests: int, confidence: float) -> float:
+    """Return how many times as many articles the strictest step of Holm's correction needs as a single test.
 
-    tests: that the correction covers; of a single one, the MDE is that of this step already.
+    tests: how many the correction covers. Few clusters need more than this.
     """
     alpha = 1 - confidence
     return (detectable_effect(alpha / tests, np.inf) / detectable_effect(alpha, np.inf)) ** 2

@@ -36,7 +36,7 @@ FEW = 30  # effective clusters below which a test set gets a warning
 # Effective clusters from which a 95 % percentile interval covers in over 93 % of cases. With eight clusters
 # it covers in less than 90 % (simulated in tests/evaluation/test_clusters.py).
 ENOUGH = 100
-DISCRETE = 12  # clusters up to which subsets are few: 2^12 of them, about as many as are drawn
+FEW_SUBSETS = 12  # clusters up to which subsets are few: 2^12 of them, about as many as are drawn
 # What the ends of an interval are percentiles of.
 BOOTSTRAP, SUBSETS = "bootstrap of clusters", "random subsets of clusters"
 
@@ -226,17 +226,17 @@ def percentile_interval(
 ) -> tuple[float | None, float | None]:
     """Return the percentile interval of resampled scores, without the undefined ones (NaN).
 
-    sample: that was drawn from. Of DISCRETE clusters or fewer, subsets take few values, and many draws share
-    each. The ends are then values of which at most half of what the interval leaves out lies at or beyond
-    (Hartigan 1969); the usual percentile could be one step nearer to the middle.
+    sample: that was drawn from. Of FEW_SUBSETS clusters or fewer, subsets take few values, and many draws
+    share each. Each end is then the innermost value with at most (1 - confidence) / 2 of the draws at it or
+    beyond it (Hartigan 1969); if there is none, the outermost value.
     """
     values = values[~np.isnan(values)]
     if not len(values):
         return None, None
-    if sample is not None and sample.few and sample.count <= DISCRETE:
+    if sample is not None and sample.few and sample.count <= FEW_SUBSETS:
         distinct, counts = np.unique(values, return_counts=True)
         most = (1 - confidence) / 2 * len(values) + TIE
-        # How many distinct values may lie at or beyond each end; the outermost is one always.
+        # How many of the outermost values fit into each tail; the end is at least the outermost one.
         below, above = (int((np.cumsum(side) <= most).sum()) for side in (counts, counts[::-1]))
         return float(distinct[max(below - 1, 0)]), float(distinct[::-1][max(above - 1, 0)])
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])

@@ -10,7 +10,13 @@ from typing import Any
 from onesentence.core.params import Evaluate, Export
 from onesentence.core.text import percent
 from onesentence.evaluation import comparison
-from onesentence.evaluation.equivalence import EQUIVALENT, UNDECIDED, equivalence_of, tost_confidence
+from onesentence.evaluation.equivalence import (
+    EQUIVALENT,
+    UNDECIDED,
+    equivalence_of,
+    tost_confidence,
+    verdict_of,
+)
 from onesentence.evaluation.metrics import HEADLINE, METRICS, Scores
 from onesentence.export.engines import Written, engine_of
 from onesentence.export.folder import Exported
@@ -172,7 +178,9 @@ def failure(
     value = "undefined" if test["value"] is None else f"{test['value']:+.2f}"
     advice = ""
     if test["verdict"] == UNDECIDED:
-        wider = "" if test["low"] == test["high"] == 0 else " or a larger margin"
+        # Without an interval, or where the interval alone would decide, no margin helps: articles are few.
+        by_interval = verdict_of(test["low"], test["high"], test["margin"])
+        wider = " or a larger margin" if test["low"] is not None and by_interval == UNDECIDED else ""
         advice = f"; more articles (data.test_size){wider} could decide"
     differ = [article for article in articles if not article.same_output]
     lines = [

@@ -26,7 +26,7 @@ TESTED_METRICS = ("rouge1", "rouge2", "rougeL", "bertscore")
 # report.
 NOT_COMPARED = ("seed", *UNREAD)
 DESCRIBED = ("verbatim", "coverage", "novel_2", "words")  # given beside them, not tested
-VALID = "success_rate"  # of the untuned model, which may score low because it writes nothing
+SUCCESS = "success_rate"  # of the untuned model, which may score low because it writes nothing
 ONE_LINE = 4  # depth in the JSON from which a score takes one line
 
 
@@ -164,7 +164,7 @@ def compared_variants(
             "scores": {name: variance.summary(scores[name], confidence) for name in scores},
             "base": {
                 HEADLINE: {name: untuned[name] for name in ("value", "low", "high")},
-                VALID: float(run.base.columns[VALID].mean()),
+                SUCCESS: float(run.base.columns[SUCCESS].mean()),
             },
             "difference": {
                 metric: difference(study, measured, runs, variant.name, metric, confidence)

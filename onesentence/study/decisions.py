@@ -13,15 +13,19 @@ from onesentence.evaluation.metrics import HEADLINE, METRICS
 from onesentence.evaluation.resampling import POWER
 from onesentence.report.formatting import mde_text
 from onesentence.study.declaration import Studies
-from onesentence.study.experiments import shown
+from onesentence.study.experiments import QUICK, shown
 from onesentence.study.phrases import between
 from onesentence.study.results import read_result
-from onesentence.study.sentences import FOLLOWS, analysis_sentences, chance_sentence, settings_sentence
-from onesentence.study.transfer import transfer_text
+from onesentence.study.sentences import (
+    SET_WITH_MODEL,
+    analysis_sentences,
+    chance_sentence,
+    settings_sentence,
+)
+from onesentence.study.transfer import DECIDED_ON, transfer_text
 
 DECISIONS_FILE = Path("docs/decisions.md")
-SAME_CHOICE = {"model.name": set(FOLLOWS)}  # keys that follow another key
-DECIDED_ON = "phi-tiny"  # the scale of studies.yaml whose numbers DECISIONS were made on
+SAME_CHOICE = {"model.name": set(SET_WITH_MODEL)}  # keys that follow another key
 CONFIRMATIONS = ("confirmation", "confirmation_decoding")  # the studies of the test split
 
 
@@ -288,7 +292,8 @@ def decisions_text(studies: Path, scale: str, values: dict[str, Any], transfer: 
 
 def independence_note(studies: Path, scale: str) -> list[str]:
     """A paragraph on studies that were compared before clusters were resampled; none without."""
-    others = [path.stem for path in sorted(studies.glob("*.json"))]  # a decision may mention any study
+    # A decision may mention any study.
+    others = [path.stem for path in sorted(studies.glob("*.json")) if not path.stem.startswith(QUICK)]
     names = dict.fromkeys([*(decision.study for decision in DECISIONS), *CONFIRMATIONS, *others])
     results = {name: committed(studies, name, scale) for name in names}
     old = [f"`{name}`" for name, result in results.items() if result and "resampling" not in result]

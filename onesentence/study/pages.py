@@ -48,15 +48,16 @@ def write_again(studies: Studies) -> None:
 def page_of(studies: Studies, values: dict[str, Any]) -> str:
     """The page of the studies of a preset's pipeline. values: its params.yaml."""
     name = Path(studies.pipeline).name
-    said = (
+    intro = (
         f"These are the studies of the [preset](../presets/{name}.yaml) {name}.\n"
         f"They ran in [its own pipeline](../{studies.pipeline}).\n"
         "[Studies](studies.md) says how to read them and how to run them."
     )
-    unrun = [study for study in studies.names() if study not in compared(STUDIES, studies)]
+    done = compared(STUDIES, studies)
+    unrun = [study for study in studies.names() if study not in done]
     for text in (studies.note, f"Declared and not compared yet: {', '.join(unrun)}." * bool(unrun)):
-        said += f"\n\n{textwrap.fill(text, WIDTH, break_on_hyphens=False)}" * bool(text)
-    return f"# Studies of {name}\n\n{said}\n\n{START}{section(STUDIES, studies, values)}{END}"
+        intro += f"\n\n{textwrap.fill(text, WIDTH, break_on_hyphens=False)}" * bool(text)
+    return f"# Studies of {name}\n\n{intro}\n\n{START}{section(STUDIES, studies, values)}{END}"
 
 
 def write_pages() -> None:

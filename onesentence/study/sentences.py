@@ -10,7 +10,7 @@ from onesentence.evaluation.equivalence import DIFFERENT, EQUIVALENT, UNDECIDED
 from onesentence.evaluation.metrics import HEADLINE
 from onesentence.report.formatting import mde_text
 from onesentence.study.analyses import ANALYSES
-from onesentence.study.comparison import VALID
+from onesentence.study.comparison import SUCCESS
 from onesentence.study.experiments import flat, shown
 from onesentence.study.phrases import TITLE, VARIANTS_LISTED, between
 
@@ -19,7 +19,7 @@ BOOKKEEPING = (  # settings that change no score
     *("train.log_every", "train.checkpoint_every", "generate.max_batch_tokens"),
     *params.NO_EFFECT,
 )
-FOLLOWS = ("model.watch", "model.revision")  # settings that change with model.name
+SET_WITH_MODEL = ("model.watch", "model.revision")  # settings that change with model.name
 EXCEPTIONS_LISTED = 3  # variants with a setting of their own that a sentence lists
 REMOVED = "removed"  # a default that params.yaml no longer has
 
@@ -63,47 +63,47 @@ def equivalence_sentences(result: dict[str, Any]) -> list[str]:
     sentences = {
         EQUIVALENT: f"Within {within} of {result['baseline']} (test of equivalence): {names[EQUIVALENT]}.",
         DIFFERENT: f"More than {within} from {result['baseline']}: {names[DIFFERENT]}.",
-        UNDECIDED: f"Undecided whether within {within} of {result['baseline']} (too few articles or seeds): "
-        f"{names[UNDECIDED]}.",
+        UNDECIDED: f"Too few articles or seeds to decide whether within {within} of the baseline "
+        f"{result['baseline']}: {names[UNDECIDED]}.",
     }
     return [" ".join(sentence for verdict, sentence in sentences.items() if names[verdict])]
 
 
-def several_sentences(result: dict[str, Any]) -> list[str]:
+def several_settings_sentences(result: dict[str, Any]) -> list[str]:
     """The variants that differ from the baseline in more than one setting."""
     baseline = result["variants"][result["baseline"]]["values"]
-    found: dict[str, list[str]] = {}
+    by_keys: dict[str, list[str]] = {}
     for name, variant in result["variants"].items():
         keys = [key for key, value in variant["values"].items() if value != baseline[key]]
-        keys = [key for key in keys if key not in (*BOOKKEEPING, *FOLLOWS)]
+        keys = [key for key in keys if key not in (*BOOKKEEPING, *SET_WITH_MODEL)]
         if len(keys) > 1:
-            found.setdefault(", ".join(keys), []).append(name)
-    if not found:
+            by_keys.setdefault(", ".join(keys), []).append(name)
+    if not by_keys:
         return []
-    names = [name for group in found.values() for name in group]
-    if len(found) > EXCEPTIONS_LISTED or len(names) > VARIANTS_LISTED:
+    names = [name for group in by_keys.values() for name in group]
+    if len(by_keys) > EXCEPTIONS_LISTED or len(names) > VARIANTS_LISTED:
         listed = f"{len(names)} of {len(result['variants']) - 1}"
     else:
-        listed = "; ".join(f"{', '.join(group)} ({keys})" for keys, group in found.items())
-    return [f"Variants that change more than one setting of {result['baseline']}: {listed}."]
+        listed = "; ".join(f"{', '.join(group)} ({keys})" for keys, group in by_keys.items())
+    return [f"Variants that differ from {result['baseline']} in more than one setting: {listed}."]
 
 
 def untuned_sentences(result: dict[str, Any]) -> list[str]:
-    """How the untuned base does, for each way to load and prompt it that the study has. A base that writes
-    nothing scores 0.
-    """
-    found: dict[tuple[float, float], list[str]] = {}
+    """How the untuned base does, for each way to load and prompt it that the study has."""
+    by_score: dict[tuple[float, float], list[str]] = {}
     for name, variant in result["variants"].items():
-        if VALID not in variant["base"]:  # compared before this was kept
+        if SUCCESS not in variant["base"]:  # compared before this was kept
             return []
-        found.setdefault((variant["base"][HEADLINE]["value"], variant["base"][VALID]), []).append(name)
-    if len(found) > VARIANTS_LISTED:
+        by_score.setdefault((variant["base"][HEADLINE]["value"], variant["base"][SUCCESS]), []).append(name)
+    if len(by_score) > VARIANTS_LISTED:
         return []
     texts = []
-    for (score, valid), names in found.items():
-        where = f" in {', '.join(names)}" if len(found) > 1 else ""
-        texts.append(f"{score:.2f}{where} ({valid:.0%} of its outputs are valid)")
-    return [f"The untuned model scores {'; '.join(texts)}."]
+    for (score, success), names in by_score.items():
+        where = f" in {', '.join(names)}" if len(by_score) > 1 else ""
+        texts.append(f"{score:.2f}{where} ({success:.0%} of the outputs succeed)")
+    models = {variant["values"].get("model.name") for variant in result["variants"].values()}
+    subject = "The untuned model scores" if len(models) == 1 else "The untuned models score"
+    return [f"{subject} {'; '.join(texts)}. A failed output scores 0."]
 
 
 def chance_sentence(result: dict[str, Any]) -> str:
@@ -191,7 +191,7 @@ def summarize_study(result: dict[str, Any]) -> list[str]:
     return [
         *left_out,
         differences_sentence(result),
-        *several_sentences(result),
+        *several_settings_sentences(result),
         *equivalence_sentences(result),
         *analysis_sentences(result),
         *untuned_sentences(result),

@@ -28,24 +28,28 @@ from onesentence.study.scores import recorded, scores_file_of
 # Of a result and the names of the variants that both scales have.
 Choose = Callable[[dict[str, Any], list[str]], "Choice"]
 # What a test of equivalence says of a format that is not shown to be equivalent within a margin.
-APART = {DIFFERENT: "not within {}", UNDECIDED: "undecided whether within {}"}
+NOT_EQUIVALENT = {DIFFERENT: "not within {}", UNDECIDED: "undecided whether within {}"}
+DECIDED_ON = "phi-tiny"  # the scale of studies.yaml whose numbers the decisions were made on
 RULE = (
     "Only variants that both scales ran are compared. The choice among them is the best of those that are "
     "significantly better than the baseline, else the baseline. Of learning rates, it is the one with the "
-    "highest score. Of formats of the base, it is the smallest that is equivalent to the baseline, else the "
-    "baseline. The rule for formats was written after the results were known, and phi-tiny's margin was set "
-    f"after its runs. Numbers are points of {TITLE}. The same articles chose the variant and measured its "
-    "lead, so the lead is a little too large. The scales also differ in task, pairs and passes over them."
+    "highest score; no test decides among them. Of formats of the base, it is the smallest that is "
+    f"equivalent to the baseline, else the baseline. Numbers are points of {TITLE}. The same articles "
+    "chose the variant and measured its lead, so the lead is a little too large. The scales may also "
+    "differ in data, pairs and passes: the pages of the studies give their settings."
 )
-SAME, NEITHER = "the same choice", "undecided on both"
+# Where formats were compared; the second, of the scale whose margin was declared late.
+LATE_RULE = "The rule for formats was written after the results were known."
+LATE_MARGIN = f"The margin for {DECIDED_ON} was set after its runs."
+SAME, BOTH_UNDECIDED = "the same choice", "undecided on both"
 ALIKE, WORSE = "no significant loss", "**a worse choice**"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a scale's results lead to: a variant, the evidence in words, and whether a test decided it.
+    """What a scale's results lead to: a variant and the evidence in words.
 
-    Where none did, the baseline stays because nothing was found, which does not show that it is the best.
+    decided: False where the baseline stays although another variant may be better.
     """
 
     variant: str
@@ -59,7 +63,8 @@ class Answer:
 
     part: a series of the study, "" for all of it; small, large: each scale's choice; loss: the score of the
     large scale's own choice minus that of the small scale's, on the large scale, as `variance.difference`
-    with p_holm; None where they are one. confidence: of the study; note: of the study on the large scale.
+    with p_holm; None where they are one. confidence: of the study; note: of the study on the large scale;
+    by_margin: whether the smallest equivalent format was chosen.
     """
 
     study: str
@@ -70,12 +75,13 @@ class Answer:
     loss: dict[str, Any] | None
     confidence: float
     note: str = ""
+    by_margin: bool = False
 
     @property
     def outcome(self) -> str:
         """Whether the small scale's choice is one to follow on the large scale."""
         if self.loss is None:
-            return SAME if self.small.decided or self.large.decided else NEITHER
+            return SAME if self.small.decided or self.large.decided else BOTH_UNDECIDED
         worse = is_significant(self.loss, self.confidence) and self.loss["value"] > 0
         return WORSE if worse else ALIKE
 
@@ -87,14 +93,14 @@ def significant_choice(result: dict[str, Any], names: list[str]) -> Choice:
     baseline, seeds = result["baseline"], seeds_text(result)
     gains = {name: result["variants"][name]["difference"][HEADLINE] for name in names if name != baseline}
     best = max(gains, key=lambda name: gains[name]["value"])
-    found = [name for name in gains if is_significant(gains[name], result["confidence"])]
-    better = [name for name in found if gains[name]["value"] > 0]
+    significant = [name for name in gains if is_significant(gains[name], result["confidence"])]
+    better = [name for name in significant if gains[name]["value"] > 0]
     if better:
         first = max(better, key=lambda name: gains[name]["value"])
         return Choice(first, f"`{first}`: {between(gains[first])} ({seeds})", decided=True)
-    verdict = "significantly worse" if best in found else "not significant"
+    verdict = "significantly worse" if best in significant else "not significant"
     evidence = f"`{baseline}`; the best other, `{best}`: {between(gains[best])}, {verdict} ({seeds})"
-    return Choice(baseline, evidence, decided=len(found) == len(gains))
+    return Choice(baseline, evidence, decided=len(significant) == len(gains))
 
 
 def smallest_choice(result: dict[str, Any], names: list[str]) -> Choice:
@@ -108,17 +114,21 @@ def smallest_choice(result: dict[str, Any], names: list[str]) -> Choice:
     if not smaller:
         return Choice(baseline, f"`{baseline}`: no other is smaller ({seeds})", decided=True)
     differences = {name: result["variants"][name]["difference"][HEADLINE] for name in smaller}
-    for name in smaller:
+    for place, name in enumerate(smaller):
         if tests[name]["verdict"] == EQUIVALENT:
-            evidence = f"`{name}`: {between(differences[name])}, equivalent within {margin} ({seeds})"
-            return Choice(name, evidence, decided=True)
+            skipped = [f"`{n}`" for n in smaller[:place] if tests[n]["verdict"] != DIFFERENT]
+            undecided = f"; smaller and undecided: {', '.join(skipped)}" * bool(skipped)
+            evidence = f"`{name}`: {between(differences[name])}, equivalent within {margin}{undecided}"
+            return Choice(name, f"{evidence} ({seeds})", decided=True)
     worse = [
         name
         for name, entry in differences.items()
         if is_significant(entry, result["confidence"]) and entry["value"] < 0
     ]
     first = smaller[0]
-    verdict = "significantly worse, " * (first in worse) + APART[tests[first]["verdict"]].format(margin)
+    verdict = "significantly worse, " * (first in worse) + NOT_EQUIVALENT[tests[first]["verdict"]].format(
+        margin
+    )
     return Choice(
         baseline,
         f"`{baseline}`; the smallest, `{first}`: {between(differences[first])}, {verdict} ({seeds})",
@@ -216,10 +226,8 @@ def answers(small: Studies, large: Studies) -> list[Answer]:
             loss = None
             if first.variant != second.variant:
                 loss = loss_of(result, large, first.variant, second.variant, len(names))
-            note = result.get("note", "")
-            found.append(
-                Answer(name, result["question"], label, first, second, loss, result["confidence"], note)
-            )
+            fields = name, result["question"], label, first, second, loss, result["confidence"]
+            found.append(Answer(*fields, result.get("note", ""), choose is smallest_choice))
     return found
 
 
@@ -252,14 +260,17 @@ def transfer_text(small: Studies) -> str:
         if not found:
             continue
         outcomes = [answer.outcome for answer in found]
+        rule = RULE
+        if any(answer.by_margin for answer in found):
+            rule += f" {LATE_RULE}" + f" {LATE_MARGIN}" * (small.scale == DECIDED_ON)
         notes = [f"`{answer.study}`: {answer.note}" for answer in found if answer.note]
         notes = [note for note in dict.fromkeys([large.note, *notes]) if note]
         sections.append(
             f"## Would {small.scale} have led to the wrong choice for {large.scale}?\n\n"
             f"Questions: {len(found)}. Same choice on both scales: {outcomes.count(SAME)}. Undecided on "
-            f"both, so that the baseline stays: {outcomes.count(NEITHER)}. Another choice, whose loss on "
-            f"{large.scale} is not significant: {outcomes.count(ALIKE)}. A worse choice: "
-            f"{outcomes.count(WORSE)}.\n\n{RULE}\n\n{table(small.scale, large.scale, found)}\n"
+            f"both, so that the baseline stays: {outcomes.count(BOTH_UNDECIDED)}. Another choice, whose loss "
+            f"on {large.scale} is not significant: {outcomes.count(ALIKE)}. A worse choice: "
+            f"{outcomes.count(WORSE)}.\n\n{rule}\n\n{table(small.scale, large.scale, found)}\n"
             + "".join(f"\n- {note}" for note in notes)
             + "\n" * bool(notes)
         )

@@ -73,6 +73,9 @@ def test_a_win_rate_has_an_interval_and_one_of_every_item_is_not_certain(given):
     all_won = summary(read_all([given("Bob", overall(**dict.fromkeys(winners, "tuned")))]))
     result = all_won["pairs"]["tuned-lead"]["criteria"]["overall"]
     assert result["win_rate"] == result["high"] == 100 and 70 < result["low"] < 80  # Wilson's of 12 of 12
+    all_tied = summary(read_all([given("Cyn", overall(**dict.fromkeys(winners, "equal")))]))
+    result = all_tied["pairs"]["tuned-lead"]["criteria"]["overall"]
+    assert 20 < result["low"] < result["win_rate"] == 50 < result["high"] < 80
 
 
 def test_criteria_are_counted_apart(given):

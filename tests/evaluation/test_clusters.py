@@ -11,7 +11,7 @@ from onesentence.core.errors import UserError
 from onesentence.evaluation import comparison
 from onesentence.evaluation.metrics import Scores, require_comparable, unit_of
 from onesentence.evaluation.overlap.bleu import corpus_bleu
-from onesentence.evaluation.power import needed, strictest
+from onesentence.evaluation.power import holm_factor, needed
 from onesentence.evaluation.resampling import (
     BOOTSTRAP,
     ENOUGH,
@@ -130,8 +130,8 @@ def test_an_interval_of_random_subsets_contains_what_the_sign_test_does_not_reje
 
 
 @pytest.mark.parametrize("count", [6, 7, 8])
-def test_of_few_clusters_the_interval_is_never_narrower_than_the_sign_test(count):
-    """Its ends are typical values: of 2^G equally likely intervals, at most 2.5 % lie beyond each end."""
+def test_of_few_clusters_the_interval_ends_at_typical_values(count):
+    """The means of subsets cut the line into 2^G equally likely parts: at most 2.5 % lie beyond each end."""
     values = np.random.default_rng(count).normal(3, 2, count)
     subsets = np.array(list(product((0.0, 1.0), repeat=count)))[1:]
     means = np.sort(subsets @ values / subsets.sum(axis=1))
@@ -474,9 +474,9 @@ def test_the_number_of_clusters_is_named_with_that_of_articles():
 
 
 def test_after_a_correction_a_difference_needs_more_articles():
-    assert strictest(1, 0.95) == 1.0
+    assert holm_factor(1, 0.95) == 1.0
     # Normal quantiles of 1 - 0.05 / 60 and of 80 %: (3.1440 + 0.8416)^2 / (1.9600 + 0.8416)^2.
-    assert strictest(30, 0.95) == pytest.approx((3.1440 + 0.8416) ** 2 / (1.9600 + 0.8416) ** 2, abs=1e-3)
+    assert holm_factor(30, 0.95) == pytest.approx((3.1440 + 0.8416) ** 2 / (1.9600 + 0.8416) ** 2, abs=1e-3)
 
 
 def test_the_articles_that_an_mde_needs_give_that_mde():

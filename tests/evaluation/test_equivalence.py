@@ -130,6 +130,13 @@ def test_outputs_that_are_all_alike_show_something_only_if_they_are_many(article
         assert result["p"] == pytest.approx(max(1 / 1_001, 0.5 ** (articles - 1)))
 
 
+def test_five_articles_show_no_difference_either():
+    left = np.linspace(40, 60, 6)
+    for articles, verdict in ((5, UNDECIDED), (6, DIFFERENT)):
+        few = left[:articles]
+        assert equivalence_of(few, few - 30.0, 0.3, 500, 0.95)["verdict"] == verdict
+
+
 def test_a_few_small_clusters_beside_a_large_one_show_nothing():
     sample = Sample(np.repeat(np.arange(6), [1_000, 1, 1, 1, 1, 1]))
     scores = np.linspace(0, 100, 1_005)

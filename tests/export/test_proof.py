@@ -75,4 +75,8 @@ def test_a_failure_names_interval_counts_the_first_outputs_and_the_cause():
 
 def test_an_undecided_test_says_what_would_decide_it():
     text = failure(EXPORTED, [DIFFERENT], result("undecided", None, None), {})
-    assert "too few clusters for an interval" in text and "more articles (data.test_size)" in text
+    assert "too few clusters for an interval" in text and "more articles (data.test_size) could" in text
+    # An end of the margin is inside the interval: a larger margin would decide. Otherwise articles are few.
+    for low, high, margin in ((-0.5, 0.1, True), (-0.01, 0.0, False), (0.0, 0.0, False), (-5.0, -4.0, False)):
+        text = failure(EXPORTED, [DIFFERENT], result("undecided", low, high), {})
+        assert ("or a larger margin could decide" in text) == margin

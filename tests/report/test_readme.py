@@ -124,6 +124,15 @@ def test_an_evaluation_of_other_code_is_one_sentence(tmp_path, monkeypatch, key)
     assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
 
 
+def test_the_articles_that_an_mde_needs_come_with_what_the_correction_takes(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    said = CliRunner().invoke(estimate.command, ["--mde", "0.6"], catch_exceptions=False).output
+    assert (
+        "The evaluation makes 30 tests: after Holm's correction, the strictest step needs about 2.0 times"
+        in said
+    )
+
+
 def test_a_presets_evaluation_of_other_code_names_its_own_command(tmp_path, monkeypatch):
     found = evaluation()
     for place in (tmp_path, tmp_path / "presets/own"):

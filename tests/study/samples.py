@@ -8,7 +8,7 @@ import yaml
 from conftest import ROOT, run
 
 from onesentence.evaluation.metrics import Scores
-from onesentence.study.comparison import DESCRIBED, TESTED_METRICS, VALID
+from onesentence.study.comparison import DESCRIBED, SUCCESS, TESTED_METRICS
 from onesentence.study.declaration import STUDIES_FILE, Studies
 from onesentence.study.experiments import COMPARED
 from onesentence.study.scores import Run
@@ -97,7 +97,7 @@ def put_experiment(folder: Path, name: str, rate: str, baseline: str = "ab", tra
 
 
 N = 300  # articles of a `sample_run`
-SCORED = (*TESTED_METRICS, *DESCRIBED, VALID)
+SCORED = (*TESTED_METRICS, *DESCRIBED, SUCCESS)
 
 
 def sample_run(rank: int, seed: int, **changed) -> Run:

@@ -70,7 +70,7 @@ def test_sentence_names_each_verdict_and_only_where_a_margin_is_declared(tmp_pat
     assert equivalence_sentences(result) == [
         "Within 0.5 points of ROUGE-1 of a (test of equivalence): v0. "
         "More than 0.5 points of ROUGE-1 from a: v2. "
-        "Undecided whether within 0.5 points of ROUGE-1 of a (too few articles or seeds): v1."
+        "Too few articles or seeds to decide whether within 0.5 points of ROUGE-1 of the baseline a: v1."
     ]
     assert equivalence_sentences(result)[0] in summarize_study(result)
     result["equivalence"]["margin"] = 1

@@ -57,26 +57,34 @@ def test_variants_that_change_several_settings_are_named():
     assert not any("more than one setting" in sentence for sentence in summarize_study(made))
     made["variants"]["b"]["values"]["train.epochs"] = 2
     assert summarize_study(made)[1] == (
-        "Variants that change more than one setting of a: b (lora.rank, train.epochs)."
+        "Variants that differ from a in more than one setting: b (lora.rank, train.epochs)."
     )
     # A folder that follows the model's name, and how often a loss is printed, explain no difference.
     for key in ("model.watch", "train.log_every"):
         made["variants"]["a"]["values"][key], made["variants"]["b"]["values"][key] = 1, 2
     assert "b (lora.rank, train.epochs)." in summarize_study(made)[1]
     made["variants"] |= {f"v{i}": made["variants"]["b"] for i in range(9)}
-    assert summarize_study(made)[1].endswith("setting of a: 10 of 10.")
+    assert summarize_study(made)[1].endswith("more than one setting: 10 of 10.")
 
 
 def test_the_untuned_model_s_score_comes_with_how_often_it_writes_a_summary():
     made = study_result(2.0, 0.01)
     for variant in made["variants"].values():
         variant["base"]["success_rate"] = 0.454
-    assert "The untuned model scores 9.00 (45% of its outputs are valid)." in summarize_study(made)
+    assert (
+        "The untuned model scores 9.00 (45% of the outputs succeed). A failed output scores 0."
+        in summarize_study(made)
+    )
     made["variants"]["b"]["base"] = {"rouge1": {"value": 15.0}, "success_rate": 0.94}
     assert (
-        "The untuned model scores 9.00 in a (45% of its outputs are valid); 15.00 in b (94% of its outputs "
-        "are valid)."
+        "The untuned model scores 9.00 in a (45% of the outputs succeed); 15.00 in b (94% of the outputs "
+        "succeed). A failed output scores 0."
     ) in summarize_study(made)
+    for name, variant in made["variants"].items():
+        variant["values"]["model.name"] = f"models/{name}"
+    assert any(
+        sentence.startswith("The untuned models score 9.00 in a") for sentence in summarize_study(made)
+    )
     del made["variants"]["a"]["base"]["success_rate"]  # compared before it was kept
     assert not any("untuned" in sentence for sentence in summarize_study(made))
 

@@ -1,6 +1,7 @@
 """Two scales' answers side by side, from scores whose levels are known."""
 
 import contextlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from onesentence.study.results import STUDIES
 from onesentence.study.scores import recorded, scores_file_of, write_runs
 from onesentence.study.transfer import (
     ALIKE,
-    NEITHER,
+    BOTH_UNDECIDED,
     SAME,
     WORSE,
     Answer,
@@ -95,8 +96,8 @@ def test_without_a_study_of_both_scales_nothing_is_said(scales):
 @pytest.mark.parametrize(
     ("of_small", "of_large", "choices", "loss", "outcome"),
     [
-        ({}, {}, ("rank-8", "rank-8"), None, NEITHER),
-        ({}, {"rank-16": 28.0}, ("rank-8", "rank-8"), None, NEITHER),  # rank-32 may be as good
+        ({}, {}, ("rank-8", "rank-8"), None, BOTH_UNDECIDED),
+        ({}, {"rank-16": 28.0}, ("rank-8", "rank-8"), None, BOTH_UNDECIDED),  # rank-32 may be as good
         ({}, {"rank-16": 28.0, "rank-32": 28.0}, ("rank-8", "rank-8"), None, SAME),
         ({"rank-32": 33.0}, {"rank-32": 34.0}, ("rank-32", "rank-32"), None, SAME),
         ({"rank-32": 33.0}, {"rank-32": 28.0}, ("rank-32", "rank-8"), 2.0, WORSE),
@@ -165,6 +166,9 @@ def test_of_formats_the_smallest_is_chosen_that_is_as_good(lost, choice, words):
     no_smaller = smallest_choice(of_formats(0.0, 0.0, {"int8": 120, "nf4": 100}), names)
     assert (no_smaller.variant, no_smaller.decided) == ("none", True)
     assert no_smaller.evidence == "`none`: no other is smaller (1 seed, no allowance for others)"
+    # The smallest may be as good, too: too little is known.
+    skipped = smallest_choice(of_formats(0.0, 0.45, {"int8": 50, "nf4": 30}), names)
+    assert skipped.variant == "int8" and "; smaller and undecided: `nf4` (1 seed" in skipped.evidence
     # Undecided: the only smaller format may be as good.
     wide = of_formats(0.0, 0.45, {"int8": 120, "nf4": 30})
     wide["variants"]["nf4"]["difference"]["rouge1"]["p_holm"] = 0.9
@@ -206,11 +210,22 @@ def test_a_baseline_that_all_others_are_significantly_worse_than_is_said_to_be(s
     assert answer.small.decided and not answer.large.decided and answer.outcome == SAME
 
 
+def test_a_test_that_the_study_has_not_made_is_corrected_for_the_choice(scales):
+    """Of two candidates beside the small scale's, the best leads it by luck twice as often as one would."""
+    small, large = scales
+    compared(small, "rank", {"rank-16": 33.0})
+    compared(large, "rank", {"rank-16": 31.0, "rank-32": 31.1})
+    (answer,) = answers(small, large)
+    assert (answer.small.variant, answer.large.variant) == ("rank-16", "rank-32")
+    assert 0 < answer.loss["p"] < 0.5
+    assert answer.loss["p_holm"] == pytest.approx(2 * answer.loss["p"])
+
+
 def test_a_loss_that_holm_does_not_confirm_is_no_worse_choice():
     loss = {"value": 0.7, "low": 0.1, "high": 1.3, "p_holm": 0.12}
-    texts = ("rank", "?", "", Choice("a", "", True), Choice("b", "", True))
-    assert Answer(*texts, loss, 0.95).outcome == ALIKE
-    assert Answer(*texts, {**loss, "p_holm": 0.02}, 0.95).outcome == WORSE
+    fields = ("rank", "?", "", Choice("a", "", True), Choice("b", "", True))
+    assert Answer(*fields, loss, 0.95).outcome == ALIKE
+    assert Answer(*fields, {**loss, "p_holm": 0.02}, 0.95).outcome == WORSE
 
 
 def test_rates_are_compared_by_series_where_the_baselines_differ(scales):
@@ -228,6 +243,10 @@ def test_rates_are_compared_by_series_where_the_baselines_differ(scales):
     declared = {"scales": {**SCALES, "large": {**SCALES["large"], "note": "It was rounded."}}}
     Path("studies.yaml").write_text(yaml.safe_dump({**declared, "studies": DECLARED}, sort_keys=False))
     assert transfer_text(Studies("s")) == f"{text}\n- It was rounded.\n"
+    file = Path(PIPELINE) / STUDIES / "rate.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "note": "One rate was left out."}))
+    assert transfer_text(Studies("s")).endswith("\n- It was rounded.\n- `rate`: One rate was left out.\n")
+    assert "no test decides among them" in text and "rule for formats was written" not in text
     assert "| Best? (rank 8) | `learning-rate-0.004`: 32.87" in text and text.count("\n|") == 3
 
 

@@ -38,9 +38,11 @@ RULE = (
     "chose the variant and measured its lead, so the lead is a little too large. The scales may also "
     "differ in data, pairs and passes: the pages of the studies give their settings."
 )
-# Where formats were compared; the second, of the scale whose margin was declared late.
-LATE_RULE = "The rule for formats was written after the results were known."
-LATE_MARGIN = f"The margin for {DECIDED_ON} was set after its runs."
+# Of formats, beside DECIDED_ON: a rule or a margin proves less if it was written with the results in sight.
+LATE = (
+    f"The rule for formats was written after the results were known, and the margin for {DECIDED_ON} after "
+    "its runs."
+)
 SAME, BOTH_UNDECIDED = "the same choice", "undecided on both"
 ALIKE, WORSE = "no significant loss", "**a worse choice**"
 
@@ -260,9 +262,8 @@ def transfer_text(small: Studies) -> str:
         if not found:
             continue
         outcomes = [answer.outcome for answer in found]
-        rule = RULE
-        if any(answer.by_margin for answer in found):
-            rule += f" {LATE_RULE}" + f" {LATE_MARGIN}" * (small.scale == DECIDED_ON)
+        late = small.scale == DECIDED_ON and any(answer.by_margin for answer in found)
+        rule = f"{RULE} {LATE}" if late else RULE
         notes = [f"`{answer.study}`: {answer.note}" for answer in found if answer.note]
         notes = [note for note in dict.fromkeys([large.note, *notes]) if note]
         sections.append(
